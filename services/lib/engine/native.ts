@@ -1,0 +1,155 @@
+// The native engine as TypeScript sees it: the shape of kernels/node, and the one place that loads it.
+// Nothing else in the tree requires the addon; see model-runner.ts for the object the worker loop uses.
+import { createRequire } from "node:module";
+import { existsSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+export type Isa = "scalar" | "avx2" | "avx512";
+export type KvDtype = "float32" | "bfloat16";
+
+export interface LoadOptions {
+  /** A Hugging Face model folder: config.json and model.safetensors, or shards with an index. */
+  dir: string;
+  kvDtype: KvDtype;
+  /** Compute threads, at least 1. */
+  threads: number;
+  /** "auto" takes the widest one the processor has. All of them give the same bits. */
+  isa: Isa | "auto";
+  /** KV blocks (64 tokens, all layers) to allocate. */
+  kvBlocks: number;
+}
+
+export interface ModelInfo {
+  modelType: "deepseek_v2" | "deepseek_v3";
+  layerCount: number;
+  hiddenSize: number;
+  vocabSize: number;
+  headCount: number;
+  /** kv_lora_rank + qk_rope_head_dim: the numbers cached per token and layer (576 for the real models). */
+  latentWidth: number;
+  maxPositionEmbeddings: number;
+  moeLayerCount: number;
+  logicalExpertCount: number;
+  expertsPerToken: number;
+  /** Bytes of weights as held in memory (packed). */
+  weightBytes: number;
+  /** Bytes of packed weights that one decode token reads (active experts only). */
+  activeWeightBytes: number;
+  /** Floating point operations of one row's GEMMs (attention over the context not counted). */
+  gemmFlopsPerRow: number;
+  /** Floating point operations of attention for one (row, key) pair, all layers. */
+  attentionFlopsPerPair: number;
+  isa: Isa;
+  threads: number;
+}
+
+/** Sampling of one logits row. Absent fields are off. The noise is Philox(seed, choice, position). */
+export interface RowSampling {
+  /** 0 is greedy: the largest logit after bias and penalties, the lowest id on a tie. */
+  temperature: number;
+  topK?: number;
+  topP?: number;
+  minP?: number;
+  repetitionPenalty?: number;
+  presencePenalty?: number;
+  frequencyPenalty?: number;
+  /** Token ids and what is added to their logits; equal lengths. */
+  biasTokens?: Uint32Array;
+  biasValues?: Float32Array;
+  /** Prompt and output ids so far; needed only with penalties. */
+  promptTokens?: Uint32Array;
+  outputTokens?: Uint32Array;
+  /** 64-bit seed. */
+  seed: bigint;
+  choice: number;
+  /** Most likely tokens to report beside the chosen one (0 to 20); absent: no logprobs at all. */
+  logprobs?: number;
+}
+
+/** One native call: some rows of some sequences, in the order given. */
+export interface StepBatch {
+  /** Token ids of all rows, sequence after sequence. */
+  tokens: Uint32Array;
+  /** Rows of each sequence in this call; the sum is tokens.length. */
+  rowCounts: Uint32Array;
+  /** Absolute position of each sequence's first row. Latents of all earlier positions are in its blocks. */
+  startPositions: Uint32Array;
+  /** Original prompt length P of each sequence (rows before P-1 are prefill rows; the CPU backend ignores it). */
+  promptLengths: Uint32Array;
+  /** Block ids of all sequences, concatenated; sequence i has blockTable[blockOffsets[i] .. blockOffsets[i+1]). */
+  blockTable: Uint32Array;
+  /** rowCounts.length + 1 offsets. */
+  blockOffsets: Uint32Array;
+  /** Indices into the rows of this call, ascending, whose logits are wanted. */
+  logitRows: Uint32Array;
+  /** One entry for each logit row; null: logits are computed but nothing is sampled. */
+  sampling: (RowSampling | null)[];
+  /** Report the XXH64 digest of each float32 logits row (raw logits, before bias and penalties). */
+  digests?: boolean;
+  /** Report the raw logits themselves, [logitRows, vocab]. */
+  logits?: boolean;
+}
+
+export interface StepResult {
+  /** Sampled id for each logit row, -1 where nothing was sampled. */
+  tokens: Int32Array;
+  /** Natural-log probability of each sampled token (of the raw model distribution), NaN where not asked for. */
+  logprobs: Float32Array;
+  /** For each logit row: the most likely ids and logprobs, best first; empty where not asked for. */
+  topTokens: Uint32Array[];
+  topLogprobs: Float32Array[];
+  digests?: BigUint64Array;
+  logits?: Float32Array;
+  /** Tokens routed to each logical expert in this call, [moeLayerCount, logicalExpertCount]. */
+  expertCounts: Uint32Array;
+}
+
+export interface NativeModel {
+  readonly info: ModelInfo;
+  /**
+   * Runs the batch on the engine's own threads; the promise settles on the Node loop. onLayer(layer) is called when a layer's
+   * latents of all rows of this call are in the cache, while later layers still compute. One call at a time: a second one rejects.
+   */
+  step(batch: StepBatch, onLayer?: (layer: number) => void): Promise<StepResult>;
+  /** Copies the latents of rows [firstRow, firstRow + rowCount) of one block and layer, in the KV dtype, to out[offset..]; returns their XXH64. */
+  packRows(layer: number, block: number, firstRow: number, rowCount: number, out: Uint8Array, offset: number): bigint;
+  /** The inverse. The caller has verified the checksum. */
+  unpackRows(layer: number, block: number, firstRow: number, rowCount: number, data: Uint8Array, offset: number): void;
+  /** Copies a whole block, all layers, inside the cache (a fork's private copy of a partial block). */
+  copyBlock(from: number, to: number): void;
+  close(): Promise<void>;
+}
+
+/** Every error thrown has a code: "checkpoint" (file, tensor or config field is wrong), "argument", "memory", "busy", "internal". */
+export interface NativeModule {
+  loadModel(options: LoadOptions, onProgress?: (bytesDone: number, bytesTotal: number) => void): Promise<NativeModel>;
+  /** XXH64 of the bytes, seed 0 unless given. */
+  xxh64(data: Uint8Array, seed?: bigint): bigint;
+  /** The widest instruction set this processor has of those built. */
+  bestIsa(): Isa;
+  /** Bench ceilings: read-only passes over `bytes` of memory split over the threads, best of a few, in bytes/s; and the float32 FMA rate in FLOP/s. */
+  measureReadBandwidth(bytes: number, threads: number): Promise<number>;
+  measureFmaRate(threads: number): Promise<number>;
+}
+
+let loaded: NativeModule | undefined;
+
+/** The addon built by `./pelagic build`, loaded once. Throws an error that says how to build it. */
+export function nativeModule(): NativeModule {
+  if (loaded) return loaded;
+  const root = findRoot(dirname(fileURLToPath(import.meta.url)));
+  const path = process.env.PELAGIC_ADDON ?? join(root, "build", "native", "pelagic.node");
+  if (!existsSync(path)) {
+    throw new Error(`the native engine is not built (${path} is missing): run ./pelagic build`);
+  }
+  loaded = createRequire(import.meta.url)(path) as NativeModule;
+  return loaded;
+}
+
+function findRoot(from: string): string {
+  for (let dir = from; ; dir = dirname(dir)) {
+    if (existsSync(join(dir, "pelagic"))) return dir;
+    if (dirname(dir) === dir) throw new Error(`no Pelagic tree above ${from}`);
+  }
+}
