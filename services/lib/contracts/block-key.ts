@@ -1,0 +1,45 @@
+// Names for full KV blocks by what they hold (design: "The latent block is the unit").
+//   root     = SHA-256(model digest, cache layout, KV dtype, numerics id, tenant salt)
+//   blockKey = SHA-256(parent key, the 64 token ids)
+// The CPU backend has one form of row, so the key needs no note of which rows were computed in decode form.
+import { createHash } from "node:crypto";
+
+export const kvBlockTokens = 64;
+
+/** Everything that must be equal for two workers' blocks to be interchangeable. */
+export interface CacheIdentity {
+  modelDigest: string;
+  numericsId: string;
+  kvDtype: string;
+}
+
+/** 64 hex digits. */
+export function rootKey(identity: CacheIdentity, cacheSalt: string): string {
+  const hash = createHash("sha256");
+  for (const part of [identity.modelDigest, "mla", identity.kvDtype, identity.numericsId, cacheSalt]) {
+    hash.update(`${part.length}:${part}`);
+  }
+  return hash.digest("hex");
+}
+
+/** Keys of the full blocks among tokens[0, rowCount), first block first; extends `known`, keys already derived for the same tokens. */
+export function blockKeys(root: string, tokens: Uint32Array, rowCount: number, known: string[] = []): string[] {
+  const keys = known.slice();
+  for (let block = keys.length; (block + 1) * kvBlockTokens <= rowCount; block++) {
+    const hash = createHash("sha256").update(block === 0 ? root : (keys[block - 1] as string));
+    const ids = tokens.subarray(block * kvBlockTokens, (block + 1) * kvBlockTokens);
+    hash.update(new Uint8Array(ids.buffer, ids.byteOffset, ids.byteLength));
+    keys.push(hash.digest("hex"));
+  }
+  return keys;
+}
+
+/** The form in which workers announce keys: enough to route by, short enough to send. */
+export function shortKey(key: string): string {
+  return key.slice(0, 16);
+}
+
+/** Rows of a P-token prompt that a cache hit may cover: whole blocks below row P-1, whose logits decode must compute. */
+export function reusableRows(promptLength: number): number {
+  return Math.floor((promptLength - 1) / kvBlockTokens) * kvBlockTokens;
+}

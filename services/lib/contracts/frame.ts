@@ -1,0 +1,80 @@
+// The header of a KV frame: 64 bytes before the latents of some rows of one block and layer. TypeScript writes the header, C++ the payload.
+//
+//   0  magic "PLKV"      4  version u16, header bytes u16     8  transfer id, 16 bytes
+//  24  sequence u32     28  layer u16, flags u16             32  first row u32     36  row count u32
+//  40  payload bytes u32  44  KV dtype u8, 3 zero bytes      48  XXH64 of the payload   56  XXH64 of bytes 0 to 55
+//
+// All little-endian. Rows are absolute positions in the sequence; a frame never crosses a block boundary.
+
+export const frameHeaderBytes = 64;
+const magic = 0x564b4c50; // "PLKV"
+const version = 1;
+const lastFlag = 1;
+
+export const kvDtypes = ["float32", "bfloat16"] as const;
+export type FrameKvDtype = (typeof kvDtypes)[number];
+
+export interface FrameHeader {
+  /** 32 hex digits. */
+  transferId: string;
+  sequence: number;
+  layer: number;
+  /** Nothing follows this frame in its transfer. */
+  last: boolean;
+  firstRow: number;
+  rowCount: number;
+  payloadBytes: number;
+  kvDtype: FrameKvDtype;
+  payloadChecksum: bigint;
+}
+
+export type Xxh64 = (data: Uint8Array) => bigint;
+
+/** Writes the header over frame[0..64). */
+export function writeFrameHeader(frame: Uint8Array, header: FrameHeader, xxh64: Xxh64): void {
+  const view = new DataView(frame.buffer, frame.byteOffset, frameHeaderBytes);
+  view.setUint32(0, magic, true);
+  view.setUint16(4, version, true);
+  view.setUint16(6, frameHeaderBytes, true);
+  frame.set(Buffer.from(header.transferId, "hex"), 8);
+  view.setUint32(24, header.sequence, true);
+  view.setUint16(28, header.layer, true);
+  view.setUint16(30, header.last ? lastFlag : 0, true);
+  view.setUint32(32, header.firstRow, true);
+  view.setUint32(36, header.rowCount, true);
+  view.setUint32(40, header.payloadBytes, true);
+  view.setUint32(44, kvDtypes.indexOf(header.kvDtype), true);
+  view.setBigUint64(48, header.payloadChecksum, true);
+  view.setBigUint64(56, xxh64(frame.subarray(0, 56)), true);
+}
+
+/** Reads and verifies header and payload; throws an error that names the field at fault. */
+export function readFrame(frame: Uint8Array, xxh64: Xxh64): FrameHeader {
+  if (frame.length < frameHeaderBytes) throw bad("length", `${frame.length} bytes, at least ${frameHeaderBytes} expected`);
+  const view = new DataView(frame.buffer, frame.byteOffset, frame.byteLength);
+  if (view.getUint32(0, true) !== magic) throw bad("magic", "not a KV frame");
+  if (view.getUint16(4, true) !== version) throw bad("version", `${view.getUint16(4, true)}, this build reads ${version}`);
+  if (view.getUint16(6, true) !== frameHeaderBytes) throw bad("header bytes", String(view.getUint16(6, true)));
+  if (view.getBigUint64(56, true) !== xxh64(frame.subarray(0, 56))) throw bad("header checksum", "differs");
+  const dtype = kvDtypes[view.getUint32(44, true)];
+  if (dtype === undefined) throw bad("KV dtype", String(view.getUint32(44, true)));
+  const payloadBytes = view.getUint32(40, true);
+  if (frameHeaderBytes + payloadBytes !== frame.length) throw bad("payload bytes", `${payloadBytes} in a frame of ${frame.length}`);
+  const payloadChecksum = view.getBigUint64(48, true);
+  if (payloadChecksum !== xxh64(frame.subarray(frameHeaderBytes))) throw bad("payload checksum", "differs");
+  return {
+    transferId: Buffer.from(frame.subarray(8, 24)).toString("hex"),
+    sequence: view.getUint32(24, true),
+    layer: view.getUint16(28, true),
+    last: (view.getUint16(30, true) & lastFlag) !== 0,
+    firstRow: view.getUint32(32, true),
+    rowCount: view.getUint32(36, true),
+    payloadBytes,
+    kvDtype: dtype,
+    payloadChecksum,
+  };
+}
+
+function bad(field: string, detail: string): Error {
+  return new Error(`KV frame: ${field}: ${detail}`);
+}

@@ -1,0 +1,34 @@
+// Every subject on the bus. A service is one running Pelagic; several may share a NATS server.
+// Least privilege follows from these: see services/lib/runtime/nats-permissions.ts.
+
+const token = /^[A-Za-z0-9_-]+$/;
+
+function part(value: string, what: string): string {
+  if (!token.test(value)) throw new Error(`${what} ${JSON.stringify(value)} cannot be part of a subject: letters, digits, - and _ only`);
+  return value;
+}
+
+export function subjects(service: string) {
+  const root = `pelagic.${part(service, "service name")}`;
+  return {
+    /** Gateway to one decode worker: a Dispatch, answered by a DispatchReply. */
+    dispatch: (workerId: string) => `${root}.dispatch.${part(workerId, "worker id")}`,
+    /** To one worker: Control, answered where it says so. */
+    control: (workerId: string) => `${root}.control.${part(workerId, "worker id")}`,
+    /** Decode to one prefill worker: a PrefillRequest, answered by a PrefillReply. */
+    prefill: (workerId: string) => `${root}.prefill.${part(workerId, "worker id")}`,
+    /** Each worker's state: numbered deltas and snapshots. */
+    state: (workerId: string) => `${root}.state.${part(workerId, "worker id")}`,
+    allStates: `${root}.state.*`,
+    /** A gateway that starts, or saw a gap, asks all workers for a snapshot here. */
+    stateRequest: `${root}.state-request`,
+    /** Decode to one gateway: the deltas of one attempt. */
+    deltas: (gatewayId: string, attemptId: string) => `${root}.deltas.${part(gatewayId, "gateway id")}.${part(attemptId, "attempt id")}`,
+    /** Prefill to decode: the frames of one transfer. A fresh id each attempt, so a late frame finds no subscriber. */
+    frames: (decodeId: string, transferId: string) => `${root}.kv.${part(decodeId, "worker id")}.${part(transferId, "transfer id")}`,
+    /** Decode to prefill: credits and the end of one transfer. */
+    credit: (prefillId: string, transferId: string) => `${root}.credit.${part(prefillId, "worker id")}.${part(transferId, "transfer id")}`,
+  };
+}
+
+export type Subjects = ReturnType<typeof subjects>;
