@@ -1,0 +1,152 @@
+// What the next step runs: a pure function of a snapshot. It counts tokens and blocks and touches neither; the engine applies
+// the plan to the block manager and hands the work to the model runner.
+//
+// The policy:
+//   - Requests that run go first, in order of arrival: decode (one row left) before prefill, so that a long prompt delays
+//     no answer by more than one chunk.
+//   - Then waiting requests start, strictly in order of arrival: the first that does not fit stops admission, so a long
+//     prompt is not overtaken for ever by short ones.
+//   - A request that starts gets all blocks of its known rows at once; later it needs one block per 64 tokens of answer.
+//     When none is left, the latest arrival gives its blocks up. The earliest therefore always advances, and so all finish.
+import { kvBlockTokens } from "../contracts/block-key.ts";
+
+export interface SchedulerConfig {
+  /** Rows in one step, over all requests. */
+  tokenBudget: number;
+  /** Requests that run at the same time. */
+  maxSequences: number;
+  /** Rows of one request in one step. */
+  chunkTokens: number;
+  /** A chunk that does not reach its request's target ends on a multiple of this position, unless that would leave it empty. */
+  chunkAlignTokens: 1 | 64;
+}
+
+/** A request that holds blocks. All of them count as running and may be preempted, also those with nothing to compute now. */
+export interface RunningView {
+  id: string;
+  computedRows: number;
+  /** Rows whose token ids are known and that are wanted; for a decoding request computedRows + 1. */
+  targetRows: number;
+  heldBlocks: number;
+  /** Those of heldBlocks that no other request holds: what preempting this one surely gives back. */
+  unsharedBlocks: number;
+  /** Order of arrival, kept over preemptions; distinct. */
+  arrival: number;
+}
+
+/** A request without blocks. One whose targetRows can exceed the whole cache must be refused before it gets here. */
+export interface WaitingView {
+  id: string;
+  targetRows: number;
+  /** What opening it now would hit: rows to skip, blocks, and how many of these blocks have no owner yet. */
+  hitRows: number;
+  hitBlocks: number;
+  idleHitBlocks: number;
+  arrival: number;
+}
+
+export interface Snapshot {
+  running: readonly RunningView[];
+  waiting: readonly WaitingView[];
+  availableBlocks: number;
+}
+
+export interface Work {
+  id: string;
+  firstRow: number;
+  /** 0 only for a request that starts with every row hit: it takes its blocks and has nothing to run. */
+  rowCount: number;
+  growBlocks: number;
+}
+
+/**
+ * To be applied in this order, or the blocks do not add up: close every preempted request, open every admitted one (before any
+ * growth can evict what it hits), then grow each request of `work`.
+ */
+export interface Plan {
+  work: Work[];
+  /** Waiting requests that start now; each is also in `work`. */
+  admit: string[];
+  /** Running requests that go back to waiting; none of them is in `work`. */
+  preempt: string[];
+}
+
+/** Blocks that hold this many rows. */
+export function blocksForRows(rows: number): number {
+  return Math.ceil(rows / kvBlockTokens);
+}
+
+export function schedule(config: SchedulerConfig, snapshot: Snapshot): Plan {
+  const work = new Map<string, Work>();
+  const admit: string[] = [];
+  const preempt: string[] = [];
+  let tokensLeft = config.tokenBudget;
+  let blocksLeft = snapshot.availableBlocks;
+
+  /** Running requests not preempted, earliest first: the last one is the next victim. */
+  const kept = snapshot.running.toSorted(byArrival);
+  const decoding = kept.filter((request) => request.targetRows - request.computedRows === 1);
+  const prefilling = kept.filter((request) => request.targetRows - request.computedRows > 1);
+
+  for (const request of [...decoding, ...prefilling]) {
+    const { id, computedRows: firstRow, targetRows, heldBlocks } = request;
+    while (tokensLeft > 0 && kept.includes(request)) {
+      const rowsWithBlocks = (heldBlocks + blocksLeft) * kvBlockTokens - firstRow;
+      const rowCount = chunkRows(config, firstRow, targetRows, Math.min(tokensLeft, rowsWithBlocks));
+      if (rowCount > 0) {
+        const growBlocks = Math.max(0, blocksForRows(firstRow + rowCount) - heldBlocks);
+        work.set(id, { id, firstRow, rowCount, growBlocks });
+        tokensLeft -= rowCount;
+        blocksLeft -= growBlocks;
+        break;
+      }
+      const victim = kept.at(-1) as RunningView;
+      // Blocks that two victims share come back too, but are in neither's count. So nobody gives itself up in a step that
+      // preempted others: it pauses, and the next snapshot tells what there is.
+      if (victim === request && preempt.length > 0) break;
+      kept.pop();
+      preempt.push(victim.id);
+      blocksLeft += victim.unsharedBlocks;
+      // A prefill request may take the blocks of a later one whose decode row is planned already.
+      const planned = work.get(victim.id);
+      if (planned !== undefined) {
+        work.delete(victim.id);
+        tokensLeft += planned.rowCount;
+        blocksLeft += planned.growBlocks;
+      }
+    }
+  }
+
+  // A step that preempts admits nobody: what it freed is for those that run, and the preempted come before later arrivals.
+  // (Their blocks are also cached from now on, so the snapshot's hits no longer tell which of them are idle.)
+  if (preempt.length > 0) return { work: [...work.values()], admit, preempt };
+
+  for (const request of snapshot.waiting.toSorted(byArrival)) {
+    const { id, hitRows: firstRow, targetRows, hitBlocks, idleHitBlocks } = request;
+    const running = kept.length + admit.length;
+    if (running >= config.maxSequences) break;
+    // One block stays for each request that runs, which may need it for its next row; with none running, all can be taken.
+    const growBlocks = Math.max(0, blocksForRows(targetRows) - hitBlocks);
+    if (growBlocks + idleHitBlocks + running > blocksLeft) break;
+    const rowCount = chunkRows(config, firstRow, targetRows, tokensLeft);
+    if (rowCount === 0 && firstRow < targetRows) break;
+    admit.push(id);
+    work.set(id, { id, firstRow, rowCount, growBlocks });
+    tokensLeft -= rowCount;
+    blocksLeft -= growBlocks + idleHitBlocks;
+  }
+  return { work: [...work.values()], admit, preempt };
+}
+
+function chunkRows(config: SchedulerConfig, firstRow: number, targetRows: number, limit: number): number {
+  const end = Math.min(targetRows, firstRow + Math.min(config.chunkTokens, limit));
+  if (end < targetRows) {
+    const alignedEnd = end - (end % config.chunkAlignTokens);
+    if (alignedEnd > firstRow) return alignedEnd - firstRow;
+  }
+  return Math.max(0, end - firstRow);
+}
+
+function byArrival(left: { arrival: number }, right: { arrival: number }): number {
+  return left.arrival - right.arrival;
+}
