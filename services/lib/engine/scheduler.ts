@@ -79,7 +79,7 @@ export function blocksForRows(rows: number): number {
 export function schedule(config: SchedulerConfig, snapshot: Snapshot): Plan {
   const work = new Map<string, Work>();
   const admit: string[] = [];
-  const preempt: string[] = [];
+  const preempt = new Set<string>();
   let tokensLeft = config.tokenBudget;
   let blocksLeft = snapshot.availableBlocks;
 
@@ -90,7 +90,7 @@ export function schedule(config: SchedulerConfig, snapshot: Snapshot): Plan {
 
   for (const request of [...decoding, ...prefilling]) {
     const { id, computedRows: firstRow, targetRows, heldBlocks } = request;
-    while (tokensLeft > 0 && kept.includes(request)) {
+    while (tokensLeft > 0 && !preempt.has(id)) {
       const rowsWithBlocks = (heldBlocks + blocksLeft) * kvBlockTokens - firstRow;
       const rowCount = chunkRows(config, firstRow, targetRows, Math.min(tokensLeft, rowsWithBlocks));
       if (rowCount > 0) {
@@ -103,9 +103,9 @@ export function schedule(config: SchedulerConfig, snapshot: Snapshot): Plan {
       const victim = kept.at(-1) as RunningView;
       // Blocks that two victims share come back too, but are in neither's count. So nobody gives itself up in a step that
       // preempted others: it pauses, and the next snapshot tells what there is.
-      if (victim === request && preempt.length > 0) break;
+      if (victim === request && preempt.size > 0) break;
       kept.pop();
-      preempt.push(victim.id);
+      preempt.add(victim.id);
       blocksLeft += victim.unsharedBlocks;
       // A prefill request may take the blocks of a later one whose decode row is planned already.
       const planned = work.get(victim.id);
@@ -119,15 +119,17 @@ export function schedule(config: SchedulerConfig, snapshot: Snapshot): Plan {
 
   // A step that preempts admits nobody: what it freed is for those that run, and the preempted come before later arrivals.
   // (Their blocks are also cached from now on, so the snapshot's hits no longer tell which of them are idle.)
-  if (preempt.length > 0) return { work: [...work.values()], admit, preempt };
+  if (preempt.size > 0) return { work: [...work.values()], admit, preempt: [...preempt] };
 
   for (const request of snapshot.waiting.toSorted(byArrival)) {
     const { id, hitRows: firstRow, targetRows, hitBlocks, idleHitBlocks } = request;
     const running = kept.length + admit.length;
     if (running >= config.maxSequences) break;
-    // One block stays for each request that runs, which may need it for its next row; with none running, all can be taken.
+    // One block stays for each request that runs, this one included, so that the next step preempts nobody. A request that
+    // runs alone needs no such reserve: what it does not hold is its own to take.
+    const reserveBlocks = running === 0 ? 0 : running + 1;
     const growBlocks = Math.max(0, blocksForRows(targetRows) - hitBlocks);
-    if (growBlocks + idleHitBlocks + running > blocksLeft) break;
+    if (growBlocks + idleHitBlocks + reserveBlocks > blocksLeft) break;
     const rowCount = chunkRows(config, firstRow, targetRows, tokensLeft);
     if (rowCount === 0 && firstRow < targetRows) break;
     admit.push(id);
@@ -135,7 +137,7 @@ export function schedule(config: SchedulerConfig, snapshot: Snapshot): Plan {
     tokensLeft -= rowCount;
     blocksLeft -= growBlocks + idleHitBlocks;
   }
-  return { work: [...work.values()], admit, preempt };
+  return { work: [...work.values()], admit, preempt: [...preempt] };
 }
 
 function chunkRows(config: SchedulerConfig, firstRow: number, targetRows: number, limit: number): number {
