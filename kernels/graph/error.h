@@ -1,0 +1,43 @@
+// The one error type of the engine: a code that callers can act on, and a message that says what to do.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace pelagic {
+
+enum class ErrorCode {
+  checkpoint,  // a file, tensor or config field is wrong
+  argument,    // the caller passed something impossible
+  memory,      // not enough memory
+  busy,        // the model is running another call
+  internal,    // a bug, or the operating system refused something
+};
+
+// The code as JavaScript sees it in `error.code`.
+inline const char* error_code_name(ErrorCode code) {
+  switch (code) {
+    case ErrorCode::checkpoint:
+      return "checkpoint";
+    case ErrorCode::argument:
+      return "argument";
+    case ErrorCode::memory:
+      return "memory";
+    case ErrorCode::busy:
+      return "busy";
+    case ErrorCode::internal:
+      break;
+  }
+  return "internal";
+}
+
+class Error : public std::runtime_error {
+ public:
+  Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  ErrorCode code() const { return code_; }
+
+ private:
+  ErrorCode code_;
+};
+
+}  // namespace pelagic
