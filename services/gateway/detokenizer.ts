@@ -1,0 +1,21 @@
+// Tokens of one stream to text, as they come. Bytes that do not yet make a whole character are held back.
+import type { TokenTable } from "./token-table.ts";
+
+export class Detokenizer {
+  private readonly table: TokenTable;
+  private readonly utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
+
+  constructor(table: TokenTable) {
+    this.table = table;
+  }
+
+  /** The text that this token completes. */
+  push(id: number): string {
+    return this.utf8.decode(this.table.bytesOf(id), { stream: true });
+  }
+
+  /** What was held back, as replacement characters; the next token starts afresh. */
+  flush(): string {
+    return this.utf8.decode();
+  }
+}

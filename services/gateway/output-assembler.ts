@@ -1,0 +1,149 @@
+// One answer's tokens to what its reader sees: text split into reasoning and content, cut before a stop string, with the logprobs of the
+// tokens whose text is out, and the counts for usage. Pure; the shells around it write SSE chunks or one JSON body.
+import { Detokenizer } from "./detokenizer.ts";
+import { type OutputKind, ReasoningSplitter } from "./reasoning-splitter.ts";
+import { StopMatcher } from "./stop-matcher.ts";
+import type { TokenTable } from "./token-table.ts";
+
+export interface TokenLogprobs {
+  logprob: number;
+  top: [number, number][];
+}
+
+export interface LogprobEntry extends TokenLogprobs {
+  tokenId: number;
+  /** Where the token's text begins in the content. */
+  textOffset: number;
+}
+
+export interface OutputPiece {
+  kind: OutputKind;
+  text: string;
+  logprobs: LogprobEntry[];
+}
+
+export interface AssemblerOptions {
+  /** null: no tokenizer, tokens have no text. */
+  table: TokenTable | null;
+  stops: readonly string[];
+  /** End the answer, and are no part of its text. */
+  stopTokenIds: readonly number[];
+  /** Chat: whether the prompt ended inside `<think>`. Absent: a completion, all of whose text is content. */
+  thinking?: boolean;
+}
+
+export class OutputAssembler {
+  completionTokens = 0;
+  reasoningTokens = 0;
+  /** A stop string was found: the answer is complete. */
+  stopped = false;
+
+  private readonly table: TokenTable | null;
+  private readonly detokenizer: Detokenizer | null;
+  private readonly splitter: ReasoningSplitter;
+  private readonly stops: StopMatcher;
+  private readonly stopTokenIds: ReadonlySet<number>;
+  private readonly openTagId: number | undefined;
+  private readonly closeTagId: number | undefined;
+  private contentSeen = 0;
+  private contentOut = 0;
+  private waiting: Record<OutputKind, LogprobEntry[]> = { reasoning: [], content: [] };
+
+  constructor(options: AssemblerOptions) {
+    this.table = options.table;
+    this.detokenizer = options.table === null ? null : new Detokenizer(options.table);
+    this.stops = new StopMatcher(options.stops);
+    this.stopTokenIds = new Set(options.stopTokenIds);
+    if (options.thinking !== undefined) {
+      this.openTagId = options.table?.addedTokenId("<think>");
+      this.closeTagId = options.table?.addedTokenId("</think>");
+    }
+    this.splitter = new ReasoningSplitter({
+      reasoning: options.thinking ?? false,
+      tagsAreTokens: options.thinking === undefined || this.closeTagId !== undefined,
+    });
+  }
+
+  /** Returns how many of the tokens count: all, or up to the one that completed a stop string. */
+  push(tokens: Uint32Array, logprobs: readonly TokenLogprobs[] | undefined, pieces: OutputPiece[]): number {
+    for (let i = 0; i < tokens.length; i++) {
+      this.pushToken(tokens[i] as number, logprobs?.[i], pieces);
+      if (this.stopped) return i + 1;
+    }
+    return tokens.length;
+  }
+
+  /** The answer ended without a stop string: nothing is held back any longer. */
+  finish(pieces: OutputPiece[]): void {
+    if (this.stopped) return;
+    this.flushText(pieces);
+    for (const piece of this.splitter.flush()) this.emit(piece.kind, piece.text, pieces);
+    this.emit("content", this.stops.flush(), pieces);
+    for (const kind of ["reasoning", "content"] as const) {
+      if (this.waiting[kind].length > 0) pieceOf(kind, pieces).logprobs.push(...this.waiting[kind].splice(0));
+    }
+  }
+
+  private pushToken(id: number, logprobs: TokenLogprobs | undefined, pieces: OutputPiece[]): void {
+    this.completionTokens++;
+    if (this.table === null || this.detokenizer === null || this.stopTokenIds.has(id)) return;
+    if (id === this.closeTagId || id === this.openTagId) {
+      this.flushText(pieces);
+      if (this.stopped) return;
+      if (id === this.openTagId) this.splitter.open();
+      else this.closeReasoning(pieces);
+      return;
+    }
+    const kind = this.splitter.kind;
+    if (kind === "reasoning") this.reasoningTokens++;
+    if (logprobs !== undefined) this.waiting[kind].push({ ...logprobs, tokenId: id, textOffset: this.contentSeen });
+    if (this.table.isSpecial(id)) this.flushText(pieces);
+    else this.pushText(this.detokenizer.push(id), pieces);
+  }
+
+  private flushText(pieces: OutputPiece[]): void {
+    this.pushText(this.detokenizer?.flush() ?? "", pieces);
+  }
+
+  private closeReasoning(pieces: OutputPiece[]): void {
+    if (this.splitter.kind !== "reasoning") return;
+    for (const piece of this.splitter.flush()) this.emit(piece.kind, piece.text, pieces);
+    if (this.waiting.reasoning.length > 0) pieceOf("reasoning", pieces).logprobs.push(...this.waiting.reasoning.splice(0));
+    this.splitter.close();
+  }
+
+  private pushText(text: string, pieces: OutputPiece[]): void {
+    if (text === "") return;
+    for (const piece of this.splitter.push(text)) {
+      if (piece.kind === "reasoning") {
+        this.emit("reasoning", piece.text, pieces);
+        continue;
+      }
+      this.contentSeen += piece.text.length;
+      const found = this.stops.push(piece.text);
+      this.emit("content", found.text, pieces);
+      if (found.stop !== null) {
+        this.stopped = true;
+        return;
+      }
+    }
+  }
+
+  private emit(kind: OutputKind, text: string, pieces: OutputPiece[]): void {
+    if (text === "") return;
+    const piece = pieceOf(kind, pieces);
+    piece.text += text;
+    const waiting = this.waiting[kind];
+    if (kind === "content") this.contentOut += text.length;
+    const ready = kind === "reasoning" ? waiting.length : waiting.findIndex((entry) => entry.textOffset >= this.contentOut);
+    piece.logprobs.push(...waiting.splice(0, ready < 0 ? waiting.length : ready));
+  }
+}
+
+function pieceOf(kind: OutputKind, pieces: OutputPiece[]): OutputPiece {
+  const last = pieces.at(-1);
+  if (last?.kind === kind) return last;
+  const piece: OutputPiece = { kind, text: "", logprobs: [] };
+  pieces.push(piece);
+  return piece;
+}

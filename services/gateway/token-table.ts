@@ -1,0 +1,79 @@
+// Token id to the bytes it stands for, for byte-level tokenizers: one flat array, so that detokenizing is a copy.
+import type { TokenizerJson } from "./model-folder.ts";
+
+const none = new Uint8Array(0);
+
+export class TokenTable {
+  private readonly bytes: Uint8Array;
+  /** Token t is bytes[offsets[t], offsets[t + 1]). */
+  private readonly offsets: Uint32Array;
+  private readonly special: Uint8Array;
+  private readonly addedIds: Map<string, number>;
+  /** Bytes of the longest token that ordinary text can become: a prompt of n bytes has at least n / this tokens. */
+  readonly longestTokenBytes: number;
+
+  constructor(json: TokenizerJson) {
+    const decoder = json.decoder as { type: string; decoders?: { type: string }[] } | null | undefined;
+    const decoders = decoder?.type === "Sequence" ? (decoder.decoders ?? []) : decoder ? [decoder] : [];
+    if (!decoders.some((one) => one.type === "ByteLevel")) {
+      throw new Error(`tokenizer.json: decoder: ${decoder?.type ?? "none"}; only byte-level tokenizers are supported`);
+    }
+    const vocabulary = json.model.vocab;
+    if (typeof vocabulary !== "object" || vocabulary === null || Array.isArray(vocabulary)) {
+      throw new Error("tokenizer.json: model.vocab: an object of token to id expected");
+    }
+    const tokens: Uint8Array[] = [];
+    let longest = 1;
+    for (const [token, id] of Object.entries(vocabulary as Record<string, number>)) {
+      const bytes = byteLevelBytes(token);
+      tokens[id] = bytes;
+      longest = Math.max(longest, bytes.length);
+    }
+    const encoder = new TextEncoder();
+    for (const added of json.added_tokens) tokens[added.id] = encoder.encode(added.content);
+    this.longestTokenBytes = longest;
+    this.offsets = new Uint32Array(tokens.length + 1);
+    for (let id = 0; id < tokens.length; id++) this.offsets[id + 1] = (this.offsets[id] as number) + (tokens[id]?.length ?? 0);
+    this.bytes = new Uint8Array(this.offsets[tokens.length] as number);
+    for (let id = 0; id < tokens.length; id++) this.bytes.set(tokens[id] ?? none, this.offsets[id]);
+    this.special = new Uint8Array(tokens.length);
+    for (const added of json.added_tokens) this.special[added.id] = added.special ? 1 : 0;
+    this.addedIds = new Map(json.added_tokens.map((added) => [added.content, added.id]));
+  }
+
+  /** Empty for an id without a token. */
+  bytesOf(id: number): Uint8Array {
+    if (id + 1 >= this.offsets.length) return none;
+    return this.bytes.subarray(this.offsets[id], this.offsets[id + 1]);
+  }
+
+  /** A token that never belongs to an answer's text, like the end of sentence. */
+  isSpecial(id: number): boolean {
+    return this.special[id] === 1;
+  }
+
+  /** The id of a token that stands apart from ordinary text, like `</think>`. */
+  addedTokenId(content: string): number | undefined {
+    return this.addedIds.get(content);
+  }
+}
+
+/** GPT-2's map of bytes to printable characters, the other way round. */
+const byteOfCharacter: ReadonlyMap<string, number> = (() => {
+  const printable = (byte: number) => (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || (byte >= 174 && byte <= 255);
+  const map = new Map<string, number>();
+  let next = 256;
+  for (let byte = 0; byte < 256; byte++) map.set(String.fromCharCode(printable(byte) ? byte : next++), byte);
+  return map;
+})();
+
+function byteLevelBytes(token: string): Uint8Array {
+  const bytes: number[] = [];
+  for (const character of token) {
+    const byte = byteOfCharacter.get(character);
+    // Not in byte-level form: a token added over the vocabulary (its own entry follows), which stands for itself.
+    if (byte === undefined) return new TextEncoder().encode(token);
+    bytes.push(byte);
+  }
+  return Uint8Array.from(bytes);
+}
