@@ -10,6 +10,7 @@ export const frameHeaderBytes = 64;
 const magic = 0x564b4c50; // "PLKV"
 const version = 1;
 const lastFlag = 1;
+const cachedFlag = 2;
 
 export const kvDtypes = ["float32", "bfloat16"] as const;
 export type FrameKvDtype = (typeof kvDtypes)[number];
@@ -21,6 +22,8 @@ export interface FrameHeader {
   layer: number;
   /** Nothing follows this frame in its transfer. */
   last: boolean;
+  /** Prefill had these rows in its cache: nobody computed them for this request. */
+  cached: boolean;
   firstRow: number;
   rowCount: number;
   payloadBytes: number;
@@ -39,7 +42,7 @@ export function writeFrameHeader(frame: Uint8Array, header: FrameHeader, xxh64: 
   frame.set(Buffer.from(header.transferId, "hex"), 8);
   view.setUint32(24, header.sequence, true);
   view.setUint16(28, header.layer, true);
-  view.setUint16(30, header.last ? lastFlag : 0, true);
+  view.setUint16(30, (header.last ? lastFlag : 0) | (header.cached ? cachedFlag : 0), true);
   view.setUint32(32, header.firstRow, true);
   view.setUint32(36, header.rowCount, true);
   view.setUint32(40, header.payloadBytes, true);
@@ -67,6 +70,7 @@ export function readFrame(frame: Uint8Array, xxh64: Xxh64): FrameHeader {
     sequence: view.getUint32(24, true),
     layer: view.getUint16(28, true),
     last: (view.getUint16(30, true) & lastFlag) !== 0,
+    cached: (view.getUint16(30, true) & cachedFlag) !== 0,
     firstRow: view.getUint32(32, true),
     rowCount: view.getUint32(36, true),
     payloadBytes,

@@ -121,6 +121,8 @@ export const Control = z.discriminatedUnion("kind", [
   z.object({ v: z.number(), kind: z.literal("cancel"), attemptId: id }),
   /** Gateway: these attempts are still wanted. */
   z.object({ v: z.number(), kind: z.literal("lease"), gatewayId: id, attemptIds: z.array(id), leaseMs: milliseconds }),
+  /** Prefill to decode, while a transfer has nothing to send: it waits in the queue, or its rows are being computed. */
+  z.object({ v: z.number(), kind: z.literal("transfer-alive"), transferId }),
   /** Prefill to decode: this transfer ended without all its frames. */
   z.object({ v: z.number(), kind: z.literal("transfer-failed"), transferId, error: WireError }),
   /** Anyone with the right: take no new work and finish. Answered with a ControlReply. */
@@ -147,15 +149,15 @@ export const PrefillRequest = z.object({
   endRow: count,
   promptLength: z.number().int().positive(),
   deadlineMs: milliseconds,
-  /** First credit: frame bytes that may be sent. */
+  /** First credit: payload bytes that may be sent. */
   grantedBytes: count,
 });
 export type PrefillRequest = z.infer<typeof PrefillRequest>;
 
-export const PrefillReply = z.union([z.object({ v: z.number(), kind: z.literal("accepted"), instanceId: id, hitRows: count }), Refusal]);
+export const PrefillReply = z.union([z.object({ v: z.number(), kind: z.literal("accepted"), instanceId: id }), Refusal]);
 export type PrefillReply = z.infer<typeof PrefillReply>;
 
-/** Decode to prefill, on the transfer's credit subject. Positions are cumulative over the transfer. */
+/** Decode to prefill, on the transfer's credit subject, and again as its heartbeat. Positions are cumulative over the transfer. */
 export const Credit = z.object({
   v: z.number(),
   transferId,

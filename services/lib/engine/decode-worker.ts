@@ -1,0 +1,509 @@
+// The decode side of a request's life, from the one dispatch that names everything to the last token: it owns the request. It reserves
+// blocks, has the prompt's rows computed (elsewhere or here), samples every token, and keeps its output until the gateway has it all.
+import { randomBytes } from "node:crypto";
+import type { Bus, BusMessage, Clock, Log } from "../contracts/bus.ts";
+import { PelagicError, toPelagicError } from "../contracts/errors.ts";
+import { type Control, type Delta, Dispatch, PrefillReply } from "../contracts/messages.ts";
+import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
+import { CreditBudget } from "./credit-budget.ts";
+import type { EngineEnd } from "./engine.ts";
+import type { RowSampling } from "./native.ts";
+import { TransferReceiver } from "./transfer-receiver.ts";
+import type { WorkerCore } from "./worker-core.ts";
+
+export interface DecodeConfig {
+  /** Prompts with fewer uncached rows than this are prefilled here, whatever the gateway named. */
+  localPrefillRows: number;
+  /** Frame bytes in flight to this worker at most, over all transfers. */
+  receiveBudgetBytes: number;
+}
+
+const tickMs = 250;
+const prefillReplyMs = 1_000;
+/** A prefill worker says something at least every 500 ms. */
+const prefillSilenceMs = 2_500;
+/** So long without a new row, and decode prefills itself. */
+const prefillSlowMs = 15_000;
+const creditHeartbeatMs = 500;
+const busyRetryMs = 500;
+/** Tokens in one delta message at most; a resend of a long answer takes several. */
+const deltaTokens = 4_096;
+
+interface Attempt {
+  dispatch: Dispatch;
+  replySubject: string;
+  tokens: Uint32Array;
+  /** Output so far; index 0 is output token `firstIndex`. */
+  output: { token: number; logprob: number; top: [number, number][]; digest: bigint | undefined }[];
+  firstIndex: number;
+  sent: number;
+  acked: number;
+  end: Delta["end"];
+  leaseUntilMs: number;
+  deadlineAtMs: number;
+  receivedAtMs: number;
+  reservedAtMs: number | undefined;
+  prefilledAtMs: number | undefined;
+  firstTokenAtMs: number | undefined;
+  cacheHitTokens: number;
+  prefilledBy: string | undefined;
+  transfer: IncomingTransfer | undefined;
+  cancelReplies: (() => void)[];
+  dirty: boolean;
+}
+
+interface IncomingTransfer {
+  id: string;
+  prefillWorkerId: string;
+  receiver: TransferReceiver;
+  unsubscribe: () => void;
+  startedMs: number;
+  lastHeardMs: number;
+  lastRowMs: number;
+  lastCreditMs: number;
+}
+
+export class DecodeWorker {
+  private readonly core: WorkerCore;
+  private readonly control: Bus;
+  private readonly data: Bus;
+  private readonly config: DecodeConfig;
+  private readonly clock: Clock;
+  private readonly log: Log;
+  private readonly attempts = new Map<string, Attempt>();
+  private readonly transfers = new Map<string, Attempt>();
+  private readonly credits: CreditBudget;
+  private stopTimer: () => void = () => {};
+  onEnd: (end: { outcome: string; outputTokens: number; ttftSeconds: number | undefined; totalSeconds: number }) => void = () => {};
+  onTransferEnd: (end: { outcome: "complete" | "failed"; bytes: number; seconds: number }) => void = () => {};
+
+  /** `data` is a connection of its own: control messages do not queue behind frames. */
+  constructor(core: WorkerCore, control: Bus, data: Bus, config: DecodeConfig) {
+    this.core = core;
+    this.control = control;
+    this.data = data;
+    this.config = config;
+    this.clock = core.clock;
+    this.log = core.log;
+    this.credits = new CreditBudget(config.receiveBudgetBytes);
+    core.onControl((message, respond) => this.onControl(message, respond));
+    control.subscribe(core.subjects.dispatch(core.workerId), (message) => this.onDispatch(message));
+    this.tick();
+  }
+
+  /** Attempts whose end the gateway has not heard yet, running ones included. */
+  get liveAttempts(): number {
+    return this.attempts.size;
+  }
+
+  get receivingBytes(): number {
+    return this.credits.outstandingBytes;
+  }
+
+  stop(): void {
+    this.stopTimer();
+    for (const attempt of this.attempts.values()) this.endTransfer(attempt, "abort");
+  }
+
+  // Admission
+
+  private onDispatch(message: BusMessage): void {
+    const reply = (body: object) => message.respond?.(encodeMessage(body));
+    try {
+      const { body, tokens } = decodeMessage(Dispatch, message.data);
+      if (this.core.draining) {
+        reply({ kind: "busy", reason: "draining", retryAfterMs: busyRetryMs });
+        return;
+      }
+      if (!this.attempts.has(body.attemptId)) this.admit(body, tokens);
+      reply({ kind: "accepted", instanceId: this.core.instanceId });
+    } catch (error) {
+      const failure = toPelagicError(error);
+      if (failure.code === "overloaded") reply({ kind: "busy", reason: failure.message, retryAfterMs: busyRetryMs });
+      else reply({ kind: "error", error: { code: failure.code, message: failure.message } });
+    }
+  }
+
+  private admit(dispatch: Dispatch, tokens: Uint32Array): void {
+    const { vocabSize } = this.core.runner.info;
+    if (tokens.length < dispatch.promptLength) {
+      throw new PelagicError("internal", `${tokens.length} token ids for a prompt of ${dispatch.promptLength}`);
+    }
+    if (tokens.length - dispatch.promptLength >= dispatch.maxTokens) {
+      throw new PelagicError("internal", `${tokens.length - dispatch.promptLength} tokens were generated before, of ${dispatch.maxTokens}`);
+    }
+    const outside = tokens.findIndex((token) => token >= vocabSize);
+    if (outside >= 0) throw new PelagicError("invalid_request", `token ${tokens[outside]} at position ${outside}: the vocabulary has ${vocabSize}`);
+    const now = this.clock.nowMs();
+    const attempt: Attempt = {
+      dispatch,
+      replySubject: dispatch.replySubject,
+      tokens,
+      output: [],
+      firstIndex: tokens.length - dispatch.promptLength,
+      sent: 0,
+      acked: 0,
+      end: undefined,
+      leaseUntilMs: now + dispatch.leaseMs,
+      deadlineAtMs: now + dispatch.deadlineMs,
+      receivedAtMs: now,
+      reservedAtMs: undefined,
+      prefilledAtMs: undefined,
+      firstTokenAtMs: undefined,
+      cacheHitTokens: 0,
+      prefilledBy: undefined,
+      transfer: undefined,
+      cancelReplies: [],
+      dirty: false,
+    };
+    const id = dispatch.attemptId;
+    const remote = dispatch.prefillWorkerId !== null && dispatch.promptLength - 1 >= this.config.localPrefillRows;
+    this.attempts.set(id, attempt);
+    try {
+      this.core.engine.submit({
+        id,
+        tokens,
+        promptLength: dispatch.promptLength,
+        cacheSalt: dispatch.cacheSalt,
+        mode: remote ? "remote" : "local",
+        maxTokens: dispatch.maxTokens,
+        stopTokenIds: new Set(dispatch.stopTokenIds),
+        sampling: rowSampling(dispatch),
+        digests: dispatch.digests ?? false,
+        listener: {
+          onReserved: (hitRows) => this.onReserved(attempt, hitRows, remote),
+          onToken: (index, sampled, digest) => {
+            attempt.firstTokenAtMs ??= this.clock.nowMs();
+            attempt.output[index - attempt.firstIndex] = { ...sampled, digest };
+            this.markDirty(attempt);
+          },
+          onEnd: (end) => this.onEngineEnd(attempt, end),
+        },
+      });
+    } catch (error) {
+      this.attempts.delete(id);
+      throw error;
+    }
+  }
+
+  private onReserved(attempt: Attempt, hitRows: number, remote: boolean): void {
+    const { dispatch } = attempt;
+    // After a preemption the request's own blocks are hit again: that is not the client's cache hit.
+    if (attempt.reservedAtMs !== undefined) return;
+    attempt.reservedAtMs = this.clock.nowMs();
+    attempt.cacheHitTokens = Math.min(hitRows, dispatch.promptLength - 1);
+    if (!remote) return;
+    const missing = dispatch.promptLength - 1 - hitRows;
+    if (missing < this.config.localPrefillRows) this.core.engine.activate(dispatch.attemptId, hitRows);
+    else void this.askPrefill(attempt, dispatch.prefillWorkerId as string, hitRows);
+  }
+
+  // Transfers
+
+  private async askPrefill(attempt: Attempt, prefillWorkerId: string, firstRow: number): Promise<void> {
+    const { dispatch } = attempt;
+    const { core } = this;
+    const id = randomBytes(16).toString("hex");
+    const endRow = dispatch.promptLength - 1;
+    const receiver = new TransferReceiver(
+      core.runner,
+      { transferId: id, kvDtype: core.identity.kvDtype as "float32" | "bfloat16", firstRow, endRow },
+      core.engine.table(dispatch.attemptId),
+    );
+    const framesSubject = core.subjects.frames(core.workerId, id);
+    const now = this.clock.nowMs();
+    const subscription = this.data.subscribe(framesSubject, (message) => this.onFrame(attempt, id, message.data));
+    attempt.transfer = {
+      id,
+      prefillWorkerId,
+      receiver,
+      unsubscribe: () => subscription.unsubscribe(),
+      startedMs: now,
+      lastHeardMs: now,
+      lastRowMs: now,
+      lastCreditMs: now,
+    };
+    this.transfers.set(id, attempt);
+    this.credits.open(id, receiver.totalBytes);
+    this.distributeCredits(id);
+    try {
+      // The subscription must stand before prefill can publish to it: they are different connections.
+      await this.data.flush();
+      if (attempt.transfer?.id !== id) return;
+      const answer = await this.control.request(
+        core.subjects.prefill(prefillWorkerId),
+        encodeMessage(
+          {
+            requestId: dispatch.requestId,
+            transferId: id,
+            decodeWorkerId: core.workerId,
+            framesSubject,
+            ...core.identity,
+            cacheSalt: dispatch.cacheSalt,
+            firstRow,
+            endRow,
+            promptLength: dispatch.promptLength,
+            deadlineMs: Math.max(0, attempt.deadlineAtMs - this.clock.nowMs()),
+            grantedBytes: this.credits.grantedBytes(id),
+          },
+          attempt.tokens.subarray(0, endRow),
+        ),
+        prefillReplyMs,
+      );
+      const { body } = decodeMessage(PrefillReply, answer);
+      if (body.kind !== "accepted") throw new Error(body.kind === "busy" ? `busy: ${body.reason}` : body.error.message);
+    } catch (error) {
+      this.fallBack(attempt, id, error instanceof Error ? error.message : String(error));
+    }
+  }
+
+  private onFrame(attempt: Attempt, id: string, frame: Uint8Array): void {
+    const transfer = attempt.transfer;
+    if (transfer?.id !== id) return;
+    let bytes: number;
+    try {
+      bytes = transfer.receiver.accept(frame);
+    } catch (error) {
+      this.fallBack(attempt, id, error instanceof Error ? error.message : String(error));
+      return;
+    }
+    const now = this.clock.nowMs();
+    transfer.lastHeardMs = now;
+    transfer.lastRowMs = now;
+    this.credits.received(id, bytes);
+    if (!transfer.receiver.complete) {
+      this.distributeCredits();
+      return;
+    }
+    const seconds = (now - transfer.startedMs) / 1000;
+    attempt.prefilledBy = transfer.prefillWorkerId;
+    // What prefill had cached beyond our own hit, nobody computed either.
+    attempt.cacheHitTokens += transfer.receiver.cachedRows;
+    attempt.prefilledAtMs = now;
+    this.onTransferEnd({ outcome: "complete", bytes: transfer.receiver.receivedBytes, seconds });
+    this.core.transferBytesPerSecond = transfer.receiver.receivedBytes / Math.max(1e-6, seconds);
+    const rows = transfer.receiver.completeRows;
+    this.endTransfer(attempt, "complete");
+    this.core.engine.activate(attempt.dispatch.attemptId, rows);
+  }
+
+  /** Whatever went wrong with the transfer: rows that came whole are kept, the rest is computed here. */
+  private fallBack(attempt: Attempt, id: string, reason: string): void {
+    const transfer = attempt.transfer;
+    if (transfer?.id !== id) return;
+    const rows = transfer.receiver.completeRows;
+    this.log.warn({ request: attempt.dispatch.requestId, prefill: transfer.prefillWorkerId, rows, reason }, "prefilling here instead");
+    this.onTransferEnd({
+      outcome: "failed",
+      bytes: transfer.receiver.receivedBytes,
+      seconds: (this.clock.nowMs() - transfer.startedMs) / 1000,
+    });
+    this.endTransfer(attempt, "abort");
+    this.core.engine.activate(attempt.dispatch.attemptId, rows);
+  }
+
+  private endTransfer(attempt: Attempt, end: "complete" | "abort"): void {
+    const transfer = attempt.transfer;
+    if (!transfer) return;
+    attempt.transfer = undefined;
+    this.transfers.delete(transfer.id);
+    transfer.unsubscribe();
+    this.sendCredit(transfer, end);
+    this.credits.close(transfer.id);
+    this.distributeCredits();
+  }
+
+  private distributeCredits(except?: string): void {
+    const frameBytes = 64 * this.core.runner.rowBytes;
+    for (const id of this.credits.distribute(4 * frameBytes)) {
+      const transfer = this.transfers.get(id)?.transfer;
+      if (transfer && id !== except) this.sendCredit(transfer);
+    }
+  }
+
+  private sendCredit(transfer: IncomingTransfer, end?: "complete" | "abort"): void {
+    transfer.lastCreditMs = this.clock.nowMs();
+    this.publish(this.core.subjects.credit(transfer.prefillWorkerId, transfer.id), {
+      transferId: transfer.id,
+      grantedBytes: this.credits.grantedBytes(transfer.id),
+      receivedFrames: transfer.receiver.frames,
+      ...(end ? { end } : {}),
+    });
+  }
+
+  // Output
+
+  private onEngineEnd(attempt: Attempt, end: EngineEnd): void {
+    this.endTransfer(attempt, "abort");
+    if (end.kind === "finish") {
+      attempt.end = { kind: "finish", reason: end.reason, ...(end.stopTokenId === undefined ? {} : { stopTokenId: end.stopTokenId }) };
+    } else if (end.kind === "error") {
+      attempt.end = { kind: "error", error: { code: end.error.code, message: end.error.message } };
+    }
+    const now = this.clock.nowMs();
+    this.onEnd({
+      outcome: end.kind === "finish" ? end.reason : end.kind === "error" ? end.error.code : "internal",
+      outputTokens: attempt.output.length,
+      ttftSeconds: attempt.firstTokenAtMs === undefined ? undefined : (attempt.firstTokenAtMs - attempt.receivedAtMs) / 1000,
+      totalSeconds: (now - attempt.receivedAtMs) / 1000,
+    });
+    for (const answer of attempt.cancelReplies) answer();
+    if (end.kind === "error" && end.error.code === "cancelled") {
+      // Nobody waits for its output.
+      this.attempts.delete(attempt.dispatch.attemptId);
+      return;
+    }
+    // From here the lease only bounds how long the output is kept for a gateway that does not acknowledge it.
+    this.markDirty(attempt);
+  }
+
+  /** Tokens of one step, and an end that comes with them, leave in one message. */
+  private markDirty(attempt: Attempt): void {
+    if (attempt.dirty) return;
+    attempt.dirty = true;
+    queueMicrotask(() => {
+      attempt.dirty = false;
+      this.sendFrom(attempt, attempt.sent);
+    });
+  }
+
+  /** Sends output [from, ...), in several messages where it is long, and the end with the last. */
+  private sendFrom(attempt: Attempt, from: number): void {
+    const { dispatch, output } = attempt;
+    for (let at = from; ; at += deltaTokens) {
+      const part = output.slice(at, at + deltaTokens);
+      const last = at + deltaTokens >= output.length;
+      const first = attempt.firstIndex + at;
+      const body: Omit<Delta, "v"> = {
+        attemptId: dispatch.attemptId,
+        from: first,
+        ...(dispatch.sampling.logprobs === undefined ? {} : { logprobs: part.map(({ logprob, top }) => ({ logprob, top })) }),
+        ...(dispatch.digests ? { digests: part.map(({ digest }) => (digest ?? 0n).toString(16).padStart(16, "0")) } : {}),
+        ...(at === 0
+          ? { cacheHitTokens: attempt.cacheHitTokens, ...(attempt.prefilledBy === undefined ? {} : { prefilledBy: attempt.prefilledBy }) }
+          : {}),
+        ...(last && attempt.end ? { end: attempt.end, timings: this.timings(attempt) } : {}),
+      };
+      const tokens = Uint32Array.from(part, ({ token }) => token);
+      // Not sent while disconnected: the gateway asks again from its position.
+      if (!this.publish(attempt.replySubject, body, tokens)) return;
+      attempt.sent = Math.max(attempt.sent, at + part.length);
+      if (last) return;
+    }
+  }
+
+  private timings(attempt: Attempt): NonNullable<Delta["timings"]> {
+    const now = this.clock.nowMs();
+    const reserved = attempt.reservedAtMs ?? now;
+    const firstToken = attempt.firstTokenAtMs ?? now;
+    return {
+      queueSeconds: (reserved - attempt.receivedAtMs) / 1000,
+      prefillSeconds: ((attempt.prefilledAtMs ?? firstToken) - reserved) / 1000,
+      firstTokenSeconds: (firstToken - attempt.receivedAtMs) / 1000,
+      totalSeconds: (now - attempt.receivedAtMs) / 1000,
+    };
+  }
+
+  private publish(subject: string, body: object, tokens?: Uint32Array): boolean {
+    try {
+      this.control.publish(subject, encodeMessage(body, tokens));
+      return true;
+    } catch (error) {
+      this.log.debug({ subject, error: String(error) }, "not sent");
+      return false;
+    }
+  }
+
+  // What gateways and prefill workers say
+
+  private onControl(message: Control, respond: (body: object) => void): void {
+    const now = this.clock.nowMs();
+    switch (message.kind) {
+      case "ack": {
+        const attempt = this.attempts.get(message.attemptId);
+        if (!attempt) return;
+        attempt.acked = Math.max(attempt.acked, message.received);
+        if (message.finished && attempt.end) this.attempts.delete(message.attemptId);
+        return;
+      }
+      case "resend": {
+        const attempt = this.attempts.get(message.attemptId);
+        if (!attempt) {
+          this.publish(message.replySubject, {
+            attemptId: message.attemptId,
+            from: message.from,
+            end: { kind: "error", error: { code: "worker_lost", message: "the decode worker no longer has this request" } },
+          });
+          return;
+        }
+        attempt.replySubject = message.replySubject;
+        this.sendFrom(attempt, Math.max(0, message.from - attempt.firstIndex));
+        return;
+      }
+      case "cancel": {
+        const attempt = this.attempts.get(message.attemptId);
+        if (!attempt || attempt.end) {
+          this.attempts.delete(message.attemptId);
+          respond({ ok: true });
+          return;
+        }
+        attempt.cancelReplies.push(() => respond({ ok: true }));
+        this.core.engine.cancel(message.attemptId, new PelagicError("cancelled", "cancelled by the gateway"));
+        return;
+      }
+      case "lease":
+        for (const id of message.attemptIds) {
+          const attempt = this.attempts.get(id);
+          if (attempt) attempt.leaseUntilMs = now + message.leaseMs;
+        }
+        return;
+      case "transfer-alive": {
+        const transfer = this.transfers.get(message.transferId)?.transfer;
+        if (transfer) transfer.lastHeardMs = now;
+        return;
+      }
+      case "transfer-failed": {
+        const attempt = this.transfers.get(message.transferId);
+        if (attempt) this.fallBack(attempt, message.transferId, message.error.message);
+        return;
+      }
+      case "drain":
+        return;
+    }
+  }
+
+  private tick(): void {
+    const now = this.clock.nowMs();
+    for (const [id, attempt] of [...this.attempts]) {
+      if (now > attempt.leaseUntilMs) {
+        if (attempt.end) {
+          this.attempts.delete(id);
+        } else {
+          this.log.warn({ request: attempt.dispatch.requestId, gateway: attempt.dispatch.gatewayId }, "the gateway's lease ran out");
+          this.core.engine.cancel(id, new PelagicError("cancelled", "the gateway's lease ran out"));
+        }
+      } else if (now > attempt.deadlineAtMs && !attempt.end) {
+        this.core.engine.cancel(id, new PelagicError("deadline_exceeded", "the request's deadline passed"));
+      }
+    }
+    for (const [id, attempt] of [...this.transfers]) {
+      const transfer = attempt.transfer;
+      if (!transfer) continue;
+      if (now - transfer.lastHeardMs > prefillSilenceMs) this.fallBack(attempt, id, `prefill ${transfer.prefillWorkerId} fell silent`);
+      else if (now - transfer.lastRowMs > prefillSlowMs) this.fallBack(attempt, id, `prefill ${transfer.prefillWorkerId} is slow`);
+      else if (now - transfer.lastCreditMs > creditHeartbeatMs) this.sendCredit(transfer);
+    }
+    this.stopTimer = this.clock.setTimer(tickMs, () => this.tick());
+  }
+}
+
+function rowSampling({ sampling }: Dispatch): Omit<RowSampling, "promptTokens" | "outputTokens"> {
+  const { logitBias, seed, ...rest } = sampling;
+  return {
+    ...rest,
+    seed: BigInt.asUintN(64, BigInt(seed)),
+    ...(logitBias && logitBias.length > 0
+      ? { biasTokens: Uint32Array.from(logitBias, ([token]) => token), biasValues: Float32Array.from(logitBias, ([, value]) => value) }
+      : {}),
+  };
+}

@@ -1,0 +1,474 @@
+// The step loop: schedule, run, postprocess, always that way. It owns the requests, the block tables and the one runner of a worker,
+// and tells its listener what happened. Nothing here knows a bus, a socket or a GPU.
+import { blockKeys, kvBlockTokens, rootKey, type CacheIdentity } from "../contracts/block-key.ts";
+import type { Clock, Log } from "../contracts/bus.ts";
+import { PelagicError, toPelagicError } from "../contracts/errors.ts";
+import { BlockManager } from "./block-manager.ts";
+import type { ModelRunner, SampledToken, SequenceWork } from "./model-runner.ts";
+import type { RowSampling } from "./native.ts";
+import { blocksForRows, schedule, type Plan, type SchedulerConfig } from "./scheduler.ts";
+
+export interface EngineConfig extends SchedulerConfig {
+  kvBlocks: number;
+  /** Requests that may wait; one more is refused. */
+  maxWaiting: number;
+}
+
+export interface EngineRequest {
+  id: string;
+  /** The prompt, then tokens generated before (a resumed request). */
+  tokens: Uint32Array;
+  /** P. */
+  promptLength: number;
+  cacheSalt: string;
+  /**
+   * "local": compute all rows here. "remote": reserve blocks, then wait for `activate` (someone else computes the prompt's rows).
+   * "rows": compute the rows of `tokens`, sample nothing, and hold the blocks until `release`.
+   */
+  mode: "local" | "remote" | "rows";
+  /** New tokens at most, earlier ones included. Unused in mode "rows". */
+  maxTokens: number;
+  stopTokenIds: ReadonlySet<number>;
+  /** Sampling of every new token; null in mode "rows". */
+  sampling: Omit<RowSampling, "promptTokens" | "outputTokens"> | null;
+  digests?: boolean;
+  /** check-model: keep the raw logits of rows from here on. */
+  logitsFrom?: number;
+  listener: EngineListener;
+}
+
+export type EngineEnd =
+  | { kind: "finish"; reason: "stop" | "length"; stopTokenId?: number }
+  | { kind: "rows-done" }
+  | { kind: "error"; error: PelagicError };
+
+export interface EngineListener {
+  /** Blocks are reserved. Rows [0, hitRows) came from the cache; in mode "remote" the rest is the caller's until `activate`. */
+  onReserved?(hitRows: number): void;
+  /** Mode "rows": latents of [firstRow, firstRow + rowCount) are in the cache for this layer. Called while later layers compute. */
+  onLayerRows?(layer: number, firstRow: number, rowCount: number): void;
+  /** A step computed these rows of the request. */
+  onRows?(firstRow: number, rowCount: number): void;
+  /** The output token at this index (0 is the first new token of the whole request). `digest` belongs to the logits row behind it. */
+  onToken?(index: number, sampled: SampledToken, digest: bigint | undefined): void;
+  onLogits?(firstRow: number, logits: Float32Array): void;
+  /** Exactly once, and last. Blocks are free, except in mode "rows" after "rows-done". */
+  onEnd(end: EngineEnd): void;
+}
+
+type Phase = "waiting" | "reserved" | "running" | "holding";
+
+interface Entry {
+  request: EngineRequest;
+  /** Prompt and output; grows by doubling. */
+  tokens: Uint32Array;
+  length: number;
+  keys: string[];
+  root: string;
+  computedRows: number;
+  registeredBlocks: number;
+  phase: Phase;
+  /** The request's mode; a preempted one computes its rows here. */
+  mode: EngineRequest["mode"];
+  arrival: number;
+  cancelled: PelagicError | undefined;
+}
+
+export interface EngineStats {
+  running: number;
+  waiting: number;
+  queuedPrefillTokens: number;
+  prefillTokensPerSecond: number;
+  decodeStepSeconds: number;
+  preemptions: number;
+  steps: number;
+}
+
+export class Engine {
+  readonly blocks: BlockManager;
+  private readonly runner: ModelRunner;
+  private readonly config: EngineConfig;
+  private readonly identity: CacheIdentity;
+  private readonly clock: Clock;
+  private readonly log: Log;
+  private readonly entries = new Map<string, Entry>();
+  private arrivals = 0;
+  private inStep: ReadonlySet<string> = new Set();
+  private loop: Promise<void> | undefined;
+  private closed = false;
+  private woken = false;
+  private preemptions = 0;
+  private steps = 0;
+  private prefillRate = 0;
+  private decodeSeconds = 0;
+  /** Called after each step and whenever requests or blocks changed. */
+  onChange: () => void = () => {};
+  /** Tokens routed to each logical expert in the last step, [MoE layers, experts]. */
+  onExpertCounts: (counts: Uint32Array) => void = () => {};
+
+  constructor(runner: ModelRunner, identity: CacheIdentity, config: EngineConfig, clock: Clock, log: Log) {
+    this.runner = runner;
+    this.identity = identity;
+    this.config = config;
+    this.clock = clock;
+    this.log = log;
+    this.blocks = new BlockManager(config.kvBlocks);
+  }
+
+  /** Throws `overloaded`, `context_length_exceeded` or `shutting_down`; otherwise the listener hears the end, exactly once. */
+  submit(request: EngineRequest): void {
+    if (this.closed) throw new PelagicError("shutting_down", "the worker is stopping");
+    if (this.entries.has(request.id)) throw new PelagicError("internal", `request ${request.id} is already here`);
+    const lastRow = request.mode === "rows" ? request.tokens.length : request.promptLength + request.maxTokens;
+    if (lastRow > this.runner.info.maxPositionEmbeddings) {
+      throw new PelagicError("context_length_exceeded", `${lastRow} tokens; the model allows ${this.runner.info.maxPositionEmbeddings}`);
+    }
+    if (blocksForRows(lastRow) > this.blocks.total) {
+      throw new PelagicError(
+        "context_length_exceeded",
+        `${lastRow} tokens need ${blocksForRows(lastRow)} KV blocks; this worker has ${this.blocks.total}`,
+      );
+    }
+    if (this.count("waiting") >= this.config.maxWaiting) {
+      throw new PelagicError("overloaded", `${this.config.maxWaiting} requests are waiting already`);
+    }
+    const root = rootKey(this.identity, request.cacheSalt);
+    this.entries.set(request.id, {
+      request,
+      tokens: request.tokens.slice(),
+      length: request.tokens.length,
+      root,
+      keys: blockKeys(root, request.tokens, request.tokens.length),
+      computedRows: 0,
+      registeredBlocks: 0,
+      phase: "waiting",
+      mode: request.mode,
+      arrival: this.arrivals++,
+      cancelled: undefined,
+    });
+    this.wake();
+  }
+
+  /** The block ids of a reserved, running or holding request, in order of position. */
+  table(id: string): readonly number[] {
+    return this.blocks.table(id);
+  }
+
+  /** Mode "remote": rows [0, computedRows) are in the cache now; the engine computes the rest itself and goes on. */
+  activate(id: string, computedRows: number): void {
+    const entry = this.entries.get(id);
+    if (entry?.phase !== "reserved") return;
+    entry.computedRows = computedRows;
+    entry.phase = "running";
+    this.registerFullBlocks(entry);
+    this.wake();
+  }
+
+  /** Ends a request with this error; after the step that is computing it, if one is. Unknown ids are ignored. */
+  cancel(id: string, error: PelagicError): void {
+    const entry = this.entries.get(id);
+    if (!entry) return;
+    entry.cancelled = error;
+    if (!this.inStep.has(id)) this.end(entry, { kind: "error", error });
+    this.wake();
+  }
+
+  /** Mode "rows", after "rows-done": frees the blocks. */
+  release(id: string): void {
+    const entry = this.entries.get(id);
+    if (entry?.phase !== "holding") return;
+    this.entries.delete(id);
+    this.blocks.close(id);
+    this.wake();
+  }
+
+  stats(): EngineStats {
+    let queued = 0;
+    for (const entry of this.entries.values()) {
+      if (entry.phase === "waiting" || entry.phase === "running") queued += Math.max(0, entry.length - entry.computedRows - 1);
+    }
+    return {
+      running: this.count("running") + this.count("reserved"),
+      waiting: this.count("waiting"),
+      queuedPrefillTokens: queued,
+      prefillTokensPerSecond: this.prefillRate,
+      decodeStepSeconds: this.decodeSeconds,
+      preemptions: this.preemptions,
+      steps: this.steps,
+    };
+  }
+
+  get idle(): boolean {
+    return this.entries.size === 0;
+  }
+
+  /** Ends everything with `shutting_down` and waits for the step that runs. */
+  async close(): Promise<void> {
+    this.closed = true;
+    for (const id of [...this.entries.keys()]) {
+      this.release(id);
+      this.cancel(id, new PelagicError("shutting_down", "the worker is stopping"));
+    }
+    await this.loop;
+  }
+
+  private count(phase: Phase): number {
+    let n = 0;
+    for (const entry of this.entries.values()) if (entry.phase === phase) n++;
+    return n;
+  }
+
+  private wake(): void {
+    this.onChange();
+    this.woken = true;
+    this.loop ??= this.run().finally(() => {
+      this.loop = undefined;
+      // Woken between the last look at the queue and here.
+      if (this.woken) this.wake();
+    });
+  }
+
+  private async run(): Promise<void> {
+    // Let everything that was submitted in this turn be scheduled together.
+    await Promise.resolve();
+    for (;;) {
+      this.woken = false;
+      this.reserveRemote();
+      const plan = this.plan();
+      if (plan.work.length === 0 && plan.preempt.length === 0) return;
+      this.apply(plan);
+      await this.step(plan);
+      this.onChange();
+    }
+  }
+
+  private waitingInOrder(): Entry[] {
+    return [...this.entries.values()].filter((entry) => entry.phase === "waiting").sort((a, b) => a.arrival - b.arrival);
+  }
+
+  /** A request for a remote prefill takes its blocks as soon as it is first in the queue. */
+  private reserveRemote(): void {
+    for (const entry of this.waitingInOrder()) {
+      if (entry.mode !== "remote") return;
+      const hit = this.blocks.lookup(this.reusableKeys(entry));
+      const needed = blocksForRows(entry.length) - hit.hitBlocks;
+      if (needed + hit.idleHitBlocks > this.blocks.available) return;
+      this.openTable(entry);
+      this.blocks.grow(entry.request.id, needed);
+      entry.phase = "reserved";
+      entry.request.listener.onReserved?.(entry.computedRows);
+    }
+  }
+
+  private plan(): Plan {
+    const waiting: Entry[] = [];
+    for (const entry of this.waitingInOrder()) {
+      // One queue, first come first served: what stands behind a request that waits for blocks waits too.
+      if (entry.mode === "remote") break;
+      waiting.push(entry);
+    }
+    const running = [...this.entries.values()].filter((entry) => entry.phase === "running");
+    return schedule(this.config, {
+      availableBlocks: this.blocks.available,
+      running: running.map((entry) => ({
+        id: entry.request.id,
+        computedRows: entry.computedRows,
+        targetRows: entry.length,
+        heldBlocks: this.blocks.table(entry.request.id).length,
+        unsharedBlocks: this.blocks.unshared(entry.request.id),
+        arrival: entry.arrival,
+      })),
+      waiting: waiting.map((entry) => {
+        const { hitBlocks, idleHitBlocks } = this.blocks.lookup(this.reusableKeys(entry));
+        return {
+          id: entry.request.id,
+          targetRows: entry.length,
+          hitRows: hitBlocks * kvBlockTokens,
+          hitBlocks,
+          idleHitBlocks,
+          arrival: entry.arrival,
+        };
+      }),
+    });
+  }
+
+  /** Keys that a hit may cover. The last known row is always computed here: its logits give the next token (mode "rows" has none). */
+  private reusableKeys(entry: Entry): string[] {
+    const rows = entry.mode === "rows" ? entry.length : entry.length - 1;
+    const logitsFrom = entry.request.logitsFrom ?? rows;
+    return entry.keys.slice(0, Math.floor(Math.min(rows, logitsFrom) / kvBlockTokens));
+  }
+
+  private openTable(entry: Entry): void {
+    const hitBlocks = this.blocks.open(entry.request.id, this.reusableKeys(entry));
+    entry.registeredBlocks = hitBlocks;
+    entry.computedRows = hitBlocks * kvBlockTokens;
+  }
+
+  private apply(plan: Plan): void {
+    for (const id of plan.preempt) {
+      const entry = this.mustGet(id);
+      // Frames are read from these blocks. They are reserved whole at admission, so a worker that only computes rows never runs short.
+      if (entry.mode === "rows") throw new Error(`${id} was preempted while its rows are being sent`);
+      this.blocks.close(id);
+      entry.phase = "waiting";
+      entry.mode = "local";
+      entry.computedRows = 0;
+      entry.registeredBlocks = 0;
+      this.preemptions++;
+      this.log.info({ request: id, rows: entry.length }, "preempted: no KV block left");
+    }
+    for (const id of plan.admit) {
+      const entry = this.mustGet(id);
+      this.openTable(entry);
+      entry.phase = "running";
+      entry.request.listener.onReserved?.(entry.computedRows);
+      // Rows that are all in the cache already are done.
+      if (entry.computedRows === entry.length) this.holdRows(entry);
+    }
+    for (const work of plan.work) {
+      if (work.growBlocks > 0 && !this.blocks.grow(work.id, work.growBlocks)) {
+        throw new Error(`the plan gave ${work.id} ${work.growBlocks} blocks that do not exist`);
+      }
+    }
+  }
+
+  private async step(plan: Plan): Promise<void> {
+    // A listener may have cancelled while the plan was applied.
+    const planned = plan.work
+      .filter((work) => work.rowCount > 0 && this.entries.has(work.id))
+      .map((work) => ({ ...work, entry: this.mustGet(work.id) }));
+    if (planned.length === 0) return;
+    const work = planned.map(({ entry, firstRow, rowCount }) => this.sequenceWork(entry, firstRow, rowCount));
+    this.inStep = new Set(planned.map(({ id }) => id));
+    const started = this.clock.nowMs();
+    try {
+      const result = await this.runner.run(work, {
+        digests: planned.some(({ entry }) => entry.request.digests),
+        logits: planned.some(({ entry }) => entry.request.logitsFrom !== undefined),
+        onLayer: (layer) => {
+          for (const { entry, firstRow, rowCount } of planned) {
+            if (!entry.cancelled) entry.request.listener.onLayerRows?.(layer, firstRow, rowCount);
+          }
+        },
+      });
+      this.measure(work, (this.clock.nowMs() - started) / 1000);
+      this.steps++;
+      this.inStep = new Set();
+      this.onExpertCounts(result.expertCounts);
+      planned.forEach(({ entry, firstRow, rowCount }, i) => {
+        this.postprocess(entry, firstRow, rowCount, result.sequences[i] as (typeof result.sequences)[number]);
+      });
+    } catch (error) {
+      // One call carries many requests: a native failure ends those, by name, and nothing else.
+      this.inStep = new Set();
+      const failure = toPelagicError(error);
+      this.log.error({ error: failure.message, requests: planned.length }, "a step failed");
+      for (const { entry } of planned) this.end(entry, { kind: "error", error: entry.cancelled ?? failure });
+    }
+  }
+
+  private sequenceWork(entry: Entry, firstRow: number, rowCount: number): SequenceWork {
+    const { request } = entry;
+    const end = firstRow + rowCount;
+    const samples = request.sampling !== null && end === entry.length;
+    const penalised =
+      request.sampling !== null &&
+      (request.sampling.repetitionPenalty !== undefined ||
+        request.sampling.presencePenalty !== undefined ||
+        request.sampling.frequencyPenalty !== undefined);
+    return {
+      tokens: entry.tokens.subarray(firstRow, end),
+      firstRow,
+      promptLength: request.promptLength,
+      blocks: this.blocks.table(request.id),
+      logitsFrom: request.logitsFrom ?? (samples ? end - 1 : end),
+      sampling:
+        samples && request.sampling
+          ? penalised
+            ? {
+                ...request.sampling,
+                promptTokens: entry.tokens.subarray(0, request.promptLength),
+                outputTokens: entry.tokens.subarray(request.promptLength, entry.length),
+              }
+            : request.sampling
+          : null,
+    };
+  }
+
+  private postprocess(
+    entry: Entry,
+    firstRow: number,
+    rowCount: number,
+    result: { sampled?: SampledToken; digests: bigint[]; logits?: Float32Array },
+  ): void {
+    const { request } = entry;
+    entry.computedRows = firstRow + rowCount;
+    this.registerFullBlocks(entry);
+    if (entry.cancelled) {
+      this.end(entry, { kind: "error", error: entry.cancelled });
+      return;
+    }
+    request.listener.onRows?.(firstRow, rowCount);
+    if (result.logits && request.logitsFrom !== undefined) request.listener.onLogits?.(Math.max(firstRow, request.logitsFrom), result.logits);
+    if (entry.mode === "rows") {
+      if (entry.computedRows === entry.length) this.holdRows(entry);
+      return;
+    }
+    if (!result.sampled) return;
+    const index = entry.length - request.promptLength;
+    append(entry, result.sampled.token);
+    const digest = request.digests ? result.digests[result.digests.length - 1] : undefined;
+    request.listener.onToken?.(index, result.sampled, digest);
+    if (request.stopTokenIds.has(result.sampled.token)) {
+      this.end(entry, { kind: "finish", reason: "stop", stopTokenId: result.sampled.token });
+    } else if (index + 1 >= request.maxTokens) {
+      this.end(entry, { kind: "finish", reason: "length" });
+    }
+  }
+
+  private holdRows(entry: Entry): void {
+    entry.phase = "holding";
+    entry.request.listener.onEnd({ kind: "rows-done" });
+  }
+
+  /** Names blocks that have become full, so that others may share them. */
+  private registerFullBlocks(entry: Entry): void {
+    const full = Math.floor(entry.computedRows / kvBlockTokens);
+    if (full <= entry.registeredBlocks) return;
+    if (entry.keys.length < full) entry.keys = blockKeys(entry.root, entry.tokens.subarray(0, entry.length), full * kvBlockTokens, entry.keys);
+    for (let i = entry.registeredBlocks; i < full; i++) this.blocks.register(entry.request.id, i, entry.keys[i] as string);
+    entry.registeredBlocks = full;
+  }
+
+  private end(entry: Entry, end: EngineEnd): void {
+    const { id } = entry.request;
+    if (this.entries.get(id) !== entry) return;
+    this.entries.delete(id);
+    if (entry.phase !== "waiting") this.blocks.close(id);
+    // A holding request has heard its end already ("rows-done").
+    if (entry.phase !== "holding") entry.request.listener.onEnd(end);
+  }
+
+  private measure(work: readonly SequenceWork[], seconds: number): void {
+    const rows = work.reduce((sum, sequence) => sum + sequence.tokens.length, 0);
+    const blend = (old: number, now: number) => (old === 0 ? now : 0.8 * old + 0.2 * now);
+    if (rows === work.length) this.decodeSeconds = blend(this.decodeSeconds, seconds);
+    else this.prefillRate = blend(this.prefillRate, rows / seconds);
+  }
+
+  private mustGet(id: string): Entry {
+    const entry = this.entries.get(id);
+    if (!entry) throw new Error(`no request ${id}`);
+    return entry;
+  }
+}
+
+function append(entry: Entry, token: number): void {
+  if (entry.length === entry.tokens.length) {
+    const grown = new Uint32Array(Math.max(64, entry.tokens.length * 2));
+    grown.set(entry.tokens);
+    entry.tokens = grown;
+  }
+  entry.tokens[entry.length++] = token;
+}

@@ -1,0 +1,186 @@
+// The only door to native code: sequences in, tokens and latents out. The simulator has another implementation of the same interface.
+import { createHash } from "node:crypto";
+import { kvBlockTokens } from "../contracts/block-key.ts";
+import type { LoadOptions, ModelInfo, NativeModel, RowSampling, StepBatch } from "./native.ts";
+import { nativeModule } from "./native.ts";
+
+/** Some rows of one sequence. */
+export interface SequenceWork {
+  /** Token ids of rows [firstRow, firstRow + tokens.length). */
+  tokens: Uint32Array;
+  firstRow: number;
+  /** P, see the row rule. */
+  promptLength: number;
+  /** The sequence's blocks, covering all rows up to the last of this work. */
+  blocks: readonly number[];
+  /** Logits are computed for rows from here on; at or beyond the end: none. */
+  logitsFrom: number;
+  /** How to sample after the last row; null: not at all. */
+  sampling: RowSampling | null;
+}
+
+export interface SampledToken {
+  token: number;
+  /** NaN where not asked for. */
+  logprob: number;
+  top: [token: number, logprob: number][];
+}
+
+export interface SequenceResult {
+  sampled?: SampledToken;
+  /** One for each logits row, where asked for. */
+  digests: bigint[];
+  /** [logits rows, vocab], where asked for. */
+  logits?: Float32Array;
+}
+
+export interface RunOptions {
+  digests?: boolean;
+  logits?: boolean;
+  /** All rows' latents of this layer are in the cache; later layers still compute. */
+  onLayer?: (layer: number) => void;
+}
+
+export interface RunResult {
+  sequences: SequenceResult[];
+  /** [MoE layers, logical experts] tokens routed in this call. */
+  expertCounts: Uint32Array;
+}
+
+export interface ModelRunner {
+  readonly info: Pick<ModelInfo, "layerCount" | "vocabSize" | "latentWidth" | "maxPositionEmbeddings">;
+  /** Bytes of one row of one layer as cached and sent. */
+  readonly rowBytes: number;
+  run(work: readonly SequenceWork[], options?: RunOptions): Promise<RunResult>;
+  /** Copies rows of one block and layer to out[offset..]; returns their XXH64. */
+  packRows(layer: number, block: number, firstRow: number, rowCount: number, out: Uint8Array, offset: number): bigint;
+  unpackRows(layer: number, block: number, firstRow: number, rowCount: number, data: Uint8Array, offset: number): void;
+  xxh64(data: Uint8Array): bigint;
+  close(): Promise<void>;
+}
+
+/** Loads a model folder with the native engine. Rejects with an error that names the file, tensor or field at fault. */
+export async function loadNativeRunner(
+  options: LoadOptions,
+  onProgress?: (bytesDone: number, bytesTotal: number) => void,
+): Promise<NativeRunner> {
+  return new NativeRunner(await nativeModule().loadModel(options, onProgress), options);
+}
+
+export class NativeRunner implements ModelRunner {
+  readonly info: ModelInfo;
+  readonly rowBytes: number;
+  private readonly model: NativeModel;
+
+  constructor(model: NativeModel, options: LoadOptions) {
+    this.model = model;
+    this.info = model.info;
+    this.rowBytes = model.info.latentWidth * (options.kvDtype === "float32" ? 4 : 2);
+  }
+
+  async run(work: readonly SequenceWork[], options: RunOptions = {}): Promise<RunResult> {
+    const batch = packBatch(work, options);
+    const result = await this.model.step(batch, options.onLayer);
+    const vocab = this.info.vocabSize;
+    let row = 0;
+    const sequences = work.map((sequence) => {
+      const count = logitsRowCount(sequence);
+      const last = row + count - 1;
+      const out: SequenceResult = { digests: result.digests ? Array.from(result.digests.subarray(row, row + count)) : [] };
+      if (result.logits) out.logits = result.logits.slice(row * vocab, (row + count) * vocab);
+      if (sequence.sampling && count > 0) {
+        const topTokens = result.topTokens[last] ?? new Uint32Array(0);
+        const topLogprobs = result.topLogprobs[last] ?? new Float32Array(0);
+        out.sampled = {
+          token: result.tokens[last] as number,
+          logprob: result.logprobs[last] as number,
+          top: Array.from(topTokens, (token, i) => [token, topLogprobs[i] as number]),
+        };
+      }
+      row += count;
+      return out;
+    });
+    return { sequences, expertCounts: result.expertCounts };
+  }
+
+  packRows(layer: number, block: number, firstRow: number, rowCount: number, out: Uint8Array, offset: number): bigint {
+    return this.model.packRows(layer, block, firstRow, rowCount, out, offset);
+  }
+
+  unpackRows(layer: number, block: number, firstRow: number, rowCount: number, data: Uint8Array, offset: number): void {
+    this.model.unpackRows(layer, block, firstRow, rowCount, data, offset);
+  }
+
+  xxh64(data: Uint8Array): bigint {
+    return nativeModule().xxh64(data);
+  }
+
+  close(): Promise<void> {
+    return this.model.close();
+  }
+}
+
+function logitsRowCount(work: SequenceWork): number {
+  return Math.max(0, work.firstRow + work.tokens.length - Math.max(work.logitsFrom, work.firstRow));
+}
+
+function packBatch(work: readonly SequenceWork[], options: RunOptions): StepBatch {
+  const rows = work.reduce((sum, sequence) => sum + sequence.tokens.length, 0);
+  const tokens = new Uint32Array(rows);
+  const blockOffsets = new Uint32Array(work.length + 1);
+  const blockTable: number[] = [];
+  const logitRows: number[] = [];
+  const sampling: (RowSampling | null)[] = [];
+  let at = 0;
+  work.forEach((sequence, i) => {
+    tokens.set(sequence.tokens, at);
+    const end = sequence.firstRow + sequence.tokens.length;
+    for (const block of sequence.blocks.slice(0, Math.ceil(end / kvBlockTokens))) blockTable.push(block);
+    blockOffsets[i + 1] = blockTable.length;
+    const count = logitsRowCount(sequence);
+    for (let row = sequence.tokens.length - count; row < sequence.tokens.length; row++) {
+      logitRows.push(at + row);
+      sampling.push(row === sequence.tokens.length - 1 ? sequence.sampling : null);
+    }
+    at += sequence.tokens.length;
+  });
+  return {
+    tokens,
+    rowCounts: Uint32Array.from(work, (sequence) => sequence.tokens.length),
+    startPositions: Uint32Array.from(work, (sequence) => sequence.firstRow),
+    promptLengths: Uint32Array.from(work, (sequence) => sequence.promptLength),
+    blockTable: Uint32Array.from(blockTable),
+    blockOffsets,
+    logitRows: Uint32Array.from(logitRows),
+    sampling,
+    digests: options.digests ?? false,
+    logits: options.logits ?? false,
+  };
+}
+
+const probeRows = 200;
+
+/**
+ * The numerics id: SHA-256 over the latents of a fixed 200-token probe in every layer, as cached, and its logits. Two workers with equal
+ * ids compute equal bits, whatever they run on. Uses the first blocks of a cache that nothing else uses yet.
+ */
+export async function measureNumericsId(runner: ModelRunner): Promise<string> {
+  const { layerCount, vocabSize, maxPositionEmbeddings } = runner.info;
+  const rows = Math.min(probeRows, maxPositionEmbeddings);
+  const tokens = Uint32Array.from({ length: rows }, (_, i) => (i * 7919 + 13) % vocabSize);
+  const blocks = Array.from({ length: Math.ceil(rows / kvBlockTokens) }, (_, i) => i);
+  const result = await runner.run([{ tokens, firstRow: 0, promptLength: rows, blocks, logitsFrom: 0, sampling: null }], { logits: true });
+  const hash = createHash("sha256");
+  const latents = new Uint8Array(kvBlockTokens * runner.rowBytes);
+  for (let layer = 0; layer < layerCount; layer++) {
+    for (const block of blocks) {
+      const count = Math.min(kvBlockTokens, rows - block * kvBlockTokens);
+      runner.packRows(layer, block, 0, count, latents, 0);
+      hash.update(latents.subarray(0, count * runner.rowBytes));
+    }
+  }
+  const logits = result.sequences[0]?.logits;
+  if (!logits) throw new Error("the numerics probe returned no logits");
+  hash.update(new Uint8Array(logits.buffer, logits.byteOffset, logits.byteLength));
+  return hash.digest("hex");
+}

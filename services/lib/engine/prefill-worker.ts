@@ -1,0 +1,184 @@
+// The prefill side of a request's life: rows [0, P-1) are computed here, never a token. Each transfer holds its blocks until decode has
+// every row, gives up, or falls silent for longer than the lease.
+import type { Bus, BusMessage, Clock, Log } from "../contracts/bus.ts";
+import { PelagicError, toPelagicError } from "../contracts/errors.ts";
+import { Control, Credit, PrefillRequest } from "../contracts/messages.ts";
+import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
+import { TransferSender } from "./transfer-sender.ts";
+import type { WorkerCore } from "./worker-core.ts";
+
+/** Decode sends credits at least this often; twice missed and more, it is gone. */
+export const transferLeaseMs = 3_000;
+const aliveMs = 500;
+const busyRetryMs = 200;
+
+interface Transfer {
+  request: PrefillRequest;
+  sender: TransferSender;
+  leaseUntilMs: number;
+  deadlineMs: number;
+  unsubscribe: () => void;
+}
+
+export class PrefillWorker {
+  private readonly core: WorkerCore;
+  private readonly control: Bus;
+  private readonly data: Bus;
+  private readonly clock: Clock;
+  private readonly log: Log;
+  private readonly transfers = new Map<string, Transfer>();
+  private stopTimer: () => void = () => {};
+  /** Rows sent, for metrics. */
+  onTransferEnd: (end: { outcome: "complete" | "aborted" | "failed"; bytes: number }) => void = () => {};
+
+  /** `data` is a connection of its own: control messages do not queue behind frames. */
+  constructor(core: WorkerCore, control: Bus, data: Bus) {
+    this.core = core;
+    this.control = control;
+    this.data = data;
+    this.clock = core.clock;
+    this.log = core.log;
+    control.subscribe(core.subjects.prefill(core.workerId), (message) => this.onRequest(message));
+    this.tick();
+  }
+
+  get activeTransfers(): number {
+    return this.transfers.size;
+  }
+
+  stop(): void {
+    this.stopTimer();
+    for (const id of [...this.transfers.keys()]) this.end(id, new PelagicError("shutting_down", "the prefill worker is stopping"));
+  }
+
+  private onRequest(message: BusMessage): void {
+    const reply = (body: object) => message.respond?.(encodeMessage(body));
+    try {
+      const { body, tokens } = decodeMessage(PrefillRequest, message.data);
+      const mine = this.core.identity;
+      if (this.core.draining) {
+        reply({ kind: "busy", reason: "draining", retryAfterMs: busyRetryMs });
+        return;
+      }
+      if (body.numericsId !== mine.numericsId || body.modelDigest !== mine.modelDigest || body.kvDtype !== mine.kvDtype) {
+        throw new PelagicError(
+          "numerics_mismatch",
+          `decode ${body.decodeWorkerId} has numerics ${body.numericsId.slice(0, 12)} (${body.kvDtype}), this worker ${mine.numericsId.slice(0, 12)} (${mine.kvDtype}): blocks move only between equals`,
+        );
+      }
+      if (tokens.length !== body.endRow || body.firstRow >= body.endRow || body.endRow > body.promptLength) {
+        throw new PelagicError("internal", `rows ${body.firstRow} to ${body.endRow} of a prompt of ${body.promptLength}, ${tokens.length} token ids`);
+      }
+      if (!this.transfers.has(body.transferId)) this.begin(body, tokens);
+      reply({ kind: "accepted", instanceId: this.core.instanceId });
+    } catch (error) {
+      const failure = toPelagicError(error);
+      if (failure.code === "overloaded") reply({ kind: "busy", reason: failure.message, retryAfterMs: busyRetryMs });
+      else reply({ kind: "error", error: { code: failure.code, message: failure.message } });
+    }
+  }
+
+  private begin(request: PrefillRequest, tokens: Uint32Array): void {
+    const id = request.transferId;
+    const { engine, runner } = this.core;
+    const sender = new TransferSender(runner, this.data, request, () => engine.table(id));
+    const credits = this.control.subscribe(this.core.subjects.credit(this.core.workerId, id), (message) => this.onCredit(message));
+    const now = this.clock.nowMs();
+    this.transfers.set(id, {
+      request,
+      sender,
+      leaseUntilMs: now + transferLeaseMs,
+      deadlineMs: now + request.deadlineMs,
+      unsubscribe: () => credits.unsubscribe(),
+    });
+    const guarded = (send: () => void) => {
+      if (!this.transfers.has(id)) return;
+      try {
+        send();
+      } catch (error) {
+        this.end(id, toPelagicError(error));
+      }
+    };
+    try {
+      engine.submit({
+        id,
+        tokens,
+        promptLength: request.promptLength,
+        cacheSalt: request.cacheSalt,
+        mode: "rows",
+        maxTokens: 0,
+        stopTokenIds: new Set(),
+        sampling: null,
+        listener: {
+          onReserved: (hitRows) =>
+            guarded(() => {
+              for (let layer = 0; layer < runner.info.layerCount; layer++) sender.rowsReady(layer, 0, hitRows, true);
+            }),
+          onLayerRows: (layer, firstRow, rowCount) => guarded(() => sender.rowsReady(layer, firstRow, rowCount)),
+          onEnd: (end) => {
+            if (end.kind === "error") this.end(id, end.error);
+          },
+        },
+      });
+    } catch (error) {
+      this.forget(id);
+      throw error;
+    }
+  }
+
+  private onCredit(message: BusMessage): void {
+    const { body } = decodeMessage(Credit, message.data);
+    const transfer = this.transfers.get(body.transferId);
+    if (!transfer) return;
+    transfer.leaseUntilMs = this.clock.nowMs() + transferLeaseMs;
+    if (body.end) {
+      this.onTransferEnd({ outcome: body.end === "complete" ? "complete" : "aborted", bytes: transfer.sender.sentBytes });
+      this.free(body.transferId, new PelagicError("cancelled", "decode ended the transfer"));
+      return;
+    }
+    try {
+      transfer.sender.grant(body.grantedBytes);
+    } catch (error) {
+      this.end(body.transferId, toPelagicError(error));
+    }
+  }
+
+  /** A transfer that cannot go on: decode is told, and prefills itself. */
+  private end(id: string, error: PelagicError): void {
+    const transfer = this.transfers.get(id);
+    if (!transfer) return;
+    this.log.warn({ request: transfer.request.requestId, transfer: id, error: error.message }, "transfer failed");
+    this.onTransferEnd({ outcome: "failed", bytes: transfer.sender.sentBytes });
+    this.tell(transfer, { kind: "transfer-failed", transferId: id, error: { code: error.code, message: error.message } });
+    this.free(id, error);
+  }
+
+  private free(id: string, error: PelagicError): void {
+    this.forget(id);
+    this.core.engine.release(id);
+    this.core.engine.cancel(id, error);
+  }
+
+  private forget(id: string): void {
+    this.transfers.get(id)?.unsubscribe();
+    this.transfers.delete(id);
+  }
+
+  private tell(transfer: Transfer, body: Record<string, unknown> & { kind: Control["kind"] }): void {
+    try {
+      this.control.publish(this.core.subjects.control(transfer.request.decodeWorkerId), encodeMessage(body));
+    } catch {
+      // Disconnected: decode's own bound on silence ends its wait.
+    }
+  }
+
+  private tick(): void {
+    const now = this.clock.nowMs();
+    for (const [id, transfer] of [...this.transfers]) {
+      if (now > transfer.leaseUntilMs) this.end(id, new PelagicError("worker_lost", "decode fell silent"));
+      else if (now > transfer.deadlineMs) this.end(id, new PelagicError("deadline_exceeded", "the request's deadline passed"));
+      else this.tell(transfer, { kind: "transfer-alive", transferId: id });
+    }
+    this.stopTimer = this.clock.setTimer(aliveMs, () => this.tick());
+  }
+}

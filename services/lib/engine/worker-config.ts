@@ -1,0 +1,74 @@
+// What a prefill and a decode worker can be told, with defaults that fit a laptop.
+import { readFile } from "node:fs/promises";
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import { z } from "zod";
+import { kvBlockTokens } from "../contracts/block-key.ts";
+import { kvDtypes } from "../contracts/frame.ts";
+import type { EngineConfig } from "./engine.ts";
+import type { LoadOptions } from "./native.ts";
+
+const positive = z.coerce.number().int().positive();
+
+export const workerFields = {
+  workerId: z.string().regex(/^[A-Za-z0-9_-]{1,64}$/),
+  /** A Hugging Face model folder. */
+  model: z.string().min(1),
+  /** The name clients use; the folder's own name unless given. */
+  modelName: z.string().min(1).optional(),
+  kvDtype: z.enum(kvDtypes).default("bfloat16"),
+  /** 64-token KV blocks; default: as many as kvMemoryMib holds. */
+  kvBlocks: positive.optional(),
+  kvMemoryMib: positive.default(256),
+  threads: positive.default(availableParallelism()),
+  isa: z.enum(["auto", "scalar", "avx2", "avx512"]).default("auto"),
+  /** Rows in one step over all requests. */
+  tokenBudget: positive.default(512),
+  /** Rows of one request in one step. */
+  chunkTokens: positive.default(256),
+  maxSequences: positive.default(32),
+  maxWaiting: positive.default(256),
+};
+
+const workerSchema = z.object(workerFields);
+export type WorkerConfig = z.output<typeof workerSchema>;
+
+export function engineConfig(config: WorkerConfig, kvBlocks: number): EngineConfig {
+  return {
+    kvBlocks,
+    tokenBudget: config.tokenBudget,
+    chunkTokens: config.chunkTokens,
+    chunkAlignTokens: kvBlockTokens,
+    maxSequences: config.maxSequences,
+    maxWaiting: config.maxWaiting,
+  };
+}
+
+/** How to load the model; sizes the cache from the model's config.json. The native loader checks everything else. */
+export async function loadOptions(config: WorkerConfig): Promise<LoadOptions> {
+  return {
+    dir: config.model,
+    kvDtype: config.kvDtype,
+    threads: config.threads,
+    isa: config.isa,
+    kvBlocks: config.kvBlocks ?? (await blocksInMemory(config.model, config.kvDtype, config.kvMemoryMib)),
+  };
+}
+
+/** At least one block, so that a model too large for the budget is refused by its requests' lengths and not by a division. */
+async function blocksInMemory(dir: string, kvDtype: string, kvMemoryMib: number): Promise<number> {
+  const fields = z.object({ num_hidden_layers: positive, kv_lora_rank: positive, qk_rope_head_dim: positive });
+  const path = join(dir, "config.json");
+  let text: string;
+  try {
+    text = await readFile(path, "utf8");
+  } catch {
+    throw new Error(`${path} cannot be read: a model is a Hugging Face folder with config.json and safetensors`);
+  }
+  const parsed = fields.safeParse(JSON.parse(text));
+  // Let the native loader say what it supports: its message is the better one.
+  if (!parsed.success) return 1;
+  const { num_hidden_layers, kv_lora_rank, qk_rope_head_dim } = parsed.data;
+  const blockBytes = num_hidden_layers * (kv_lora_rank + qk_rope_head_dim) * kvBlockTokens * (kvDtype === "float32" ? 4 : 2);
+  return Math.max(1, Math.floor((kvMemoryMib * 1024 * 1024) / blockBytes));
+}

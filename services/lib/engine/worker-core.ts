@@ -1,0 +1,172 @@
+// What a prefill and a decode worker have in common: identity, engine, state on the bus, control messages, drain.
+import { randomBytes } from "node:crypto";
+import { readFile } from "node:fs/promises";
+import { basename, join } from "node:path";
+import type { CacheIdentity } from "../contracts/block-key.ts";
+import type { Bus, Clock, Log } from "../contracts/bus.ts";
+import type { FrameKvDtype } from "../contracts/frame.ts";
+import { Control, type WorkerRole, type WorkerState } from "../contracts/messages.ts";
+import { subjects, type Subjects } from "../contracts/subjects.ts";
+import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
+import { Engine, type EngineConfig } from "./engine.ts";
+import { modelDigest } from "./model-digest.ts";
+import { measureNumericsId, type ModelRunner } from "./model-runner.ts";
+import { StatePublisher } from "./state-publisher.ts";
+
+export interface WorkerOptions {
+  service: string;
+  workerId: string;
+  role: WorkerRole;
+  modelDir: string;
+  modelName?: string;
+  kvDtype: FrameKvDtype;
+  engine: EngineConfig;
+  metricsPort?: number;
+}
+
+export type ControlHandler = (message: Control, respond: (body: object) => void) => void;
+
+export class WorkerCore {
+  readonly workerId: string;
+  readonly instanceId = randomBytes(8).toString("hex");
+  readonly subjects: Subjects;
+  readonly identity: CacheIdentity;
+  readonly runner: ModelRunner;
+  readonly engine: Engine;
+  readonly clock: Clock;
+  readonly log: Log;
+  /** Bytes per second of recent transfers; decode measures it. */
+  transferBytesPerSecond = 0;
+  private readonly options: WorkerOptions;
+  private readonly state: StatePublisher;
+  private phase: WorkerState["state"] = "starting";
+  private reason: string | undefined;
+  private controlHandler: ControlHandler = () => {};
+
+  private constructor(options: WorkerOptions, runner: ModelRunner, identity: CacheIdentity, bus: Bus, clock: Clock, log: Log) {
+    this.options = options;
+    this.workerId = options.workerId;
+    this.subjects = subjects(options.service);
+    this.identity = identity;
+    this.runner = runner;
+    this.clock = clock;
+    this.log = log;
+    this.engine = new Engine(runner, identity, options.engine, clock, log);
+    this.state = new StatePublisher({
+      bus,
+      subjects: this.subjects,
+      clock,
+      log,
+      blocks: this.engine.blocks,
+      report: () => this.report(),
+    });
+    this.engine.onChange = () => this.state.changed();
+    bus.subscribe(this.subjects.control(this.workerId), (message) => {
+      const { body } = decodeMessage(Control, message.data);
+      const respond = (answer: object) => message.respond?.(encodeMessage(answer));
+      if (body.kind === "drain") {
+        this.drain();
+        respond({ ok: true });
+      } else {
+        this.controlHandler(body, respond);
+      }
+    });
+  }
+
+  /**
+   * Measures the numerics id and goes on the bus. A model folder may carry the expected ids (numerics.json, by KV dtype): a worker that
+   * differs stays unready and says so.
+   */
+  static async start(options: WorkerOptions, runner: ModelRunner, bus: Bus, clock: Clock, log: Log): Promise<WorkerCore> {
+    const identity = {
+      modelDigest: await modelDigest(options.modelDir),
+      numericsId: await measureNumericsId(runner),
+      kvDtype: options.kvDtype,
+    };
+    const core = new WorkerCore(options, runner, identity, bus, clock, log);
+    const expected = await expectedNumericsId(options.modelDir, options.kvDtype);
+    if (expected !== undefined && expected !== identity.numericsId) {
+      core.reason = `numerics id ${identity.numericsId} where ${options.modelDir}/numerics.json expects ${expected}: this build or processor computes other bits`;
+      log.error({}, core.reason);
+    }
+    log.info({ numericsId: identity.numericsId, modelDigest: identity.modelDigest, ...options.engine }, "worker started");
+    return core;
+  }
+
+  onControl(handler: ControlHandler): void {
+    this.controlHandler = handler;
+  }
+
+  /** Called when the role's own subscriptions stand. */
+  ready(): void {
+    if (this.reason === undefined) this.phase = "ready";
+    this.state.changed();
+  }
+
+  get readiness(): { ready: boolean; reason?: string } {
+    return { ready: this.phase === "ready", reason: this.reason ?? (this.phase === "ready" ? undefined : this.phase) };
+  }
+
+  get draining(): boolean {
+    return this.phase === "draining" || this.phase === "stopped";
+  }
+
+  /** No new work; what runs goes on. */
+  drain(): void {
+    if (this.draining) return;
+    this.phase = "draining";
+    this.log.info({}, "draining");
+    this.state.changed();
+  }
+
+  changed(): void {
+    this.state.changed();
+  }
+
+  async stop(): Promise<void> {
+    await this.engine.close();
+    this.phase = "stopped";
+    this.state.stop();
+    await this.runner.close();
+  }
+
+  private report() {
+    const { blocks } = this.engine;
+    const stats = this.engine.stats();
+    return {
+      workerId: this.workerId,
+      instanceId: this.instanceId,
+      role: this.options.role,
+      state: this.phase,
+      ...(this.reason === undefined ? {} : { reason: this.reason }),
+      modelName: this.options.modelName ?? basename(this.options.modelDir),
+      modelDigest: this.identity.modelDigest,
+      numericsId: this.identity.numericsId,
+      kvDtype: this.options.kvDtype,
+      // Not more than the blocks hold.
+      maxPositions: Math.min(this.runner.info.maxPositionEmbeddings, blocks.total * 64),
+      blocks: { total: blocks.total, free: blocks.free, cached: blocks.cached },
+      requests: { running: stats.running, waiting: stats.waiting, maxWaiting: this.options.engine.maxWaiting },
+      queuedPrefillTokens: stats.queuedPrefillTokens,
+      rates: {
+        prefillTokensPerSecond: stats.prefillTokensPerSecond,
+        decodeStepSeconds: stats.decodeStepSeconds,
+        transferBytesPerSecond: this.transferBytesPerSecond,
+      },
+      kvBytesPerToken: this.runner.rowBytes * this.runner.info.layerCount,
+      ...(this.options.metricsPort === undefined ? {} : { metricsPort: this.options.metricsPort }),
+      pid: process.pid,
+    };
+  }
+}
+
+async function expectedNumericsId(dir: string, kvDtype: string): Promise<string | undefined> {
+  let text: string;
+  try {
+    text = await readFile(join(dir, "numerics.json"), "utf8");
+  } catch {
+    return undefined;
+  }
+  const value = (JSON.parse(text) as Record<string, unknown>)[kvDtype];
+  return typeof value === "string" ? value : undefined;
+}

@@ -1,0 +1,91 @@
+// Prometheus metrics of a worker. Names follow vLLM's where autoscalers and dashboards know them.
+import { Counter, Gauge, Histogram, type Registry } from "prom-client";
+import type { DecodeWorker } from "./decode-worker.ts";
+import type { PrefillWorker } from "./prefill-worker.ts";
+import type { WorkerCore } from "./worker-core.ts";
+
+const secondsBuckets = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
+
+export function observeWorker(core: WorkerCore, registry: Registry): void {
+  const gauge = (name: string, help: string, read: () => number) =>
+    new Gauge({
+      name,
+      help,
+      registers: [registry],
+      collect() {
+        this.set(read());
+      },
+    });
+  const { blocks } = core.engine;
+  gauge("pelagic_kv_blocks", "KV blocks of this worker (64 tokens each)", () => blocks.total);
+  gauge("pelagic_kv_blocks_free", "KV blocks that hold nothing", () => blocks.free);
+  gauge("pelagic_kv_blocks_cached", "KV blocks kept for their prefix, evictable", () => blocks.cached);
+  gauge("vllm:num_requests_running", "Requests that hold KV blocks", () => core.engine.stats().running);
+  gauge("vllm:num_requests_waiting", "Requests that wait for KV blocks or budget", () => core.engine.stats().waiting);
+  gauge("vllm:kv_cache_usage_perc", "Share of KV blocks in use by requests, 0 to 1", () => 1 - blocks.available / blocks.total);
+  gauge("pelagic_queued_prefill_tokens", "Prompt tokens not yet computed", () => core.engine.stats().queuedPrefillTokens);
+  gauge("pelagic_prefill_tokens_per_second", "Measured over recent steps", () => core.engine.stats().prefillTokensPerSecond);
+  gauge("pelagic_decode_step_seconds", "Measured over recent steps without prefill", () => core.engine.stats().decodeStepSeconds);
+  const preemptions = new Counter({ name: "pelagic_preemptions_total", help: "Requests that gave their blocks up", registers: [registry] });
+  const steps = new Counter({ name: "pelagic_engine_steps_total", help: "Native calls", registers: [registry] });
+  const experts = new Counter({ name: "pelagic_expert_tokens_total", help: "Tokens routed to experts, all layers", registers: [registry] });
+  let seen = { preemptions: 0, steps: 0 };
+  core.engine.onExpertCounts = (counts) => {
+    const stats = core.engine.stats();
+    preemptions.inc(stats.preemptions - seen.preemptions);
+    steps.inc(stats.steps - seen.steps);
+    seen = { preemptions: stats.preemptions, steps: stats.steps };
+    experts.inc(counts.reduce((sum, n) => sum + n, 0));
+  };
+}
+
+export function observePrefill(worker: PrefillWorker, registry: Registry): void {
+  const { bytes, ended } = transferMetrics(registry);
+  worker.onTransferEnd = (end) => {
+    bytes.inc(end.bytes);
+    ended.inc({ outcome: end.outcome });
+  };
+}
+
+export function observeDecode(worker: DecodeWorker, registry: Registry): void {
+  const { bytes, ended } = transferMetrics(registry);
+  const transferSeconds = new Histogram({
+    name: "pelagic_kv_transfer_seconds",
+    help: "From the request to prefill to the last row, prefill's compute included",
+    buckets: secondsBuckets,
+    registers: [registry],
+  });
+  worker.onTransferEnd = (end) => {
+    bytes.inc(end.bytes);
+    ended.inc({ outcome: end.outcome });
+    transferSeconds.observe(end.seconds);
+  };
+  const requests = new Counter({ name: "pelagic_requests_total", help: "Ended requests", labelNames: ["outcome"], registers: [registry] });
+  const tokens = new Counter({ name: "vllm:generation_tokens_total", help: "Sampled tokens", registers: [registry] });
+  const ttft = new Histogram({
+    name: "pelagic_decode_first_token_seconds",
+    help: "Dispatch received to first token sampled",
+    buckets: secondsBuckets,
+    registers: [registry],
+  });
+  worker.onEnd = (end) => {
+    requests.inc({ outcome: end.outcome });
+    tokens.inc(end.outputTokens);
+    if (end.ttftSeconds !== undefined) ttft.observe(end.ttftSeconds);
+  };
+  new Gauge({
+    name: "pelagic_kv_receive_credit_bytes",
+    help: "Frame bytes granted to senders and not yet received",
+    registers: [registry],
+    collect() {
+      this.set(worker.receivingBytes);
+    },
+  });
+}
+
+function transferMetrics(registry: Registry) {
+  return {
+    bytes: new Counter({ name: "pelagic_kv_transfer_bytes_total", help: "Latent bytes moved between workers", registers: [registry] }),
+    ended: new Counter({ name: "pelagic_kv_transfers_total", help: "Ended transfers", labelNames: ["outcome"], registers: [registry] }),
+  };
+}
