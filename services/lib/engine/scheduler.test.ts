@@ -116,11 +116,14 @@ describe("schedule", () => {
 
   it("takes back the decode row of a later request whose blocks an earlier prefill needs", () => {
     const one = { heldBlocks: 1, unsharedBlocks: 1 };
-    const plan = schedule({ ...config, tokenBudget: 65 }, {
-      running: [running("prefill", 1, 64, 129, one), running("decode", 2, 64, 65, one)],
-      waiting: [],
-      availableBlocks: 1,
-    });
+    const plan = schedule(
+      { ...config, tokenBudget: 65 },
+      {
+        running: [running("prefill", 1, 64, 129, one), running("decode", 2, 64, 65, one)],
+        waiting: [],
+        availableBlocks: 1,
+      },
+    );
     expect(plan).toEqual({ work: [{ id: "prefill", firstRow: 64, rowCount: 65, growBlocks: 2 }], admit: [], preempt: ["decode"] });
   });
 
@@ -227,14 +230,12 @@ describe("schedule on any snapshot", () => {
       const heldBlocks = blocksForRows(computed) + spare;
       return { computedRows: computed, targetRows: computed + left, heldBlocks, unsharedBlocks: Math.min(unshared, heldBlocks) };
     });
-  const anyWaiting = fc
-    .record({ hit: fc.nat(3), left: fc.nat(300), idle: fc.nat(3) })
-    .map(({ hit, left, idle }) => ({
-      targetRows: Math.max(1, hit * kvBlockTokens + left),
-      hitRows: hit * kvBlockTokens,
-      hitBlocks: hit,
-      idleHitBlocks: Math.min(idle, hit),
-    }));
+  const anyWaiting = fc.record({ hit: fc.nat(3), left: fc.nat(300), idle: fc.nat(3) }).map(({ hit, left, idle }) => ({
+    targetRows: Math.max(1, hit * kvBlockTokens + left),
+    hitRows: hit * kvBlockTokens,
+    hitBlocks: hit,
+    idleHitBlocks: Math.min(idle, hit),
+  }));
 
   it("keeps every rule and leaves nothing idle that could run", () => {
     fc.assert(
@@ -382,7 +383,7 @@ describe("schedule over simulated histories", () => {
         const largest = Math.max(...scripts.map(({ promptRows, answerRows }) => blocksForRows(promptRows + Math.max(0, answerRows - 1))));
         simulate(config, largest + spare, scripts);
       }),
-      { numRuns: 150 },
+      { numRuns: 80 },
     );
   }, 60_000);
 
