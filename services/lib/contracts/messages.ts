@@ -121,8 +121,8 @@ export const Control = z.discriminatedUnion("kind", [
   z.object({ v: z.number(), kind: z.literal("cancel"), attemptId: id }),
   /** Gateway: these attempts are still wanted. */
   z.object({ v: z.number(), kind: z.literal("lease"), gatewayId: id, attemptIds: z.array(id), leaseMs: milliseconds }),
-  /** Prefill to decode, while a transfer has nothing to send: it waits in the queue, or its rows are being computed. */
-  z.object({ v: z.number(), kind: z.literal("transfer-alive"), transferId }),
+  /** Prefill to decode, regularly: the transfer lives, and so many frames went out so far (what has not arrived a while later is lost). */
+  z.object({ v: z.number(), kind: z.literal("transfer-alive"), transferId, sentFrames: count }),
   /** Prefill to decode: this transfer ended without all its frames. */
   z.object({ v: z.number(), kind: z.literal("transfer-failed"), transferId, error: WireError }),
   /** Anyone with the right: take no new work and finish. Answered with a ControlReply. */

@@ -22,6 +22,8 @@ const tickMs = 250;
 const prefillReplyMs = 1_000;
 /** A prefill worker says something at least every 500 ms. */
 const prefillSilenceMs = 2_500;
+/** Frames that left so long ago and are not here are lost: all that may be on its way fits in the receive budget. */
+const frameLossMs = 2_000;
 /** So long without a new row, and decode prefills itself. */
 const prefillSlowMs = 15_000;
 const creditHeartbeatMs = 500;
@@ -59,6 +61,8 @@ interface IncomingTransfer {
   unsubscribe: () => void;
   startedMs: number;
   lastHeardMs: number;
+  /** As prefill last reported. */
+  sentFrames: number;
   lastRowMs: number;
   lastCreditMs: number;
 }
@@ -220,6 +224,7 @@ export class DecodeWorker {
       unsubscribe: () => subscription.unsubscribe(),
       startedMs: now,
       lastHeardMs: now,
+      sentFrames: 0,
       lastRowMs: now,
       lastCreditMs: now,
     };
@@ -459,7 +464,9 @@ export class DecodeWorker {
         return;
       case "transfer-alive": {
         const transfer = this.transfers.get(message.transferId)?.transfer;
-        if (transfer) transfer.lastHeardMs = now;
+        if (!transfer) return;
+        transfer.lastHeardMs = now;
+        transfer.sentFrames = message.sentFrames;
         return;
       }
       case "transfer-failed": {
@@ -489,9 +496,15 @@ export class DecodeWorker {
     for (const [id, attempt] of [...this.transfers]) {
       const transfer = attempt.transfer;
       if (!transfer) continue;
-      if (now - transfer.lastHeardMs > prefillSilenceMs) this.fallBack(attempt, id, `prefill ${transfer.prefillWorkerId} fell silent`);
-      else if (now - transfer.lastRowMs > prefillSlowMs) this.fallBack(attempt, id, `prefill ${transfer.prefillWorkerId} is slow`);
-      else if (now - transfer.lastCreditMs > creditHeartbeatMs) this.sendCredit(transfer);
+      if (now - transfer.lastHeardMs > prefillSilenceMs) {
+        this.fallBack(attempt, id, `prefill ${transfer.prefillWorkerId} fell silent`);
+      } else if (transfer.sentFrames > transfer.receiver.frames && now - transfer.lastRowMs > frameLossMs) {
+        this.fallBack(attempt, id, `${transfer.sentFrames - transfer.receiver.frames} frames were lost`);
+      } else if (now - transfer.lastRowMs > prefillSlowMs) {
+        this.fallBack(attempt, id, `prefill ${transfer.prefillWorkerId} is slow`);
+      } else if (now - transfer.lastCreditMs > creditHeartbeatMs) {
+        this.sendCredit(transfer);
+      }
     }
     this.stopTimer = this.clock.setTimer(tickMs, () => this.tick());
   }

@@ -161,15 +161,16 @@ function packBatch(work: readonly SequenceWork[], options: RunOptions): StepBatc
 const probeRows = 200;
 
 /**
- * The numerics id: SHA-256 over the latents of a fixed 200-token probe in every layer, as cached, and its logits. Two workers with equal
- * ids compute equal bits, whatever they run on. Uses the first blocks of a cache that nothing else uses yet.
+ * The numerics id: SHA-256 over the latents of a fixed 200-token probe in every layer, as cached, and the
+ * digests of its logits. Two workers with equal
+ * ids compute equal bits, whatever they run on. Uses the first four blocks of a cache that nothing else uses yet.
  */
 export async function measureNumericsId(runner: ModelRunner): Promise<string> {
   const { layerCount, vocabSize, maxPositionEmbeddings } = runner.info;
   const rows = Math.min(probeRows, maxPositionEmbeddings);
   const tokens = Uint32Array.from({ length: rows }, (_, i) => (i * 7919 + 13) % vocabSize);
   const blocks = Array.from({ length: Math.ceil(rows / kvBlockTokens) }, (_, i) => i);
-  const result = await runner.run([{ tokens, firstRow: 0, promptLength: rows, blocks, logitsFrom: 0, sampling: null }], { logits: true });
+  const result = await runner.run([{ tokens, firstRow: 0, promptLength: rows, blocks, logitsFrom: 0, sampling: null }], { digests: true });
   const hash = createHash("sha256");
   const latents = new Uint8Array(kvBlockTokens * runner.rowBytes);
   for (let layer = 0; layer < layerCount; layer++) {
@@ -179,8 +180,6 @@ export async function measureNumericsId(runner: ModelRunner): Promise<string> {
       hash.update(latents.subarray(0, count * runner.rowBytes));
     }
   }
-  const logits = result.sequences[0]?.logits;
-  if (!logits) throw new Error("the numerics probe returned no logits");
-  hash.update(new Uint8Array(logits.buffer, logits.byteOffset, logits.byteLength));
+  for (const digest of result.sequences[0]?.digests ?? []) hash.update(digest.toString(16));
   return hash.digest("hex");
 }

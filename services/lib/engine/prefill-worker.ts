@@ -177,7 +177,7 @@ export class PrefillWorker {
     for (const [id, transfer] of [...this.transfers]) {
       if (now > transfer.leaseUntilMs) this.end(id, new PelagicError("worker_lost", "decode fell silent"));
       else if (now > transfer.deadlineMs) this.end(id, new PelagicError("deadline_exceeded", "the request's deadline passed"));
-      else this.tell(transfer, { kind: "transfer-alive", transferId: id });
+      else this.tell(transfer, { kind: "transfer-alive", transferId: id, sentFrames: transfer.sender.sentFrames });
     }
     this.stopTimer = this.clock.setTimer(aliveMs, () => this.tick());
   }

@@ -31,7 +31,8 @@ export class TransferSender {
   private readonly totalBytes: number;
   private readonly pending: PendingRows[] = [];
   private granted: number;
-  private sequence = 0;
+  /** Frames published. */
+  sentFrames = 0;
   /** Payload bytes published. */
   sentBytes = 0;
 
@@ -88,7 +89,7 @@ export class TransferSender {
       frame,
       {
         transferId: this.options.transferId,
-        sequence: this.sequence,
+        sequence: this.sentFrames,
         layer: rows.layer,
         last: this.sentBytes + payloadBytes === this.totalBytes,
         cached: rows.cached,
@@ -101,7 +102,7 @@ export class TransferSender {
       (data) => this.runner.xxh64(data),
     );
     this.dataBus.publish(this.options.framesSubject, frame);
-    this.sequence++;
+    this.sentFrames++;
     this.sentBytes += payloadBytes;
   }
 }

@@ -8,6 +8,8 @@ import { kvDtypes } from "../contracts/frame.ts";
 import type { EngineConfig } from "./engine.ts";
 import type { LoadOptions } from "./native.ts";
 
+/** The numerics probe takes 200 rows. */
+const minKvBlocks = 4;
 const positive = z.coerce.number().int().positive();
 
 export const workerFields = {
@@ -18,7 +20,7 @@ export const workerFields = {
   modelName: z.string().min(1).optional(),
   kvDtype: z.enum(kvDtypes).default("bfloat16"),
   /** 64-token KV blocks; default: as many as kvMemoryMib holds. */
-  kvBlocks: positive.optional(),
+  kvBlocks: z.coerce.number().int().min(minKvBlocks).optional(),
   kvMemoryMib: positive.default(256),
   threads: positive.default(availableParallelism()),
   isa: z.enum(["auto", "scalar", "avx2", "avx512"]).default("auto"),
@@ -55,7 +57,6 @@ export async function loadOptions(config: WorkerConfig): Promise<LoadOptions> {
   };
 }
 
-/** At least one block, so that a model too large for the budget is refused by its requests' lengths and not by a division. */
 async function blocksInMemory(dir: string, kvDtype: string, kvMemoryMib: number): Promise<number> {
   const fields = z.object({ num_hidden_layers: positive, kv_lora_rank: positive, qk_rope_head_dim: positive });
   const path = join(dir, "config.json");
@@ -67,8 +68,8 @@ async function blocksInMemory(dir: string, kvDtype: string, kvMemoryMib: number)
   }
   const parsed = fields.safeParse(JSON.parse(text));
   // Let the native loader say what it supports: its message is the better one.
-  if (!parsed.success) return 1;
+  if (!parsed.success) return minKvBlocks;
   const { num_hidden_layers, kv_lora_rank, qk_rope_head_dim } = parsed.data;
   const blockBytes = num_hidden_layers * (kv_lora_rank + qk_rope_head_dim) * kvBlockTokens * (kvDtype === "float32" ? 4 : 2);
-  return Math.max(1, Math.floor((kvMemoryMib * 1024 * 1024) / blockBytes));
+  return Math.max(minKvBlocks, Math.floor((kvMemoryMib * 1024 * 1024) / blockBytes));
 }

@@ -1,0 +1,99 @@
+// For tests: a model whose "latent" of a row is a digest of the latent before it, read from the cache, and the token; and whose next token
+// depends on the row's latents in every layer. A missing, stale or swapped block therefore changes the answer.
+import { createHash } from "node:crypto";
+import { kvBlockTokens } from "../../contracts/block-key.ts";
+import type { ModelRunner, RunOptions, RunResult, SequenceWork } from "../model-runner.ts";
+
+const layerCount = 3;
+const vocabSize = 97;
+const rowBytes = 16;
+
+export class CacheRunner implements ModelRunner {
+  readonly info = { layerCount, vocabSize, latentWidth: rowBytes / 4, maxPositionEmbeddings: 4096 };
+  readonly rowBytes = rowBytes;
+  readonly cache: Uint8Array;
+  private readonly blockCount: number;
+  private running = false;
+  steps = 0;
+  /** Rows computed so far: what a cache hit saves. */
+  rows = 0;
+  /** Called in every step before its first layer; a test holds the step here. */
+  beforeStep: () => Promise<void> = async () => {};
+
+  constructor(blockCount: number) {
+    this.blockCount = blockCount;
+    this.cache = new Uint8Array(layerCount * blockCount * kvBlockTokens * rowBytes).fill(0xee);
+  }
+
+  async run(work: readonly SequenceWork[], options: RunOptions = {}): Promise<RunResult> {
+    if (this.running) throw new Error("two steps at once");
+    this.running = true;
+    try {
+      this.steps++;
+      await this.beforeStep();
+      for (let layer = 0; layer < layerCount; layer++) {
+        for (const sequence of work) {
+          sequence.tokens.forEach((token, i) => this.computeRow(layer, sequence, sequence.firstRow + i, token));
+        }
+        options.onLayer?.(layer);
+        await Promise.resolve();
+      }
+      this.rows += work.reduce((sum, sequence) => sum + sequence.tokens.length, 0);
+      return {
+        expertCounts: new Uint32Array(0),
+        sequences: work.map((sequence) => {
+          const end = sequence.firstRow + sequence.tokens.length;
+          const digests: bigint[] = [];
+          for (let row = Math.max(sequence.firstRow, sequence.logitsFrom); row < end; row++) digests.push(this.rowDigest(sequence, row));
+          if (!sequence.sampling || digests.length === 0) return { digests };
+          const last = digests[digests.length - 1] as bigint;
+          return { digests, sampled: { token: Number(last % BigInt(vocabSize)), logprob: -1, top: [] } };
+        }),
+      };
+    } finally {
+      this.running = false;
+    }
+  }
+
+  packRows(layer: number, block: number, firstRow: number, rowCount: number, out: Uint8Array, offset: number): bigint {
+    const from = this.at(layer, block, firstRow);
+    out.set(this.cache.subarray(from, from + rowCount * rowBytes), offset);
+    return this.xxh64(out.subarray(offset, offset + rowCount * rowBytes));
+  }
+
+  unpackRows(layer: number, block: number, firstRow: number, rowCount: number, data: Uint8Array, offset: number): void {
+    this.cache.set(data.subarray(offset, offset + rowCount * rowBytes), this.at(layer, block, firstRow));
+  }
+
+  xxh64(data: Uint8Array): bigint {
+    return createHash("md5").update(data).digest().readBigUInt64LE();
+  }
+
+  async close(): Promise<void> {}
+
+  private computeRow(layer: number, sequence: SequenceWork, row: number, token: number): void {
+    const hash = createHash("md5").update(`${layer}:${token}`);
+    if (row > 0) hash.update(this.rowAt(layer, sequence, row - 1));
+    this.cache.set(hash.digest(), this.offsetOf(layer, sequence, row));
+  }
+
+  private rowDigest(sequence: SequenceWork, row: number): bigint {
+    const hash = createHash("md5");
+    for (let layer = 0; layer < layerCount; layer++) hash.update(this.rowAt(layer, sequence, row));
+    return hash.digest().readBigUInt64LE();
+  }
+
+  private rowAt(layer: number, sequence: SequenceWork, row: number): Uint8Array {
+    const from = this.offsetOf(layer, sequence, row);
+    return this.cache.subarray(from, from + rowBytes);
+  }
+
+  private offsetOf(layer: number, sequence: SequenceWork, row: number): number {
+    return this.at(layer, sequence.blocks[Math.floor(row / kvBlockTokens)] as number, row % kvBlockTokens);
+  }
+
+  private at(layer: number, block: number, row: number): number {
+    if (block >= this.blockCount || row >= kvBlockTokens) throw new Error(`block ${block} row ${row}`);
+    return ((layer * this.blockCount + block) * kvBlockTokens + row) * rowBytes;
+  }
+}

@@ -1,0 +1,312 @@
+// Prefill and decode apart, over a bus in memory: the answer of a request never depends on who computed its prompt or on what went wrong.
+import { mkdtempSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { beforeEach, describe, expect, test } from "vitest";
+import { silentLog } from "../contracts/bus.ts";
+import { readFrame } from "../contracts/frame.ts";
+import { Delta, DispatchReply, type WorkerRole } from "../contracts/messages.ts";
+import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
+import { DecodeWorker } from "./decode-worker.ts";
+import { Engine, type EngineEnd } from "./engine.ts";
+import { PrefillWorker } from "./prefill-worker.ts";
+import { CacheRunner } from "./testing/cache-runner.ts";
+import { ManualClock, MemoryBroker, settle } from "./testing/memory-bus.ts";
+import { WorkerCore } from "./worker-core.ts";
+
+const modelDir = mkdtempSync(join(tmpdir(), "pelagic-model-"));
+writeFileSync(join(modelDir, "config.json"), "{}");
+const engineConfig = { kvBlocks: 64, tokenBudget: 128, chunkTokens: 128, chunkAlignTokens: 64 as const, maxSequences: 8, maxWaiting: 16 };
+const prompt = (length: number, salt = 0) => Uint32Array.from({ length }, (_, i) => (i * 31 + salt) % 97);
+
+let broker: MemoryBroker;
+let clock: ManualClock;
+
+async function startWorker(role: WorkerRole, workerId: string, kvBlocks = engineConfig.kvBlocks) {
+  const runner = new CacheRunner(kvBlocks);
+  const bus = broker.connect(clock);
+  const options = { service: "test", workerId, role, modelDir, kvDtype: "bfloat16" as const, engine: { ...engineConfig, kvBlocks } };
+  const core = await WorkerCore.start(options, runner, bus, clock, silentLog);
+  return { core, runner, bus };
+}
+
+async function startDecode(workerId = "decode-0", kvBlocks?: number) {
+  const { core, runner, bus } = await startWorker("decode", workerId, kvBlocks);
+  const worker = new DecodeWorker(core, bus, broker.connect(clock), { localPrefillRows: 64, receiveBudgetBytes: 64 * 1024 });
+  core.ready();
+  return { core, runner, worker };
+}
+
+async function startPrefill(workerId = "prefill-0") {
+  const { core, runner, bus } = await startWorker("prefill", workerId);
+  const worker = new PrefillWorker(core, bus, broker.connect(clock));
+  core.ready();
+  return { core, runner, worker };
+}
+
+/** A gateway of the simplest kind. */
+class Client {
+  readonly tokens: number[] = [];
+  end: Delta["end"];
+  first: Delta | undefined;
+  readonly attemptId: string;
+  private readonly bus = broker.connect(clock);
+
+  constructor(attemptId: string) {
+    this.attemptId = attemptId;
+    this.bus.subscribe(`pelagic.test.deltas.gw.${attemptId}`, (message) => {
+      const { body, tokens } = decodeMessage(Delta, message.data);
+      tokens.forEach((token, i) => {
+        this.tokens[body.from + i] = token;
+      });
+      this.first ??= body;
+      this.end ??= body.end;
+    });
+  }
+
+  async dispatch(tokens: Uint32Array, fields: Record<string, unknown> = {}) {
+    const body = {
+      requestId: this.attemptId,
+      attemptId: this.attemptId,
+      gatewayId: "gw",
+      replySubject: `pelagic.test.deltas.gw.${this.attemptId}`,
+      promptLength: tokens.length,
+      maxTokens: 20,
+      stopTokenIds: [],
+      sampling: { temperature: 0, seed: "1", choice: 0 },
+      cacheSalt: "tenant",
+      prefillWorkerId: "prefill-0",
+      leaseMs: 10_000,
+      deadlineMs: 60_000,
+      ...fields,
+    };
+    const answer = this.bus.request("pelagic.test.dispatch.decode-0", encodeMessage(body, tokens), 1000);
+    return decodeMessage(DispatchReply, await answer).body;
+  }
+
+  control(body: object) {
+    this.bus.publish("pelagic.test.control.decode-0", encodeMessage(body));
+  }
+}
+
+/** The answer of one engine that computes everything itself. */
+async function expected(tokens: Uint32Array, maxTokens = 20): Promise<number[]> {
+  const identity = { modelDigest: "", numericsId: "", kvDtype: "bfloat16" };
+  const engine = new Engine(new CacheRunner(64), identity, engineConfig, clock, silentLog);
+  const out: number[] = [];
+  await new Promise<EngineEnd>((onEnd) =>
+    engine.submit({
+      id: "x",
+      tokens,
+      promptLength: tokens.length,
+      cacheSalt: "",
+      mode: "local",
+      maxTokens,
+      stopTokenIds: new Set(),
+      sampling: { temperature: 0, seed: 1n, choice: 0 },
+      listener: { onToken: (_, sampled) => out.push(sampled.token), onEnd },
+    }),
+  );
+  return out;
+}
+
+beforeEach(() => {
+  broker = new MemoryBroker();
+  clock = new ManualClock();
+});
+
+describe("a request", () => {
+  test.each([2, 63, 64, 65, 129, 300, 1000])("of %i tokens answers the same with its prompt prefilled elsewhere", async (length) => {
+    const decode = await startDecode();
+    const prefill = await startPrefill();
+    const rows = { decode: decode.runner.rows, prefill: prefill.runner.rows };
+    const client = new Client("a1");
+    expect((await client.dispatch(prompt(length))).kind).toBe("accepted");
+    await clock.advance(2000);
+    expect(client.tokens).toEqual(await expected(prompt(length)));
+    expect(client.end).toEqual({ kind: "finish", reason: "length" });
+    const remote = length - 1 >= 64;
+    expect(client.first?.prefilledBy).toBe(remote ? "prefill-0" : undefined);
+    expect(prefill.runner.rows - rows.prefill).toBe(remote ? length - 1 : 0);
+    expect(decode.runner.rows - rows.decode).toBe((remote ? 1 : length) + 19);
+    client.control({ kind: "ack", attemptId: "a1", received: 20, finished: true });
+    await settle();
+    expect(decode.worker.liveAttempts).toBe(0);
+    expect(decode.core.engine.blocks.owners()).toEqual([]);
+    expect(prefill.core.engine.blocks.owners()).toEqual([]);
+    expect(prefill.worker.activeTransfers).toBe(0);
+  });
+
+  test("moves only the blocks that decode lacks, and counts what nobody computed", async () => {
+    await startDecode();
+    const prefill = await startPrefill();
+    await new Client("a1").dispatch(prompt(200));
+    await clock.advance(1000);
+    let frames = 0;
+    broker.deliveries = (subject) => {
+      if (subject.includes(".kv.")) frames++;
+      return 1;
+    };
+    const longer = Uint32Array.from([...prompt(200), ...prompt(100, 5)]);
+    const client = new Client("a2");
+    const before = prefill.runner.rows;
+    await client.dispatch(longer);
+    await clock.advance(1000);
+    expect(client.tokens).toEqual(await expected(longer));
+    expect(client.first?.cacheHitTokens).toBe(192);
+    expect(prefill.runner.rows - before).toBe(299 - 192);
+    expect(frames).toBe(3 * 2);
+    // Another tenant shares nothing.
+    const other = new Client("a3");
+    await other.dispatch(longer, { cacheSalt: "someone else" });
+    await clock.advance(1000);
+    expect(other.first?.cacheHitTokens).toBe(0);
+    expect(other.tokens).toEqual(client.tokens);
+  });
+
+  test("that prefill had in its cache is not computed again", async () => {
+    await startDecode("decode-0", 8);
+    const prefill = await startPrefill();
+    await new Client("a1").dispatch(prompt(300));
+    await clock.advance(1000);
+    // Another prompt drives the first out of decode's small cache.
+    await new Client("a2").dispatch(prompt(400, 9));
+    await clock.advance(1000);
+    const before = prefill.runner.rows;
+    const client = new Client("a3");
+    await client.dispatch(prompt(300));
+    await clock.advance(1000);
+    expect(client.tokens).toEqual(await expected(prompt(300)));
+    expect(client.first?.cacheHitTokens).toBe(256);
+    expect(prefill.runner.rows - before).toBe(299 - 256);
+  });
+});
+
+describe("when something goes wrong", () => {
+  const frameOf = (subject: string, data: Uint8Array) => (subject.includes(".kv.") ? readFrame(data, new CacheRunner(1).xxh64) : undefined);
+
+  const faults: [string, () => void][] = [
+    ["a frame is lost", () => { broker.deliveries = (s, d) => (frameOf(s, d)?.sequence === 4 ? 0 : 1); }],
+    ["the last frame is lost", () => { broker.deliveries = (s, d) => (frameOf(s, d)?.last ? 0 : 1); }],
+    ["a frame comes twice", () => { broker.deliveries = (s, d) => (frameOf(s, d)?.sequence === 4 ? 2 : 1); }],
+    ["a frame is damaged", () => {
+      broker.tamper = (s, d) => {
+        if (frameOf(s, d)?.sequence === 5) d[100] = (d[100] as number) ^ 1;
+        return d;
+      };
+    }],
+    ["all frames are lost", () => { broker.deliveries = (s) => (s.includes(".kv.") ? 0 : 1); }],
+    ["credits are lost", () => { broker.deliveries = (s) => (s.includes(".credit.") ? 0 : 1); }],
+    ["the prefill request is lost", () => { broker.deliveries = (s) => (s.includes(".prefill.") ? 0 : 1); }],
+    ["prefill is silent after it accepted", () => { broker.deliveries = (s) => (s.includes(".kv.") || s.includes(".control.decode") ? 0 : 1); }],
+  ];
+  test.each(faults)("%s, decode computes the rest itself and the answer is the same", async (_, strike) => {
+    const decode = await startDecode();
+    const prefill = await startPrefill();
+    strike();
+    const client = new Client("a1");
+    await client.dispatch(prompt(700));
+    await clock.advance(25_000);
+    expect(client.tokens).toEqual(await expected(prompt(700)));
+    expect(client.end?.kind).toBe("finish");
+    expect(decode.core.engine.blocks.owners()).toEqual([]);
+    expect(decode.worker.receivingBytes).toBe(0);
+    expect(prefill.core.engine.blocks.owners()).toEqual([]);
+    expect(prefill.worker.activeTransfers).toBe(0);
+    decode.core.engine.blocks.check();
+  });
+
+  test("no prefill worker is there: decode prefills", async () => {
+    await startDecode();
+    const client = new Client("a1");
+    await client.dispatch(prompt(300));
+    await clock.advance(1000);
+    expect(client.tokens).toEqual(await expected(prompt(300)));
+    expect(client.first?.prefilledBy).toBeUndefined();
+  });
+
+  test("the gateway falls silent: decode cancels when the lease is over, and everything is free", async () => {
+    const decode = await startDecode();
+    const prefill = await startPrefill();
+    const client = new Client("a1");
+    decode.runner.beforeStep = () => new Promise((resolve) => clock.setTimer(1000, resolve));
+    await client.dispatch(prompt(300), { maxTokens: 1000, leaseMs: 3000 });
+    await clock.advance(6000);
+    expect(decode.worker.liveAttempts).toBe(0);
+    expect(decode.core.engine.blocks.owners()).toEqual([]);
+    expect(prefill.core.engine.blocks.owners()).toEqual([]);
+  });
+
+  test("a cancel in the middle of a step frees everything after the step, and is answered", async () => {
+    const decode = await startDecode();
+    await startPrefill();
+    const client = new Client("a1");
+    decode.runner.beforeStep = () => new Promise((resolve) => clock.setTimer(100, resolve));
+    await client.dispatch(prompt(300), { maxTokens: 1000 });
+    await clock.advance(1050);
+    const answer = broker.connect(clock).request("pelagic.test.control.decode-0", encodeMessage({ kind: "cancel", attemptId: "a1" }), 1000);
+    await clock.advance(200);
+    expect(decodeMessage((await import("../contracts/messages.ts")).ControlReply, await answer).body.ok).toBe(true);
+    expect(decode.core.engine.blocks.owners()).toEqual([]);
+    expect(decode.worker.liveAttempts).toBe(0);
+  });
+
+  test("deltas are lost: a resend from any position gives them again", async () => {
+    await startDecode();
+    broker.deliveries = (s) => (s.includes(".deltas.") ? 0 : 1);
+    const client = new Client("a1");
+    await client.dispatch(prompt(100));
+    await clock.advance(1000);
+    expect(client.tokens).toEqual([]);
+    broker.deliveries = () => 1;
+    client.control({ kind: "resend", attemptId: "a1", from: 0, replySubject: "pelagic.test.deltas.gw.a1" });
+    await settle();
+    expect(client.tokens).toEqual(await expected(prompt(100)));
+    expect(client.end?.kind).toBe("finish");
+    const late = new Client("a9");
+    late.control({ kind: "resend", attemptId: "a9", from: 0, replySubject: "pelagic.test.deltas.gw.a9" });
+    await settle();
+    expect(late.end).toMatchObject({ kind: "error", error: { code: "worker_lost" } });
+  });
+
+  test("more requests than fit in the cache all end right, by waiting and preemption", async () => {
+    const decode = await startDecode("decode-0", 16);
+    await startPrefill();
+    const clients = Array.from({ length: 12 }, (_, i) => new Client(`a${i}`));
+    for (const [i, client] of clients.entries()) await client.dispatch(prompt(150 + i * 20, i), { maxTokens: 150 });
+    await clock.advance(9000);
+    for (const [i, client] of clients.entries()) expect(client.tokens).toEqual(await expected(prompt(150 + i * 20, i), 150));
+    expect(decode.core.engine.stats().preemptions).toBeGreaterThan(0);
+    expect(decode.core.engine.blocks.owners()).toEqual([]);
+  });
+
+  test("a request that can never fit, or one too many, is refused by name", async () => {
+    await startDecode("decode-0", 4);
+    const reply = await new Client("a1").dispatch(prompt(300));
+    expect(reply).toMatchObject({ kind: "error", error: { code: "context_length_exceeded" } });
+    const outside = await new Client("a2").dispatch(Uint32Array.of(1, 97));
+    expect(outside).toMatchObject({ kind: "error", error: { code: "invalid_request" } });
+  });
+
+  test("prefill refuses a decode worker of other numerics, in words, and decode goes on alone", async () => {
+    await startDecode();
+    const prefill = await startPrefill();
+    (prefill.core.identity as { numericsId: string }).numericsId = "0".repeat(64);
+    const client = new Client("a1");
+    await client.dispatch(prompt(300));
+    await clock.advance(1000);
+    expect(client.tokens).toEqual(await expected(prompt(300)));
+    expect(client.first?.prefilledBy).toBeUndefined();
+  });
+});
+
+test("a resumed request replays its tokens as rows and goes on with the same ones", async () => {
+  await startDecode();
+  await startPrefill();
+  const whole = await expected(prompt(200), 40);
+  const client = new Client("a1");
+  await client.dispatch(Uint32Array.from([...prompt(200), ...whole.slice(0, 25)]), { promptLength: 200, maxTokens: 40 });
+  await clock.advance(1000);
+  expect(client.tokens.slice(25)).toEqual(whole.slice(25));
+  expect(client.first?.from).toBe(25);
+});
