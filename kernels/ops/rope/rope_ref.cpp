@@ -1,0 +1,19 @@
+#include <cmath>
+
+#include "ops/rope/rope.h"
+
+namespace pelagic::PELAGIC_SCALAR_NAMESPACE {
+
+void rope(const float* x, std::int64_t stride, float* y, std::int64_t out_stride, int vectors, int pairs, const float* cos,
+          const float* sin) {
+  for (int v = 0; v < vectors; ++v, x += stride, y += out_stride) {
+    for (int i = 0; i < pairs; ++i) {
+      const float even = x[2 * i];
+      const float odd = x[2 * i + 1];
+      y[2 * i] = std::fma(even, cos[i], -(odd * sin[i]));
+      y[2 * i + 1] = std::fma(odd, cos[i], even * sin[i]);
+    }
+  }
+}
+
+}  // namespace pelagic::PELAGIC_SCALAR_NAMESPACE

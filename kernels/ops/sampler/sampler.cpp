@@ -1,0 +1,198 @@
+#include "ops/sampler/sampler.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+#include "backend/cpu/cpu_ops.h"
+#include "base/log.h"
+#include "base/philox.h"
+
+namespace pelagic {
+namespace {
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+
+// NaN would break the orderings below: it counts as the worst logit.
+float number(float x) { return x == x ? x : kMinusInfinity; }
+
+bool has_penalties(const SamplingParams& params) {
+  return params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f || params.frequency_penalty != 0.0f;
+}
+
+void apply_penalties(const SamplingParams& params, std::vector<float>& logits, std::vector<std::uint32_t>& counts) {
+  counts.resize(std::max(counts.size(), logits.size()));
+  if (params.repetition_penalty != 1.0f) {
+    const auto penalize_once = [&](std::uint32_t id) {
+      if (counts[id]++ != 0) return;
+      float& logit = logits[id];
+      logit = logit > 0.0f ? logit / params.repetition_penalty : logit * params.repetition_penalty;
+    };
+    for (const std::uint32_t id : params.prompt_tokens) penalize_once(id);
+    for (const std::uint32_t id : params.output_tokens) penalize_once(id);
+    for (const std::uint32_t id : params.prompt_tokens) counts[id] = 0;
+    for (const std::uint32_t id : params.output_tokens) counts[id] = 0;
+  }
+  for (const std::uint32_t id : params.output_tokens) ++counts[id];
+  for (const std::uint32_t id : params.output_tokens) {
+    if (counts[id] == 0) continue;  // an earlier occurrence has paid for all
+    logits[id] = logits[id] - params.frequency_penalty * static_cast<float>(counts[id]);
+    logits[id] = logits[id] - params.presence_penalty;
+    counts[id] = 0;
+  }
+}
+
+// The lowest id among the largest.
+std::uint32_t argmax(const std::vector<float>& logits) {
+  return static_cast<std::uint32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+}
+
+// Orders ids by descending value, the lower id first on a tie.
+struct Better {
+  const float* values;
+  bool operator()(std::uint32_t a, std::uint32_t b) const { return values[a] != values[b] ? values[a] > values[b] : a < b; }
+};
+
+// Narrows `candidates` by top-k, top-p and min-p. z: (logit - largest) / temperature, so the largest is 0. README.md gives the order.
+void filter(const CpuOps& ops, const SamplingParams& params, const std::vector<float>& z, std::vector<std::uint32_t>& candidates,
+            std::vector<float>& probabilities) {
+  const Better better{z.data()};
+  if (params.top_k > 0 && static_cast<std::size_t>(params.top_k) < candidates.size()) {
+    std::nth_element(candidates.begin(), candidates.begin() + (params.top_k - 1), candidates.end(), better);
+    candidates.resize(static_cast<std::size_t>(params.top_k));
+    std::sort(candidates.begin(), candidates.end());
+  }
+  if (params.top_p >= 1.0f && params.min_p <= 0.0f) return;
+  probabilities.resize(z.size());
+  ops.row_exp_sum(z.data(), 0.0f, static_cast<int>(z.size()), probabilities.data());
+  if (params.top_p < 1.0f) {
+    double total = 0.0;  // in ascending order of ids
+    for (const std::uint32_t id : candidates) total += static_cast<double>(probabilities[id]);
+    const double wanted = static_cast<double>(params.top_p) * total;
+    // A heap gives the best first without sorting the whole vocabulary. The kept ones gather at the end.
+    const auto worse = [&](std::uint32_t a, std::uint32_t b) { return better(b, a); };
+    std::make_heap(candidates.begin(), candidates.end(), worse);
+    auto rest = candidates.end();
+    double kept = 0.0;
+    do {
+      std::pop_heap(candidates.begin(), rest, worse);
+      --rest;
+      kept += static_cast<double>(probabilities[*rest]);
+    } while (kept < wanted && rest != candidates.begin());
+    candidates.erase(candidates.begin(), rest);
+    std::sort(candidates.begin(), candidates.end());
+  }
+  if (params.min_p > 0.0f) std::erase_if(candidates, [&](std::uint32_t id) { return probabilities[id] < params.min_p; });
+}
+
+// Gumbel-max: the largest of z + g, g = -log(-log(u)), is a draw from softmax(z). Ascending ids.
+std::uint32_t draw(const SamplingParams& params, std::uint32_t position, const std::vector<float>& z,
+                   const std::vector<std::uint32_t>& candidates) {
+  // u is at most 1 - 2^-33, hence g is below 22.9: a candidate that could not win with this needs no noise.
+  constexpr double kLargestNoise = 23.0;
+  const std::array<std::uint32_t, 2> key{static_cast<std::uint32_t>(params.seed), static_cast<std::uint32_t>(params.seed >> 32)};
+  std::array<std::uint32_t, 4> words{};
+  std::int64_t words_of = -1;
+  std::uint32_t best_id = candidates.front();
+  double best = -std::numeric_limits<double>::infinity();
+  for (const std::uint32_t id : candidates) {
+    const auto value = static_cast<double>(z[id]);
+    if (value + kLargestNoise <= best) continue;
+    if (words_of != id / 4) {
+      words_of = id / 4;
+      words = philox4x32_10({id / 4, position, params.choice, 0}, key);
+    }
+    const double u = (words[id % 4] + 0.5) * 0x1p-32;
+    const double noisy = value - log_f64(-log_f64(u));
+    if (noisy > best) {
+      best = noisy;
+      best_id = id;
+    }
+  }
+  return best_id;
+}
+
+void report_logprobs(const CpuOps& ops, const float* logits, int vocab, const SamplingParams& params, SamplerScratch& scratch,
+                     SampleResult& result) {
+  const float largest = ops.row_max(logits, vocab);
+  const double log_sum = log_f64(static_cast<double>(ops.row_exp_sum(logits, largest, vocab, nullptr)));
+  const auto logprob = [&](std::uint32_t id) {
+    return static_cast<float>(static_cast<double>(logits[id]) - static_cast<double>(largest) - log_sum);
+  };
+  result.logprob = logprob(static_cast<std::uint32_t>(result.token));
+  const auto wanted = static_cast<std::size_t>(std::min(params.logprobs, vocab));
+  if (wanted == 0) return;
+  scratch.probabilities.resize(static_cast<std::size_t>(vocab));
+  std::transform(logits, logits + vocab, scratch.probabilities.begin(), number);
+  scratch.candidates.resize(static_cast<std::size_t>(vocab));
+  for (std::size_t id = 0; id < scratch.candidates.size(); ++id) scratch.candidates[id] = static_cast<std::uint32_t>(id);
+  const auto end = scratch.candidates.begin() + static_cast<std::ptrdiff_t>(wanted);
+  std::partial_sort(scratch.candidates.begin(), end, scratch.candidates.end(), Better{scratch.probabilities.data()});
+  for (auto id = scratch.candidates.begin(); id != end; ++id) {
+    result.top_tokens.push_back(*id);
+    result.top_logprobs.push_back(logprob(*id));
+  }
+}
+
+}  // namespace
+
+void check_sampling_params(const SamplingParams& params, int vocab) {
+  const auto require = [](bool ok, const char* what) {
+    if (!ok) throw std::invalid_argument(what);
+  };
+  // Written so that NaN fails.
+  require(params.temperature >= 0.0f && std::isfinite(params.temperature), "temperature must be a finite number of at least 0");
+  require(params.top_k >= 0, "top_k must not be negative");
+  require(params.top_p > 0.0f && params.top_p <= 1.0f, "top_p must be above 0 and at most 1");
+  require(params.min_p >= 0.0f && params.min_p <= 1.0f, "min_p must be 0 to 1");
+  require(params.repetition_penalty > 0.0f && std::isfinite(params.repetition_penalty), "repetition_penalty must be a finite number above 0");
+  require(std::isfinite(params.presence_penalty), "presence_penalty must be finite");
+  require(std::isfinite(params.frequency_penalty), "frequency_penalty must be finite");
+  require(params.bias_tokens.size() == params.bias_values.size(), "bias_tokens and bias_values must have the same length");
+  const auto in_vocab = [&](std::uint32_t id) { return id < static_cast<std::uint32_t>(vocab); };
+  require(std::all_of(params.bias_tokens.begin(), params.bias_tokens.end(), in_vocab), "bias_tokens holds an id outside the vocabulary");
+  require(std::none_of(params.bias_values.begin(), params.bias_values.end(), [](float x) { return std::isnan(x); }), "bias_values must be numbers");
+  require(std::all_of(params.prompt_tokens.begin(), params.prompt_tokens.end(), in_vocab), "prompt_tokens holds an id outside the vocabulary");
+  require(std::all_of(params.output_tokens.begin(), params.output_tokens.end(), in_vocab), "output_tokens holds an id outside the vocabulary");
+}
+
+void sample_row(const CpuOps& ops, const float* logits, int vocab, std::uint32_t position, const SamplingParams& params,
+                SamplerScratch& scratch, SampleResult& result) {
+  result.valid = true;
+  result.logprob = kNaN;
+  result.top_tokens.clear();
+  result.top_logprobs.clear();
+
+  std::vector<float>& z = scratch.logits;
+  z.assign(logits, logits + vocab);
+  for (std::size_t i = 0; i < params.bias_tokens.size(); ++i) {
+    float& logit = z[params.bias_tokens[i]];
+    logit = logit + params.bias_values[i];
+  }
+  if (has_penalties(params)) apply_penalties(params, z, scratch.counts);
+  std::transform(z.begin(), z.end(), z.begin(), number);
+
+  const std::uint32_t best = argmax(z);
+  const float largest = z[best];
+  result.token = static_cast<std::int32_t>(best);
+  if (largest == kMinusInfinity) {
+    result.valid = false;
+    return;
+  }
+  if (params.temperature > 0.0f) {
+    scratch.candidates.clear();
+    for (std::size_t id = 0; id < z.size(); ++id) {
+      // An infinite logit equals the largest and must not become NaN.
+      z[id] = z[id] == largest ? 0.0f : (z[id] - largest) / params.temperature;
+      if (z[id] != kMinusInfinity) scratch.candidates.push_back(static_cast<std::uint32_t>(id));
+    }
+    filter(ops, params, z, scratch.candidates, scratch.probabilities);
+    result.token = static_cast<std::int32_t>(draw(params, position, z, scratch.candidates));
+  }
+  if (params.logprobs >= 0) report_logprobs(ops, logits, vocab, params, scratch, result);
+}
+
+}  // namespace pelagic
