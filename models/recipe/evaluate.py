@@ -1,0 +1,151 @@
+"""Held-out evaluation: greedy answers, exact match, per task.
+
+    python evaluate.py --base-url http://127.0.0.1:8000/v1 --model NAME [--each 32] [--json report.json]     any OpenAI-compatible server
+    python evaluate.py --local FOLDER [--each 128] [--json report.json]                                      an exported folder, batched
+
+The first form needs nothing but Python's standard library. The second also measures the MTP layer on the model's own
+continuations and the balance of the experts.
+"""
+import argparse
+import collections
+import concurrent.futures
+import json
+import os
+import time
+import urllib.request
+
+import chat
+import tasks
+
+SEED = 1
+
+
+def summary(graded):
+    """Accuracy and lengths per task from (task, right, thought length, answer) tuples, and a few of the failures."""
+    kinds, wrong = {}, []
+    for kind in tasks.KINDS:
+        rows = [g for g in graded if g[0].kind == kind]
+        if rows:
+            kinds[kind] = {"asked": len(rows), "right": sum(g[1] for g in rows), "accuracy": round(sum(g[1] for g in rows) / len(rows), 4),
+                           "thought_bytes": round(sum(g[2] for g in rows) / len(rows), 1)}
+    for task, right, _, answer in graded:
+        if not right and sum(w["kind"] == task.kind for w in wrong) < 3:
+            wrong.append({"kind": task.kind, "question": task.question[-160:], "expected": task.answer, "got": answer[:160]})
+    return {"accuracy": round(sum(g[1] for g in graded) / len(graded), 4), "asked": len(graded),
+            "mean_of_tasks": round(sum(k["accuracy"] for k in kinds.values()) / len(kinds), 4), "tasks": kinds, "failures": wrong}
+
+
+def show(report):
+    for kind, k in report["tasks"].items():
+        print(f"{kind:10s} {k['right']:5d}/{k['asked']:<5d} {100 * k['accuracy']:6.1f}%   thought {k['thought_bytes']:6.1f} bytes")
+    print(f"{'overall':10s} {100 * report['accuracy']:.2f}% of {report['asked']}", flush=True)
+
+
+# ---- through an API -------------------------------------------------------------------------------------------------------
+
+def ask(base_url, model, key, task, timeout):
+    body = {"model": model, "messages": task.messages, "temperature": 0, "max_tokens": 600, "stream": False}
+    if not task.thinking:
+        body["thinking"] = {"type": "disabled"}                 # DeepSeek's API
+        body["chat_template_kwargs"] = {"thinking": False}      # servers that pass arguments to the template
+    request = urllib.request.Request(base_url.rstrip("/") + "/chat/completions", json.dumps(body).encode(),
+                                     {"content-type": "application/json", "authorization": f"Bearer {key}"})
+    with urllib.request.urlopen(request, timeout=timeout) as response:
+        message = json.load(response)["choices"][0]["message"]
+    thought, content = message.get("reasoning_content") or "", message.get("content") or ""
+    if "</think>" in content:  # a server that does not separate the two
+        thought, content = content.split("</think>", 1)
+    return task, tasks.check(task, content), len(thought.strip().encode()), content.strip()
+
+
+def through_api(args, asked):
+    graded = []
+    with concurrent.futures.ThreadPoolExecutor(args.concurrency) as pool:
+        for row in pool.map(lambda t: ask(args.base_url, args.model, args.key, t, args.timeout), asked):
+            graded.append(row)
+            if len(graded) % 50 == 0:
+                print(f"{len(graded)}/{len(asked)} asked, {sum(g[1] for g in graded)} right", flush=True)
+    return summary(graded)
+
+
+# ---- locally --------------------------------------------------------------------------------------------------------------
+
+SHORT = dict(length=768, most=576)     # ordinary questions with long thoughts
+LONG = dict(length=4352, most=192)     # long prompts, whose answers are short
+
+
+class LocalEvaluator:
+    def __init__(self, config, device, dtype, batch=512):
+        from sampler import Sampler
+        self.short = Sampler(config, batch, SHORT["length"], device, dtype)
+        self.long = Sampler(config, max(1, batch // 5), LONG["length"], device, dtype)
+        self.device, self.dtype = device, dtype
+
+    def run(self, model, asked, mtp=False):
+        from sampler import teacher_forced
+        self.short.load(model)
+        self.long.model = self.short.model
+        prompts = [chat.prompt_ids(t.messages, t.thinking) for t in asked]
+        fits = SHORT["length"] - SHORT["most"]
+        order = sorted(range(len(asked)), key=lambda i: len(prompts[i]))
+        said = {}
+        for sampler, most, mine in ((self.short, SHORT["most"], [i for i in order if len(prompts[i]) <= fits]),
+                                    (self.long, LONG["most"], [i for i in order if len(prompts[i]) > fits])):
+            for s in range(0, len(mine), sampler.batch):
+                part = mine[s:s + sampler.batch]
+                said.update(zip(part, sampler.generate([prompts[i] for i in part], most)))
+        graded, tokens = [], 0
+        for i, task in enumerate(asked):
+            thought, answer = chat.split_response(said[i], task.thinking)
+            graded.append((task, tasks.check(task, answer), len(thought.encode()), answer))
+            tokens += len(said[i])
+        report = summary(graded)
+        report["tokens"] = tokens
+        if mtp:
+            rate, loads = teacher_forced(self.short.model, prompts, [said[i] for i in range(len(asked))], self.device, self.dtype)
+            report["mtp_accuracy"] = round(rate, 4)
+            report["load_max_over_mean"] = [round(float(l.max() / l.mean()), 3) for l in loads]
+        return report
+
+
+def locally(args, asked):
+    import torch
+    from export import load_model
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_model(args.local, device)
+    start = time.time()
+    report = LocalEvaluator(model.c, device, getattr(torch, args.dtype), args.batch).run(model, asked, mtp=True)
+    report["seconds"] = round(time.time() - start, 1)
+    print(f"{report['tokens']} tokens in {report['seconds']} s; MTP right {100 * report['mtp_accuracy']:.2f}%, "
+          f"largest load over mean per layer {report['load_max_over_mean']}")
+    return report
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--base-url")
+    p.add_argument("--model", default="default")
+    p.add_argument("--key", default=os.environ.get("OPENAI_API_KEY", "none"))
+    p.add_argument("--local")
+    p.add_argument("--each", type=int, default=32, help="held-out questions per task")
+    p.add_argument("--tasks", default=",".join(tasks.KINDS))
+    p.add_argument("--thinking-off", action="store_true")
+    p.add_argument("--concurrency", type=int, default=8)
+    p.add_argument("--timeout", type=float, default=120)
+    p.add_argument("--device")
+    p.add_argument("--dtype", default="bfloat16")
+    p.add_argument("--batch", type=int, default=512)
+    p.add_argument("--json", help="write the report here")
+    args = p.parse_args()
+    asked = tasks.held_out_tasks(SEED, args.each, args.tasks.split(","), not args.thinking_off)
+    if bool(args.base_url) == bool(args.local):
+        p.error("give either --base-url or --local")
+    report = through_api(args, asked) if args.base_url else locally(args, asked)
+    show(report)
+    if args.json:
+        with open(args.json, "w") as f:
+            json.dump(report, f, indent=1)
+
+
+if __name__ == "__main__":
+    main()
