@@ -246,13 +246,18 @@ export class Engine {
     return [...this.entries.values()].filter((entry) => entry.phase === "waiting").sort((a, b) => a.arrival - b.arrival);
   }
 
-  /** A request for a remote prefill takes its blocks as soon as it is first in the queue. */
+  /** A request for a remote prefill takes its blocks as soon as it is first in the queue, under the same rules as the scheduler's admission. */
   private reserveRemote(): void {
     for (const entry of this.waitingInOrder()) {
+      // A listener called below may have ended others.
+      if (this.entries.get(entry.request.id) !== entry) continue;
       if (entry.mode !== "remote") return;
+      const holders = this.count("running") + this.count("reserved");
+      if (holders >= this.config.maxSequences) return;
       const hit = this.blocks.lookup(this.reusableKeys(entry));
       const needed = blocksForRows(entry.length) - hit.hitBlocks;
-      if (needed + hit.idleHitBlocks > this.blocks.available) return;
+      const spare = holders === 0 ? 0 : holders + 1;
+      if (needed + hit.idleHitBlocks + spare > this.blocks.available) return;
       this.openTable(entry);
       this.blocks.grow(entry.request.id, needed);
       entry.phase = "reserved";
@@ -265,10 +270,12 @@ export class Engine {
     for (const entry of this.waitingInOrder()) {
       // One queue, first come first served: what stands behind a request that waits for blocks waits too.
       if (entry.mode === "remote") break;
+      if (waiting.length === this.config.maxSequences) break;
       waiting.push(entry);
     }
     const running = [...this.entries.values()].filter((entry) => entry.phase === "running");
-    return schedule(this.config, {
+    const maxSequences = Math.max(running.length, this.config.maxSequences - this.count("reserved"));
+    return schedule({ ...this.config, maxSequences }, {
       availableBlocks: this.blocks.available,
       running: running.map((entry) => ({
         id: entry.request.id,
@@ -318,18 +325,22 @@ export class Engine {
       this.preemptions++;
       this.log.info({ request: id, rows: entry.length }, "preempted: no KV block left");
     }
-    for (const id of plan.admit) {
-      const entry = this.mustGet(id);
+    const admitted = plan.admit.map((id) => this.mustGet(id));
+    for (const entry of admitted) {
       this.openTable(entry);
       entry.phase = "running";
-      entry.request.listener.onReserved?.(entry.computedRows);
-      // Rows that are all in the cache already are done.
-      if (entry.computedRows === entry.length) this.holdRows(entry);
     }
     for (const work of plan.work) {
       if (work.growBlocks > 0 && !this.blocks.grow(work.id, work.growBlocks)) {
         throw new Error(`the plan gave ${work.id} ${work.growBlocks} blocks that do not exist`);
       }
+    }
+    // Listeners come last: they see whole tables, and may cancel.
+    for (const entry of admitted) {
+      if (this.entries.get(entry.request.id) !== entry) continue;
+      entry.request.listener.onReserved?.(entry.computedRows);
+      // Rows that are all in the cache already are done.
+      if (entry.computedRows === entry.length && entry.phase === "running") this.holdRows(entry);
     }
   }
 
