@@ -33,6 +33,15 @@ export const pinnedWheels = {
     ],
     executable: "cmake/data/bin/cmake",
   },
+  ninja: {
+    name: "ninja",
+    version: "1.13.0",
+    sha256: [
+      "fb46acf6b93b8dd0322adc3a4945452a4e774b75b91293bafcc7b7f8e6517dfa",
+      "3d00c692fb717fd511abeb44b8c5d00340c36938c12d6538ba989fe764e79630",
+    ],
+    executable: "bin/ninja",
+  },
   clangFormat: {
     name: "clang-format",
     version: "19.1.7",

@@ -1,0 +1,104 @@
+// ./pelagic ask: one question to the running instance, or to a private stack of its own.
+import { resolve } from "node:path";
+import type { Command } from "commander";
+import { askQuestion } from "./chat-client.ts";
+import { CliError } from "./cli-error.ts";
+import { runningInstance } from "./instances.ts";
+import { prepare } from "./prepare.ts";
+import { createProgress } from "./stack/progress.ts";
+import { startStack, type Stack } from "./stack/stack.ts";
+import { dim } from "./terminal.ts";
+import { count, portNumber } from "./up.ts";
+import { basename } from "node:path";
+
+const answerTimeoutMs = 600_000;
+
+interface AskOptions {
+  model?: string;
+  port?: number;
+  think: boolean;
+  maxTokens?: number;
+  json?: boolean;
+}
+
+export function register(program: Command): void {
+  program
+    .command("ask")
+    .description("ask one question: the reasoning dimmed, then the answer")
+    .argument("<question>", "what to ask")
+    .option("--model <dir>", "a model folder (default: what runs, or the one in models/)")
+    .option("--port <port>", "ask the instance on this port", portNumber)
+    .option("--no-think", "without reasoning")
+    .option("--max-tokens <n>", "new tokens at most", count(1))
+    .option("--json", "one JSON object with reasoning, answer, usage and times")
+    .addHelpText("after", '\nExample:\n  ./pelagic ask "What is 127 + 536?"')
+    .action(ask);
+}
+
+async function ask(question: string, options: AskOptions): Promise<void> {
+  const interrupt = new AbortController();
+  let stack: Stack | undefined;
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    process.on(signal, () => {
+      if (interrupt.signal.aborted) {
+        stack?.killAll();
+        process.exit(130);
+      }
+      interrupt.abort();
+    });
+  }
+  const instance = runningInstance(options.port);
+  const serves = instance !== undefined && (options.model === undefined || instance.model === resolve(options.model));
+  if (options.port !== undefined && !serves) throw new CliError(`port ${options.port} serves ${instance?.model}, not ${options.model}`);
+  try {
+    if (!serves) {
+      const progress = createProgress("quiet");
+      await prepare((text) => process.stderr.write(`${text}\n`));
+      stack = await startStack({ model: options.model, onEvent: (event) => progress.onEvent(event), signal: interrupt.signal });
+    }
+    const baseUrl = stack?.baseUrl ?? `http://127.0.0.1:${instance?.port}`;
+    const model = stack?.modelName ?? basename(instance?.model ?? "");
+    await askAndPrint(question, { baseUrl, model }, options, interrupt.signal);
+  } catch (error) {
+    if (interrupt.signal.aborted) throw new CliError("cancelled", 130);
+    throw error;
+  } finally {
+    await stack?.stop();
+  }
+}
+
+async function askAndPrint(text: string, target: { baseUrl: string; model: string }, options: AskOptions, interrupt: AbortSignal): Promise<void> {
+  const print = (chunk: string) => {
+    if (!options.json) process.stdout.write(chunk);
+  };
+  let reasoned = false;
+  let answered = false;
+  try {
+    const answer = await askQuestion({
+      ...target,
+      text,
+      thinking: options.think,
+      maxTokens: options.maxTokens,
+      signal: AbortSignal.any([interrupt, AbortSignal.timeout(answerTimeoutMs)]),
+      onReasoning: (chunk) => {
+        reasoned = true;
+        print(dim(process.stdout, chunk));
+      },
+      onContent: (chunk) => {
+        // The answer's own leading line breaks would only widen the gap.
+        const shown = answered ? chunk : chunk.trimStart();
+        if (shown === "") return;
+        if (!answered && reasoned) print("\n\n");
+        answered = true;
+        print(shown);
+      },
+    });
+    if (options.json) {
+      process.stdout.write(`${JSON.stringify({ question: text, model: target.model, ...answer })}\n`);
+      return;
+    }
+    if (answer.finishReason === "length") print(dim(process.stdout, `${answered || reasoned ? "\n" : ""}[stopped at the token limit]`));
+  } finally {
+    if (reasoned || answered) print("\n");
+  }
+}

@@ -1,0 +1,27 @@
+// The CLI behind ./pelagic: one file for each command.
+import { Command, CommanderError } from "commander";
+import * as ask from "./ask.ts";
+import * as build from "./build.ts";
+import { CliError, messageOf } from "./cli-error.ts";
+import * as down from "./down.ts";
+import * as status from "./status.ts";
+import * as test from "./test.ts";
+import * as up from "./up.ts";
+
+const program = new Command("pelagic")
+  .description("Serves DeepSeek-class models: prefill and decode apart, latents over NATS, exact to the bit.")
+  .showHelpAfterError("(--help shows what is possible)")
+  .exitOverride();
+
+for (const command of [up, ask, status, down, build, test]) command.register(program);
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  if (error instanceof CommanderError) {
+    // Commander has printed it; its codes are 0 for help and 1 for a wrong use.
+    process.exit(error.exitCode === 0 ? 0 : 2);
+  }
+  process.stderr.write(`pelagic: ${messageOf(error)}\n`);
+  process.exit(error instanceof CliError ? error.exitCode : 1);
+}

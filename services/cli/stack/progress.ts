@@ -1,0 +1,73 @@
+// The start of a stack as a person or a program follows it: one live line in a terminal, plain lines elsewhere, JSON events with --json.
+import { formatSeconds, isTerminal } from "../terminal.ts";
+import type { StackEvent } from "./stack.ts";
+
+export type ProgressMode = "live" | "lines" | "json" | "quiet";
+
+export interface Progress {
+  onEvent(event: StackEvent): void;
+  /** A step outside the stack, such as a build. */
+  step(text: string): void;
+  /** Ends the live line, before other output. */
+  end(): void;
+}
+
+export function progressMode(options: { json?: boolean }): ProgressMode {
+  if (options.json) return "json";
+  return isTerminal(process.stderr) ? "live" : "lines";
+}
+
+export function createProgress(mode: ProgressMode): Progress {
+  const waiting = new Set<string>();
+  let lineShown = false;
+
+  const clear = () => {
+    if (lineShown) process.stderr.write("\r\u001b[2K");
+    lineShown = false;
+  };
+  const say = (text: string) => {
+    clear();
+    process.stderr.write(`${text}\n`);
+    show();
+  };
+  const show = () => {
+    if (mode !== "live" || waiting.size === 0) return;
+    process.stderr.write(`  waiting for ${[...waiting].join(", ")} ...`);
+    lineShown = true;
+  };
+
+  return {
+    onEvent(event) {
+      if (mode === "json") {
+        process.stdout.write(`${JSON.stringify(event)}\n`);
+        return;
+      }
+      if (event.event === "started") waiting.add(event.process);
+      if (event.event === "ready") waiting.delete(event.process);
+      if (mode === "quiet") return;
+      switch (event.event) {
+        case "preparing":
+          say(`  ${event.what}`);
+          break;
+        case "ready":
+          say(`  ${event.process} ready after ${formatSeconds(event.afterSeconds)}`);
+          break;
+        case "died":
+          say(`  ${event.process} ${event.how}; starting it again`);
+          break;
+        case "started":
+          clear();
+          show();
+          break;
+        case "stopping":
+          waiting.clear();
+          clear();
+          break;
+      }
+    },
+    step(text) {
+      this.onEvent({ event: "preparing", what: text });
+    },
+    end: clear,
+  };
+}

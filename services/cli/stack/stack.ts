@@ -1,0 +1,382 @@
+// A whole Pelagic on this machine: NATS, workers and the gateway as child processes of this one. `up`, `ask`, `check-exact` and the
+// end-to-end tests start it through startStack(); what starts, in which order and with which settings is decided here and nowhere else.
+import { availableParallelism } from "node:os";
+import { basename, join } from "node:path";
+import { inTree, treeRoot } from "../tree.ts";
+import { parseAnnouncement, type Announcement } from "../../lib/runtime/process.ts";
+import type { LogLevel } from "../../lib/runtime/log.ts";
+import type { NatsRole } from "../../lib/runtime/nats-permissions.ts";
+import { natsServerBinary } from "../nats-binary.ts";
+import { CliError, messageOf } from "../cli-error.ts";
+import { checkedModelFolder, embeddedModel } from "./model-folder.ts";
+import { forgetNatsPort, readNatsPort, writeNatsFiles, type NatsCredentialsFile, type NatsFiles } from "./nats.ts";
+import { checkPortFree } from "./ports.ts";
+import { identifyProcess } from "./process-table.ts";
+import { cleanUpLeftovers, createRunDir, logsOf, removeRunDir, writeInstance, type Instance } from "./run-dir.ts";
+import { defaultRestartPolicy, SupervisedProcess, type ProcessSpec, type RestartPolicy } from "./supervised-process.ts";
+
+export interface StackOptions {
+  /** A model folder; default: the one under models/. */
+  model?: string;
+  /** Workers of each role; at least one decode. */
+  prefill?: number;
+  decode?: number;
+  /** The gateway's port; 0, the default: any free one. */
+  port?: number;
+  /** False: NATS and workers only, for a caller that speaks to the bus itself. */
+  gateway?: boolean;
+  /** Compute threads of each worker; default: the cores, shared out. */
+  threads?: number;
+  kvBlocks?: number;
+  kvDtype?: "float32" | "bfloat16";
+  logLevel?: LogLevel;
+  /** More variables for every child, such as PELAGIC_ISA. */
+  env?: Record<string, string>;
+  /** "service" is found by `down`, `ask` and `status`; "private", the default, belongs to whoever started it. */
+  kind?: Instance["kind"];
+  /** How long everything may take to become ready. */
+  readyTimeoutMs?: number;
+  onEvent?: (event: StackEvent) => void;
+  /** Aborting it during the start stops what was started. */
+  signal?: AbortSignal;
+  restartPolicy?: RestartPolicy;
+  /** The processes' scripts; default: those of this tree. */
+  scripts?: Partial<Record<ScriptRole, string>>;
+}
+
+export type ScriptRole = "gateway" | "prefill" | "decode";
+
+export type StackEvent =
+  | { event: "preparing"; what: string }
+  | { event: "started"; process: string; pid: number }
+  | { event: "ready"; process: string; afterSeconds: number }
+  | { event: "died"; process: string; how: string; restartInMs: number }
+  | { event: "stopping"; process: string };
+
+export interface StackProcess {
+  name: string;
+  /** Undefined while it is down. */
+  pid: number | undefined;
+  /** Where its metrics and readiness are; undefined for NATS and before the first announcement. */
+  metricsPort: number | undefined;
+  logFile: string;
+  kill(signal?: NodeJS.Signals): void;
+}
+
+export interface Stack {
+  /** http://127.0.0.1:PORT of the gateway; throws without one. */
+  readonly baseUrl: string;
+  /** The gateway's admin port: /metrics, /ready, /status. */
+  readonly adminUrl: string;
+  readonly natsUrl: string;
+  readonly service: string;
+  readonly model: string;
+  readonly modelName: string;
+  readonly logsDir: string;
+  readonly processes: StackProcess[];
+  /** To speak to the bus as the first process of this role: its id, user and password. */
+  credentialsFor(role: NatsRole): NatsCredentialsFile;
+  /** Resolves with the reason if the stack gives up by itself; it is stopped then. */
+  readonly failed: Promise<Error>;
+  /** Gateway first, then workers, then NATS; leaves nothing, or the logs only. Safe to call again. */
+  stop(options?: { keepLogs?: boolean }): Promise<void>;
+  /** SIGKILL to all of it, for one who cannot wait. */
+  killAll(): void;
+}
+
+const service = "local";
+const natsName = "nats";
+const defaultReadyTimeoutMs = 300_000;
+const natsTimeoutMs = 20_000;
+/** The gateway gets the time to end the answers that it is writing. */
+const stopBoundsMs = { gateway: 6_000, worker: 4_000, nats: 2_000 };
+const pollMs = 50;
+const requestTimeoutMs = 2_000;
+
+/** Resolves when every process is ready. Throws, with everything stopped, when one does not become so. */
+export async function startStack(options: StackOptions = {}): Promise<Stack> {
+  const model = checkedModelFolder(options.model ?? embeddedModel());
+  if ((options.decode ?? 1) < 1) throw new CliError("--decode: at least 1");
+  if (options.gateway !== false && options.port) await checkPortFree("127.0.0.1", options.port);
+  const natsBinary = await natsServerBinary((what) => options.onEvent?.({ event: "preparing", what }));
+  await cleanUpLeftovers();
+  const stack = new LocalStack(options, model, natsBinary);
+  try {
+    await stack.start();
+    return stack;
+  } catch (error) {
+    await stack.stop({ keepLogs: !options.signal?.aborted });
+    throw error;
+  }
+}
+
+class LocalStack implements Stack {
+  readonly service = service;
+  readonly model: string;
+  readonly modelName: string;
+  readonly failed: Promise<Error>;
+  private readonly options: StackOptions;
+  private readonly runDir: string;
+  private readonly natsFiles: NatsFiles;
+  private readonly nats: SupervisedProcess;
+  private readonly workers: SupervisedProcess[];
+  private readonly gateway: SupervisedProcess | undefined;
+  private readonly announced = new Map<string, Announcement>();
+  private readonly begunMs = performance.now();
+  private readonly startedAt = new Date().toISOString();
+  private natsPort: number | undefined;
+  private isReady = false;
+  private stopped: Promise<void> | undefined;
+  /** Why the stack cannot go on; also what ends the waits of the start. */
+  private failure: Error | undefined;
+  private resolveFailed!: (error: Error) => void;
+
+  constructor(options: StackOptions, model: string, natsBinary: string) {
+    this.options = options;
+    this.model = model;
+    this.modelName = basename(model);
+    this.failed = new Promise((resolve) => {
+      this.resolveFailed = resolve;
+    });
+    const workerIds = [...ids("prefill", options.prefill ?? 1), ...ids("decode", options.decode ?? 1)];
+    const gatewayIds = ids("gateway", options.gateway === false ? 0 : 1);
+    // Without a gateway of ours the caller acts as one, so its user exists all the same.
+    const busUsers = [...workerIds, ...ids("gateway", 1), { id: "cli", role: "cli" as const }];
+    this.runDir = createRunDir();
+    this.natsFiles = writeNatsFiles(this.runDir, service, busUsers);
+    const threads = options.threads ?? Math.max(1, Math.floor(availableParallelism() / workerIds.length));
+    this.nats = this.supervise({
+      name: natsName,
+      command: natsBinary,
+      // The first start takes any port; a restart must take the same one, which the processes know.
+      args: () => ["-c", this.natsFiles.configFile, ...(this.natsPort === undefined ? [] : ["-p", String(this.natsPort)])],
+      env: () => ({}),
+      logFile: this.logFile(natsName),
+    });
+    this.workers = workerIds.map(({ id, role }) =>
+      this.supervise(
+        this.nodeProcess(id, role, () => ({
+          PELAGIC_WORKER_ID: id,
+          PELAGIC_THREADS: String(threads),
+          ...(options.kvBlocks === undefined ? {} : { PELAGIC_KV_BLOCKS: String(options.kvBlocks) }),
+          ...(options.kvDtype === undefined ? {} : { PELAGIC_KV_DTYPE: options.kvDtype }),
+          PELAGIC_METRICS_PORT: "0",
+          PELAGIC_DRAIN_MS: String(stopBoundsMs.worker - 500),
+        })),
+      ),
+    );
+    [this.gateway] = gatewayIds.map(({ id }) =>
+      this.supervise(
+        this.nodeProcess(id, "gateway", () => ({
+          PELAGIC_GATEWAY_ID: id,
+          PELAGIC_HOST: "127.0.0.1",
+          // A restarted gateway comes back where its users know it.
+          PELAGIC_PORT: String(this.announced.get(id)?.port ?? options.port ?? 0),
+          PELAGIC_METRICS_PORT: String(this.announced.get(id)?.metricsPort ?? 0),
+          PELAGIC_DRAIN_MS: String(stopBoundsMs.gateway - 500),
+        })),
+      ),
+    );
+  }
+
+  get baseUrl(): string {
+    return `http://127.0.0.1:${this.gatewayAnnouncement().port}`;
+  }
+
+  get adminUrl(): string {
+    return `http://127.0.0.1:${this.gatewayAnnouncement().metricsPort}`;
+  }
+
+  get natsUrl(): string {
+    return `127.0.0.1:${this.natsPort}`;
+  }
+
+  get logsDir(): string {
+    return logsOf(this.runDir);
+  }
+
+  get processes(): StackProcess[] {
+    return this.all().map((child) => ({
+      name: child.name,
+      pid: child.identity?.pid,
+      metricsPort: this.announced.get(child.name)?.metricsPort,
+      logFile: child.logFile,
+      kill: (signal = "SIGKILL") => child.kill(signal),
+    }));
+  }
+
+  credentialsFor(role: NatsRole): NatsCredentialsFile {
+    const found = this.natsFiles.credentials.find((credentials) => credentials.role === role);
+    if (!found) throw new Error(`this stack has no ${role}`);
+    return found;
+  }
+
+  async start(): Promise<void> {
+    const deadlineMs = performance.now() + (this.options.readyTimeoutMs ?? defaultReadyTimeoutMs);
+    forgetNatsPort(this.natsFiles.portsDir);
+    this.nats.start();
+    await this.waitFor(natsName, Math.min(deadlineMs, performance.now() + natsTimeoutMs), async () => {
+      this.natsPort = readNatsPort(this.natsFiles.portsDir);
+      return this.natsPort === undefined ? "it does not listen" : undefined;
+    });
+    const others = [...this.workers, ...(this.gateway ? [this.gateway] : [])];
+    for (const child of others) child.start();
+    await Promise.all(others.map((child) => this.waitFor(child.name, deadlineMs, () => this.whyNotReady(child.name))));
+    this.isReady = true;
+    for (const child of this.all()) child.restarts = true;
+    this.record();
+  }
+
+  stop(options: { keepLogs?: boolean } = {}): Promise<void> {
+    this.stopped ??= this.stopAll(options.keepLogs ?? false);
+    return this.stopped;
+  }
+
+  killAll(): void {
+    for (const child of this.all()) child.kill("SIGKILL");
+  }
+
+  private async stopAll(keepLogs: boolean): Promise<void> {
+    const stopOne = async (child: SupervisedProcess, boundMs: number) => {
+      if (child.identity !== undefined) this.options.onEvent?.({ event: "stopping", process: child.name });
+      await child.stop(boundMs);
+    };
+    if (this.gateway) await stopOne(this.gateway, stopBoundsMs.gateway);
+    await Promise.all(this.workers.map((worker) => stopOne(worker, stopBoundsMs.worker)));
+    await stopOne(this.nats, stopBoundsMs.nats);
+    removeRunDir(this.runDir, keepLogs);
+  }
+
+  private supervise(spec: ProcessSpec): SupervisedProcess {
+    const child: SupervisedProcess = new SupervisedProcess(
+      spec,
+      {
+        onStarted: () => {
+          this.record();
+          this.options.onEvent?.({ event: "started", process: spec.name, pid: child.identity?.pid ?? 0 });
+        },
+        onDied: (how, restartInMs) => {
+          this.record();
+          this.options.onEvent?.({ event: "died", process: spec.name, how, restartInMs });
+        },
+        onGivenUp: (how) => this.fail(spec.name, how),
+      },
+      this.options.restartPolicy ?? defaultRestartPolicy,
+    );
+    return child;
+  }
+
+  private nodeProcess(id: string, role: ScriptRole, env: () => Record<string, string>): ProcessSpec {
+    const script = this.options.scripts?.[role] ?? inTree("dist", "services", role, "main.js");
+    return {
+      name: id,
+      command: process.execPath,
+      args: () => [script],
+      env: () => ({
+        PELAGIC_SERVICE: service,
+        PELAGIC_NATS_URL: this.natsUrl,
+        PELAGIC_NATS_CREDENTIALS_FILE: this.natsFiles.credentials.find(({ processId }) => processId === id)?.file ?? "",
+        PELAGIC_MODEL: this.model,
+        PELAGIC_MODEL_NAME: this.modelName,
+        PELAGIC_METRICS_HOST: "127.0.0.1",
+        PELAGIC_EXIT_WITH_PARENT: "1",
+        PELAGIC_LOG_LEVEL: this.options.logLevel ?? "info",
+        ...env(),
+        ...this.options.env,
+      }),
+      logFile: this.logFile(id),
+      onStdoutLine: (line) => {
+        const announcement = parseAnnouncement(line);
+        if (!announcement) return;
+        this.announced.set(id, announcement);
+        this.record();
+      },
+    };
+  }
+
+  private fail(name: string, how: string): void {
+    if (this.failure || this.stopped) return;
+    const child = this.all().find((one) => one.name === name);
+    const reason = lastReason(child?.logTail(20) ?? []);
+    const often = this.isReady ? " again and again" : "";
+    this.failure = new CliError(`${name} ${how}${often}${reason ? `: ${reason}` : ""} (logs: ${this.logsDir})`);
+    // During the start, whoever waits in start() sees it and gives up.
+    if (this.isReady) void this.stop({ keepLogs: true }).then(() => this.resolveFailed(this.failure as Error));
+  }
+
+  /** Asks until there is no reason left why it is not ready. */
+  private async waitFor(name: string, deadlineMs: number, whyNot: () => Promise<string | undefined>): Promise<void> {
+    for (;;) {
+      if (this.failure) throw this.failure;
+      if (this.options.signal?.aborted) throw new CliError("stopped", 130);
+      const reason = await whyNot();
+      if (reason === undefined) break;
+      if (performance.now() >= deadlineMs) throw new CliError(`${name} is not ready in time: ${reason} (logs: ${this.logsDir})`);
+      await new Promise((resolve) => setTimeout(resolve, pollMs));
+    }
+    this.options.onEvent?.({ event: "ready", process: name, afterSeconds: round((performance.now() - this.begunMs) / 1000) });
+  }
+
+  private async whyNotReady(name: string): Promise<string | undefined> {
+    const port = this.announced.get(name)?.metricsPort;
+    if (port === undefined) return "it does not listen";
+    try {
+      const response = await fetch(`http://127.0.0.1:${port}/ready`, { signal: AbortSignal.timeout(requestTimeoutMs) });
+      const body = (await response.json()) as { reason?: string };
+      return response.ok ? undefined : (body.reason ?? `/ready says ${response.status}`);
+    } catch (error) {
+      return messageOf(error);
+    }
+  }
+
+  private gatewayAnnouncement(): Announcement {
+    const announcement = this.gateway && this.announced.get(this.gateway.name);
+    if (!announcement) throw new Error("this stack has no gateway");
+    return announcement;
+  }
+
+  private record(): void {
+    if (this.stopped) return;
+    const gateway = this.gateway && this.announced.get(this.gateway.name);
+    writeInstance(this.runDir, {
+      tree: treeRoot,
+      kind: this.options.kind ?? "private",
+      supervisor: identifyProcess(process.pid),
+      processes: this.all().flatMap((child) => (child.identity ? [{ name: child.name, ...child.identity }] : [])),
+      port: gateway?.port ?? null,
+      adminPort: gateway?.metricsPort ?? null,
+      model: this.model,
+      ready: this.isReady,
+      startedAt: this.startedAt,
+    });
+  }
+
+  private all(): SupervisedProcess[] {
+    return [this.nats, ...this.workers, ...(this.gateway ? [this.gateway] : [])];
+  }
+
+  private logFile(name: string): string {
+    return join(this.logsDir, `${name}.log`);
+  }
+}
+
+function ids<R extends ScriptRole>(role: R, count: number): { id: string; role: R }[] {
+  return Array.from({ length: count }, (_, index) => ({ id: `${role}-${index}`, role }));
+}
+
+/** What a process said last that explains its end: a logged error, or the last line as it is. */
+function lastReason(lines: string[]): string {
+  for (const line of lines.toReversed()) {
+    try {
+      const { level, msg, error } = JSON.parse(line) as { level?: number; msg?: string; error?: string };
+      if ((level ?? 0) >= 50) return [msg, error?.split("\n", 1)[0]].filter(Boolean).join(": ");
+    } catch {
+      if (line.trim() !== "") return line.trim();
+    }
+  }
+  return "";
+}
+
+function round(value: number): number {
+  return Math.round(value * 100) / 100;
+}

@@ -1,0 +1,66 @@
+// ./pelagic status: the workers, their blocks and the running requests, as the gateway sees them.
+import type { Command } from "commander";
+import type { WorkerState } from "../lib/contracts/messages.ts";
+import { CliError, messageOf } from "./cli-error.ts";
+import { runningInstance } from "./instances.ts";
+import { formatTable } from "./terminal.ts";
+import { portNumber } from "./up.ts";
+
+const timeoutMs = 5_000;
+
+/** What GET /status on the gateway's admin port answers; a field that is missing is shown as such. */
+interface GatewayStatus {
+  gateway?: Record<string, unknown>;
+  workers?: Partial<WorkerState>[];
+  requests?: Record<string, number>;
+}
+
+export function register(program: Command): void {
+  program
+    .command("status")
+    .description("show workers, free blocks and running requests")
+    .option("--port <port>", "the instance on this port", portNumber)
+    .option("--json", "as JSON")
+    .addHelpText("after", "\nExample:\n  ./pelagic status --json")
+    .action(status);
+}
+
+async function status(options: { port?: number; json?: boolean }): Promise<void> {
+  const instance = runningInstance(options.port);
+  if (!instance) throw new CliError("nothing is running here: ./pelagic up starts it");
+  const address = `http://127.0.0.1:${instance.port}`;
+  let gatewayStatus: GatewayStatus;
+  try {
+    const response = await fetch(`http://127.0.0.1:${instance.adminPort}/status`, { signal: AbortSignal.timeout(timeoutMs) });
+    if (!response.ok) throw new Error(`status ${response.status}`);
+    gatewayStatus = (await response.json()) as GatewayStatus;
+  } catch (error) {
+    throw new CliError(`the gateway on port ${instance.port} does not answer (${messageOf(error)}): its log is in ${instance.runDir}/logs`);
+  }
+  if (options.json) {
+    process.stdout.write(`${JSON.stringify({ address, model: instance.model, supervisorPid: instance.supervisor.pid, ...gatewayStatus })}\n`);
+    return;
+  }
+  const requests = Object.entries(gatewayStatus.requests ?? {}).filter(([, value]) => typeof value === "number");
+  process.stdout.write(`${address}  ${instance.model}\n`);
+  process.stdout.write(`requests: ${requests.map(([name, value]) => `${value} ${name}`).join(", ") || "unknown"}\n\n`);
+  process.stdout.write(`${workerTable(gatewayStatus.workers ?? [])}\n`);
+}
+
+export function workerTable(workers: Partial<WorkerState>[]): string {
+  return formatTable(
+    ["worker", "role", "state", "free", "cached", "blocks", "running", "waiting", "prefill tok/s", "decode step ms"],
+    workers.map((worker) => [
+      worker.workerId ?? "?",
+      worker.role ?? "?",
+      worker.reason ? `${worker.state} (${worker.reason})` : (worker.state ?? "?"),
+      worker.blocks?.free ?? "?",
+      worker.blocks?.cached ?? "?",
+      worker.blocks?.total ?? "?",
+      worker.requests?.running ?? "?",
+      worker.requests?.waiting ?? "?",
+      Math.round(worker.rates?.prefillTokensPerSecond ?? 0),
+      Math.round((worker.rates?.decodeStepSeconds ?? 0) * 1e5) / 100,
+    ]),
+  );
+}

@@ -1,0 +1,26 @@
+// What people see: seconds, tables, and colour only where a terminal wants it.
+export function formatSeconds(seconds: number): string {
+  return seconds < 10 ? `${seconds.toFixed(2)} s` : `${seconds.toFixed(0)} s`;
+}
+
+export function isTerminal(stream: NodeJS.WriteStream): boolean {
+  return stream.isTTY === true && !process.env.NO_COLOR && process.env.TERM !== "dumb";
+}
+
+const dimOn = "\u001b[2m";
+const dimOff = "\u001b[22m";
+
+/** Writes the text dimmed where the stream is a terminal, plain elsewhere. */
+export function dim(stream: NodeJS.WriteStream, text: string): string {
+  return isTerminal(stream) ? `${dimOn}${text}${dimOff}` : text;
+}
+
+/** Columns as wide as their widest cell; numbers to the right. */
+export function formatTable(header: string[], rows: (string | number)[][]): string {
+  const cells = [header, ...rows.map((row) => row.map(String))];
+  const widths = header.map((_, column) => Math.max(...cells.map((row) => (row[column] ?? "").length)));
+  const numeric = header.map((_, column) => rows.every((row) => typeof row[column] === "number"));
+  const line = (row: string[]) =>
+    row.map((cell, column) => (numeric[column] ? cell.padStart(widths[column] as number) : cell.padEnd(widths[column] as number))).join("  ").trimEnd();
+  return cells.map(line).join("\n");
+}

@@ -1,0 +1,119 @@
+// The stages of ./pelagic test: what each runs, and how many passed and failed in it.
+import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { join } from "node:path";
+import { messageOf } from "./cli-error.ts";
+import { buildNative, cmakeBuild, nativeTools, releaseBuild, sanitizerBuild, type NativeBuild } from "./native-build.ts";
+import { natsServerBinary } from "./nats-binary.ts";
+import { pinnedWheel, pinnedWheels } from "./pinned-wheels.ts";
+import { runCommand } from "./run-command.ts";
+import { inTree, treeRoot } from "./tree.ts";
+
+export interface StageResult {
+  passed: number;
+  failed: number;
+  /** What was left out and why, in words; never counted as passed. */
+  skipped: string[];
+}
+
+export interface Stage {
+  name: string;
+  /** Left out by --fast. */
+  slow?: boolean;
+  run(print: (text: string) => void): Promise<StageResult>;
+}
+
+const timeoutMs = 1_800_000;
+const onePassed: StageResult = { passed: 1, failed: 0, skipped: [] };
+const oneFailed: StageResult = { passed: 0, failed: 1, skipped: [] };
+
+export function testStages(fast: boolean): Stage[] {
+  const stages: Stage[] = [
+    { name: "build", run: build },
+    commandStage("typecheck", "npm", ["run", "--silent", "typecheck"]),
+    commandStage("lint and format (biome)", "npm", ["run", "--silent", "lint"]),
+    commandStage("generated files", "npm", ["run", "--silent", "verify"]),
+    { name: "C++ format", run: clangFormat },
+    { name: "C++ tests", run: (print) => ctest(releaseBuild, print) },
+    { name: "C++ tests under ASan and UBSan", slow: true, run: sanitized },
+    { name: fast ? "unit and integration tests" : "unit, integration and end-to-end tests", run: (print) => vitest(fast, print) },
+  ];
+  return stages.filter((stage) => !(fast && stage.slow));
+}
+
+async function build(print: (text: string) => void): Promise<StageResult> {
+  const progress = (text: string) => print(`${text}\n`);
+  await buildNative(progress, print);
+  await natsServerBinary(progress);
+  return onePassed;
+}
+
+function commandStage(name: string, command: string, args: string[]): Stage {
+  return {
+    name,
+    run: async (onOutput) => ((await runCommand(command, args, { cwd: treeRoot, timeoutMs, onOutput })).exitCode === 0 ? onePassed : oneFailed),
+  };
+}
+
+async function clangFormat(print: (text: string) => void): Promise<StageResult> {
+  let executable: string;
+  try {
+    executable = await pinnedWheel(pinnedWheels.clangFormat, (text) => print(`${text}\n`));
+  } catch (error) {
+    return { passed: 0, failed: 0, skipped: [`C++ format: ${messageOf(error)}`] };
+  }
+  const listed = await runCommand("git", ["ls-files", "kernels/*.cpp", "kernels/*.h", "kernels/*.cu", "kernels/*.cuh"], { cwd: treeRoot, timeoutMs });
+  const files = listed.stdout.split("\n").filter((file) => file !== "" && existsSync(inTree(file)));
+  if (files.length === 0) return { passed: 0, failed: 0, skipped: ["C++ format: git lists no C++ files"] };
+  const result = await runCommand(executable, ["--dry-run", "--Werror", ...files], { cwd: treeRoot, timeoutMs, onOutput: print });
+  return result.exitCode === 0 ? onePassed : oneFailed;
+}
+
+async function ctest(nativeBuild: NativeBuild, print: (text: string) => void): Promise<StageResult> {
+  const tools = await nativeTools(() => undefined);
+  // The addon may be up to date in a tree whose CMake folder was removed.
+  if (!existsSync(join(nativeBuild.buildDir, "CTestTestfile.cmake"))) await cmakeBuild(tools, nativeBuild, print);
+  const result = await runCommand(tools.ctest, ["--test-dir", nativeBuild.buildDir, "--output-on-failure", "--no-tests=error"], { timeoutMs, onOutput: print });
+  return parseCtest(result.stdout) ?? oneFailed;
+}
+
+async function sanitized(print: (text: string) => void): Promise<StageResult> {
+  await cmakeBuild(await nativeTools(() => undefined), sanitizerBuild, print);
+  return ctest(sanitizerBuild, print);
+}
+
+/** From ctest's closing line, "100% tests passed, 0 tests failed out of 12". */
+export function parseCtest(output: string): StageResult | undefined {
+  const counts = /tests passed, (\d+) tests? failed out of (\d+)/.exec(output);
+  if (!counts) return undefined;
+  const failed = Number(counts[1]);
+  const skipped = [...output.matchAll(/^\s*\d+ - (\S+) \((?:Skipped|Disabled)\)/gm)].map((match) => `C++ test ${match[1]}`);
+  return { passed: Number(counts[2]) - failed - skipped.length, failed, skipped };
+}
+
+async function vitest(fast: boolean, print: (text: string) => void): Promise<StageResult> {
+  const report = inTree("build", "vitest.json");
+  mkdirSync(inTree("build"), { recursive: true });
+  rmSync(report, { force: true });
+  const args = ["vitest", "run", "--reporter=default", "--reporter=json", `--outputFile.json=${report}`, ...(fast ? ["--exclude=tests/e2e/**"] : [])];
+  const result = await runCommand("npx", ["--no-install", ...args], { cwd: treeRoot, timeoutMs, onOutput: print });
+  if (!existsSync(report)) return oneFailed;
+  const counted = parseVitest(readFileSync(report, "utf8"));
+  // A file that does not load, or an error outside any test, fails the run without a failed test.
+  if (result.exitCode !== 0 && counted.failed === 0) return { ...counted, failed: 1 };
+  return counted;
+}
+
+interface VitestReport {
+  numPassedTests: number;
+  numFailedTests: number;
+  testResults: { name: string; status: string; message?: string; assertionResults: { status: string; fullName: string }[] }[];
+}
+
+export function parseVitest(json: string): StageResult {
+  const report = JSON.parse(json) as VitestReport;
+  const unloaded = report.testResults.filter((file) => file.status === "failed" && file.assertionResults.length === 0).length;
+  const skipped = report.testResults.flatMap((file) =>
+    file.assertionResults.filter(({ status }) => status !== "passed" && status !== "failed").map(({ fullName }) => fullName),
+  );
+  return { passed: report.numPassedTests, failed: report.numFailedTests + unloaded, skipped };
+}

@@ -1,0 +1,235 @@
+// ./pelagic up: prepares what is missing, starts a stack, asks it one real question through HTTP, and keeps it running.
+import { spawn } from "node:child_process";
+import { closeSync, mkdirSync, openSync } from "node:fs";
+import { fileURLToPath } from "node:url";
+import { InvalidArgumentError, Option, type Command } from "commander";
+import { askQuestion, requestBody, type Answer } from "./chat-client.ts";
+import { CliError, messageOf } from "./cli-error.ts";
+import { prepare } from "./prepare.ts";
+import { embeddedModel } from "./stack/model-folder.ts";
+import { createProgress, progressMode, type Progress } from "./stack/progress.ts";
+import { startStack, type Stack, type StackEvent } from "./stack/stack.ts";
+import { formatSeconds } from "./terminal.ts";
+import { inTree } from "./tree.ts";
+
+export const firstQuestion = "What is 127 + 536?";
+const firstAnswer = /\b663\b/;
+const answerTimeoutMs = 120_000;
+const defaultPort = 8000;
+
+interface UpOptions {
+  port: number;
+  prefill: number;
+  decode: number;
+  model?: string;
+  detach?: boolean;
+  json?: boolean;
+  threads?: number;
+  kvBlocks?: number;
+  kvDtype?: "float32" | "bfloat16";
+}
+
+/** What the running stack tells its user, and with --json the last event of the start. */
+interface UpReport {
+  event: "up";
+  address: string;
+  adminAddress: string;
+  model: string;
+  question: string;
+  answer: string;
+  ttftSeconds: number;
+  /** Null where nobody knows the right answer. */
+  right: boolean | null;
+  curl: string;
+  logs: string;
+}
+
+/** From a detached supervisor to the command that started it. */
+type DetachedMessage = { kind: "event"; event: StackEvent } | { kind: "report"; report: UpReport } | { kind: "failed"; message: string; exitCode: number };
+
+export function register(program: Command): void {
+  program
+    .command("up")
+    .description("start NATS, the workers and the gateway on this machine, and ask them one question")
+    .option("--port <port>", "the gateway's port on 127.0.0.1", portNumber, defaultPort)
+    .option("--prefill <n>", "prefill workers", count(0), 1)
+    .option("--decode <n>", "decode workers", count(1), 1)
+    .option("--model <dir>", "a Hugging Face model folder (default: the one in models/)")
+    .option("--threads <n>", "compute threads of each worker (default: the cores, shared out)", count(1))
+    .option("--kv-blocks <n>", "KV blocks of 64 tokens in each worker", count(1))
+    .addOption(new Option("--kv-dtype <dtype>", "type of the cached latents").choices(["float32", "bfloat16"]))
+    .option("--detach", "leave it running in the background; ./pelagic down stops it")
+    .option("--json", "one JSON event a line on stdout")
+    .addHelpText("after", "\nExample:\n  ./pelagic up --port 8001 --decode 2 --detach")
+    .action((options: UpOptions) => (options.detach ? upDetached(options) : upHere(options)));
+}
+
+async function upHere(options: UpOptions): Promise<void> {
+  // The detached supervisor has a channel to whoever started it, and no terminal.
+  const detached = process.send !== undefined;
+  const progress = detached ? channelProgress() : createProgress(progressMode(options));
+  const interrupted = interruptions();
+  let stack: Stack | undefined;
+  interrupted.onSecond = () => {
+    stack?.killAll();
+    process.exit(130);
+  };
+  try {
+    await prepare((text) => progress.step(text));
+    stack = await startStack({ ...options, kind: "service", onEvent: (event) => progress.onEvent(event), signal: interrupted.signal });
+    const report = await askFirstQuestion(stack, options, interrupted.signal);
+    if (report.right === false) {
+      throw new CliError(`a wrong answer to ${JSON.stringify(report.question)}: ${JSON.stringify(report.answer)}, not 663 (logs: ${stack.logsDir})`);
+    }
+    progress.end();
+    if (detached) sendToStarter({ kind: "report", report });
+    else printReport(report, options);
+  } catch (error) {
+    progress.end();
+    await stack?.stop({ keepLogs: !interrupted.signal.aborted });
+    const exitCode = error instanceof CliError ? error.exitCode : 1;
+    if (detached) sendToStarter({ kind: "failed", message: messageOf(error), exitCode });
+    if (interrupted.signal.aborted) process.exit(130);
+    throw error;
+  }
+  const failure = await Promise.race([stack.failed, aborted(interrupted.signal)]);
+  progress.end();
+  await stack.stop();
+  if (failure) throw failure;
+  if (!options.json && !detached) process.stderr.write("stopped\n");
+  process.exit(0);
+}
+
+/** The same command in a session of its own, followed until it is up. */
+async function upDetached(options: UpOptions): Promise<void> {
+  const progress = createProgress(progressMode(options));
+  mkdirSync(inTree(".cache"), { recursive: true });
+  const log = openSync(inTree(".cache", "supervisor.log"), "a", 0o600);
+  const args = process.argv.slice(2).filter((argument) => argument !== "--detach");
+  const child = spawn(process.execPath, [fileURLToPath(new URL("main.js", import.meta.url)), ...args], {
+    detached: true,
+    stdio: ["ignore", log, log, "ipc"],
+  });
+  closeSync(log);
+  for (const signal of ["SIGINT", "SIGTERM"] as const) process.on(signal, () => child.kill(signal));
+  const last = await new Promise<DetachedMessage>((resolve) => {
+    child.on("message", (message) => {
+      const received = message as DetachedMessage;
+      if (received.kind === "event") progress.onEvent(received.event);
+      else resolve(received);
+    });
+    child.on("exit", () => resolve({ kind: "failed", message: `the supervisor ended before everything was up (${inTree(".cache", "supervisor.log")})`, exitCode: 1 }));
+  });
+  progress.end();
+  if (last.kind === "report") {
+    child.disconnect();
+    child.unref();
+    printReport(last.report, options);
+    process.exit(0);
+  }
+  if (last.kind === "failed") throw new CliError(last.message, last.exitCode);
+}
+
+async function askFirstQuestion(stack: Stack, options: UpOptions, interrupt: AbortSignal): Promise<UpReport> {
+  let answer: Answer;
+  try {
+    answer = await askQuestion({
+      baseUrl: stack.baseUrl,
+      model: stack.modelName,
+      text: firstQuestion,
+      thinking: true,
+      temperature: 0,
+      maxTokens: 512,
+      signal: AbortSignal.any([interrupt, AbortSignal.timeout(answerTimeoutMs)]),
+    });
+  } catch (error) {
+    throw new CliError(`everything is up, but the first question failed: ${messageOf(error)} (logs: ${stack.logsDir})`);
+  }
+  // Another model may not know, or may take more tokens: that an answer came in time is all that can be asked of it.
+  const known = options.model === undefined || stack.model === embeddedModel();
+  return {
+    event: "up",
+    address: stack.baseUrl,
+    adminAddress: stack.adminUrl,
+    model: stack.modelName,
+    question: firstQuestion,
+    answer: answer.content.trim(),
+    ttftSeconds: Math.round(answer.ttftSeconds * 1e4) / 1e4,
+    right: known ? firstAnswer.test(answer.content) : null,
+    curl: curlLine(stack),
+    logs: stack.logsDir,
+  };
+}
+
+function curlLine(stack: Stack): string {
+  const body = JSON.stringify(requestBody({ model: stack.modelName, text: firstQuestion, thinking: true }));
+  return `curl -N ${stack.baseUrl}/v1/chat/completions -H 'content-type: application/json' -d '${body.replaceAll("'", "'\\''")}'`;
+}
+
+function printReport(report: UpReport, options: UpOptions): void {
+  if (options.json) {
+    process.stdout.write(`${JSON.stringify(report)}\n`);
+    return;
+  }
+  process.stdout.write(
+    [
+      "",
+      `  ${report.question}`,
+      `  ${report.answer}   (first token after ${formatSeconds(report.ttftSeconds)})`,
+      "",
+      `  address  ${report.address}   model ${report.model}`,
+      `  logs     ${report.logs}`,
+      `  try      ${report.curl}`,
+      "",
+      options.detach ? "  It runs in the background: ./pelagic down stops it." : "  Ctrl-C stops it.",
+      "",
+    ].join("\n"),
+  );
+}
+
+function channelProgress(): Progress {
+  return {
+    onEvent: (event) => sendToStarter({ kind: "event", event }),
+    step: (what) => sendToStarter({ kind: "event", event: { event: "preparing", what } }),
+    end: () => undefined,
+  };
+}
+
+/** Whoever started us may be gone by now, and that is no reason to stop. */
+function sendToStarter(message: DetachedMessage): void {
+  if (process.connected) process.send?.(message, undefined, undefined, () => undefined);
+}
+
+/** The first Ctrl-C or SIGTERM asks for an orderly stop, the second one for an end. */
+function interruptions(): { signal: AbortSignal; onSecond: () => void } {
+  const controller = new AbortController();
+  const state = { signal: controller.signal, onSecond: () => process.exit(130) as void };
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
+    process.on(signal, () => {
+      if (controller.signal.aborted) state.onSecond();
+      else controller.abort();
+    });
+  }
+  return state;
+}
+
+function aborted(signal: AbortSignal): Promise<undefined> {
+  return new Promise((resolve) => {
+    if (signal.aborted) resolve(undefined);
+    else signal.addEventListener("abort", () => resolve(undefined), { once: true });
+  });
+}
+
+export function portNumber(text: string): number {
+  const port = Number(text);
+  if (!Number.isInteger(port) || port < 0 || port > 65535) throw new InvalidArgumentError("a port from 0 (any free one) to 65535");
+  return port;
+}
+
+export function count(least: number): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (!Number.isInteger(value) || value < least) throw new InvalidArgumentError(`a whole number, at least ${least}`);
+    return value;
+  };
+}
