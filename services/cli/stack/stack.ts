@@ -95,7 +95,7 @@ const requestTimeoutMs = 2_000;
 
 /** Resolves when every process is ready. Throws, with everything stopped, when one does not become so. */
 export async function startStack(options: StackOptions = {}): Promise<Stack> {
-  const model = checkedModelFolder(options.model ?? embeddedModel());
+  const model = checkedModelFolder(options.model ?? embeddedModel(), { tokenizer: options.gateway !== false });
   if ((options.decode ?? 1) < 1) throw new CliError("--decode: at least 1");
   if (options.gateway !== false && options.port) await checkPortFree("127.0.0.1", options.port);
   const natsBinary = await natsServerBinary((what) => options.onEvent?.({ event: "preparing", what }));

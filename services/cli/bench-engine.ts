@@ -1,0 +1,192 @@
+// bench engine: prefill and decode through the serving scheduler, beside what this machine's memory and arithmetic allow, measured in the
+// same run with the same threads.
+import { execFileSync } from "node:child_process";
+import { readFileSync } from "node:fs";
+import { cpus } from "node:os";
+import { join } from "node:path";
+import type { Command } from "commander";
+import { silentLog, systemClock } from "../lib/contracts/bus.ts";
+import { Engine } from "../lib/engine/engine.ts";
+import { runLocal } from "../lib/engine/local.ts";
+import { loadNativeRunner, type NativeRunner } from "../lib/engine/model-runner.ts";
+import { nativeModule } from "../lib/engine/native.ts";
+import { embeddedModel } from "./stack/model-folder.ts";
+
+export interface BenchRow {
+  what: string;
+  value: number;
+  unit: string;
+  ceiling: number;
+  ratio: number;
+}
+
+/** The form of every bench in the project. */
+export interface BenchReport {
+  bench: string;
+  machine: string;
+  commit: string;
+  rows: BenchRow[];
+}
+
+const repeats = 5;
+const contextTokens = 128;
+const decodeTokens = 64;
+
+export function register(bench: Command): void {
+  bench
+    .command("engine")
+    .description("prefill and decode speed of the native engine, beside ceilings measured in the same run")
+    .option("--model <dir>", "model folder (default: the model in the box)")
+    .option("--threads <n>", "compute threads", String(cpus().length))
+    .option("--kv-dtype <dtype>", "float32 or bfloat16", "bfloat16")
+    .option("--json", "print the report as JSON")
+    .addHelpText("after", "\nExample:\n  ./pelagic bench engine --json")
+    .action(async (options: { model?: string; threads: string; kvDtype: "float32" | "bfloat16"; json?: boolean }) => {
+      const report = await benchEngine(options.model ?? embeddedModel(), Number(options.threads), options.kvDtype);
+      process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : formatReport(report));
+    });
+}
+
+export async function benchEngine(dir: string, threads: number, kvDtype: "float32" | "bfloat16"): Promise<BenchReport> {
+  const native = nativeModule();
+  const runner = await loadNativeRunner({ dir, kvDtype, threads, isa: "auto", kvBlocks: 256 });
+  try {
+    const flops = rowFlops(dir);
+    const fmaRate = await native.measureFmaRate(threads);
+    const rows: BenchRow[] = [];
+    for (const length of [512, 2048]) {
+      const seconds = await prefillSeconds(runner, length);
+      // Rows of the last layer end when their latents are written: nobody reads their output.
+      const work = length * flops.prefillRow + (((length * (length + 1)) / 2) * flops.attentionPair * (flops.layers - 1)) / flops.layers;
+      rows.push(row(`prefill ${length}`, length / seconds, "tokens/s", (fmaRate / work) * length));
+    }
+    // The read pass is measured where decode is: between its runs, on the same bytes.
+    const readRate = await native.measureReadBandwidth(runner.info.activeWeightBytes, threads);
+    for (const batch of [1, 8, 32]) {
+      const { seconds, bytes } = await decodeStep(runner, batch);
+      const readSeconds = bytes / (batch === 1 ? readRate : await native.measureReadBandwidth(bytes, threads));
+      const pairs = batch * (contextTokens + decodeTokens / 2);
+      const fmaSeconds = (batch * flops.decodeRow + pairs * flops.attentionPair) / fmaRate;
+      rows.push(row(`decode batch ${batch}`, batch / seconds, "tokens/s", batch / Math.max(readSeconds, batch === 1 ? 0 : fmaSeconds)));
+    }
+    return { bench: "engine", machine: machine(threads, fmaRate, readRate), commit: commit(), rows };
+  } finally {
+    await runner.close();
+  }
+}
+
+function row(what: string, value: number, unit: string, ceiling: number): BenchRow {
+  return { what, value: round(value), unit, ceiling: round(ceiling), ratio: round(value / ceiling) };
+}
+
+function round(value: number): number {
+  return Number(value.toPrecision(4));
+}
+
+function engineFor(runner: NativeRunner, prefill: boolean): Engine {
+  const config = {
+    kvBlocks: 256,
+    tokenBudget: prefill ? 512 : 4096,
+    chunkTokens: prefill ? 512 : 4096,
+    chunkAlignTokens: 64 as const,
+    maxSequences: 32,
+    maxWaiting: 64,
+  };
+  return new Engine(runner, { modelDigest: "", numericsId: "", kvDtype: "" }, config, systemClock, silentLog);
+}
+
+const prompt = (runner: NativeRunner, length: number, salt: number) =>
+  Uint32Array.from({ length }, (_, i) => (i * 7919 + salt * 104729 + 13) % runner.info.vocabSize);
+
+/** Rows of a prompt as a prefill worker computes them; the best of some runs. */
+async function prefillSeconds(runner: NativeRunner, length: number): Promise<number> {
+  let best = Number.POSITIVE_INFINITY;
+  for (let run = 0; run <= repeats; run++) {
+    const engine = engineFor(runner, true);
+    const started = performance.now();
+    const result = await runLocal(engine, { id: "p", tokens: prompt(runner, length, run), maxTokens: 0, mode: "rows", sampling: null });
+    if (result.end.kind === "error") throw result.end.error;
+    if (run > 0) best = Math.min(best, (performance.now() - started) / 1000);
+  }
+  return best;
+}
+
+/** The median step of `batch` requests that all decode, and the weight bytes that one reads. */
+async function decodeStep(runner: NativeRunner, batch: number): Promise<{ seconds: number; bytes: number }> {
+  const engine = engineFor(runner, false);
+  const { info } = runner;
+  const at: number[] = [];
+  const expertsUsed: number[] = [];
+  engine.onExpertCounts = (counts) => {
+    expertsUsed.push(counts.reduce((sum, n) => sum + (n > 0 ? 1 : 0), 0));
+    at.push(performance.now());
+  };
+  const results = await Promise.all(
+    Array.from({ length: batch }, (_, i) =>
+      runLocal(engine, { id: `d${i}`, tokens: prompt(runner, contextTokens, i + 1), maxTokens: decodeTokens }),
+    ),
+  );
+  for (const { end } of results) if (end.kind === "error") throw end.error;
+  const gaps = at.slice(1).map((time, i) => time - (at[i] as number));
+  const used = median(expertsUsed.slice(1));
+  // One token reads expertsPerToken experts in each MoE layer; a batch reads those that any of its tokens chose.
+  const routed = info.moeLayerCount * info.expertsPerToken;
+  const expertBytes = info.moeLayerCount === 0 ? 0 : expertWeightBytes(info.weightBytes, info.activeWeightBytes, info);
+  return { seconds: median(gaps) / 1000, bytes: info.activeWeightBytes + Math.max(0, used - routed) * expertBytes };
+}
+
+/** All weights minus the active ones are the experts that one token does not choose. */
+function expertWeightBytes(all: number, active: number, info: { moeLayerCount: number; logicalExpertCount: number; expertsPerToken: number }): number {
+  return (all - active) / (info.moeLayerCount * (info.logicalExpertCount - info.expertsPerToken));
+}
+
+/** Multiply-adds counted as two, from the shapes in config.json: GEMMs of one row, and attention of one (row, key) pair over all layers. */
+export function rowFlops(dir: string): { decodeRow: number; prefillRow: number; attentionPair: number; layers: number } {
+  const c = JSON.parse(readFileSync(join(dir, "config.json"), "utf8")) as Record<string, number>;
+  const n = (name: string) => c[name] ?? 0;
+  const heads = n("num_attention_heads");
+  const [dn, dr, dv, rank, hidden] = [n("qk_nope_head_dim"), n("qk_rope_head_dim"), n("v_head_dim"), n("kv_lora_rank"), n("hidden_size")];
+  const queryRank = n("q_lora_rank");
+  const query = queryRank > 0 ? hidden * queryRank + queryRank * heads * (dn + dr) : hidden * heads * (dn + dr);
+  const keyValue = hidden * (rank + dr);
+  const absorbed = heads * rank * (dn + dv) + heads * dv * hidden;
+  const dense = 3 * hidden * n("intermediate_size");
+  const moe = 3 * hidden * n("moe_intermediate_size") * (n("num_experts_per_tok") + n("n_shared_experts")) + hidden * n("n_routed_experts");
+  const layers = n("num_hidden_layers");
+  const denseLayers = Math.min(layers, n("first_k_dense_replace"));
+  const all = layers * (query + keyValue + absorbed) + denseLayers * dense + (layers - denseLayers) * moe;
+  const lastLayer = query + absorbed + (denseLayers === layers ? dense : moe);
+  return {
+    decodeRow: 2 * (all + hidden * n("vocab_size")),
+    prefillRow: 2 * (all - lastLayer),
+    attentionPair: 2 * layers * heads * (2 * rank + dr),
+    layers,
+  };
+}
+
+function median(values: number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted[Math.floor(sorted.length / 2)] ?? Number.NaN;
+}
+
+function machine(threads: number, fmaRate: number, readRate: number): string {
+  const model = cpus()[0]?.model ?? "unknown processor";
+  return `${model}, ${threads} threads, ${nativeModule().bestIsa()}, ${(fmaRate / 1e9).toFixed(0)} GFLOP/s FMA, ${(readRate / 1e9).toFixed(1)} GB/s read`;
+}
+
+export function commit(): string {
+  try {
+    const hash = execFileSync("git", ["rev-parse", "--short", "HEAD"], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
+    const dirty = execFileSync("git", ["status", "--porcelain", "-uno"], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
+    return dirty === "" ? hash : `${hash}+changes`;
+  } catch {
+    return "unknown";
+  }
+}
+
+export function formatReport(report: BenchReport): string {
+  const lines = report.rows.map(
+    (r) => `${r.what.padEnd(20)} ${String(r.value).padStart(10)} ${r.unit.padEnd(10)} ceiling ${String(r.ceiling).padStart(10)}   ratio ${r.ratio.toFixed(2)}`,
+  );
+  return `${report.bench}: ${report.machine}, commit ${report.commit}\n${lines.join("\n")}\n`;
+}

@@ -1,0 +1,74 @@
+// check-exact's way over real processes: NATS, prefill and decode workers, and this process in the gateway's place. Logits digests stay
+// inside: the HTTP API does not carry them.
+import { silentLog, systemClock } from "../lib/contracts/bus.ts";
+import { subjects } from "../lib/contracts/subjects.ts";
+import type { KvDtype } from "../lib/engine/native.ts";
+import { connectBus } from "../lib/runtime/nats-bus.ts";
+import { DispatchClient } from "../gateway/dispatch-client.ts";
+import type { ExactAnswer, ExactRequest } from "./check-exact.ts";
+import { startStack } from "./stack/stack.ts";
+
+const deadlineMs = 120_000;
+
+/** All requests at once, spread over the workers. Every prompt that is long enough is prefilled by a prefill worker, and that is checked. */
+export async function answerOverNats(
+  dir: string,
+  kvDtype: KvDtype,
+  prefill: number,
+  decode: number,
+  requests: ExactRequest[],
+): Promise<Map<string, ExactAnswer>> {
+  const localPrefillRows = 64;
+  const stack = await startStack({
+    model: dir,
+    prefill,
+    decode,
+    kvDtype,
+    gateway: false,
+    env: { PELAGIC_LOCAL_PREFILL_ROWS: String(localPrefillRows) },
+  });
+  try {
+    const { user, password, processId } = stack.credentialsFor("gateway");
+    const bus = await connectBus({ servers: stack.natsUrl, user, password, name: "check-exact", log: silentLog });
+    const client = new DispatchClient({
+      bus,
+      clock: systemClock,
+      subjects: subjects(stack.service),
+      gatewayId: processId,
+      leaseMs: 10_000,
+      log: silentLog,
+    });
+    const answers = await Promise.all(
+      requests.map(async (request, i) => {
+        const generation = client.start(
+          {
+            requestId: request.id,
+            prompt: request.tokens,
+            maxTokens: request.maxTokens,
+            stopTokenIds: [],
+            sampling: { temperature: request.temperature, seed: String(request.seed), choice: 0 },
+            // One salt each: a request must not profit from another's prefill.
+            cacheSalt: request.id,
+            deadlineMs,
+            digests: true,
+          },
+          () => ({ workerId: `decode-${i % decode}`, prefillWorkerId: `prefill-${Math.floor(i / decode) % prefill}` }),
+        );
+        const answer: ExactAnswer = { from: 0, digests: [], tokens: [] };
+        for await (const batch of generation) {
+          answer.tokens.push(...batch.tokens);
+          answer.digests.push(...batch.digests);
+        }
+        const remote = request.promptLength - 1 >= localPrefillRows;
+        if ((generation.prefilledBy !== undefined) !== remote) {
+          throw new Error(`${request.id}: prefilled by ${generation.prefilledBy ?? "decode"}, a prefill worker was ${remote ? "" : "not "}expected`);
+        }
+        return [request.id, answer] as const;
+      }),
+    );
+    await bus.close();
+    return new Map(answers);
+  } finally {
+    await stack.stop();
+  }
+}

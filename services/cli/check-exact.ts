@@ -1,0 +1,234 @@
+// check-exact: the row rule, seen. The same requests are answered in every way that must not matter, and the digest of every float32 logits
+// row is compared. A request is exact when each of its rows has one digest over all ways.
+import { basename } from "node:path";
+import type { Command } from "commander";
+import { silentLog, systemClock } from "../lib/contracts/bus.ts";
+import { Engine, type EngineConfig } from "../lib/engine/engine.ts";
+import { runLocal } from "../lib/engine/local.ts";
+import { loadNativeRunner, type NativeRunner } from "../lib/engine/model-runner.ts";
+import { nativeModule, type Isa, type KvDtype } from "../lib/engine/native.ts";
+import { CliError } from "./cli-error.ts";
+import { answerOverNats } from "./check-exact-nats.ts";
+import { checkedModelFolder, embeddedModel } from "./stack/model-folder.ts";
+
+const isas: Isa[] = ["scalar", "avx2", "avx512"];
+/** Around block and chunk borders, and one that is prefilled remotely in several chunks. */
+const promptLengths = [2, 64, 65, 131, 200, 450];
+const newTokens = 16;
+/** A resumed request gets this many of its tokens back as rows. */
+const resumedTokens = 9;
+const batchSize = 16;
+
+export interface ExactRequest {
+  id: string;
+  tokens: Uint32Array;
+  promptLength: number;
+  temperature: number;
+  seed: bigint;
+  maxTokens: number;
+}
+
+/** Digests of the logits rows behind the output tokens from `from` on, in order. */
+export interface ExactAnswer {
+  from: number;
+  digests: string[];
+  tokens: number[];
+}
+
+export interface ExactReport {
+  model: string;
+  kvDtype: KvDtype;
+  temperatures: number[];
+  /** Every way in which all requests were answered. */
+  ways: string[];
+  skipped: string[];
+  requests: { promptTokens: number; temperature: number; rows: number; distinct: number; tokensEqual: boolean }[];
+  exact: boolean;
+}
+
+export function register(program: Command): void {
+  program
+    .command("check-exact")
+    .description("answer the same requests in every way that must not matter, and compare the digest of every logits row")
+    .option("--model <dir>", "model folder (default: the model in the box)")
+    .option("--temperature <t...>", "sampling temperatures", ["0", "0.8"])
+    .option("--kv-dtype <dtype>", "float32 or bfloat16", "bfloat16")
+    .option("--json", "print the report as JSON")
+    .addHelpText(
+      "after",
+      "\nExample:\n  ./pelagic check-exact --json\n\nExit code 0 only when every row of every request has one digest over all ways: chunk sizes, threads,\ninstruction sets, alone and in a batch, cache hit and miss, resumed, and prefill + NATS + decode as 1x1 and 2x2.",
+    )
+    .action(async (options: { model?: string; temperature: string[]; kvDtype: string; json?: boolean }) => {
+      const temperatures = options.temperature.map(Number);
+      if (temperatures.some((t) => !(t >= 0))) throw new CliError(`--temperature: ${options.temperature.join(" ")}: numbers of 0 or more`);
+      if (options.kvDtype !== "float32" && options.kvDtype !== "bfloat16") throw new CliError("--kv-dtype: float32 or bfloat16");
+      const dir = checkedModelFolder(options.model ?? embeddedModel(), { tokenizer: false });
+      const report = await checkExact(dir, temperatures, options.kvDtype, (way) => process.stderr.write(`  ${way}\n`));
+      process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : format(report));
+      process.exitCode = report.exact ? 0 : 1;
+    });
+}
+
+export async function checkExact(dir: string, temperatures: number[], kvDtype: KvDtype, progress: (way: string) => void): Promise<ExactReport> {
+  const loaded = new Map<string, NativeRunner>();
+  const runnerFor = async (isa: Isa, threads: number): Promise<NativeRunner> => {
+    const key = `${isa} ${threads}`;
+    const runner = loaded.get(key) ?? (await loadNativeRunner({ dir, kvDtype, threads, isa, kvBlocks: 192 }));
+    loaded.set(key, runner);
+    return runner;
+  };
+  const best = nativeModule().bestIsa();
+  const available = isas.slice(0, isas.indexOf(best) + 1);
+  const first = await runnerFor(best, 2);
+  const requests = temperatures.flatMap((temperature) => makeRequests(first.info.vocabSize, first.info.maxPositionEmbeddings, temperature));
+  const answers: { way: string; answers: Map<string, ExactAnswer> }[] = [];
+  const answer = async (way: string, run: () => Promise<Map<string, ExactAnswer>>) => {
+    progress(way);
+    answers.push({ way, answers: await run() });
+  };
+  try {
+    // The reference: one request at a time on a cold cache.
+    await answer(`alone, chunks of 128, ${best}, 2 threads`, () => alone(first, 128, requests));
+    for (const chunk of [64, 512]) await answer(`chunks of ${chunk}`, () => alone(first, chunk, requests));
+    for (const isa of available) {
+      for (const threads of [1, 2]) {
+        if (isa === best && threads === 2) continue;
+        const runner = await runnerFor(isa, threads);
+        await answer(`${isa}, ${threads} threads`, () => alone(runner, 128, requests));
+      }
+    }
+    await answer(`in a batch of ${batchSize}`, () => batched(first, requests));
+    await answer("after a cache hit", () => twice(first, requests));
+    await answer(`resumed after ${resumedTokens} tokens`, () => resumed(first, requests, answers[0]?.answers as Map<string, ExactAnswer>));
+  } finally {
+    for (const runner of loaded.values()) await runner.close();
+  }
+  for (const [prefill, decode] of [
+    [1, 1],
+    [2, 2],
+  ] as const) {
+    await answer(`prefill + NATS + decode, ${prefill}x${decode}`, () => answerOverNats(dir, kvDtype, prefill, decode, requests));
+  }
+  return compare(dir, kvDtype, temperatures, requests, answers, isas.filter((isa) => !available.includes(isa)));
+}
+
+function makeRequests(vocabSize: number, maxPositions: number, temperature: number): ExactRequest[] {
+  return promptLengths
+    .filter((length) => length + newTokens <= maxPositions)
+    .map((length, i) => ({
+      id: `t${temperature}-p${length}`.replace(".", "_"),
+      tokens: Uint32Array.from({ length }, (_, j) => (j * 7919 + i * 104_729 + 17) % vocabSize),
+      promptLength: length,
+      temperature,
+      seed: BigInt(1000 + i),
+      maxTokens: newTokens,
+    }));
+}
+
+function engineFor(runner: NativeRunner, chunkTokens: number): Engine {
+  const config: EngineConfig = { kvBlocks: 192, tokenBudget: 512, chunkTokens, chunkAlignTokens: 64, maxSequences: batchSize, maxWaiting: 64 };
+  return new Engine(runner, { modelDigest: "", numericsId: "", kvDtype: "" }, config, systemClock, silentLog);
+}
+
+async function one(engine: Engine, request: ExactRequest, id = request.id): Promise<ExactAnswer & { hitRows: number }> {
+  const result = await runLocal(engine, {
+    id,
+    tokens: request.tokens,
+    promptLength: request.promptLength,
+    maxTokens: request.maxTokens,
+    sampling: { temperature: request.temperature, seed: request.seed, choice: 0 },
+    digests: true,
+  });
+  if (result.end.kind === "error") throw result.end.error;
+  return {
+    from: request.tokens.length - request.promptLength,
+    digests: result.digests.map((digest) => digest.toString(16).padStart(16, "0")),
+    tokens: result.tokens,
+    hitRows: result.hitRows,
+  };
+}
+
+async function alone(runner: NativeRunner, chunk: number, requests: ExactRequest[]): Promise<Map<string, ExactAnswer>> {
+  const out = new Map<string, ExactAnswer>();
+  // A new engine each: nothing is cached.
+  for (const request of requests) out.set(request.id, await one(engineFor(runner, chunk), request));
+  return out;
+}
+
+/** All at once, with fillers that make sixteen: prefill chunks of some share steps with decode rows of others. */
+async function batched(runner: NativeRunner, requests: ExactRequest[]): Promise<Map<string, ExactAnswer>> {
+  const engine = engineFor(runner, 96);
+  const fillers = Array.from({ length: Math.max(0, batchSize - requests.length) }, (_, i) => {
+    const like = requests[i % requests.length] as ExactRequest;
+    return { ...like, id: `filler${i}`, tokens: like.tokens.map((token) => Math.max(0, token - 1 - i)), maxTokens: newTokens + i };
+  });
+  const others = fillers.map((filler) => one(engine, filler));
+  const answers = await Promise.all(requests.map(async (request) => [request.id, await one(engine, request)] as const));
+  await Promise.all(others);
+  return new Map(answers);
+}
+
+/** The second answer of an engine that has the prompt's blocks, and the answer's, in its cache. */
+async function twice(runner: NativeRunner, requests: ExactRequest[]): Promise<Map<string, ExactAnswer>> {
+  const out = new Map<string, ExactAnswer>();
+  for (const request of requests) {
+    const engine = engineFor(runner, 128);
+    await one(engine, request);
+    const again = await one(engine, request, `${request.id}-again`);
+    const reusable = Math.floor((request.promptLength - 1) / 64) * 64;
+    if (again.hitRows !== reusable) throw new Error(`${request.id}: ${again.hitRows} rows were hit, ${reusable} expected`);
+    out.set(request.id, again);
+  }
+  return out;
+}
+
+async function resumed(runner: NativeRunner, requests: ExactRequest[], whole: Map<string, ExactAnswer>): Promise<Map<string, ExactAnswer>> {
+  const out = new Map<string, ExactAnswer>();
+  for (const request of requests) {
+    const before = whole.get(request.id)?.tokens.slice(0, resumedTokens) ?? [];
+    out.set(request.id, await one(engineFor(runner, 128), { ...request, tokens: Uint32Array.from([...request.tokens, ...before]) }));
+  }
+  return out;
+}
+
+function compare(
+  dir: string,
+  kvDtype: KvDtype,
+  temperatures: number[],
+  requests: ExactRequest[],
+  ways: { way: string; answers: Map<string, ExactAnswer> }[],
+  skipped: string[],
+): ExactReport {
+  const rows = requests.map((request) => {
+    const digests = Array.from({ length: request.maxTokens }, () => new Set<string>());
+    const reference = ways[0]?.answers.get(request.id);
+    let complete = true;
+    let tokensEqual = true;
+    for (const { answers } of ways) {
+      const answer = answers.get(request.id);
+      // A row that a way did not report is as bad as one that differs.
+      complete &&= answer !== undefined && answer.from + answer.digests.length === request.maxTokens;
+      answer?.digests.forEach((digest, i) => digests[answer.from + i]?.add(digest));
+      tokensEqual &&= answer?.tokens.join() === reference?.tokens.slice(answer?.from ?? 0).join();
+    }
+    const distinct = complete ? Math.max(...digests.map((set) => set.size)) : 0;
+    return { promptTokens: request.promptLength, temperature: request.temperature, rows: request.maxTokens, distinct, tokensEqual };
+  });
+  return {
+    model: basename(dir),
+    kvDtype,
+    temperatures,
+    ways: ways.map(({ way }) => way),
+    skipped: skipped.map((isa) => `${isa}: this processor does not have it`),
+    requests: rows,
+    exact: rows.length > 0 && rows.every((row) => row.distinct === 1 && row.tokensEqual),
+  };
+}
+
+function format(report: ExactReport): string {
+  const lines = report.requests.map(
+    (r) => `prompt ${String(r.promptTokens).padStart(4)}, temperature ${r.temperature}: ${r.rows} rows, ${r.distinct} distinct digest${r.distinct === 1 ? "" : "s"} a row`,
+  );
+  const skipped = report.skipped.map((line) => `skipped: ${line}\n`).join("");
+  return `${report.model}, ${report.kvDtype} cache, ${report.ways.length} ways\n${lines.join("\n")}\n${skipped}${report.exact ? "exact" : "NOT EXACT"}\n`;
+}
