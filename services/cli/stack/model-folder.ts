@@ -13,24 +13,20 @@ export function embeddedModel(): string {
   throw new CliError(`several models under models/ (${folders.join(", ")}): name one with --model DIR`);
 }
 
-function isModel(dir: string): boolean {
-  return existsSync(join(dir, "config.json")) && readdirSync(dir).some((name) => name.endsWith(".safetensors"));
-}
-
-/** Absolute. Throws what is wrong with the folder before anything starts; the engine checks the contents. */
+/** Absolute. Throws what is wrong with the folder before anything starts; the engine checks the contents. Only a gateway needs a tokenizer. */
 export function checkedModelFolder(dir: string, needs: { tokenizer: boolean } = { tokenizer: true }): string {
   const path = resolve(dir);
   if (!existsSync(path) || !statSync(path).isDirectory()) throw new CliError(`--model: ${path} is not a folder`);
-  const missing = whatIsMissing(path);
+  const missing = whatIsMissing(path, needs.tokenizer);
   if (missing.length === 0) return path;
   throw new CliError(
     `--model: ${path} has no ${missing.join(", no ")}: a Hugging Face model folder has config.json, tokenizer.json and *.safetensors`,
   );
 }
 
-function whatIsMissing(dir: string): string[] {
+function whatIsMissing(dir: string, tokenizer = true): string[] {
   const names = statSync(dir).isDirectory() ? readdirSync(dir) : [];
-  const files = ["config.json", ...(needs.tokenizer ? ["tokenizer.json"] : [])];
+  const files = ["config.json", ...(tokenizer ? ["tokenizer.json"] : [])];
   const missing = files.filter((name) => !names.includes(name));
   if (!names.some((name) => name.endsWith(".safetensors"))) missing.push("*.safetensors");
   return missing;
