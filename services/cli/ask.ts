@@ -1,15 +1,15 @@
 // ./pelagic ask: one question to the running instance, or to a private stack of its own.
-import { resolve } from "node:path";
+import { basename, resolve } from "node:path";
 import type { Command } from "commander";
 import { askQuestion } from "./chat-client.ts";
 import { CliError } from "./cli-error.ts";
 import { runningInstance } from "./instances.ts";
+import { interruptedExitCode, onInterrupt } from "./interrupt.ts";
 import { prepare } from "./prepare.ts";
 import { createProgress } from "./stack/progress.ts";
 import { startStack, type Stack } from "./stack/stack.ts";
 import { dim } from "./terminal.ts";
 import { count, portNumber } from "./up.ts";
-import { basename } from "node:path";
 
 const answerTimeoutMs = 600_000;
 
@@ -36,17 +36,8 @@ export function register(program: Command): void {
 }
 
 async function ask(question: string, options: AskOptions): Promise<void> {
-  const interrupt = new AbortController();
   let stack: Stack | undefined;
-  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
-    process.on(signal, () => {
-      if (interrupt.signal.aborted) {
-        stack?.killAll();
-        process.exit(130);
-      }
-      interrupt.abort();
-    });
-  }
+  const interrupt = onInterrupt(() => stack?.killAll());
   const instance = runningInstance(options.port);
   const serves = instance !== undefined && (options.model === undefined || instance.model === resolve(options.model));
   if (options.port !== undefined && !serves) throw new CliError(`port ${options.port} serves ${instance?.model}, not ${options.model}`);
@@ -54,20 +45,25 @@ async function ask(question: string, options: AskOptions): Promise<void> {
     if (!serves) {
       const progress = createProgress("quiet");
       await prepare((text) => process.stderr.write(`${text}\n`));
-      stack = await startStack({ model: options.model, onEvent: (event) => progress.onEvent(event), signal: interrupt.signal });
+      stack = await startStack({ model: options.model, onEvent: (event) => progress.onEvent(event), signal: interrupt });
     }
     const baseUrl = stack?.baseUrl ?? `http://127.0.0.1:${instance?.port}`;
     const model = stack?.modelName ?? basename(instance?.model ?? "");
-    await askAndPrint(question, { baseUrl, model }, options, interrupt.signal);
+    await askAndPrint(question, { baseUrl, model }, options, interrupt);
   } catch (error) {
-    if (interrupt.signal.aborted) throw new CliError("cancelled", 130);
+    if (interrupt.aborted) throw new CliError("cancelled", interruptedExitCode);
     throw error;
   } finally {
     await stack?.stop();
   }
 }
 
-async function askAndPrint(text: string, target: { baseUrl: string; model: string }, options: AskOptions, interrupt: AbortSignal): Promise<void> {
+async function askAndPrint(
+  text: string,
+  target: { baseUrl: string; model: string },
+  options: AskOptions,
+  interrupt: AbortSignal,
+): Promise<void> {
   const print = (chunk: string) => {
     if (!options.json) process.stdout.write(chunk);
   };

@@ -13,6 +13,8 @@ export function register(program: Command): void {
         (text) => process.stderr.write(`${text}\n`),
         options.json ? undefined : (chunk) => process.stderr.write(chunk),
       );
-      process.stdout.write(options.json ? `${JSON.stringify({ addon: addonPath, built })}\n` : `${built ? "built" : "up to date"}: ${addonPath}\n`);
+      process.stdout.write(
+        options.json ? `${JSON.stringify({ addon: addonPath, built })}\n` : `${built ? "built" : "up to date"}: ${addonPath}\n`,
+      );
     });
 }

@@ -36,7 +36,9 @@ async function down(options: DownOptions): Promise<void> {
   if (options.port !== undefined && meant.length === 0) throw new CliError(`nothing of ours runs on port ${options.port}`);
   await Promise.all(meant.map(stopInstance));
   if (options.json) {
-    process.stdout.write(`${JSON.stringify({ stopped: meant.map(({ tree, port, supervisor }) => ({ tree, port, pid: supervisor.pid })) })}\n`);
+    process.stdout.write(
+      `${JSON.stringify({ stopped: meant.map(({ tree, port, supervisor }) => ({ tree, port, pid: supervisor.pid })) })}\n`,
+    );
   } else if (meant.length === 0) {
     process.stdout.write("nothing is running\n");
   } else {

@@ -7,9 +7,18 @@ import { treeRoot } from "./tree.ts";
 /** The one that is meant; undefined where none runs. */
 export function runningInstance(port?: number): FoundInstance | undefined {
   const running = listInstances().filter(
-    (instance) => instance.kind === "service" && instance.tree === treeRoot && instance.ready && isRunning(instance.supervisor) && (port === undefined || instance.port === port),
+    (instance) =>
+      instance.kind === "service" &&
+      instance.tree === treeRoot &&
+      instance.ready &&
+      isRunning(instance.supervisor) &&
+      (port === undefined || instance.port === port),
   );
-  if (running.length > 1) throw new CliError(`several instances run here (ports ${running.map((instance) => instance.port).join(", ")}): choose one with --port N`);
-  if (port !== undefined && running.length === 0) throw new CliError(`nothing of ours runs on port ${port}: ./pelagic up --port ${port} starts it`);
+  if (running.length > 1)
+    throw new CliError(
+      `several instances run here (ports ${running.map((instance) => instance.port).join(", ")}): choose one with --port N`,
+    );
+  if (port !== undefined && running.length === 0)
+    throw new CliError(`nothing of ours runs on port ${port}: ./pelagic up --port ${port} starts it`);
   return running[0];
 }

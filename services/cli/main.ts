@@ -1,7 +1,10 @@
 // The CLI behind ./pelagic: one file for each command.
 import { Command, CommanderError } from "commander";
 import * as ask from "./ask.ts";
+import * as bench from "./bench.ts";
 import * as build from "./build.ts";
+import * as checkExact from "./check-exact.ts";
+import * as checkModel from "./check-model.ts";
 import { CliError, messageOf } from "./cli-error.ts";
 import * as down from "./down.ts";
 import * as status from "./status.ts";
@@ -13,7 +16,7 @@ const program = new Command("pelagic")
   .showHelpAfterError("(--help shows what is possible)")
   .exitOverride();
 
-for (const command of [up, ask, status, down, build, test]) command.register(program);
+for (const command of [up, ask, status, down, build, test, checkModel, checkExact, bench]) command.register(program);
 
 try {
   await program.parseAsync();

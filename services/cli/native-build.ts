@@ -60,7 +60,9 @@ export async function cmakeBuild(tools: NativeTools, build: NativeBuild, onOutpu
 function runAlone(command: string, args: string[], options: CommandOptions): Promise<CommandResult> {
   const flock = findOnPath("flock");
   mkdirSync(inTree("build"), { recursive: true });
-  return flock === undefined ? runCommand(command, args, options) : runCommand(flock, [inTree("build", "native.lock"), command, ...args], options);
+  return flock === undefined
+    ? runCommand(command, args, options)
+    : runCommand(flock, [inTree("build", "native.lock"), command, ...args], options);
 }
 
 /** A C++20 compiler of the machine; CMake and Ninja of the machine, or else as pinned wheels. */
@@ -81,7 +83,10 @@ async function cxx20Compiler(): Promise<string> {
   const work = mkdtempSync(inTreeCache("cxx-"));
   try {
     const source = join(work, "probe.cpp");
-    writeFileSync(source, "#include <concepts>\n#include <span>\n#include <thread>\nint main() { std::jthread t([] {}); return std::span<int>{}.size(); }\n");
+    writeFileSync(
+      source,
+      "#include <concepts>\n#include <span>\n#include <thread>\nint main() { std::jthread t([] {}); return std::span<int>{}.size(); }\n",
+    );
     for (const name of candidates) {
       const path = name.includes("/") ? name : findOnPath(name);
       if (path === undefined) continue;
@@ -106,7 +111,11 @@ async function usableCmake(progress: (text: string) => void): Promise<string> {
   return wheelOr(pinnedWheels.cmake, progress, "cmake");
 }
 
-async function wheelOr(wheel: (typeof pinnedWheels)[keyof typeof pinnedWheels], progress: (text: string) => void, debian: string): Promise<string> {
+async function wheelOr(
+  wheel: (typeof pinnedWheels)[keyof typeof pinnedWheels],
+  progress: (text: string) => void,
+  debian: string,
+): Promise<string> {
   try {
     return await pinnedWheel(wheel, progress);
   } catch (error) {

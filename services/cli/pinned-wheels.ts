@@ -68,7 +68,20 @@ export async function pinnedWheel(wheel: PinnedWheel, progress: (text: string) =
     const python = await pythonWithPip(work);
     const result = await runCommand(
       python,
-      ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--require-hashes", "--target", target, "-r", requirements],
+      [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--require-hashes",
+        "--target",
+        target,
+        "-r",
+        requirements,
+      ],
       { timeoutMs: 300_000 },
     );
     if (result.exitCode !== 0) throw new Error(`pip could not install ${wheel.name} ${wheel.version}: ${lastLines(result, 2)}`);

@@ -38,7 +38,9 @@ async function status(options: { port?: number; json?: boolean }): Promise<void>
     throw new CliError(`the gateway on port ${instance.port} does not answer (${messageOf(error)}): its log is in ${instance.runDir}/logs`);
   }
   if (options.json) {
-    process.stdout.write(`${JSON.stringify({ address, model: instance.model, supervisorPid: instance.supervisor.pid, ...gatewayStatus })}\n`);
+    process.stdout.write(
+      `${JSON.stringify({ address, model: instance.model, supervisorPid: instance.supervisor.pid, ...gatewayStatus })}\n`,
+    );
     return;
   }
   const requests = Object.entries(gatewayStatus.requests ?? {}).filter(([, value]) => typeof value === "number");

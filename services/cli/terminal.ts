@@ -21,6 +21,9 @@ export function formatTable(header: string[], rows: (string | number)[][]): stri
   const widths = header.map((_, column) => Math.max(...cells.map((row) => (row[column] ?? "").length)));
   const numeric = header.map((_, column) => rows.every((row) => typeof row[column] === "number"));
   const line = (row: string[]) =>
-    row.map((cell, column) => (numeric[column] ? cell.padStart(widths[column] as number) : cell.padEnd(widths[column] as number))).join("  ").trimEnd();
+    row
+      .map((cell, column) => (numeric[column] ? cell.padStart(widths[column] as number) : cell.padEnd(widths[column] as number)))
+      .join("  ")
+      .trimEnd();
   return cells.map(line).join("\n");
 }

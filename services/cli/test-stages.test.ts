@@ -15,7 +15,14 @@ describe("counts of the test stages", () => {
       numFailedTests: 1,
       testResults: [
         { name: "a", status: "failed", assertionResults: [] },
-        { name: "b", status: "failed", assertionResults: [{ status: "skipped", fullName: "b needs a GPU" }, { status: "failed", fullName: "b" }] },
+        {
+          name: "b",
+          status: "failed",
+          assertionResults: [
+            { status: "skipped", fullName: "b needs a GPU" },
+            { status: "failed", fullName: "b" },
+          ],
+        },
       ],
     };
     expect(parseVitest(JSON.stringify(report))).toEqual({ passed: 2, failed: 2, skipped: ["b needs a GPU"] });

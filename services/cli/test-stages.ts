@@ -50,7 +50,8 @@ async function build(print: (text: string) => void): Promise<StageResult> {
 function commandStage(name: string, command: string, args: string[]): Stage {
   return {
     name,
-    run: async (onOutput) => ((await runCommand(command, args, { cwd: treeRoot, timeoutMs, onOutput })).exitCode === 0 ? onePassed : oneFailed),
+    run: async (onOutput) =>
+      (await runCommand(command, args, { cwd: treeRoot, timeoutMs, onOutput })).exitCode === 0 ? onePassed : oneFailed,
   };
 }
 
@@ -61,7 +62,10 @@ async function clangFormat(print: (text: string) => void): Promise<StageResult> 
   } catch (error) {
     return { passed: 0, failed: 0, skipped: [`C++ format: ${messageOf(error)}`] };
   }
-  const listed = await runCommand("git", ["ls-files", "kernels/*.cpp", "kernels/*.h", "kernels/*.cu", "kernels/*.cuh"], { cwd: treeRoot, timeoutMs });
+  const listed = await runCommand("git", ["ls-files", "kernels/*.cpp", "kernels/*.h", "kernels/*.cu", "kernels/*.cuh"], {
+    cwd: treeRoot,
+    timeoutMs,
+  });
   const files = listed.stdout.split("\n").filter((file) => file !== "" && existsSync(inTree(file)));
   if (files.length === 0) return { passed: 0, failed: 0, skipped: ["C++ format: git lists no C++ files"] };
   const result = await runCommand(executable, ["--dry-run", "--Werror", ...files], { cwd: treeRoot, timeoutMs, onOutput: print });
@@ -72,7 +76,10 @@ async function ctest(nativeBuild: NativeBuild, print: (text: string) => void): P
   const tools = await nativeTools(() => undefined);
   // The addon may be up to date in a tree whose CMake folder was removed.
   if (!existsSync(join(nativeBuild.buildDir, "CTestTestfile.cmake"))) await cmakeBuild(tools, nativeBuild, print);
-  const result = await runCommand(tools.ctest, ["--test-dir", nativeBuild.buildDir, "--output-on-failure", "--no-tests=error"], { timeoutMs, onOutput: print });
+  const result = await runCommand(tools.ctest, ["--test-dir", nativeBuild.buildDir, "--output-on-failure", "--no-tests=error"], {
+    timeoutMs,
+    onOutput: print,
+  });
   return parseCtest(result.stdout) ?? oneFailed;
 }
 
@@ -94,7 +101,14 @@ async function vitest(fast: boolean, print: (text: string) => void): Promise<Sta
   const report = inTree("build", "vitest.json");
   mkdirSync(inTree("build"), { recursive: true });
   rmSync(report, { force: true });
-  const args = ["vitest", "run", "--reporter=default", "--reporter=json", `--outputFile.json=${report}`, ...(fast ? ["--exclude=tests/e2e/**"] : [])];
+  const args = [
+    "vitest",
+    "run",
+    "--reporter=default",
+    "--reporter=json",
+    `--outputFile.json=${report}`,
+    ...(fast ? ["--exclude=tests/e2e/**"] : []),
+  ];
   const result = await runCommand("npx", ["--no-install", ...args], { cwd: treeRoot, timeoutMs, onOutput: print });
   if (!existsSync(report)) return oneFailed;
   const counted = parseVitest(readFileSync(report, "utf8"));

@@ -34,7 +34,12 @@ async function test(options: { fast?: boolean; json?: boolean }): Promise<void> 
     }
     reports.push({ stage: stage.name, seconds: (performance.now() - begunMs) / 1000, ...result });
   }
-  print(`\n${formatTable(["stage", "passed", "failed", "time"], reports.map((report) => [report.stage, report.passed, report.failed, formatSeconds(report.seconds)]))}\n`);
+  print(
+    `\n${formatTable(
+      ["stage", "passed", "failed", "time"],
+      reports.map((report) => [report.stage, report.passed, report.failed, formatSeconds(report.seconds)]),
+    )}\n`,
+  );
   for (const { skipped } of reports) {
     for (const what of skipped) print(`skipped: ${what}\n`);
   }

@@ -5,6 +5,7 @@ import { fileURLToPath } from "node:url";
 import { InvalidArgumentError, Option, type Command } from "commander";
 import { askQuestion, requestBody, type Answer } from "./chat-client.ts";
 import { CliError, messageOf } from "./cli-error.ts";
+import { interruptedExitCode, onInterrupt } from "./interrupt.ts";
 import { prepare } from "./prepare.ts";
 import { embeddedModel } from "./stack/model-folder.ts";
 import { createProgress, progressMode, type Progress } from "./stack/progress.ts";
@@ -45,7 +46,10 @@ interface UpReport {
 }
 
 /** From a detached supervisor to the command that started it. */
-type DetachedMessage = { kind: "event"; event: StackEvent } | { kind: "report"; report: UpReport } | { kind: "failed"; message: string; exitCode: number };
+type DetachedMessage =
+  | { kind: "event"; event: StackEvent }
+  | { kind: "report"; report: UpReport }
+  | { kind: "failed"; message: string; exitCode: number };
 
 export function register(program: Command): void {
   program
@@ -68,31 +72,29 @@ async function upHere(options: UpOptions): Promise<void> {
   // The detached supervisor has a channel to whoever started it, and no terminal.
   const detached = process.send !== undefined;
   const progress = detached ? channelProgress() : createProgress(progressMode(options));
-  const interrupted = interruptions();
   let stack: Stack | undefined;
-  interrupted.onSecond = () => {
-    stack?.killAll();
-    process.exit(130);
-  };
+  const interrupt = onInterrupt(() => stack?.killAll());
   try {
     await prepare((text) => progress.step(text));
-    stack = await startStack({ ...options, kind: "service", onEvent: (event) => progress.onEvent(event), signal: interrupted.signal });
-    const report = await askFirstQuestion(stack, options, interrupted.signal);
+    stack = await startStack({ ...options, kind: "service", onEvent: (event) => progress.onEvent(event), signal: interrupt });
+    const report = await askFirstQuestion(stack, options, interrupt);
     if (report.right === false) {
-      throw new CliError(`a wrong answer to ${JSON.stringify(report.question)}: ${JSON.stringify(report.answer)}, not 663 (logs: ${stack.logsDir})`);
+      throw new CliError(
+        `a wrong answer to ${JSON.stringify(report.question)}: ${JSON.stringify(report.answer)}, not 663 (logs: ${stack.logsDir})`,
+      );
     }
     progress.end();
     if (detached) sendToStarter({ kind: "report", report });
     else printReport(report, options);
   } catch (error) {
     progress.end();
-    await stack?.stop({ keepLogs: !interrupted.signal.aborted });
+    await stack?.stop({ keepLogs: !interrupt.aborted });
     const exitCode = error instanceof CliError ? error.exitCode : 1;
     if (detached) sendToStarter({ kind: "failed", message: messageOf(error), exitCode });
-    if (interrupted.signal.aborted) process.exit(130);
+    if (interrupt.aborted) process.exit(interruptedExitCode);
     throw error;
   }
-  const failure = await Promise.race([stack.failed, aborted(interrupted.signal)]);
+  const failure = await Promise.race([stack.failed, aborted(interrupt)]);
   progress.end();
   await stack.stop();
   if (failure) throw failure;
@@ -118,7 +120,13 @@ async function upDetached(options: UpOptions): Promise<void> {
       if (received.kind === "event") progress.onEvent(received.event);
       else resolve(received);
     });
-    child.on("exit", () => resolve({ kind: "failed", message: `the supervisor ended before everything was up (${inTree(".cache", "supervisor.log")})`, exitCode: 1 }));
+    child.on("exit", () =>
+      resolve({
+        kind: "failed",
+        message: `the supervisor ended before everything was up (${inTree(".cache", "supervisor.log")})`,
+        exitCode: 1,
+      }),
+    );
   });
   progress.end();
   if (last.kind === "report") {
@@ -198,19 +206,6 @@ function channelProgress(): Progress {
 /** Whoever started us may be gone by now, and that is no reason to stop. */
 function sendToStarter(message: DetachedMessage): void {
   if (process.connected) process.send?.(message, undefined, undefined, () => undefined);
-}
-
-/** The first Ctrl-C or SIGTERM asks for an orderly stop, the second one for an end. */
-function interruptions(): { signal: AbortSignal; onSecond: () => void } {
-  const controller = new AbortController();
-  const state = { signal: controller.signal, onSecond: () => process.exit(130) as void };
-  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
-    process.on(signal, () => {
-      if (controller.signal.aborted) state.onSecond();
-      else controller.abort();
-    });
-  }
-  return state;
 }
 
 function aborted(signal: AbortSignal): Promise<undefined> {

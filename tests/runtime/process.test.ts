@@ -39,7 +39,11 @@ describe("a process", () => {
     expect(parseAnnouncement(await child.firstLine)).toEqual({ event: "listening", metricsPort: 1234 });
     child.process.kill("SIGTERM");
     expect(await child.ended).toBe(0);
-    const messages = child.stderr().trim().split("\n").map((line) => (JSON.parse(line) as { msg: string }).msg);
+    const messages = child
+      .stderr()
+      .trim()
+      .split("\n")
+      .map((line) => (JSON.parse(line) as { msg: string }).msg);
     expect(messages).toEqual(["stopping", "last added, stopped first", "first added, stopped last", "stopped"]);
     expect(child.stderr()).toContain('"aborted":true');
   });

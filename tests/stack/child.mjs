@@ -22,9 +22,15 @@ await runProcess({
   config,
   main: async ({ config, log, metrics, onStop }) => {
     if (config.behaviour === "exits") throw new Error("no weights here");
-    const bus = await connectBus({ servers: config.natsUrl, ...readNatsCredentials(config.natsCredentialsFile), name: config.workerId ?? config.gatewayId, log });
+    const bus = await connectBus({
+      servers: config.natsUrl,
+      ...readNatsCredentials(config.natsCredentialsFile),
+      name: config.workerId ?? config.gatewayId,
+      log,
+    });
     onStop(() => bus.close());
-    const ready = () => (config.behaviour === "never-ready" ? { ready: false, reason: "still thinking" } : { ready: bus.connected, reason: "no bus" });
+    const ready = () =>
+      config.behaviour === "never-ready" ? { ready: false, reason: "still thinking" } : { ready: bus.connected, reason: "no bus" };
     const routes = { "/env": () => process.env };
     const admin = await startAdminServer({ host: config.metricsHost, port: config.metricsPort, registry: metrics, ready, routes, log });
     if (config.gatewayId === undefined) {

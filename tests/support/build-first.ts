@@ -7,7 +7,10 @@ import { inTree, treeRoot } from "../../services/cli/tree.ts";
 export default function buildFirst(): void {
   // Not the stamp of ./pelagic, which stands for a build without errors.
   const stamp = inTree("dist", ".built-for-tests");
-  const stale = spawnSync("find", ["services", "tsconfig.json", "tsconfig.build.json", "-newer", stamp, "-print", "-quit"], { cwd: treeRoot, encoding: "utf8" });
+  const stale = spawnSync("find", ["services", "tsconfig.json", "tsconfig.build.json", "-newer", stamp, "-print", "-quit"], {
+    cwd: treeRoot,
+    encoding: "utf8",
+  });
   if (stale.status === 0 && stale.stdout === "") return;
   // Taken before the build: what changes meanwhile is newer.
   const begun = new Date();

@@ -11,7 +11,10 @@ export async function checkPortFree(host: string, port: number): Promise<void> {
     });
   } catch (error) {
     const code = (error as NodeJS.ErrnoException).code;
-    if (code === "EADDRINUSE") throw new CliError(`port ${port} is taken: choose another one with --port N, or stop what uses it (./pelagic down --port ${port}, if it is ours)`);
+    if (code === "EADDRINUSE")
+      throw new CliError(
+        `port ${port} is taken: choose another one with --port N, or stop what uses it (./pelagic down --port ${port}, if it is ours)`,
+      );
     if (code === "EACCES") throw new CliError(`port ${port} needs root: choose one above 1023 with --port N`);
     throw new CliError(`cannot listen on ${host}:${port}: ${messageOf(error)}`);
   }

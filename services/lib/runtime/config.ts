@@ -25,7 +25,10 @@ export const processFields = {
 
 /** Fields of every process on the bus. */
 export const busFields = {
-  service: z.string().regex(/^[A-Za-z0-9_-]+$/).default("default"),
+  service: z
+    .string()
+    .regex(/^[A-Za-z0-9_-]+$/)
+    .default("default"),
   /** One or more server addresses, comma-separated. */
   natsUrl: z.string().min(1),
   natsCredentialsFile: z.string().min(1).optional(),

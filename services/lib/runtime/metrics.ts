@@ -4,7 +4,9 @@ import { collectDefaultMetrics, Registry } from "prom-client";
 export { Counter, Gauge, Histogram, Registry } from "prom-client";
 
 /** Buckets for time to first token, queue and request times, in seconds (vLLM's and OpenTelemetry's range). */
-export const latencyBucketsSeconds = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160];
+export const latencyBucketsSeconds = [
+  0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160,
+];
 
 /** Buckets for the time between two tokens, in seconds. */
 export const tokenBucketsSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5];

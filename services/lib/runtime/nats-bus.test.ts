@@ -117,7 +117,9 @@ describe("a bus over NATS", () => {
   it("waits for a server that is not up yet, and gives up at its bound", async () => {
     await server.kill();
     const begun = performance.now();
-    await expect(connectBus({ servers: server.url, name: "test", log: silentLog, timeoutMs: 800 })).rejects.toMatchObject({ code: "disconnected" });
+    await expect(connectBus({ servers: server.url, name: "test", log: silentLog, timeoutMs: 800 })).rejects.toMatchObject({
+      code: "disconnected",
+    });
     expect(performance.now() - begun).toBeLessThan(2_000);
     const connecting = connectTo(server.url);
     await new Promise((resolve) => setTimeout(resolve, 300));

@@ -116,7 +116,11 @@ function wildcardSubjects(service: string, id?: string) {
   // subjects() refuses `*` in an id, rightly; so an id that is a valid token stands in and is replaced.
   const any = "ANY-ID";
   const named = subjects(service);
-  const of = (subject: string) => subject.split(".").map((token) => (token === any ? "*" : token)).join(".");
+  const of = (subject: string) =>
+    subject
+      .split(".")
+      .map((token) => (token === any ? "*" : token))
+      .join(".");
   const who = id ?? any;
   return {
     dispatch: of(named.dispatch(who)),

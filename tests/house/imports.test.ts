@@ -1,0 +1,58 @@
+// Keeps the arrows of docs/ARCHITECTURE.md true: who may import whom under services/.
+import { readFileSync } from "node:fs";
+import { dirname, join, normalize } from "node:path";
+import { describe, expect, it } from "vitest";
+import { trackedFiles } from "./tracked-files.ts";
+
+/** Each part of services/, and the other parts that it may import. The CLI is the composition root. */
+const mayImport: Record<string, string[]> = {
+  "lib/contracts": [],
+  "lib/runtime": ["lib/contracts"],
+  "lib/engine": ["lib/contracts"],
+  "lib/simulator": ["lib/contracts", "lib/engine"],
+  gateway: ["lib/contracts", "lib/runtime"],
+  prefill: ["lib/contracts", "lib/runtime", "lib/engine"],
+  decode: ["lib/contracts", "lib/runtime", "lib/engine"],
+  placement: ["lib/contracts", "lib/runtime"],
+  cli: ["lib/contracts", "lib/runtime", "lib/engine", "gateway"],
+};
+
+const partOf = (path: string) => Object.keys(mayImport).find((part) => path.startsWith(`services/${part}/`));
+
+/** Module names in import, export from, import() and new URL(…, import.meta.url). */
+function importsOf(source: string): string[] {
+  const patterns = [
+    /\bfrom\s+["']([^"']+)["']/g,
+    /\bimport\s*\(?\s*["']([^"']+)["']/g,
+    /new URL\(\s*["']([^"']+)["']\s*,\s*import\.meta\.url/g,
+  ];
+  return patterns.flatMap((pattern) => [...source.matchAll(pattern)].map((match) => match[1] as string));
+}
+
+const sources = trackedFiles().filter((file) => file.startsWith("services/") && file.endsWith(".ts"));
+const product = sources.filter((file) => !file.endsWith(".test.ts"));
+
+describe("imports under services/", () => {
+  it("has a rule for every file", () => {
+    expect(sources.filter((file) => partOf(file) === undefined)).toEqual([]);
+  });
+
+  it("go only where the arrows point", () => {
+    const wrong: string[] = [];
+    for (const file of product) {
+      const part = partOf(file) as string;
+      for (const name of importsOf(readFileSync(file, "utf8"))) {
+        if (!name.startsWith(".")) continue;
+        const target = normalize(join(dirname(file), name));
+        const targetPart = partOf(target);
+        if (targetPart !== part && !mayImport[part]?.includes(targetPart ?? "")) wrong.push(`${file} imports ${target}`);
+      }
+    }
+    expect(wrong).toEqual([]);
+  });
+
+  it("load the native addon through one file only", () => {
+    const users = product.filter((file) => /\.node["'`]|PELAGIC_ADDON|process\.dlopen/.test(readFileSync(file, "utf8")));
+    expect(users.filter((file) => file !== "services/lib/engine/native.ts" && !file.startsWith("services/cli/native-build"))).toEqual([]);
+  });
+});
