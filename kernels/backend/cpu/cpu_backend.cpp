@@ -94,13 +94,17 @@ struct MlpTask {
 class CpuBackend final : public Backend {
  public:
   CpuBackend(Isa isa, int threads)
-      : ops_(cpu_ops(isa)), pool_(threads), thread_scratch_(static_cast<std::size_t>(threads)),
+      : ops_(cpu_ops(isa)),
+        pool_(threads),
+        thread_scratch_(static_cast<std::size_t>(threads)),
         sampler_scratch_(static_cast<std::size_t>(threads)) {}
 
   std::unique_ptr<Activations> make_activations(std::size_t elements) override {
     return std::make_unique<CpuActivations>(elements);
   }
-  std::unique_ptr<Vector> make_vector(std::span<const float> data) override { return std::make_unique<CpuVector>(data); }
+  std::unique_ptr<Vector> make_vector(std::span<const float> data) override {
+    return std::make_unique<CpuVector>(data);
+  }
   std::unique_ptr<Matrix> make_matrix(int n, int k, const RowSource& rows) override {
     return std::make_unique<CpuMatrix>(PackedMatrix::from_rows(n, k, rows));
   }
@@ -108,8 +112,7 @@ class CpuBackend final : public Backend {
   std::unique_ptr<HeadMatrices> make_head_matrices(int heads, int n, int k, const HeadRowSource& rows) override {
     auto matrices = std::make_unique<CpuHeadMatrices>();
     for (int head = 0; head < heads; ++head) {
-      matrices->heads.push_back(
-          PackedMatrix::from_rows(n, k, [&](int row, float* out) { rows(head, row, out); }));
+      matrices->heads.push_back(PackedMatrix::from_rows(n, k, [&](int row, float* out) { rows(head, row, out); }));
     }
     return matrices;
   }
@@ -145,7 +148,9 @@ class CpuBackend final : public Backend {
   std::unique_ptr<RopeAngles> make_rope(std::span<const double> frequencies, int positions, double amplitude) override {
     return std::make_unique<CpuRopeAngles>(RopeTable(frequencies, positions, amplitude));
   }
-  std::unique_ptr<KvCache> make_kv_cache(const KvLayout& layout) override { return std::make_unique<CpuKvCache>(layout); }
+  std::unique_ptr<KvCache> make_kv_cache(const KvLayout& layout) override {
+    return std::make_unique<CpuKvCache>(layout);
+  }
 
   void embed(const Embedding& embedding, std::span<const std::uint32_t> tokens, View y) override {
     embed_tokens(static_cast<const CpuEmbedding&>(embedding).table, tokens, address(y), y.stride);
@@ -167,8 +172,7 @@ class CpuBackend final : public Backend {
 
   void linear(int rows, View x, const Matrix& w, View y) override {
     const PackedMatrix& packed = static_cast<const CpuMatrix&>(w).packed;
-    const GemmCall call{
-        .a = address(x), .lda = x.stride, .m = rows, .w = &packed, .c = address(y), .ldc = y.stride};
+    const GemmCall call{.a = address(x), .lda = x.stride, .m = rows, .w = &packed, .c = address(y), .ldc = y.stride};
     run_gemm(call);
   }
 
@@ -211,7 +215,8 @@ class CpuBackend final : public Backend {
     const RopeTable& table = static_cast<const CpuRopeAngles&>(rope).table;
     const int query_dim = shape.nope_dim + shape.rope_dim;
     const int latent_width = shape.kv_rank + shape.rope_dim;
-    run_head_gemms(rows.rows(), heads, address(q), q.stride, query_dim, address(absorbed), absorbed.stride, latent_width);
+    run_head_gemms(rows.rows(), heads, address(q), q.stride, query_dim, address(absorbed), absorbed.stride,
+                   latent_width);
     for_rows(rows.rows(), shape.heads * shape.rope_dim, [&](int begin, int end) {
       for (int row = begin; row < end; ++row) {
         const int position = rows.positions[static_cast<std::size_t>(row)];
@@ -244,8 +249,8 @@ class CpuBackend final : public Backend {
                                   .u_head_stride = shape.kv_rank});
       first_row += run.rows;
     }
-    split_attention(attention_sequences_.data(), static_cast<int>(attention_sequences_.size()), shape.heads, pool_.size(),
-                    attention_items_);
+    split_attention(attention_sequences_.data(), static_cast<int>(attention_sequences_.size()), shape.heads,
+                    pool_.size(), attention_items_);
     reserve_thread_scratch(mla_attention_scratch_floats(kv.layout));
     pool_.parallel_for(static_cast<int>(attention_items_.size()), [&](int index, int thread) {
       const AttentionItem& item = attention_items_[static_cast<std::size_t>(index)];
@@ -261,12 +266,8 @@ class CpuBackend final : public Backend {
     reserve(activated_, rows * static_cast<std::int64_t>(mlp.width));
     add_gate_up_tasks(mlp, 0, rows);
     run_gate_up(address(x), x.stride, mlp.gate_up.n(), mlp.width);
-    const GemmCall down{.a = activated_.data(),
-                        .lda = mlp.width,
-                        .m = rows,
-                        .w = &mlp.down,
-                        .c = address(y),
-                        .ldc = y.stride};
+    const GemmCall down{
+        .a = activated_.data(), .lda = mlp.width, .m = rows, .w = &mlp.down, .c = address(y), .ldc = y.stride};
     run_gemm(down);
   }
 
@@ -290,13 +291,14 @@ class CpuBackend final : public Backend {
     reserve(expert_out_, all * hidden);
 
     for_rows(entries, hidden, [&](int begin, int end) {
-      gather_rows(moe_batch_, begin, end, address(x), x.stride, gathered_.data() + static_cast<std::int64_t>(begin) * hidden,
-                  hidden, hidden);
+      gather_rows(moe_batch_, begin, end, address(x), x.stride,
+                  gathered_.data() + static_cast<std::int64_t>(begin) * hidden, hidden, hidden);
     });
     if (shared != nullptr) {
       for_rows(rows, hidden, [&](int begin, int end) {
         for (int row = begin; row < end; ++row) {
-          std::copy_n(address(x) + row * x.stride, hidden, gathered_.data() + static_cast<std::int64_t>(entries + row) * hidden);
+          std::copy_n(address(x) + row * x.stride, hidden,
+                      gathered_.data() + static_cast<std::int64_t>(entries + row) * hidden);
         }
       });
     }
@@ -316,16 +318,17 @@ class CpuBackend final : public Backend {
     for_each_mlp([&](const CpuMlp& w, int begin, int end) { add_gemm_tasks(w, w.down, begin, end); });
     run_down(width, hidden);
 
-    const MoeCombineCall combine{.batch = &moe_batch_,
-                                 .weights = expert_weights_.data(),
-                                 .top_k = top_k,
-                                 .expert_out = expert_out_.data(),
-                                 .ld_expert_out = hidden,
-                                 .shared = shared != nullptr ? expert_out_.data() + static_cast<std::int64_t>(entries) * hidden : nullptr,
-                                 .ld_shared = hidden,
-                                 .y = address(y),
-                                 .ldy = y.stride,
-                                 .width = hidden};
+    const MoeCombineCall combine{
+        .batch = &moe_batch_,
+        .weights = expert_weights_.data(),
+        .top_k = top_k,
+        .expert_out = expert_out_.data(),
+        .ld_expert_out = hidden,
+        .shared = shared != nullptr ? expert_out_.data() + static_cast<std::int64_t>(entries) * hidden : nullptr,
+        .ld_shared = hidden,
+        .y = address(y),
+        .ldy = y.stride,
+        .width = hidden};
     for_rows(rows, hidden * (top_k + 1), [&](int begin, int end) { ops_.moe_combine(combine, begin, end); });
   }
 
@@ -355,8 +358,8 @@ class CpuBackend final : public Backend {
     pool_.parallel_for(static_cast<int>(params.size()), [&](int index, int thread) {
       const std::size_t i = static_cast<std::size_t>(index);
       if (params[i] == nullptr) return;
-      sample_row(ops_, address(logits) + index * logits.stride, vocab, static_cast<std::uint32_t>(positions[i]), *params[i],
-                 sampler_scratch_[static_cast<std::size_t>(thread)], results[i]);
+      sample_row(ops_, address(logits) + index * logits.stride, vocab, static_cast<std::uint32_t>(positions[i]),
+                 *params[i], sampler_scratch_[static_cast<std::size_t>(thread)], results[i]);
     });
   }
 
@@ -380,7 +383,8 @@ class CpuBackend final : public Backend {
  private:
   // Buffers grow to the largest step seen and stay.
   static void reserve(AlignedBuffer<float>& buffer, std::int64_t floats) {
-    if (static_cast<std::int64_t>(buffer.size()) < floats) buffer = AlignedBuffer<float>(static_cast<std::size_t>(floats));
+    if (static_cast<std::int64_t>(buffer.size()) < floats)
+      buffer = AlignedBuffer<float>(static_cast<std::size_t>(floats));
   }
 
   void reserve_thread_scratch(std::size_t floats) {
@@ -405,8 +409,8 @@ class CpuBackend final : public Backend {
   }
 
   // One GEMM for each head; a head's inputs and outputs lie a_head, c_head floats apart inside a row.
-  void run_head_gemms(int rows, const std::vector<PackedMatrix>& heads, const float* a, std::int64_t lda, int a_head, float* c,
-                      std::int64_t ldc, int c_head) {
+  void run_head_gemms(int rows, const std::vector<PackedMatrix>& heads, const float* a, std::int64_t lda, int a_head,
+                      float* c, std::int64_t ldc, int c_head) {
     const int grain = gemm_panels_per_task(heads[0], rows, pool_.size());
     const int pieces = (heads[0].panels() + grain - 1) / grain;
     pool_.parallel_for(static_cast<int>(heads.size()) * pieces, [&](int index, int) {
@@ -426,7 +430,8 @@ class CpuBackend final : public Backend {
   // row_blocks_[row] = block table of the row's sequence.
   void flatten(const RowSet& rows) {
     row_blocks_.clear();
-    for (const RowRun& run : rows.runs) row_blocks_.insert(row_blocks_.end(), static_cast<std::size_t>(run.rows), run.blocks);
+    for (const RowRun& run : rows.runs)
+      row_blocks_.insert(row_blocks_.end(), static_cast<std::size_t>(run.rows), run.blocks);
   }
 
   // Fills expert_ids_ and expert_weights_: [rows, top_k].

@@ -8,8 +8,8 @@
 
 namespace pelagic {
 
-// threads: compute threads including the caller, at least 1. Throws std::invalid_argument when the processor lacks the instruction
-// set. One thread at a time may call the ops.
+// threads: compute threads including the caller, at least 1. Throws std::invalid_argument when the processor lacks the
+// instruction set. One thread at a time may call the ops.
 std::unique_ptr<Backend> make_cpu_backend(Isa isa, int threads);
 
 }  // namespace pelagic

@@ -1,0 +1,173 @@
+// The op interface that the model graph is written over. The graph decides what is computed and in which order; a
+// backend owns memory, packed weights and threads or streams. Two backends: cpu (backend/cpu), and cuda, a shared
+// object opened at run time.
+//
+// All ops are asynchronous in principle: they take effect in the order of the calls, and what they write to host memory
+// (counts, digests, logits, samples) is there after finish(). Host memory that an op reads must stay as it is until
+// then. The cpu backend happens to finish each op before it returns.
+//
+// A backend keeps the row rule: the bits of an output row depend on that row's inputs only, never on how many rows a
+// call has.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "ops/gate/gate.h"
+#include "ops/kv_cache/kv_cache.h"
+#include "ops/moe/moe.h"
+#include "ops/sampler/sampler.h"
+
+namespace pelagic {
+
+// Something that lives in the backend's memory. The graph only holds and passes it; each backend knows its own kinds.
+class BackendObject {
+ public:
+  virtual ~BackendObject() = default;
+  // Bytes it occupies, as packed.
+  virtual std::size_t bytes() const = 0;
+};
+
+class Activations : public BackendObject {};   // [elements]
+class Vector : public BackendObject {};        // [n], float32
+class Matrix : public BackendObject {};        // W [n, k]
+class HeadMatrices : public BackendObject {};  // W_h [heads, n, k]
+class Mlp : public BackendObject {};           // gate and up [width, hidden], down [hidden, width]
+class Embedding : public BackendObject {};     // [vocab, hidden]
+class RopeAngles : public BackendObject {};    // cos and sin by position
+class KvCache : public BackendObject {};       // [layer][block][64 rows][kv_rank + rope_dim]
+
+// Some rows of activations: row i starts at element offset + i * stride. The element type is the backend's own.
+struct View {
+  Activations* memory = nullptr;
+  std::int64_t offset = 0;
+  std::int64_t stride = 0;
+};
+
+// Writes row `row` of a weight matrix, as float32, to out. Called from several threads at once for different matrices.
+using RowSource = std::function<void(int row, float* out)>;
+using HeadRowSource = std::function<void(int head, int row, float* out)>;
+
+// Rows of a step: runs of consecutive positions of one sequence, in the order of the rows.
+struct RowRun {
+  int first_position;
+  int rows;
+  const std::uint32_t* blocks;  // the sequence's block table: block t holds positions 64t .. 64t+63
+};
+struct RowSet {
+  std::vector<RowRun> runs;
+  std::vector<std::int32_t> positions;  // of every row
+  int rows() const { return static_cast<int>(positions.size()); }
+};
+
+struct MlaShape {
+  int heads;
+  int nope_dim;   // dn
+  int rope_dim;   // dr
+  int value_dim;  // dv
+  int kv_rank;
+};
+
+// One layer's experts: weights by physical slot, and which logical expert a slot holds.
+struct MoeLayer {
+  GateConfig gate;             // its bias pointer is unused: gate_bias
+  const Matrix* gate_weights;  // [experts, hidden], computed in float32
+  const Vector* gate_bias;     // [experts] or null
+  const SlotTable* placement;
+  std::span<const std::unique_ptr<Mlp>> slots;
+  const Mlp* shared;  // null: no shared experts
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // ---- Memory and weights. The make_ functions may be called from several threads at once. They throw std::bad_alloc.
+
+  virtual std::unique_ptr<Activations> make_activations(std::size_t elements) = 0;
+  virtual std::unique_ptr<Vector> make_vector(std::span<const float> values) = 0;
+  virtual std::unique_ptr<Matrix> make_matrix(int n, int k, const RowSource& rows) = 0;
+  virtual std::unique_ptr<HeadMatrices> make_head_matrices(int heads, int n, int k, const HeadRowSource& rows) = 0;
+  // The same from W_h^T: rows(head, i) writes row i in [0, k) of the [k, n] matrix.
+  virtual std::unique_ptr<HeadMatrices> make_head_matrices_transposed(int heads, int n, int k,
+                                                                      const HeadRowSource& rows) = 0;
+  virtual std::unique_ptr<Mlp> make_mlp(int width, int hidden, const RowSource& gate, const RowSource& up,
+                                        const RowSource& down) = 0;
+  virtual std::unique_ptr<Embedding> make_embedding(int vocab, int hidden, const RowSource& rows) = 0;
+  // Angles position * frequency for positions [0, positions); amplitude multiplies cos and sin.
+  virtual std::unique_ptr<RopeAngles> make_rope(std::span<const double> frequencies, int positions,
+                                                double amplitude) = 0;
+  virtual std::unique_ptr<KvCache> make_kv_cache(const KvLayout& layout) = 0;
+
+  // ---- Ops. x, y, ...: one row for each token.
+
+  // y[i, :] = embedding[tokens[i], :].
+  virtual void embed(const Embedding& embedding, std::span<const std::uint32_t> tokens, View y) = 0;
+
+  // x = x + delta, where delta.memory is given (the residual stream); y = x / sqrt(mean(x^2) + eps) * weight. width: of
+  // weight.
+  virtual void rms_norm(int rows, View x, View delta, const Vector& weight, float eps, View y) = 0;
+
+  // y[m, n] = sum_k x[m, k] W[n, k].
+  virtual void linear(int rows, View x, const Matrix& w, View y) = 0;
+
+  // y[m, h, n] = sum_k x[m, h, k] W[h, n, k]; heads lie side by side in a row of x and of y.
+  virtual void head_linear(int rows, View x, const HeadMatrices& w, View y) = 0;
+
+  // Writes rows' latents of one layer to the cache. compressed: [rows, kv_rank + rope_dim] = W_DKV h:
+  //   c = rms_norm(compressed[: kv_rank]; norm), k_pe = rope(compressed[kv_rank :], position).
+  virtual void store_latents(const RowSet& rows, View compressed, const Vector& norm, float eps, const RopeAngles& rope,
+                             KvCache& cache, int layer) = 0;
+
+  // q: [rows, heads, dn + dr] -> absorbed: [rows, heads, kv_rank + dr]
+  //   absorbed_h = (q_nope_h W_UK_h, rope(q_pe_h, position)); uk: W_UK^T by head, n = kv_rank, k = dn.
+  virtual void absorb_queries(const RowSet& rows, const MlaShape& shape, View q, const HeadMatrices& uk,
+                              const RopeAngles& rope, View absorbed) = 0;
+
+  // u: [rows, heads, kv_rank]; u_h = sum_s softmax_s(scale * absorbed_h . K[s]) c[s] over the row's keys s <= position.
+  virtual void attend(const RowSet& rows, const MlaShape& shape, View absorbed, float scale, const KvCache& cache,
+                      int layer, View u) = 0;
+
+  // y = W_down (silu(W_gate x) * W_up x).
+  virtual void mlp(int rows, View x, const Mlp& w, View y) = 0;
+
+  // y = shared(x) + sum over ranks of weight * expert(x). counts: [experts], the rows sent to each are added.
+  virtual void moe(int rows, View x, const MoeLayer& layer, View y, std::span<std::uint32_t> counts) = 0;
+
+  // y[i, :] = x[rows[i], :].
+  virtual void gather(std::span<const std::uint32_t> rows, View x, int width, View y) = 0;
+
+  // Calls fn when everything asked for so far is done, while later ops may already run. Called on any thread.
+  virtual void when_done(const std::function<void()>& fn) = 0;
+
+  // digests[i] = XXH64 of row i as float32 bytes.
+  virtual void digest_rows(int rows, View x, int width, std::span<std::uint64_t> digests) = 0;
+
+  // Copies rows as float32 to out: [rows, width].
+  virtual void read_rows(int rows, View x, int width, std::span<float> out) = 0;
+
+  // results[i] = a token sampled from logits row i at positions[i], where params[i] is not null.
+  virtual void sample(View logits, int vocab, std::span<const std::int32_t> positions,
+                      std::span<const SamplingParams* const> params, std::span<SampleResult> results) = 0;
+
+  // Returns when everything asked for is done.
+  virtual void finish() = 0;
+
+  // ---- The cache's rows as bytes in the KV dtype, synchronous. May be called from another thread while a step runs,
+  // for rows that the step does not write any more (their layer was reported) or not at all. Callers have checked all
+  // indices.
+
+  // Copies rows [first_row, first_row + row_count) of one block and layer to out and returns the bytes' XXH64.
+  virtual std::uint64_t pack_rows(const KvCache& cache, int layer, std::uint32_t block, int first_row, int row_count,
+                                  std::byte* out) = 0;
+  virtual void unpack_rows(KvCache& cache, int layer, std::uint32_t block, int first_row, int row_count,
+                           const std::byte* data) = 0;
+  // Copies a whole block, all layers.
+  virtual void copy_block(KvCache& cache, std::uint32_t from, std::uint32_t to) = 0;
+};
+
+}  // namespace pelagic

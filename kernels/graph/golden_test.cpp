@@ -1,0 +1,205 @@
+// Compares a model folder with the Hugging Face outputs beside it: pelagic_golden_test DIR...
+//
+// DIR/golden.safetensors: input_ids [S, T], logits [S, T, vocab], greedy_prompt [G, P], greedy_tokens [G, N]. For every
+// instruction set of this processor and for 1 and 2 threads: all positions' logits within 1e-4, computed in one call,
+// in chunks across block boundaries, and token by token; all of these equal to the bit; greedy continuation equal. Exit
+// 0 only if all of it holds.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <string>
+
+#include "backend/cpu/cpu_backend.h"
+#include "graph/error.h"
+#include "graph/model.h"
+
+using namespace pelagic;
+
+namespace {
+
+constexpr double kTolerance = 1e-4;
+
+struct Golden {
+  int sequences, length, vocab;
+  std::vector<std::uint32_t> input_ids;
+  std::vector<float> logits;
+  int greedy_sequences, prompt_length, greedy_length;
+  std::vector<std::uint32_t> greedy_prompt;
+  std::vector<std::uint32_t> greedy_tokens;
+};
+
+template <class T>
+std::vector<T> values(const SafetensorsFile& file, const std::string& name, std::vector<std::int64_t>& shape) {
+  for (const Tensor& tensor : file.tensors()) {
+    if (tensor.name != name) continue;
+    shape = tensor.shape;
+    std::vector<T> out(tensor.data.size() / sizeof(T));
+    std::memcpy(out.data(), tensor.data.data(), out.size() * sizeof(T));
+    return out;
+  }
+  throw Error(ErrorCode::checkpoint, "golden.safetensors has no " + name);
+}
+
+Golden read_golden(const std::filesystem::path& path) {
+  const SafetensorsFile file(path);
+  Golden golden;
+  std::vector<std::int64_t> shape;
+  golden.input_ids = values<std::uint32_t>(file, "input_ids", shape);
+  golden.logits = values<float>(file, "logits", shape);
+  golden.sequences = static_cast<int>(shape.at(0));
+  golden.length = static_cast<int>(shape.at(1));
+  golden.vocab = static_cast<int>(shape.at(2));
+  golden.greedy_prompt = values<std::uint32_t>(file, "greedy_prompt", shape);
+  golden.greedy_sequences = static_cast<int>(shape.at(0));
+  golden.prompt_length = static_cast<int>(shape.at(1));
+  golden.greedy_tokens = values<std::uint32_t>(file, "greedy_tokens", shape);
+  golden.greedy_length = static_cast<int>(shape.at(1));
+  return golden;
+}
+
+// Rows of one sequence in one call.
+struct Rows {
+  std::span<const std::uint32_t> tokens;
+  int start;
+  std::vector<std::uint32_t> blocks;
+};
+
+// One step over the sequences' rows, with logits, digests and a greedy choice for every row.
+StepResult run(Model& model, const std::vector<Rows>& sequences) {
+  std::vector<std::uint32_t> tokens, counts, starts, prompts, table, offsets = {0}, logit_rows;
+  for (const Rows& rows : sequences) {
+    tokens.insert(tokens.end(), rows.tokens.begin(), rows.tokens.end());
+    counts.push_back(static_cast<std::uint32_t>(rows.tokens.size()));
+    starts.push_back(static_cast<std::uint32_t>(rows.start));
+    prompts.push_back(1);
+    table.insert(table.end(), rows.blocks.begin(), rows.blocks.end());
+    offsets.push_back(static_cast<std::uint32_t>(table.size()));
+  }
+  for (std::uint32_t i = 0; i < tokens.size(); ++i) logit_rows.push_back(i);
+  const SamplingParams greedy;
+  const std::vector<const SamplingParams*> sampling(tokens.size(), &greedy);
+  StepResult result;
+  model.step({.tokens = tokens,
+              .row_counts = counts,
+              .start_positions = starts,
+              .prompt_lengths = prompts,
+              .block_table = table,
+              .block_offsets = offsets,
+              .logit_rows = logit_rows,
+              .sampling = sampling,
+              .digests = true,
+              .logits = true},
+             {}, result);
+  return result;
+}
+
+// Blocks of sequence i: scattered over the cache and out of order, so that a mistaken block table shows.
+std::vector<std::uint32_t> blocks_of(int sequence) {
+  const std::uint32_t s = static_cast<std::uint32_t>(sequence);
+  return {10 + s, 2 + s, 6 + s};
+}
+
+struct Computed {
+  std::vector<std::uint64_t> digests;  // [sequences, length]
+  double max_error = 0;
+};
+
+// All golden sequences, `chunks` rows at a time, both sequences in the same calls.
+Computed compute(Model& model, const Golden& golden, const std::vector<int>& chunks) {
+  Computed computed;
+  computed.digests.resize(golden.input_ids.size());
+  int start = 0;
+  for (const int count : chunks) {
+    std::vector<Rows> sequences;
+    for (int s = 0; s < golden.sequences; ++s) {
+      const auto tokens =
+          std::span(golden.input_ids)
+              .subspan(static_cast<std::size_t>(s * golden.length + start), static_cast<std::size_t>(count));
+      sequences.push_back({tokens, start, blocks_of(s)});
+    }
+    const StepResult result = run(model, sequences);
+    for (int s = 0; s < golden.sequences; ++s) {
+      for (int r = 0; r < count; ++r) {
+        const int from = s * count + r;
+        const int to = s * golden.length + start + r;
+        computed.digests[static_cast<std::size_t>(to)] = result.digests[static_cast<std::size_t>(from)];
+        for (int v = 0; v < golden.vocab; ++v) {
+          const double got = result.logits[static_cast<std::size_t>(from * golden.vocab + v)];
+          const double error = std::abs(got - golden.logits[static_cast<std::size_t>(to * golden.vocab + v)]);
+          if (!(error <= computed.max_error)) computed.max_error = error;  // also takes a NaN
+        }
+      }
+    }
+    start += count;
+  }
+  return computed;
+}
+
+// Prompt in one call, then one token at a time for each sequence.
+bool greedy_equal(Model& model, const Golden& golden) {
+  for (int s = 0; s < golden.greedy_sequences; ++s) {
+    const auto prompt = std::span(golden.greedy_prompt)
+                            .subspan(static_cast<std::size_t>(s * golden.prompt_length),
+                                     static_cast<std::size_t>(golden.prompt_length));
+    std::uint32_t token = static_cast<std::uint32_t>(run(model, {{prompt, 0, blocks_of(s)}}).samples.back().token);
+    for (int i = 0; i < golden.greedy_length; ++i) {
+      if (token != golden.greedy_tokens[static_cast<std::size_t>(s * golden.greedy_length + i)]) return false;
+      token = static_cast<std::uint32_t>(
+          run(model, {{{&token, 1}, golden.prompt_length + i, blocks_of(s)}}).samples[0].token);
+    }
+  }
+  return true;
+}
+
+bool check_folder(const std::filesystem::path& dir) {
+  const Golden golden = read_golden(dir / "golden.safetensors");
+  std::vector<int> ones(static_cast<std::size_t>(golden.length), 1);
+  const std::map<std::string, std::vector<int>> cuts = {
+      {"one call", {golden.length}}, {"chunks 37+64+rest", {37, 64, golden.length - 101}}, {"token by token", ones}};
+  std::vector<std::uint64_t> reference;
+  bool good = true;
+  double worst = 0;
+  for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+    if (!isa_supported(isa)) continue;
+    for (const int threads : {1, 2}) {
+      Model model(dir, make_cpu_backend(isa, threads), KvDtype::float32, 16, threads, {});
+      for (const auto& [name, chunks] : cuts) {
+        const Computed computed = compute(model, golden, chunks);
+        if (reference.empty()) reference = computed.digests;
+        const bool equal = computed.digests == reference;
+        if (!(computed.max_error <= worst)) worst = computed.max_error;
+        if (equal && computed.max_error <= kTolerance) continue;
+        good = false;
+        std::printf("FAIL %s, %s, %d threads, %s: max error %.3g%s\n", dir.c_str(), std::string(isa_name(isa)).c_str(),
+                    threads, name.c_str(), computed.max_error, equal ? "" : ", digests differ");
+      }
+      if (!greedy_equal(model, golden)) {
+        good = false;
+        std::printf("FAIL %s, %s, %d threads: greedy tokens differ\n", dir.c_str(), std::string(isa_name(isa)).c_str(),
+                    threads);
+      }
+    }
+  }
+  std::printf("%s %s: max error %.3g\n", good ? "ok  " : "FAIL", dir.c_str(), worst);
+  return good;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 2) {
+    std::fprintf(stderr, "usage: pelagic_golden_test DIR...\n");
+    return 2;
+  }
+  bool good = true;
+  for (int i = 1; i < argc; ++i) {
+    try {
+      good = check_folder(argv[i]) && good;
+    } catch (const std::exception& error) {
+      std::printf("FAIL %s: %s\n", argv[i], error.what());
+      good = false;
+    }
+  }
+  return good ? 0 : 1;
+}

@@ -1,0 +1,396 @@
+#include "graph/model.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "graph/error.h"
+
+namespace pelagic {
+namespace {
+
+// The latent norms' epsilon is fixed, whatever rms_norm_eps says: so in DeepSeek's and Hugging Face's code.
+constexpr float kLatentNormEps = 1e-6f;
+
+[[noreturn]] void refuse(const std::string& what) { throw Error(ErrorCode::argument, what); }
+
+std::string indexed(const char* field, std::size_t index) {
+  return std::string(field) + "[" + std::to_string(index) + "]";
+}
+
+void check_length(const char* field, std::size_t actual, std::size_t wanted) {
+  if (actual != wanted) {
+    refuse(std::string(field) + " has " + std::to_string(actual) + " elements, expected " + std::to_string(wanted));
+  }
+}
+
+}  // namespace
+
+// Activations of a step, for the largest batch seen so far. One row for each token.
+struct Model::Workspace {
+  int capacity = 0;  // rows
+  int logit_capacity = 0;
+  std::unique_ptr<Activations>
+      hidden[3];  // D: the residual stream, a norm's output, what the next norm adds to the stream
+  std::unique_ptr<Activations> compressed;  // kv_rank + dr + query_rank
+  std::unique_ptr<Activations> queries;     // H (dn + dr)
+  std::unique_ptr<Activations> absorbed;    // H (kv_rank + dr)
+  std::unique_ptr<Activations> contexts;    // H kv_rank: attention's weighted sums of latents
+  std::unique_ptr<Activations> values;      // H dv
+  std::unique_ptr<Activations> logits;      // vocab
+
+  View x;      // the residual stream
+  View h;      // a norm's output
+  View delta;  // what the next norm adds to x
+
+  RowSet rows;        // all rows of the call
+  RowSet logit_rows;  // those whose logits are wanted
+  std::vector<std::uint32_t>
+      block_writers;  // [KV blocks]: 1 + the sequence that writes to the block in this call; 0 between calls
+};
+
+Model::Model(const std::filesystem::path& dir, std::unique_ptr<Backend> backend, KvDtype kv_dtype,
+             std::int64_t kv_blocks, int threads, const LoadProgress& progress)
+    : config_(load_config(dir)),
+      rope_plan_(plan_rope(config_)),
+      backend_(std::move(backend)),
+      work_(std::make_unique<Workspace>()) {
+  shape_ = {.heads = static_cast<int>(config_.head_count),
+            .nope_dim = static_cast<int>(config_.nope_dim),
+            .rope_dim = static_cast<int>(config_.rope_dim),
+            .value_dim = static_cast<int>(config_.value_dim),
+            .kv_rank = static_cast<int>(config_.kv_rank)};
+  const std::int64_t block_bytes =
+      config_.layer_count * kBlockRows * config_.latent_width() * (kv_dtype == KvDtype::float32 ? 4 : 2);
+  const std::int64_t memory = static_cast<std::int64_t>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGESIZE);
+  if (kv_blocks < 1) refuse("kvBlocks must be at least 1");
+  if (kv_blocks > memory / block_bytes) {
+    throw Error(ErrorCode::memory, "kvBlocks: " + std::to_string(kv_blocks) + " blocks of " +
+                                       std::to_string(block_bytes) + " bytes do not fit in this machine's memory (" +
+                                       std::to_string(memory) + " bytes)");
+  }
+  kv_layout_ = {.layers = static_cast<int>(config_.layer_count),
+                .blocks = static_cast<int>(kv_blocks),
+                .kv_rank = shape_.kv_rank,
+                .rope_dim = shape_.rope_dim,
+                .dtype = kv_dtype};
+  try {
+    {
+      const Checkpoint checkpoint(dir);  // unmapped as soon as the weights are packed
+      weights_ = load_weights(config_, checkpoint, *backend_, threads, progress);
+    }
+    cache_ = backend_->make_kv_cache(kv_layout_);
+    work_->block_writers.resize(static_cast<std::size_t>(kv_blocks));
+    // No sequence is longer than the whole cache.
+    const std::int64_t positions = std::min(config_.max_positions, kv_blocks * kBlockRows);
+    rope_ = backend_->make_rope(rope_plan_.frequencies, static_cast<int>(positions), rope_plan_.amplitude);
+  } catch (const std::bad_alloc&) {
+    throw Error(ErrorCode::memory, "not enough memory for the weights and " + std::to_string(kv_blocks) +
+                                       " KV blocks of " + std::to_string(block_bytes) + " bytes");
+  }
+  measure();
+}
+
+Model::~Model() = default;
+
+// Fills info_.
+void Model::measure() {
+  const auto add = [&](const BackendObject* object, double active_share = 1) {
+    if (object == nullptr) return;
+    info_.weight_bytes += object->bytes();
+    info_.active_weight_bytes += static_cast<std::uint64_t>(static_cast<double>(object->bytes()) * active_share);
+  };
+  const double experts = static_cast<double>(config_.expert_count);
+  add(weights_.embedding.get(), 1 / static_cast<double>(config_.vocab_size));
+  for (const LayerWeights& layer : weights_.layers) {
+    for (const BackendObject* object : std::initializer_list<const BackendObject*>{
+             layer.input_norm.get(), layer.post_norm.get(), layer.kv_norm.get(), layer.query_norm.get(),
+             layer.compress.get(), layer.query.get(), layer.uk.get(), layer.uv.get(), layer.output.get(),
+             layer.mlp.get(), layer.gate.get(), layer.gate_bias.get()}) {
+      add(object);
+    }
+    for (const auto& slot : layer.slots) add(slot.get(), static_cast<double>(config_.experts_per_token) / experts);
+  }
+  add(weights_.final_norm.get());
+  add(weights_.head.get());
+
+  const std::int64_t heads = config_.head_count;
+  const std::int64_t query_input = config_.query_rank > 0 ? config_.query_rank : config_.hidden_size;
+  const std::int64_t attention = (config_.latent_width() + config_.query_rank) * config_.hidden_size +
+                                 heads * config_.query_key_dim() * query_input +
+                                 heads * (config_.nope_dim + config_.value_dim) * config_.kv_rank +
+                                 heads * config_.value_dim * config_.hidden_size;
+  const std::int64_t dense = 3 * config_.hidden_size * config_.dense_intermediate;
+  const std::int64_t moe =
+      config_.hidden_size * (config_.expert_count + 3 * config_.expert_intermediate *
+                                                        (config_.experts_per_token + config_.shared_expert_count));
+  const std::int64_t products = config_.layer_count * attention + config_.dense_layer_count * dense +
+                                config_.moe_layer_count() * moe + config_.vocab_size * config_.hidden_size;
+  info_.gemm_flops_per_row = 2.0 * static_cast<double>(products);
+  info_.attention_flops_per_pair =
+      2.0 * static_cast<double>(config_.layer_count * heads * (config_.latent_width() + config_.kv_rank));
+}
+
+void Model::check_batch(const StepBatch& batch) {
+  const std::size_t sequences = batch.row_counts.size();
+  if (batch.tokens.empty()) refuse("tokens is empty: a step needs at least one row");
+  if (batch.tokens.size() > (1u << 24)) refuse("tokens has more than 16777216 rows");
+  check_length("startPositions", batch.start_positions.size(), sequences);
+  check_length("promptLengths", batch.prompt_lengths.size(), sequences);
+  check_length("blockOffsets", batch.block_offsets.size(), sequences + 1);
+  check_length("sampling", batch.sampling.size(), batch.logit_rows.size());
+  for (std::size_t i = 0; i < batch.tokens.size(); ++i) {
+    if (batch.tokens[i] >= static_cast<std::uint64_t>(config_.vocab_size)) {
+      refuse(indexed("tokens", i) + " is " + std::to_string(batch.tokens[i]) + ", the vocabulary has " +
+             std::to_string(config_.vocab_size));
+    }
+  }
+  for (std::size_t i = 0; i < batch.block_table.size(); ++i) {
+    if (batch.block_table[i] >= static_cast<std::uint32_t>(kv_layout_.blocks)) {
+      refuse(indexed("blockTable", i) + " is " + std::to_string(batch.block_table[i]) + ", the cache has " +
+             std::to_string(kv_layout_.blocks) + " blocks");
+    }
+  }
+  std::uint64_t rows = 0;
+  for (std::size_t i = 0; i < sequences; ++i) {
+    const std::uint64_t end = std::uint64_t{batch.start_positions[i]} + batch.row_counts[i];
+    if (batch.row_counts[i] == 0) refuse(indexed("rowCounts", i) + " is 0");
+    if (end > static_cast<std::uint64_t>(config_.max_positions)) {
+      refuse(indexed("startPositions", i) + ": rows end at position " + std::to_string(end) + ", the model has " +
+             std::to_string(config_.max_positions));
+    }
+    const std::uint32_t first_block = batch.block_offsets[i];
+    const std::uint32_t last_block = batch.block_offsets[i + 1];
+    if (first_block > last_block || last_block > batch.block_table.size()) {
+      refuse(indexed("blockOffsets", i) + " is out of order or beyond blockTable");
+    }
+    if (end > std::uint64_t{last_block - first_block} * kBlockRows) {
+      refuse(indexed("blockOffsets", i) + ": the sequence has " + std::to_string(last_block - first_block) +
+             " blocks, its rows end at position " + std::to_string(end));
+    }
+    rows += batch.row_counts[i];
+  }
+  check_length("tokens", batch.tokens.size(), rows);
+  for (std::size_t i = 0; i < batch.logit_rows.size(); ++i) {
+    if (batch.logit_rows[i] >= batch.tokens.size() || (i > 0 && batch.logit_rows[i] <= batch.logit_rows[i - 1])) {
+      refuse(indexed("logitRows", i) + " is out of order or not a row of this call");
+    }
+    if (batch.sampling[i] == nullptr) continue;
+    try {
+      check_sampling_params(*batch.sampling[i], static_cast<int>(config_.vocab_size));
+    } catch (const std::invalid_argument& error) {
+      refuse(indexed("sampling", i) + ": " + error.what());
+    }
+  }
+
+  // Two sequences may share blocks they read, never one that a row of this call is written to.
+  std::vector<std::uint32_t>& writers = work_->block_writers;
+  const auto each_written_block = [&](const auto& visit) {
+    for (std::size_t i = 0; i < sequences; ++i) {
+      const std::uint32_t first = batch.start_positions[i] / kBlockRows;
+      const std::uint32_t last = (batch.start_positions[i] + batch.row_counts[i] - 1) / kBlockRows;
+      for (std::uint32_t t = first; t <= last; ++t) visit(i, batch.block_offsets[i] + t);
+    }
+  };
+  std::string clash;
+  each_written_block([&](std::size_t, std::uint32_t entry) {
+    if (writers[batch.block_table[entry]]++ != 0) clash = indexed("blockTable", entry);
+  });
+  each_written_block([&](std::size_t, std::uint32_t entry) { writers[batch.block_table[entry]] = 0; });
+  if (!clash.empty()) refuse(clash + " is written to twice in this call");
+}
+
+// Fills the workspace's row sets and makes room for the batch.
+void Model::plan_rows(const StepBatch& batch) {
+  Workspace& work = *work_;
+  work.rows.runs.clear();
+  work.rows.positions.clear();
+  work.logit_rows.runs.clear();
+  work.logit_rows.positions.clear();
+  std::size_t next_logit = 0;
+  std::uint32_t first_row = 0;
+  for (std::size_t i = 0; i < batch.row_counts.size(); ++i) {
+    const std::uint32_t* blocks = batch.block_table.data() + batch.block_offsets[i];
+    const int start = static_cast<int>(batch.start_positions[i]);
+    const int count = static_cast<int>(batch.row_counts[i]);
+    work.rows.runs.push_back({start, count, blocks});
+    for (int r = 0; r < count; ++r) work.rows.positions.push_back(start + r);
+
+    bool run_open = false;  // the logit rows seen last can be continued
+    const std::uint32_t end_row = first_row + batch.row_counts[i];
+    for (; next_logit < batch.logit_rows.size() && batch.logit_rows[next_logit] < end_row; ++next_logit) {
+      const int position = start + static_cast<int>(batch.logit_rows[next_logit] - first_row);
+      run_open = run_open && work.logit_rows.positions.back() + 1 == position;
+      if (run_open) {
+        ++work.logit_rows.runs.back().rows;
+      } else {
+        work.logit_rows.runs.push_back({position, 1, blocks});
+      }
+      run_open = true;
+      work.logit_rows.positions.push_back(position);
+    }
+    first_row = end_row;
+  }
+
+  // A little more than needed, so that a batch that grows row by row does not reallocate at each step.
+  const auto roomy = [](int rows) { return rows + rows / 4 + 8; };
+  const int rows = work.rows.rows();
+  if (rows > work.capacity) {
+    work.capacity = roomy(rows);
+    const auto make = [&](std::int64_t width) {
+      return backend_->make_activations(static_cast<std::size_t>(work.capacity) * static_cast<std::size_t>(width));
+    };
+    for (auto& buffer : work.hidden) buffer = make(config_.hidden_size);
+    work.compressed = make(config_.latent_width() + config_.query_rank);
+    work.queries = make(config_.head_count * config_.query_key_dim());
+    work.absorbed = make(config_.head_count * config_.latent_width());
+    work.contexts = make(config_.head_count * config_.kv_rank);
+    work.values = make(config_.head_count * config_.value_dim);
+  }
+  if (work.logit_rows.rows() > work.logit_capacity) {
+    work.logit_capacity = roomy(work.logit_rows.rows());
+    work.logits = backend_->make_activations(static_cast<std::size_t>(work.logit_capacity) *
+                                             static_cast<std::size_t>(config_.vocab_size));
+  }
+  work.x = {work.hidden[0].get(), 0, config_.hidden_size};
+  work.h = {work.hidden[1].get(), 0, config_.hidden_size};
+  work.delta = {work.hidden[2].get(), 0, config_.hidden_size};
+}
+
+void Model::step(const StepBatch& batch, const std::function<void(int)>& on_layer, StepResult& result) {
+  check_batch(batch);
+  plan_rows(batch);
+  Workspace& work = *work_;
+  const int rows = work.rows.rows();
+  const int logit_rows = work.logit_rows.rows();
+  const int layer_count = static_cast<int>(config_.layer_count);
+  const int vocab = static_cast<int>(config_.vocab_size);
+  const float eps = static_cast<float>(config_.norm_eps);
+  const View compressed{work.compressed.get(), 0, config_.latent_width() + config_.query_rank};
+  result.expert_counts.assign(static_cast<std::size_t>(config_.moe_layer_count() * config_.expert_count), 0);
+  result.samples.resize(batch.logit_rows.size());
+  result.digests.resize(batch.digests ? batch.logit_rows.size() : 0);
+  result.logits.resize(batch.logits ? batch.logit_rows.size() * static_cast<std::size_t>(vocab) : 0);
+
+  backend_->embed(*weights_.embedding, batch.tokens, work.x);
+  for (int index = 0; index < layer_count; ++index) {
+    const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(index)];
+    backend_->rms_norm(rows, work.x, index > 0 ? work.delta : View{}, *layer.input_norm, eps, work.h);
+    backend_->linear(rows, work.h, *layer.compress, compressed);
+    backend_->store_latents(work.rows, compressed, *layer.kv_norm, kLatentNormEps, *rope_, *cache_, index);
+    if (on_layer) backend_->when_done([&on_layer, index] { on_layer(index); });
+
+    const bool last = index + 1 == layer_count;
+    if (last && logit_rows == 0) break;
+    if (last && logit_rows < rows) keep_logit_rows(batch, layer);
+    const RowSet& row_set = last ? work.logit_rows : work.rows;
+    run_attention(layer, index, row_set);
+    backend_->rms_norm(row_set.rows(), work.x, work.delta, *layer.post_norm, eps, work.h);
+    run_feed_forward(layer, index, row_set.rows(), result);
+  }
+  if (logit_rows > 0) {
+    const View logits{work.logits.get(), 0, vocab};
+    backend_->rms_norm(logit_rows, work.x, work.delta, *weights_.final_norm, eps, work.h);
+    backend_->linear(logit_rows, work.h, *weights_.head, logits);
+    if (batch.digests) backend_->digest_rows(logit_rows, logits, vocab, result.digests);
+    if (batch.logits) backend_->read_rows(logit_rows, logits, vocab, result.logits);
+    backend_->sample(logits, vocab, work.logit_rows.positions, batch.sampling, result.samples);
+  }
+  backend_->finish();
+}
+
+// Before the last layer's attention: only rows whose logits are wanted go on. Their bits do not depend on the rows
+// beside them.
+void Model::keep_logit_rows(const StepBatch& batch, const LayerWeights& last) {
+  Workspace& work = *work_;
+  const int width = static_cast<int>(config_.hidden_size);
+  for (View* view : {&work.x, &work.h}) {  // delta is free here: the input norm has added it to x
+    backend_->gather(batch.logit_rows, *view, width, work.delta);
+    std::swap(*view, work.delta);
+  }
+  if (config_.query_rank == 0) return;
+  const View compressed{work.compressed.get(), 0, config_.latent_width() + config_.query_rank};
+  backend_->linear(work.logit_rows.rows(), work.h, *last.compress, compressed);
+}
+
+// delta = attention of the rows, from h and from the compressed queries that lie behind the latents.
+void Model::run_attention(const LayerWeights& layer, int index, const RowSet& row_set) {
+  Workspace& work = *work_;
+  const int rows = row_set.rows();
+  const View queries{work.queries.get(), 0, config_.head_count * config_.query_key_dim()};
+  const View absorbed{work.absorbed.get(), 0, config_.head_count * config_.latent_width()};
+  const View contexts{work.contexts.get(), 0, config_.head_count * config_.kv_rank};
+  const View values{work.values.get(), 0, config_.head_count * config_.value_dim};
+  if (config_.query_rank > 0) {
+    const View compressed{work.compressed.get(), config_.latent_width(), config_.latent_width() + config_.query_rank};
+    backend_->rms_norm(rows, compressed, View{}, *layer.query_norm, kLatentNormEps, compressed);
+    backend_->linear(rows, compressed, *layer.query, queries);
+  } else {
+    backend_->linear(rows, work.h, *layer.query, queries);
+  }
+  backend_->absorb_queries(row_set, shape_, queries, *layer.uk, *rope_, absorbed);
+  backend_->attend(row_set, shape_, absorbed, static_cast<float>(rope_plan_.softmax_scale), *cache_, index, contexts);
+  backend_->head_linear(rows, contexts, *layer.uv, values);
+  backend_->linear(rows, values, *layer.output, work.delta);
+}
+
+// delta = FFN(h).
+void Model::run_feed_forward(const LayerWeights& layer, int index, int rows, StepResult& result) {
+  Workspace& work = *work_;
+  if (!config_.is_moe_layer(index)) {
+    backend_->mlp(rows, work.h, *layer.mlp, work.delta);
+    return;
+  }
+  const std::size_t experts = static_cast<std::size_t>(config_.expert_count);
+  const std::size_t moe_index = static_cast<std::size_t>(index - config_.dense_layer_count);
+  const MoeLayer moe{.gate = {.method = config_.gate,
+                              .experts = static_cast<int>(config_.expert_count),
+                              .top_k = static_cast<int>(config_.experts_per_token),
+                              .groups = static_cast<int>(config_.group_count),
+                              .top_k_groups = static_cast<int>(config_.kept_group_count),
+                              .normalize = config_.normalize_gate_weights,
+                              .routed_scaling_factor = static_cast<float>(config_.routed_scale)},
+                     .gate_weights = layer.gate.get(),
+                     .gate_bias = layer.gate_bias.get(),
+                     .placement = &layer.placement,
+                     .slots = layer.slots,
+                     .shared = layer.mlp.get()};
+  backend_->moe(rows, work.h, moe, work.delta, std::span(result.expert_counts).subspan(moe_index * experts, experts));
+}
+
+void Model::check_rows(int layer, std::uint32_t block, int first_row, int row_count, std::size_t bytes) const {
+  if (layer < 0 || layer >= kv_layout_.layers)
+    refuse("layer " + std::to_string(layer) + " is not a layer of the model");
+  if (block >= static_cast<std::uint32_t>(kv_layout_.blocks))
+    refuse("block " + std::to_string(block) + " is not in the cache");
+  if (first_row < 0 || row_count < 0 || first_row > kBlockRows || row_count > kBlockRows - first_row) {
+    refuse("firstRow " + std::to_string(first_row) + " and rowCount " + std::to_string(row_count) + " leave the block");
+  }
+  if (bytes != static_cast<std::size_t>(row_count) * kv_layout_.row_bytes()) {
+    refuse("the bytes given are not rowCount * " + std::to_string(kv_layout_.row_bytes()));
+  }
+}
+
+std::uint64_t Model::pack_rows(int layer, std::uint32_t block, int first_row, int row_count,
+                               std::span<std::byte> out) const {
+  check_rows(layer, block, first_row, row_count, out.size());
+  return backend_->pack_rows(*cache_, layer, block, first_row, row_count, out.data());
+}
+
+void Model::unpack_rows(int layer, std::uint32_t block, int first_row, int row_count, std::span<const std::byte> data) {
+  check_rows(layer, block, first_row, row_count, data.size());
+  backend_->unpack_rows(*cache_, layer, block, first_row, row_count, data.data());
+}
+
+void Model::copy_block(std::uint32_t from, std::uint32_t to) {
+  for (const std::uint32_t block : {from, to}) {
+    if (block >= static_cast<std::uint32_t>(kv_layout_.blocks))
+      refuse("block " + std::to_string(block) + " is not in the cache");
+  }
+  backend_->copy_block(*cache_, from, to);
+}
+
+}  // namespace pelagic

@@ -1,0 +1,98 @@
+// A loaded DeepSeek-V2 or V3 model with its latent cache: forward(batch) as one call. The graph is written over
+// backend/backend.h.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "backend/backend.h"
+#include "graph/config.h"
+#include "graph/rope_plan.h"
+#include "graph/weights.h"
+
+namespace pelagic {
+
+struct ModelInfo {
+  std::uint64_t weight_bytes = 0;  // as packed
+  std::uint64_t active_weight_bytes =
+      0;                          // packed bytes that one decode token reads: active experts only, one embedding row
+  double gemm_flops_per_row = 0;  // attention over the context not counted
+  double attention_flops_per_pair = 0;  // of one (row, key) pair, all layers
+};
+
+// One call: some rows of some sequences. All spans must stay valid during step().
+struct StepBatch {
+  std::span<const std::uint32_t> tokens;      // of all rows, sequence after sequence
+  std::span<const std::uint32_t> row_counts;  // rows of each sequence
+  std::span<const std::uint32_t>
+      start_positions;  // absolute position of each sequence's first row; earlier latents are in its blocks
+  std::span<const std::uint32_t>
+      prompt_lengths;  // P of each sequence; unused while every row is computed in the absorbed form
+  std::span<const std::uint32_t> block_table;       // block ids of all sequences, concatenated
+  std::span<const std::uint32_t> block_offsets;     // [sequences + 1] into block_table
+  std::span<const std::uint32_t> logit_rows;        // rows of this call whose logits are wanted, ascending
+  std::span<const SamplingParams* const> sampling;  // one for each logit row; null: nothing is sampled
+  bool digests = false;
+  bool logits = false;
+};
+
+struct StepResult {
+  std::vector<SampleResult> samples;         // [logit rows]; meaningful where sampling was asked for
+  std::vector<std::uint64_t> digests;        // [logit rows] XXH64 of each float32 logits row, if asked for
+  std::vector<float> logits;                 // [logit rows, vocab], if asked for
+  std::vector<std::uint32_t> expert_counts;  // [MoE layers, experts]: rows sent to each logical expert
+};
+
+class Model {
+ public:
+  // Loads a Hugging Face folder and allocates `kv_blocks` blocks of 64 tokens. threads: for loading. Throws
+  // Error(checkpoint), Error(argument) for kv_blocks, Error(memory).
+  Model(const std::filesystem::path& dir, std::unique_ptr<Backend> backend, KvDtype kv_dtype, std::int64_t kv_blocks,
+        int threads, const LoadProgress& progress);
+  ~Model();
+
+  const ModelConfig& config() const { return config_; }
+  const ModelInfo& info() const { return info_; }
+  const KvLayout& kv_layout() const { return kv_layout_; }
+
+  // Computes the batch: writes the latents of all its rows to their blocks, and the logits of the logit rows.
+  // on_layer(layer), unless empty, is called when a layer's latents of all rows are in the cache, while later ops may
+  // still run. In the last layer only logit rows go on after that, so its expert counts cover these only. Throws
+  // Error(argument) naming the field, before anything is computed. One call at a time.
+  void step(const StepBatch& batch, const std::function<void(int)>& on_layer, StepResult& result);
+
+  // Rows of one block and layer as bytes in the KV dtype: row_count * kv_layout().row_bytes(). Throw Error(argument)
+  // for indices out of range or a span of another size. May be called while a step runs, for rows whose layer it has
+  // reported, or that it does not touch.
+  std::uint64_t pack_rows(int layer, std::uint32_t block, int first_row, int row_count, std::span<std::byte> out) const;
+  void unpack_rows(int layer, std::uint32_t block, int first_row, int row_count, std::span<const std::byte> data);
+  void copy_block(std::uint32_t from, std::uint32_t to);
+
+ private:
+  struct Workspace;
+
+  void measure();
+  void check_batch(const StepBatch& batch);
+  void check_rows(int layer, std::uint32_t block, int first_row, int row_count, std::size_t bytes) const;
+  void plan_rows(const StepBatch& batch);
+  void run_attention(const LayerWeights& layer, int index, const RowSet& rows);
+  void run_feed_forward(const LayerWeights& layer, int index, int rows, StepResult& result);
+  void keep_logit_rows(const StepBatch& batch, const LayerWeights& last);
+
+  ModelConfig config_;
+  RopePlan rope_plan_;
+  MlaShape shape_{};
+  KvLayout kv_layout_{};
+  ModelInfo info_;
+  std::unique_ptr<Backend> backend_;
+  ModelWeights weights_;
+  std::unique_ptr<RopeAngles> rope_;
+  std::unique_ptr<KvCache> cache_;
+  std::unique_ptr<Workspace> work_;
+};
+
+}  // namespace pelagic

@@ -1,0 +1,34 @@
+// One tensor of a checkpoint, read row by row as float32.
+#pragma once
+
+#include <cstdint>
+
+#include "graph/safetensors.h"
+
+namespace pelagic {
+
+// A tensor of F32, BF16, F16, or F8_E4M3 with a scale for every 128 x 128 block:
+//   W[i, j] = fp8[i, j] * scale[i / 128, j / 128], in float32. Edge blocks may be ragged.
+// Refers to the tensors, whose file must stay mapped.
+class WeightTensor {
+ public:
+  WeightTensor() = default;
+  // scale: null except for F8_E4M3. Throws Error(checkpoint) where dtype or the scale's shape is wrong. shape: [rows,
+  // columns] or [columns].
+  WeightTensor(const Tensor& tensor, const Tensor* scale);
+
+  std::int64_t rows() const { return rows_; }
+  std::int64_t columns() const { return columns_; }
+  // out: [columns()]. Throws Error(checkpoint) if the row holds a NaN or an infinity: the file is damaged.
+  void read_row(std::int64_t row, float* out) const;
+  // Bytes in the file, scales included.
+  std::uint64_t bytes() const;
+
+ private:
+  const Tensor* tensor_ = nullptr;
+  const Tensor* scale_ = nullptr;
+  std::int64_t rows_ = 0;
+  std::int64_t columns_ = 0;
+};
+
+}  // namespace pelagic
