@@ -136,7 +136,11 @@ async function decodeStep(runner: NativeRunner, batch: number): Promise<{ second
 }
 
 /** All weights minus the active ones are the experts that one token does not choose. */
-function expertWeightBytes(all: number, active: number, info: { moeLayerCount: number; logicalExpertCount: number; expertsPerToken: number }): number {
+function expertWeightBytes(
+  all: number,
+  active: number,
+  info: { moeLayerCount: number; logicalExpertCount: number; expertsPerToken: number },
+): number {
   return (all - active) / (info.moeLayerCount * (info.logicalExpertCount - info.expertsPerToken));
 }
 
@@ -186,7 +190,8 @@ export function commit(): string {
 
 export function formatReport(report: BenchReport): string {
   const lines = report.rows.map(
-    (r) => `${r.what.padEnd(20)} ${String(r.value).padStart(10)} ${r.unit.padEnd(10)} ceiling ${String(r.ceiling).padStart(10)}   ratio ${r.ratio.toFixed(2)}`,
+    (r) =>
+      `${r.what.padEnd(20)} ${String(r.value).padStart(10)} ${r.unit.padEnd(10)} ceiling ${String(r.ceiling).padStart(10)}   ratio ${r.ratio.toFixed(2)}`,
   );
   return `${report.bench}: ${report.machine}, commit ${report.commit}\n${lines.join("\n")}\n`;
 }

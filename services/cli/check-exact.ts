@@ -69,7 +69,12 @@ export function register(program: Command): void {
     });
 }
 
-export async function checkExact(dir: string, temperatures: number[], kvDtype: KvDtype, progress: (way: string) => void): Promise<ExactReport> {
+export async function checkExact(
+  dir: string,
+  temperatures: number[],
+  kvDtype: KvDtype,
+  progress: (way: string) => void,
+): Promise<ExactReport> {
   const loaded = new Map<string, NativeRunner>();
   const runnerFor = async (isa: Isa, threads: number): Promise<NativeRunner> => {
     const key = `${isa} ${threads}`;
@@ -109,7 +114,14 @@ export async function checkExact(dir: string, temperatures: number[], kvDtype: K
   ] as const) {
     await answer(`prefill + NATS + decode, ${prefill}x${decode}`, () => answerOverNats(dir, kvDtype, prefill, decode, requests));
   }
-  return compare(dir, kvDtype, temperatures, requests, answers, isas.filter((isa) => !available.includes(isa)));
+  return compare(
+    dir,
+    kvDtype,
+    temperatures,
+    requests,
+    answers,
+    isas.filter((isa) => !available.includes(isa)),
+  );
 }
 
 function makeRequests(vocabSize: number, maxPositions: number, temperature: number): ExactRequest[] {
@@ -126,7 +138,14 @@ function makeRequests(vocabSize: number, maxPositions: number, temperature: numb
 }
 
 function engineFor(runner: NativeRunner, chunkTokens: number): Engine {
-  const config: EngineConfig = { kvBlocks: 192, tokenBudget: 512, chunkTokens, chunkAlignTokens: 64, maxSequences: batchSize, maxWaiting: 64 };
+  const config: EngineConfig = {
+    kvBlocks: 192,
+    tokenBudget: 512,
+    chunkTokens,
+    chunkAlignTokens: 64,
+    maxSequences: batchSize,
+    maxWaiting: 64,
+  };
   return new Engine(runner, { modelDigest: "", numericsId: "", kvDtype: "" }, config, systemClock, silentLog);
 }
 
@@ -208,7 +227,7 @@ function compare(
       const answer = answers.get(request.id);
       // A row that a way did not report is as bad as one that differs.
       complete &&= answer !== undefined && answer.from + answer.digests.length === request.maxTokens;
-      answer?.digests.forEach((digest, i) => digests[answer.from + i]?.add(digest));
+      for (const [i, digest] of answer?.digests.entries() ?? []) digests[(answer?.from ?? 0) + i]?.add(digest);
       tokensEqual &&= answer?.tokens.join() === reference?.tokens.slice(answer?.from ?? 0).join();
     }
     const distinct = complete ? Math.max(...digests.map((set) => set.size)) : 0;
@@ -227,7 +246,8 @@ function compare(
 
 function format(report: ExactReport): string {
   const lines = report.requests.map(
-    (r) => `prompt ${String(r.promptTokens).padStart(4)}, temperature ${r.temperature}: ${r.rows} rows, ${r.distinct} distinct digest${r.distinct === 1 ? "" : "s"} a row`,
+    (r) =>
+      `prompt ${String(r.promptTokens).padStart(4)}, temperature ${r.temperature}: ${r.rows} rows, ${r.distinct} distinct digest${r.distinct === 1 ? "" : "s"} a row`,
   );
   const skipped = report.skipped.map((line) => `skipped: ${line}\n`).join("");
   return `${report.model}, ${report.kvDtype} cache, ${report.ways.length} ways\n${lines.join("\n")}\n${skipped}${report.exact ? "exact" : "NOT EXACT"}\n`;

@@ -24,7 +24,10 @@ export function register(program: Command): void {
     .argument("<dir>", "a model folder with golden.safetensors")
     .description("compare the engine with the outputs of the Hugging Face classes stored in the folder")
     .option("--json", "print one line of JSON")
-    .addHelpText("after", "\nExample:\n  ./pelagic check-model testdata/goldens/deepseek-v2-lite --json\n\nExit code 0 only at a largest logit error of 1e-4 or less and equal greedy tokens.")
+    .addHelpText(
+      "after",
+      "\nExample:\n  ./pelagic check-model testdata/goldens/deepseek-v2-lite --json\n\nExit code 0 only at a largest logit error of 1e-4 or less and equal greedy tokens.",
+    )
     .action(async (dir: string, options: { json?: boolean }) => {
       const check = await checkModel(dir);
       const good = check.maxAbsLogitError <= tolerance && check.greedyEqual;
@@ -43,7 +46,10 @@ export async function checkModel(dir: string): Promise<ModelCheck> {
   const runner = await loadNativeRunner({ dir, kvDtype: "float32", threads: 2, isa: "auto", kvBlocks });
   try {
     const golden = readGolden(dir);
-    const errors = [await logitError(runner, golden.inputIds, golden.logits, 37), await logitError(runner, golden.inputIds, golden.logits, 1)];
+    const errors = [
+      await logitError(runner, golden.inputIds, golden.logits, 37),
+      await logitError(runner, golden.inputIds, golden.logits, 1),
+    ];
     return {
       model: basename(dir),
       path: dir,

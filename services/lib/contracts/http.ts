@@ -160,7 +160,12 @@ const promptJsonSchema = {
     { type: "array", items: { type: "string", maxLength: httpLimits.textCharacters }, minItems: 1, maxItems: 1 },
     {
       type: "array",
-      items: { type: "array", items: { type: "integer", minimum: 0, maximum: httpLimits.tokenId }, minItems: 1, maxItems: httpLimits.promptTokens },
+      items: {
+        type: "array",
+        items: { type: "integer", minimum: 0, maximum: httpLimits.tokenId },
+        minItems: 1,
+        maxItems: httpLimits.promptTokens,
+      },
       minItems: 1,
       maxItems: 1,
     },
@@ -312,7 +317,9 @@ export const Version = z.object({ name: z.literal("pelagic"), version: z.string(
 export function firstIssue(error: z.ZodError): { param: string; message: string } {
   const issue = error.issues[0];
   if (issue === undefined) return { param: "", message: "invalid" };
-  const param = issue.path.map((key, index) => (typeof key === "number" ? `[${key}]` : index === 0 ? String(key) : `.${String(key)}`)).join("");
+  const param = issue.path
+    .map((key, index) => (typeof key === "number" ? `[${key}]` : index === 0 ? String(key) : `.${String(key)}`))
+    .join("");
   return { param, message: param === "" ? issue.message : `${param}: ${issue.message}` };
 }
 

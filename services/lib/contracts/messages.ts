@@ -62,10 +62,7 @@ export const Dispatch = z.object({
 });
 export type Dispatch = z.infer<typeof Dispatch>;
 
-export const DispatchReply = z.union([
-  z.object({ v: z.number(), kind: z.literal("accepted"), instanceId: id }),
-  Refusal,
-]);
+export const DispatchReply = z.union([z.object({ v: z.number(), kind: z.literal("accepted"), instanceId: id }), Refusal]);
 export type DispatchReply = z.infer<typeof DispatchReply>;
 
 export const finishReasons = ["stop", "length"] as const;

@@ -29,10 +29,18 @@ const json = (name: keyof typeof named) => ({ "application/json": { schema: ref(
 function errors(...codes: ErrorCode[]): Record<string, object> {
   const byStatus = new Map<number, ErrorCode[]>();
   for (const code of codes) byStatus.set(errorCatalogue[code].status, [...(byStatus.get(errorCatalogue[code].status) ?? []), code]);
-  return Object.fromEntries([...byStatus].map(([status, names]) => [status, { description: names.join(", "), content: json("ErrorBody") }]));
+  return Object.fromEntries(
+    [...byStatus].map(([status, names]) => [status, { description: names.join(", "), content: json("ErrorBody") }]),
+  );
 }
 
-function generation(operationId: string, summary: string, request: keyof typeof named, answer: keyof typeof named, chunk: keyof typeof named) {
+function generation(
+  operationId: string,
+  summary: string,
+  request: keyof typeof named,
+  answer: keyof typeof named,
+  chunk: keyof typeof named,
+) {
   return {
     post: {
       operationId,
@@ -69,7 +77,12 @@ function lookup(operationId: string, summary: string, answer: keyof typeof named
 export function openApiDocument(): object {
   const registry = z.registry<{ id: string }>();
   for (const [id, schema] of Object.entries(named)) registry.add(schema, { id });
-  const { schemas } = z.toJSONSchema(registry, { uri: (id) => `#/components/schemas/${id}`, io: "input", target: "draft-2020-12", unrepresentable: "any" });
+  const { schemas } = z.toJSONSchema(registry, {
+    uri: (id) => `#/components/schemas/${id}`,
+    io: "input",
+    target: "draft-2020-12",
+    unrepresentable: "any",
+  });
   for (const schema of Object.values(schemas)) {
     delete schema.$schema;
     delete schema.$id;

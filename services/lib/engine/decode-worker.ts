@@ -137,7 +137,8 @@ export class DecodeWorker {
       throw new PelagicError("internal", `${tokens.length - dispatch.promptLength} tokens were generated before, of ${dispatch.maxTokens}`);
     }
     const outside = tokens.findIndex((token) => token >= vocabSize);
-    if (outside >= 0) throw new PelagicError("invalid_request", `token ${tokens[outside]} at position ${outside}: the vocabulary has ${vocabSize}`);
+    if (outside >= 0)
+      throw new PelagicError("invalid_request", `token ${tokens[outside]} at position ${outside}: the vocabulary has ${vocabSize}`);
     const now = this.clock.nowMs();
     const attempt: Attempt = {
       dispatch,

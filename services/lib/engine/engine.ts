@@ -275,28 +275,31 @@ export class Engine {
     }
     const running = [...this.entries.values()].filter((entry) => entry.phase === "running");
     const maxSequences = Math.max(running.length, this.config.maxSequences - this.count("reserved"));
-    return schedule({ ...this.config, maxSequences }, {
-      availableBlocks: this.blocks.available,
-      running: running.map((entry) => ({
-        id: entry.request.id,
-        computedRows: entry.computedRows,
-        targetRows: entry.length,
-        heldBlocks: this.blocks.table(entry.request.id).length,
-        unsharedBlocks: this.blocks.unshared(entry.request.id),
-        arrival: entry.arrival,
-      })),
-      waiting: waiting.map((entry) => {
-        const { hitBlocks, idleHitBlocks } = this.blocks.lookup(this.reusableKeys(entry));
-        return {
+    return schedule(
+      { ...this.config, maxSequences },
+      {
+        availableBlocks: this.blocks.available,
+        running: running.map((entry) => ({
           id: entry.request.id,
+          computedRows: entry.computedRows,
           targetRows: entry.length,
-          hitRows: hitBlocks * kvBlockTokens,
-          hitBlocks,
-          idleHitBlocks,
+          heldBlocks: this.blocks.table(entry.request.id).length,
+          unsharedBlocks: this.blocks.unshared(entry.request.id),
           arrival: entry.arrival,
-        };
-      }),
-    });
+        })),
+        waiting: waiting.map((entry) => {
+          const { hitBlocks, idleHitBlocks } = this.blocks.lookup(this.reusableKeys(entry));
+          return {
+            id: entry.request.id,
+            targetRows: entry.length,
+            hitRows: hitBlocks * kvBlockTokens,
+            hitBlocks,
+            idleHitBlocks,
+            arrival: entry.arrival,
+          };
+        }),
+      },
+    );
   }
 
   /** Keys that a hit may cover. The last known row is always computed here: its logits give the next token (mode "rows" has none). */
@@ -421,7 +424,8 @@ export class Engine {
       return;
     }
     request.listener.onRows?.(firstRow, rowCount);
-    if (result.logits && request.logitsFrom !== undefined) request.listener.onLogits?.(Math.max(firstRow, request.logitsFrom), result.logits);
+    if (result.logits && request.logitsFrom !== undefined)
+      request.listener.onLogits?.(Math.max(firstRow, request.logitsFrom), result.logits);
     if (entry.mode === "rows") {
       if (entry.computedRows === entry.length) this.holdRows(entry);
       return;
@@ -447,7 +451,8 @@ export class Engine {
   private registerFullBlocks(entry: Entry): void {
     const full = Math.floor(entry.computedRows / kvBlockTokens);
     if (full <= entry.registeredBlocks) return;
-    if (entry.keys.length < full) entry.keys = blockKeys(entry.root, entry.tokens.subarray(0, entry.length), full * kvBlockTokens, entry.keys);
+    if (entry.keys.length < full)
+      entry.keys = blockKeys(entry.root, entry.tokens.subarray(0, entry.length), full * kvBlockTokens, entry.keys);
     for (let i = entry.registeredBlocks; i < full; i++) this.blocks.register(entry.request.id, i, entry.keys[i] as string);
     entry.registeredBlocks = full;
   }

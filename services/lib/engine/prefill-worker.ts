@@ -2,7 +2,7 @@
 // every row, gives up, or falls silent for longer than the lease.
 import type { Bus, BusMessage, Clock, Log } from "../contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
-import { Control, Credit, PrefillRequest } from "../contracts/messages.ts";
+import { type Control, Credit, PrefillRequest } from "../contracts/messages.ts";
 import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { TransferSender } from "./transfer-sender.ts";
 import type { WorkerCore } from "./worker-core.ts";
@@ -67,7 +67,10 @@ export class PrefillWorker {
         );
       }
       if (tokens.length !== body.endRow || body.firstRow >= body.endRow || body.endRow > body.promptLength) {
-        throw new PelagicError("internal", `rows ${body.firstRow} to ${body.endRow} of a prompt of ${body.promptLength}, ${tokens.length} token ids`);
+        throw new PelagicError(
+          "internal",
+          `rows ${body.firstRow} to ${body.endRow} of a prompt of ${body.promptLength}, ${tokens.length} token ids`,
+        );
       }
       if (!this.transfers.has(body.transferId)) this.begin(body, tokens);
       reply({ kind: "accepted", instanceId: this.core.instanceId });

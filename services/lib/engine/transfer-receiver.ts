@@ -57,7 +57,8 @@ export class TransferReceiver {
     if (header.firstRow !== next || header.rowCount === 0 || end > options.endRow || Math.floor((end - 1) / kvBlockTokens) !== block) {
       throw new Error(`rows ${header.firstRow} to ${end} of layer ${header.layer} where row ${next} was due`);
     }
-    if (header.payloadBytes !== header.rowCount * this.runner.rowBytes) throw new Error(`${header.payloadBytes} bytes for ${header.rowCount} rows`);
+    if (header.payloadBytes !== header.rowCount * this.runner.rowBytes)
+      throw new Error(`${header.payloadBytes} bytes for ${header.rowCount} rows`);
     this.runner.unpackRows(
       header.layer,
       this.table[block] as number,

@@ -32,6 +32,14 @@ export const workerFields = {
   maxWaiting: positive.default(256),
 };
 
+/** A decode worker's own. */
+export const decodeFields = {
+  /** Prompts with fewer uncached rows than this are prefilled here. */
+  localPrefillRows: z.coerce.number().int().nonnegative().default(64),
+  /** Frame bytes on their way to this worker at most, over all transfers. */
+  receiveBudgetMib: positive.default(16),
+};
+
 const workerSchema = z.object(workerFields);
 export type WorkerConfig = z.output<typeof workerSchema>;
 

@@ -2,16 +2,17 @@
 import { randomBytes } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
-import type { CacheIdentity } from "../contracts/block-key.ts";
-import type { Bus, Clock, Log } from "../contracts/bus.ts";
+import { kvBlockTokens, type CacheIdentity } from "../contracts/block-key.ts";
+import { type Bus, type Clock, type Log, systemClock } from "../contracts/bus.ts";
 import type { FrameKvDtype } from "../contracts/frame.ts";
 import { Control, type WorkerRole, type WorkerState } from "../contracts/messages.ts";
 import { subjects, type Subjects } from "../contracts/subjects.ts";
 import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { Engine, type EngineConfig } from "./engine.ts";
 import { modelDigest } from "./model-digest.ts";
-import { measureNumericsId, type ModelRunner } from "./model-runner.ts";
+import { loadNativeRunner, measureNumericsId, type ModelRunner } from "./model-runner.ts";
 import { StatePublisher } from "./state-publisher.ts";
+import { engineConfig, loadOptions, type WorkerConfig } from "./worker-config.ts";
 
 export interface WorkerOptions {
   service: string;
@@ -93,6 +94,34 @@ export class WorkerCore {
     return core;
   }
 
+  /** Loads the model and starts a worker of this process. */
+  static async load(
+    role: WorkerRole,
+    config: WorkerConfig & { service: string },
+    metricsPort: number,
+    bus: Bus,
+    log: Log,
+  ): Promise<WorkerCore> {
+    const options = await loadOptions(config);
+    const runner = await loadNativeRunner(options);
+    return WorkerCore.start(
+      {
+        service: config.service,
+        workerId: config.workerId,
+        role,
+        modelDir: config.model,
+        ...(config.modelName === undefined ? {} : { modelName: config.modelName }),
+        kvDtype: config.kvDtype,
+        engine: engineConfig(config, options.kvBlocks),
+        metricsPort,
+      },
+      runner,
+      bus,
+      systemClock,
+      log,
+    );
+  }
+
   onControl(handler: ControlHandler): void {
     this.controlHandler = handler;
   }
@@ -119,8 +148,10 @@ export class WorkerCore {
     this.state.changed();
   }
 
-  changed(): void {
-    this.state.changed();
+  /** Drains, and resolves when `done`; the caller's own bound ends a wait that lasts too long. */
+  async drainUntil(done: () => boolean): Promise<void> {
+    this.drain();
+    while (!done()) await new Promise<void>((resolve) => this.clock.setTimer(20, resolve));
   }
 
   async stop(): Promise<void> {
@@ -144,7 +175,7 @@ export class WorkerCore {
       numericsId: this.identity.numericsId,
       kvDtype: this.options.kvDtype,
       // Not more than the blocks hold.
-      maxPositions: Math.min(this.runner.info.maxPositionEmbeddings, blocks.total * 64),
+      maxPositions: Math.min(this.runner.info.maxPositionEmbeddings, blocks.total * kvBlockTokens),
       blocks: { total: blocks.total, free: blocks.free, cached: blocks.cached },
       requests: { running: stats.running, waiting: stats.waiting, maxWaiting: this.options.engine.maxWaiting },
       queuedPrefillTokens: stats.queuedPrefillTokens,

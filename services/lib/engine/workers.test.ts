@@ -186,19 +186,57 @@ describe("when something goes wrong", () => {
   const frameOf = (subject: string, data: Uint8Array) => (subject.includes(".kv.") ? readFrame(data, new CacheRunner(1).xxh64) : undefined);
 
   const faults: [string, () => void][] = [
-    ["a frame is lost", () => { broker.deliveries = (s, d) => (frameOf(s, d)?.sequence === 4 ? 0 : 1); }],
-    ["the last frame is lost", () => { broker.deliveries = (s, d) => (frameOf(s, d)?.last ? 0 : 1); }],
-    ["a frame comes twice", () => { broker.deliveries = (s, d) => (frameOf(s, d)?.sequence === 4 ? 2 : 1); }],
-    ["a frame is damaged", () => {
-      broker.tamper = (s, d) => {
-        if (frameOf(s, d)?.sequence === 5) d[100] = (d[100] as number) ^ 1;
-        return d;
-      };
-    }],
-    ["all frames are lost", () => { broker.deliveries = (s) => (s.includes(".kv.") ? 0 : 1); }],
-    ["credits are lost", () => { broker.deliveries = (s) => (s.includes(".credit.") ? 0 : 1); }],
-    ["the prefill request is lost", () => { broker.deliveries = (s) => (s.includes(".prefill.") ? 0 : 1); }],
-    ["prefill is silent after it accepted", () => { broker.deliveries = (s) => (s.includes(".kv.") || s.includes(".control.decode") ? 0 : 1); }],
+    [
+      "a frame is lost",
+      () => {
+        broker.deliveries = (s, d) => (frameOf(s, d)?.sequence === 4 ? 0 : 1);
+      },
+    ],
+    [
+      "the last frame is lost",
+      () => {
+        broker.deliveries = (s, d) => (frameOf(s, d)?.last ? 0 : 1);
+      },
+    ],
+    [
+      "a frame comes twice",
+      () => {
+        broker.deliveries = (s, d) => (frameOf(s, d)?.sequence === 4 ? 2 : 1);
+      },
+    ],
+    [
+      "a frame is damaged",
+      () => {
+        broker.tamper = (s, d) => {
+          if (frameOf(s, d)?.sequence === 5) d[100] = (d[100] as number) ^ 1;
+          return d;
+        };
+      },
+    ],
+    [
+      "all frames are lost",
+      () => {
+        broker.deliveries = (s) => (s.includes(".kv.") ? 0 : 1);
+      },
+    ],
+    [
+      "credits are lost",
+      () => {
+        broker.deliveries = (s) => (s.includes(".credit.") ? 0 : 1);
+      },
+    ],
+    [
+      "the prefill request is lost",
+      () => {
+        broker.deliveries = (s) => (s.includes(".prefill.") ? 0 : 1);
+      },
+    ],
+    [
+      "prefill is silent after it accepted",
+      () => {
+        broker.deliveries = (s) => (s.includes(".kv.") || s.includes(".control.decode") ? 0 : 1);
+      },
+    ],
   ];
   test.each(faults)("%s, decode computes the rest itself and the answer is the same", async (_, strike) => {
     const decode = await startDecode();

@@ -33,7 +33,7 @@ export class CacheRunner implements ModelRunner {
       await this.beforeStep();
       for (let layer = 0; layer < layerCount; layer++) {
         for (const sequence of work) {
-          sequence.tokens.forEach((token, i) => this.computeRow(layer, sequence, sequence.firstRow + i, token));
+          for (const [i, token] of sequence.tokens.entries()) this.computeRow(layer, sequence, sequence.firstRow + i, token);
         }
         options.onLayer?.(layer);
         await Promise.resolve();
