@@ -7,7 +7,7 @@ import { runningInstance } from "./instances.ts";
 import { interruptedExitCode, onInterrupt } from "./interrupt.ts";
 import { prepare } from "./prepare.ts";
 import { createProgress } from "./stack/progress.ts";
-import { startStack, type Stack } from "./stack/stack.ts";
+import { checkStackOptions, startStack, type Stack } from "./stack/stack.ts";
 import { dim } from "./terminal.ts";
 import { count, portNumber } from "./up.ts";
 
@@ -44,6 +44,7 @@ async function ask(question: string, options: AskOptions): Promise<void> {
   try {
     if (!serves) {
       const progress = createProgress("quiet");
+      await checkStackOptions({ model: options.model });
       await prepare((text) => process.stderr.write(`${text}\n`));
       stack = await startStack({ model: options.model, onEvent: (event) => progress.onEvent(event), signal: interrupt });
     }

@@ -13,9 +13,18 @@ import * as up from "./up.ts";
 
 const program = new Command("pelagic")
   .description("Serves DeepSeek-class models: prefill and decode apart, latents over NATS, exact to the bit.")
-  .showHelpAfterError("(--help shows what is possible)")
+  .configureOutput({
+    outputError: (text, write) =>
+      write(
+        `pelagic: ${text
+          .replace(/^error: /, "")
+          .trimEnd()
+          .replaceAll("\n", " ")}\n`,
+      ),
+  })
   .exitOverride();
 
+// Sub-commands copy the settings above when they are made.
 for (const command of [up, ask, status, down, build, test, checkModel, checkExact, bench]) command.register(program);
 
 try {

@@ -89,7 +89,7 @@ async function cxx20Compiler(): Promise<string> {
     );
     for (const name of candidates) {
       const path = name.includes("/") ? name : findOnPath(name);
-      if (path === undefined) continue;
+      if (path === undefined || !existsSync(path)) continue;
       found.push(name);
       const probe = await runCommand(path, ["-std=c++20", "-fsyntax-only", source], { timeoutMs: 60_000 });
       if (probe.exitCode === 0) return path;

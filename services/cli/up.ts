@@ -9,7 +9,7 @@ import { interruptedExitCode, onInterrupt } from "./interrupt.ts";
 import { prepare } from "./prepare.ts";
 import { embeddedModel } from "./stack/model-folder.ts";
 import { createProgress, progressMode, type Progress } from "./stack/progress.ts";
-import { startStack, type Stack, type StackEvent } from "./stack/stack.ts";
+import { checkStackOptions, startStack, type Stack, type StackEvent } from "./stack/stack.ts";
 import { formatSeconds } from "./terminal.ts";
 import { inTree } from "./tree.ts";
 
@@ -75,6 +75,7 @@ async function upHere(options: UpOptions): Promise<void> {
   let stack: Stack | undefined;
   const interrupt = onInterrupt(() => stack?.killAll());
   try {
+    await checkStackOptions(options);
     await prepare((text) => progress.step(text));
     stack = await startStack({ ...options, kind: "service", onEvent: (event) => progress.onEvent(event), signal: interrupt });
     const report = await askFirstQuestion(stack, options, interrupt);

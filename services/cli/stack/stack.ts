@@ -93,11 +93,16 @@ const stopBoundsMs = { gateway: 6_000, worker: 4_000, nats: 2_000 };
 const pollMs = 50;
 const requestTimeoutMs = 2_000;
 
+/** The model folder. Throws what the user can mend, before anything is built or started. */
+export async function checkStackOptions(options: StackOptions): Promise<string> {
+  const model = checkedModelFolder(options.model ?? embeddedModel(), { tokenizer: options.gateway !== false });
+  if (options.gateway !== false && options.port) await checkPortFree("127.0.0.1", options.port);
+  return model;
+}
+
 /** Resolves when every process is ready. Throws, with everything stopped, when one does not become so. */
 export async function startStack(options: StackOptions = {}): Promise<Stack> {
-  const model = checkedModelFolder(options.model ?? embeddedModel(), { tokenizer: options.gateway !== false });
-  if ((options.decode ?? 1) < 1) throw new CliError("--decode: at least 1");
-  if (options.gateway !== false && options.port) await checkPortFree("127.0.0.1", options.port);
+  const model = await checkStackOptions(options);
   const natsBinary = await natsServerBinary((what) => options.onEvent?.({ event: "preparing", what }));
   await cleanUpLeftovers();
   const stack = new LocalStack(options, model, natsBinary);

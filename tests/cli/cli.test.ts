@@ -1,0 +1,65 @@
+// The commands as a user runs them, up to where a model is needed: what they say, where, and with which exit code.
+import { spawnSync } from "node:child_process";
+import { once } from "node:events";
+import { mkdtempSync, rmSync } from "node:fs";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { describe, expect, it } from "vitest";
+import { inTree } from "../../services/cli/tree.ts";
+
+function pelagic(args: string[], env: Record<string, string> = {}) {
+  const main = inTree("dist", "services", "cli", "main.js");
+  const result = spawnSync(process.execPath, [main, ...args], { env: { ...process.env, ...env }, encoding: "utf8", timeout: 15_000 });
+  return { code: result.status, stdout: result.stdout, stderr: result.stderr };
+}
+
+const commands = ["up", "ask", "status", "down", "build", "test", "check-model", "check-exact"];
+
+describe("./pelagic", () => {
+  it.each(commands)("%s --help shows an example", (command) => {
+    const { code, stdout } = pelagic([command, "--help"]);
+    expect(code).toBe(0);
+    expect(stdout).toMatch(new RegExp(`Example:\n {2}\\./pelagic ${command}`));
+  });
+
+  it.each([
+    [["up", "--prefil", "2"], "pelagic: unknown option '--prefil' (Did you mean --prefill?)\n"],
+    [["up", "--decode", "0"], "pelagic: option '--decode <n>' argument '0' is invalid. a whole number, at least 1\n"],
+    [["fly"], "pelagic: unknown command 'fly'\n"],
+    [["ask"], "pelagic: missing required argument 'question'\n"],
+  ])("%j is refused in one line", (args, message) => {
+    expect(pelagic(args)).toEqual({ code: 2, stdout: "", stderr: message });
+  });
+
+  it("up says what is wrong before it builds or starts anything", async () => {
+    const server = createServer().listen(0, "127.0.0.1");
+    await once(server, "listening");
+    const { port } = server.address() as { port: number };
+    expect(pelagic(["up", "--port", String(port)])).toEqual({
+      code: 1,
+      stdout: "",
+      stderr: `pelagic: port ${port} is taken: choose another one with --port N, or stop what uses it (./pelagic down --port ${port}, if it is ours)\n`,
+    });
+    server.close();
+    const empty = mkdtempSync(join(tmpdir(), "pelagic-cli-"));
+    const { code, stderr } = pelagic(["up", "--port", "0", "--model", empty]);
+    expect(code).toBe(1);
+    expect(stderr).toMatch(/^pelagic: --model: .* has no config\.json, no tokenizer\.json, no \*\.safetensors: .*\n$/);
+    rmSync(empty, { recursive: true });
+  });
+
+  it("status and down name a port where nothing of ours runs", () => {
+    expect(pelagic(["status", "--port", "1"]).stderr).toBe("pelagic: nothing of ours runs on port 1: ./pelagic up --port 1 starts it\n");
+    expect(pelagic(["down", "--port", "1"])).toEqual({ code: 1, stdout: "", stderr: "pelagic: nothing of ours runs on port 1\n" });
+  });
+
+  it("build says which package to install where there is no compiler", () => {
+    // Another CXX makes the build due; an empty PATH hides the machine's compilers.
+    expect(pelagic(["build"], { PATH: "/nonexistent", CXX: "/nonexistent/g++" })).toEqual({
+      code: 1,
+      stdout: "",
+      stderr: "pelagic: no C++ compiler: install g++ 12 or later (Debian: apt-get install g++)\n",
+    });
+  });
+});
