@@ -1,0 +1,48 @@
+// The commands that prove exactness, as a user runs them.
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { describe, expect, test } from "vitest";
+import { checkExact } from "../../services/cli/check-exact.ts";
+import { checkModel } from "../../services/cli/check-model.ts";
+import { inTree } from "../../services/cli/tree.ts";
+
+// Two goldens are in the repository; a developer may have more beside the checkout.
+const folders = [inTree("testdata", "goldens"), inTree("..", "shared", "goldens")];
+const models = ["deepseek-v2", "deepseek-v2-lite", "deepseek-v3", "deepseek-v3-fp8", "deepseek-v3-mla512"];
+const find = (name: string) => folders.map((folder) => join(folder, name)).find((dir) => existsSync(dir));
+
+describe("check-model", () => {
+  for (const name of models) {
+    const dir = find(name);
+    test.skipIf(dir === undefined)(`${name}${dir ? "" : ": not in this checkout"}`, async () => {
+      const check = await checkModel(dir as string);
+      expect(check.maxAbsLogitError).toBeLessThanOrEqual(1e-4);
+      expect(check.greedyEqual).toBe(true);
+    });
+  }
+
+  for (const name of ["qwen2-distill", "llama-distill"]) {
+    const dir = find(name);
+    test.skipIf(dir === undefined)(`${name} is refused by name${dir ? "" : ": not in this checkout"}`, async () => {
+      await expect(checkModel(dir as string)).rejects.toThrow(/architectures.*(Qwen2|Llama)ForCausalLM/);
+    });
+  }
+});
+
+describe("check-exact", () => {
+  test("the model in the box, greedy and sampled", async () => {
+    const report = await checkExact(inTree("models", "pilot"), [0, 0.8], "bfloat16", () => {});
+    expect(report.requests.map(({ distinct }) => distinct)).toEqual(report.requests.map(() => 1));
+    expect(report.exact).toBe(true);
+  }, 300_000);
+
+  const flat = find("deepseek-v3-mla512");
+  test.skipIf(flat === undefined)(
+    `deepseek-v3-mla512 with flat logits at temperature 1${flat ? "" : ": not in this checkout"}`,
+    async () => {
+      const report = await checkExact(flat as string, [1], "float32", () => {});
+      expect(report.exact).toBe(true);
+    },
+    300_000,
+  );
+});
