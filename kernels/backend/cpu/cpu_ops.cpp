@@ -34,4 +34,13 @@ const CpuOps& cpu_ops(Isa isa) {
   return kScalar;
 }
 
+const CpuOps& cpu_ops_without_fma() { return kScalar; }
+
+std::vector<const CpuOps*> all_cpu_ops() {
+  std::vector<const CpuOps*> all{&cpu_ops_without_fma()};
+  for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512})
+    if (isa_supported(isa) && &cpu_ops(isa) != all.front()) all.push_back(&cpu_ops(isa));
+  return all;
+}
+
 }  // namespace pelagic

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <vector>
 
 #include "base/cpu_features.h"
 #include "ops/gemm/gemm.h"
@@ -35,5 +36,11 @@ struct CpuOps {
 
 // Throws std::invalid_argument when this processor lacks the instruction set.
 const CpuOps& cpu_ops(Isa isa);
+
+// What Isa::scalar is on a processor without FMA instructions. Slow; for tests that it gives the same bits.
+const CpuOps& cpu_ops_without_fma();
+
+// Every table that this processor can run, cpu_ops_without_fma() first: what tests compare.
+std::vector<const CpuOps*> all_cpu_ops();
 
 }  // namespace pelagic

@@ -1,0 +1,3 @@
+#include "base/simd_avx512.h"
+
+#include "base/measure_simd.h"

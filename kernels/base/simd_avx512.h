@@ -1,0 +1,68 @@
+// Sixteen float lanes as one AVX-512 register. Include in files built with -mavx512f,bw,dq,vl only; simd.h documents the operations.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#define PELAGIC_SIMD_NAMESPACE avx512
+
+namespace pelagic::avx512 {
+
+// How many F32x16 the register file holds.
+inline constexpr int kVectorRegisters = 32;
+
+struct F32x16 {
+  __m512 v;
+
+  static F32x16 zero() { return {_mm512_setzero_ps()}; }
+  static F32x16 splat(float x) { return {_mm512_set1_ps(x)}; }
+  static F32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static F32x16 load_first(const float* p, int n) { return {_mm512_maskz_loadu_ps(lane_mask(n), p)}; }
+  static F32x16 load_bf16(const std::uint16_t* p) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+  }
+  void store(float* p) const { _mm512_storeu_ps(p, v); }
+  void store_first(float* p, int n) const { _mm512_mask_storeu_ps(p, lane_mask(n), v); }
+  // Lanes [0, n) of a, the others of b.
+  static F32x16 first_of(int n, F32x16 a, F32x16 b) { return {_mm512_mask_blend_ps(lane_mask(n), b.v, a.v)}; }
+  // Lane i + lane i+8.
+  __m256 fold_sum() const { return _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1)); }
+  __m256 fold_max() const { return _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1)); }
+
+ private:
+  static __mmask16 lane_mask(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
+};
+
+inline F32x16 operator+(F32x16 a, F32x16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+inline F32x16 operator-(F32x16 a, F32x16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+inline F32x16 operator*(F32x16 a, F32x16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+inline F32x16 operator/(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+inline F32x16 min_of(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+inline F32x16 max_of(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+
+// Even lanes a*b - c, odd lanes a*b + c.
+inline F32x16 fma_sub_add(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmaddsub_ps(a.v, b.v, c.v)}; }
+// Lanes 2i and 2i+1 exchanged.
+inline F32x16 swap_pairs(F32x16 a) { return {_mm512_permute_ps(a.v, 0xB1)}; }
+// p[0], p[0], p[1], p[1], ... p[7], p[7].
+inline F32x16 load_8_twice(const float* p) {
+  return {_mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7),
+                                _mm512_castps256_ps512(_mm256_loadu_ps(p)))};
+}
+
+// p * 2^n in two factors, n in the low bits of round_bits + n (see exp.h).
+inline F32x16 scale_by_power(F32x16 p, F32x16 rounded, std::int32_t round_bits) {
+  const __m512i power = _mm512_sub_epi32(_mm512_castps_si512(rounded.v), _mm512_set1_epi32(round_bits));
+  const __m512i first = _mm512_srai_epi32(power, 1);
+  const __m512i second = _mm512_sub_epi32(power, first);
+  const __m512i bias = _mm512_set1_epi32(127);
+  const __m512 once = _mm512_mul_ps(p.v, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(first, bias), 23)));
+  return {_mm512_mul_ps(once, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(second, bias), 23)))};
+}
+
+}  // namespace pelagic::avx512
+
+#include "base/simd.h"

@@ -1,0 +1,156 @@
+// gemm_ref.cpp in register tiles. The order along k is the reference's; only which outputs are computed side by side differs.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "ops/gemm/gemm.h"
+
+namespace pelagic::PELAGIC_SIMD_NAMESPACE {
+namespace {
+
+constexpr int kVectorsPerPanel = kPanelColumns / 16;
+// Rows x vectors of a tile for many rows: 24 of 32 AVX-512 registers, or 12 of 16 AVX2 registers, are accumulators.
+constexpr int kTileRows = kVectorRegisters == 32 ? 12 : 6;
+constexpr int kTileVectors = kVectorRegisters == 32 ? 2 : 1;
+// Up to here a call is bound by reading weights: A is read in place, and a tile spans several panels.
+constexpr int kFewRows = 4;
+// k values of A that are copied next to one another for a tile: a multiple of kGemmRun; kTileRows of them fit in L1.
+constexpr int kBlockK = 512;
+// A row of the copy is padded by one line: rows a power of two apart would all fall in the same cache sets.
+constexpr int kCopyStride = kBlockK + 16;
+// Panels that share one copy of A; their weights should stay in L2 from one row block to the next.
+constexpr int kMaxGroupPanels = 8;
+constexpr std::size_t kGroupFloats = 512 * 1024 / sizeof(float);
+
+// total[row][vector] += runs of k in [0, k_count). Vector v of a tile lies in panel v / 2.
+template <int ROWS, int VECTORS>
+inline __attribute__((always_inline)) void accumulate(const float* a, std::int64_t lda, const float* w, std::size_t panel_floats,
+                                                      int k_count, F32x16 (&total)[ROWS][VECTORS]) {
+  for (int run = 0; run < k_count; run += kGemmRun) {
+    const int run_end = std::min(run + kGemmRun, k_count);
+    F32x16 acc[ROWS][VECTORS];
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 16
+      for (int v = 0; v < VECTORS; ++v) acc[r][v] = F32x16::zero();
+    for (int k = run; k < run_end; ++k) {
+      F32x16 weights[VECTORS];
+#pragma GCC unroll 16
+      for (int v = 0; v < VECTORS; ++v)
+        weights[v] = F32x16::load(w + (v / kVectorsPerPanel) * panel_floats + static_cast<std::size_t>(k) * kPanelColumns +
+                                  (v % kVectorsPerPanel) * 16);
+#pragma GCC unroll 16
+      for (int r = 0; r < ROWS; ++r) {
+        const F32x16 x = F32x16::splat(a[r * lda + k]);
+#pragma GCC unroll 16
+        for (int v = 0; v < VECTORS; ++v) acc[r][v] = fma(x, weights[v], acc[r][v]);
+      }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 16
+      for (int v = 0; v < VECTORS; ++v) total[r][v] = total[r][v] + acc[r][v];
+  }
+}
+
+// C (+ residual) at one row and 16 columns, or as many as C has.
+inline void write_out(const GemmCall& call, int row, int column, F32x16 total) {
+  float* c = call.c + row * call.ldc + column;
+  const int columns = std::min(16, call.w->n() - column);
+  if (columns <= 0) return;
+  if (columns == 16) {
+    if (call.residual != nullptr) total = F32x16::load(call.residual + row * call.ld_residual + column) + total;
+    total.store(c);
+  } else {
+    if (call.residual != nullptr) total = F32x16::load_first(call.residual + row * call.ld_residual + column, columns) + total;
+    total.store_first(c, columns);
+  }
+}
+
+template <int ROWS, int VECTORS>
+void few_rows_tile(const GemmCall& call, int row, int panel, int first_vector) {
+  F32x16 total[ROWS][VECTORS];
+  for (auto& row_total : total)
+    for (F32x16& one : row_total) one = F32x16::zero();
+  accumulate<ROWS, VECTORS>(call.a + row * call.lda, call.lda, call.w->panel(panel) + first_vector * 16, call.w->panel_floats(),
+                            call.w->k(), total);
+  for (int r = 0; r < ROWS; ++r)
+    for (int v = 0; v < VECTORS; ++v) write_out(call, row + r, panel * kPanelColumns + (first_vector + v) * 16, total[r][v]);
+}
+
+template <int ROWS>
+void few_rows(const GemmCall& call, int panel_begin, int panel_end) {
+  constexpr int kAccumulators = kVectorRegisters == 32 ? 16 : 4;
+  constexpr int kPanels = std::max(1, std::min(4, kAccumulators / (ROWS * kVectorsPerPanel)));
+  int panel = panel_begin;
+  if constexpr (ROWS * kVectorsPerPanel > kAccumulators + 2) {  // AVX2 and 4 rows: half a panel at a time
+    for (; panel < panel_end; ++panel)
+      for (int v = 0; v < kVectorsPerPanel; ++v) few_rows_tile<ROWS, 1>(call, 0, panel, v);
+  } else {
+    for (; panel + kPanels <= panel_end; panel += kPanels) few_rows_tile<ROWS, kPanels * kVectorsPerPanel>(call, 0, panel, 0);
+    for (; panel < panel_end; ++panel) few_rows_tile<ROWS, kVectorsPerPanel>(call, 0, panel, 0);
+  }
+}
+
+// ROWS rows of C over a group of panels. Totals of the group wait in memory between blocks of k.
+template <int ROWS>
+void row_block(const GemmCall& call, int row, int panel_begin, int panel_end) {
+  constexpr int kTilesPerPanel = kVectorsPerPanel / kTileVectors;
+  alignas(64) float a[ROWS * kCopyStride];
+  F32x16 totals[kMaxGroupPanels * kTilesPerPanel][ROWS][kTileVectors];
+  const int tiles = (panel_end - panel_begin) * kTilesPerPanel;
+  for (int tile = 0; tile < tiles; ++tile)
+    for (auto& row_total : totals[tile])
+      for (F32x16& one : row_total) one = F32x16::zero();
+  for (int k = 0; k < call.w->k(); k += kBlockK) {
+    const int k_count = std::min(kBlockK, call.w->k() - k);
+    for (int r = 0; r < ROWS; ++r)
+      std::memcpy(a + r * kCopyStride, call.a + (row + r) * call.lda + k, static_cast<std::size_t>(k_count) * sizeof(float));
+    for (int tile = 0; tile < tiles; ++tile) {
+      const float* w = call.w->panel(panel_begin + tile / kTilesPerPanel) + static_cast<std::size_t>(k) * kPanelColumns +
+                       tile % kTilesPerPanel * kTileVectors * 16;
+      accumulate<ROWS, kTileVectors>(a, kCopyStride, w, 0, k_count, totals[tile]);
+    }
+  }
+  for (int tile = 0; tile < tiles; ++tile)
+    for (int r = 0; r < ROWS; ++r)
+      for (int v = 0; v < kTileVectors; ++v)
+        write_out(call, row + r, panel_begin * kPanelColumns + (tile * kTileVectors + v) * 16, totals[tile][r][v]);
+}
+
+// Calls row_block<rows> for rows in [1, kTileRows].
+template <int ROWS = kTileRows>
+void row_block_of(int rows, const GemmCall& call, int row, int panel_begin, int panel_end) {
+  if constexpr (ROWS > 0) {
+    if (rows == ROWS) return row_block<ROWS>(call, row, panel_begin, panel_end);
+    row_block_of<ROWS - 1>(rows, call, row, panel_begin, panel_end);
+  }
+}
+
+}  // namespace
+
+void gemm(const GemmCall& call, int panel_begin, int panel_end) {
+  static_assert(kFewRows == 4);
+  switch (call.m) {
+    case 0: return;
+    case 1: return few_rows<1>(call, panel_begin, panel_end);
+    case 2: return few_rows<2>(call, panel_begin, panel_end);
+    case 3: return few_rows<3>(call, panel_begin, panel_end);
+    case 4: return few_rows<4>(call, panel_begin, panel_end);
+    default: break;
+  }
+  const int group = std::clamp(static_cast<int>(kGroupFloats / call.w->panel_floats()), 1, kMaxGroupPanels);
+  // Row blocks of nearly equal height: 13 rows are 7 + 6, not 12 + 1.
+  const int blocks = (call.m + kTileRows - 1) / kTileRows;
+  for (int panel = panel_begin; panel < panel_end; panel += group) {
+    const int group_end = std::min(panel + group, panel_end);
+    for (int block = 0; block < blocks; ++block) {
+      const int row = static_cast<int>(static_cast<std::int64_t>(call.m) * block / blocks);
+      const int row_end = static_cast<int>(static_cast<std::int64_t>(call.m) * (block + 1) / blocks);
+      row_block_of(row_end - row, call, row, panel, group_end);
+    }
+  }
+}
+
+}  // namespace pelagic::PELAGIC_SIMD_NAMESPACE

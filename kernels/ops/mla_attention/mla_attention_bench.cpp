@@ -1,0 +1,56 @@
+// Attention rates: prefill of 512 rows and decode of one row, beside what the machine can do: mla_attention_bench [threads].
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+
+#include "backend/cpu/cpu_ops.h"
+#include "base/aligned_buffer.h"
+#include "base/measure.h"
+#include "base/test.h"
+
+using namespace pelagic;
+
+int main(int argc, char** argv) {
+  ThreadPool pool(argc > 1 ? std::atoi(argv[1]) : 2);
+  const CpuOps& ops = cpu_ops(best_isa());
+  const double peak = measure_fma_rate(pool, ops) / 1e9, bandwidth = measure_read_bandwidth(pool, ops, 5 << 20) / 1e9;
+  std::printf("%s, %d threads: FMA %.0f GFLOP/s, read of 5 MiB %.1f GB/s\n", isa_name(ops.isa).data(), pool.size(), peak, bandwidth);
+  constexpr int kRank = 512, kRope = 64, kWidth = kRank + kRope, kContext = 2048;
+  test::Random random(1);
+  for (const KvDtype dtype : {KvDtype::float32, KvDtype::bfloat16}) {
+    const KvLayout layout{1, kContext / 64, kRank, kRope, dtype};
+    AlignedBuffer<std::byte> cache(layout.total_bytes());
+    std::vector<std::uint32_t> blocks;
+    for (int position = 0; position < kContext; ++position) {
+      const std::vector<float> row = random.floats(kWidth);
+      kv_write_row(layout, cache.data(), 0, static_cast<std::uint32_t>(position / 64), position % 64, row.data(), row.data() + kRank);
+      if (position % 64 == 0) blocks.push_back(static_cast<std::uint32_t>(position / 64));
+    }
+    std::vector<AlignedBuffer<float>> scratch;
+    for (int i = 0; i < pool.size(); ++i) scratch.emplace_back(mla_attention_scratch_floats(layout));
+    struct Shape { int heads, rows, context; };
+    for (const auto& [heads, rows, context] : {Shape{4, 1, 512}, {4, 1, 2048}, {16, 1, 2048}, {128, 1, 2048}, {4, 512, 512}, {4, 512, 2048}, {16, 512, 2048}}) {
+      const std::vector<float> q = random.floats(static_cast<std::size_t>(rows * heads * kWidth), -0.2f, 0.2f);
+      std::vector<float> u(static_cast<std::size_t>(rows * heads * kRank));
+      const MlaAttentionCall call{&layout, cache.data(), 0, blocks.data(), context - rows, 0.1f, q.data(), heads * kWidth, kWidth, u.data(), heads * kRank, kRank};
+      const AttentionSequence sequence{rows, context - rows};
+      std::vector<AttentionItem> items;
+      double best = 1e9;
+      for (int pass = 0; pass < (rows > 1 ? 7 : 200); ++pass) {
+        const auto start = std::chrono::steady_clock::now();
+        split_attention(&sequence, 1, heads, pool.size(), items);
+        pool.parallel_for(static_cast<int>(items.size()), [&](int i, int thread) {
+          const AttentionItem& item = items[static_cast<std::size_t>(i)];
+          ops.mla_attention(call, item.row_begin, item.row_end, item.head_begin, item.head_end, scratch[static_cast<std::size_t>(thread)].data());
+        });
+        best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      }
+      const double pairs = static_cast<double>(rows) * (context - rows) + 0.5 * rows * (rows + 1.0);
+      const double gflops = 2e-9 * (kRank + kWidth) * heads * pairs / best;
+      const double gbs = 1e-9 * static_cast<double>(layout.row_bytes()) * context / best;
+      std::printf("%s heads %3d rows %3d context %4d: %8.1f us %6.1f GFLOP/s (%.2f of FMA) cache once: %5.1f GB/s (%.2f of read)\n",
+                  dtype == KvDtype::float32 ? "f32 " : "bf16", heads, rows, context, best * 1e6, gflops, gflops / peak, gbs, gbs / bandwidth);
+    }
+  }
+}

@@ -1,0 +1,243 @@
+// mla_attention_ref.cpp for many query vectors at once: a tile of keys is read (and widened) once for a group of them.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+
+#include "base/bfloat16.h"
+#include "ops/mla_attention/mla_attention.h"
+
+namespace pelagic::PELAGIC_SIMD_NAMESPACE {
+namespace {
+
+// Query vectors (row, head) that walk the keys together. Their scores of one tile lie on the stack.
+constexpr int kGroupQueries = 64;
+// Queries (heads of one row) x keys of a score block, and queries x vectors of an update block, in accumulator registers.
+constexpr int kScoreQueries = kVectorRegisters == 32 ? 4 : 1;
+constexpr int kScoreKeys = 4;
+constexpr int kUpdateQueries = 4;
+constexpr int kUpdateVectors = kVectorRegisters == 32 ? 4 : 1;
+// Keys that all queries of a group are scored against before the next keys: they fit in L1 beside one block of queries.
+constexpr int kKeysInL1 = 8;
+
+// One group: rows [row_begin, row_end) x heads [head_begin, head_end), at most kGroupQueries query vectors.
+struct Group {
+  const MlaAttentionCall& call;
+  int row_begin, row_end, head_begin, head_end;
+  int rank, width;
+  float scores[kGroupQueries][kBlockRows];  // of one tile; after the softmax step the weights p
+  float maximum[kGroupQueries];
+  float sum[kGroupQueries];
+  float correction[kGroupQueries];
+
+  int heads() const { return head_end - head_begin; }
+  int query(int row, int head) const { return (row - row_begin) * heads() + head - head_begin; }
+  const float* q(int row, int head) const { return call.q + row * call.q_row_stride + head * call.q_head_stride; }
+  float* u(int row, int head) const { return call.u + row * call.u_row_stride + head * call.u_head_stride; }
+  // Keys of the tile that a row attends to: 0 or less for a row before the tile.
+  int keys_of(int row, int first_key) const { return std::min(kBlockRows, call.first_position + row + 1 - first_key); }
+};
+
+const float* load_tile(const KvLayout& layout, const std::byte* block, int keys, float* scratch) {
+  if (layout.dtype == KvDtype::float32) return reinterpret_cast<const float*>(block);
+  const auto* bits = reinterpret_cast<const bfloat16_bits*>(block);
+  const int count = keys * layout.latent_width();
+  int i = 0;
+  for (; i + 16 <= count; i += 16) F32x16::load_bf16(bits + i).store(scratch + i);
+  for (; i < count; ++i) scratch[i] = bf16_to_f32(bits[i]);
+  return scratch;
+}
+
+// Dot products of QUERIES heads with kScoreKeys keys. Lane i is chain i.
+template <int QUERIES>
+void score_block(const float* q, std::int64_t q_stride, const float* keys, int width, float scale, float (*scores)[kBlockRows]) {
+  F32x16 acc[QUERIES][kScoreKeys];
+#pragma GCC unroll 8
+  for (int i = 0; i < QUERIES; ++i)
+#pragma GCC unroll 8
+    for (int j = 0; j < kScoreKeys; ++j) acc[i][j] = F32x16::zero();
+  int d = 0;
+  for (; d + 16 <= width; d += 16) {
+    F32x16 key[kScoreKeys];
+#pragma GCC unroll 8
+    for (int j = 0; j < kScoreKeys; ++j) key[j] = F32x16::load(keys + j * width + d);
+#pragma GCC unroll 8
+    for (int i = 0; i < QUERIES; ++i) {
+      const F32x16 x = F32x16::load(q + i * q_stride + d);
+#pragma GCC unroll 8
+      for (int j = 0; j < kScoreKeys; ++j) acc[i][j] = fma(x, key[j], acc[i][j]);
+    }
+  }
+  if (d < width) {
+    const int lanes = width - d;
+    for (int i = 0; i < QUERIES; ++i) {
+      const F32x16 x = F32x16::load_first(q + i * q_stride + d, lanes);
+      for (int j = 0; j < kScoreKeys; ++j)
+        acc[i][j] = F32x16::first_of(lanes, fma(x, F32x16::load_first(keys + j * width + d, lanes), acc[i][j]), acc[i][j]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < QUERIES; ++i) {
+    const __m128 dots = sum_lanes_of_4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]);
+    _mm_storeu_ps(scores[i], _mm_mul_ps(dots, _mm_set1_ps(scale)));
+  }
+}
+
+// Scores -> weights p of one query's `keys` keys of a tile, and its running maximum, sum and correction.
+inline void softmax_step(float* scores, int keys, float& maximum, float& sum, float& correction) {
+  constexpr int kVectors = kBlockRows / 16;
+  const F32x16 lowest = F32x16::splat(-std::numeric_limits<float>::infinity());
+  F32x16 p[kVectors];
+  F32x16 largest = lowest;
+  for (int v = 0; v < kVectors; ++v) {
+    const int lanes = std::clamp(keys - 16 * v, 0, 16);
+    p[v] = F32x16::first_of(lanes, F32x16::load(scores + 16 * v), lowest);  // later keys get p = 0 and leave the sum as it is
+    largest = max_of(p[v], largest);
+  }
+  const float tile_maximum = max_lanes(largest);
+  const float new_maximum = tile_maximum > maximum ? tile_maximum : maximum;
+  const F32x16 shift = F32x16::splat(new_maximum);
+  F32x16 chains = F32x16::zero();
+  for (int v = 0; v < kVectors; ++v) {
+    p[v] = exp(p[v] - shift);
+    chains = chains + p[v];
+    p[v].store(scores + 16 * v);
+  }
+  correction = exp_f32(maximum - new_maximum);
+  sum = sum * correction + sum_lanes(chains);
+  maximum = new_maximum;
+}
+
+// u = u * correction, then u = fma(p_j, c_j, u) for j ascending: QUERIES heads x VECTORS * 16 columns, or `lanes` columns of one vector.
+template <int QUERIES, int VECTORS, bool PARTIAL = false>
+void update_block(const float (*p)[kBlockRows], const float* correction, const float* latents, int width, int keys, float* u,
+                  std::int64_t u_stride, int lanes = 16) {
+  const auto load = [&](const float* x) { return PARTIAL ? F32x16::load_first(x, lanes) : F32x16::load(x); };
+  F32x16 acc[QUERIES][VECTORS];
+#pragma GCC unroll 8
+  for (int i = 0; i < QUERIES; ++i)
+#pragma GCC unroll 8
+    for (int v = 0; v < VECTORS; ++v) acc[i][v] = load(u + i * u_stride + 16 * v) * F32x16::splat(correction[i]);
+  for (int j = 0; j < keys; ++j) {
+    F32x16 latent[VECTORS];
+#pragma GCC unroll 8
+    for (int v = 0; v < VECTORS; ++v) latent[v] = load(latents + j * width + 16 * v);
+#pragma GCC unroll 8
+    for (int i = 0; i < QUERIES; ++i) {
+      const F32x16 weight = F32x16::splat(p[i][j]);
+#pragma GCC unroll 8
+      for (int v = 0; v < VECTORS; ++v) acc[i][v] = fma(weight, latent[v], acc[i][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < QUERIES; ++i)
+#pragma GCC unroll 8
+    for (int v = 0; v < VECTORS; ++v) {
+      if (PARTIAL) {
+        acc[i][v].store_first(u + i * u_stride + 16 * v, lanes);
+      } else {
+        acc[i][v].store(u + i * u_stride + 16 * v);
+      }
+    }
+}
+
+// Calls fn.template operator()<n>(first) for blocks of at most MAX heads.
+template <int MAX, class Fn>
+inline void for_head_blocks(int head_begin, int head_end, Fn&& fn) {
+  int head = head_begin;
+  for (; head + MAX <= head_end; head += MAX) fn.template operator()<MAX>(head);
+  if constexpr (MAX > 1) {
+    switch (head_end - head) {
+      case 1: return fn.template operator()<1>(head);
+      case 2: if constexpr (MAX > 2) return fn.template operator()<2>(head); break;
+      case 3: if constexpr (MAX > 3) return fn.template operator()<3>(head); break;
+      default: break;
+    }
+  }
+}
+
+void score_tile(Group& group, const float* tile, int first_key, int first_row, int tile_keys) {
+  for (int begin = 0; begin < tile_keys; begin += kKeysInL1) {
+    for (int row = first_row; row < group.row_end; ++row) {
+      // Rounded up to whole score blocks: scores past the row's keys (always rows of this same block) are never used.
+      const int end = std::min(begin + kKeysInL1, group.keys_of(row, first_key));
+      for_head_blocks<kScoreQueries>(group.head_begin, group.head_end, [&]<int N>(int head) {
+        const int query = group.query(row, head);
+        for (int j = begin; j < end; j += kScoreKeys) {
+          auto* scores = reinterpret_cast<float(*)[kBlockRows]>(&group.scores[query][j]);
+          score_block<N>(group.q(row, head), group.call.q_head_stride, tile + j * group.width, group.width, group.call.scale, scores);
+        }
+      });
+    }
+  }
+}
+
+template <int VECTORS, bool PARTIAL = false>
+void update_columns(Group& group, const float* tile, int first_key, int first_row, int column, int lanes = 16) {
+  for (int row = first_row; row < group.row_end; ++row) {
+    const int keys = group.keys_of(row, first_key);
+    for_head_blocks<kUpdateQueries>(group.head_begin, group.head_end, [&]<int N>(int head) {
+      const int query = group.query(row, head);
+      update_block<N, VECTORS, PARTIAL>(&group.scores[query], &group.correction[query], tile + column, group.width, keys,
+                                        group.u(row, head) + column, group.call.u_head_stride, lanes);
+    });
+  }
+}
+
+void update_tile(Group& group, const float* tile, int first_key, int first_row) {
+  int column = 0;
+  for (; column + 16 * kUpdateVectors <= group.rank; column += 16 * kUpdateVectors)
+    update_columns<kUpdateVectors>(group, tile, first_key, first_row, column);
+  for (; column + 16 <= group.rank; column += 16) update_columns<1>(group, tile, first_key, first_row, column);
+  if (column < group.rank) update_columns<1, true>(group, tile, first_key, first_row, column, group.rank - column);
+}
+
+void divide_by_sum(float* u, int rank, float sum) {
+  const F32x16 divisor = F32x16::splat(sum);
+  int i = 0;
+  for (; i + 16 <= rank; i += 16) (F32x16::load(u + i) / divisor).store(u + i);
+  if (i < rank) (F32x16::load_first(u + i, rank - i) / divisor).store_first(u + i, rank - i);
+}
+
+void attend_group(const MlaAttentionCall& call, int row_begin, int row_end, int head_begin, int head_end, float* scratch) {
+  const KvLayout& layout = *call.layout;
+  Group group{call, row_begin, row_end, head_begin, head_end, layout.kv_rank, layout.latent_width(), {}, {}, {}, {}};
+  for (int row = row_begin; row < row_end; ++row) {
+    for (int head = head_begin; head < head_end; ++head) {
+      group.maximum[group.query(row, head)] = -std::numeric_limits<float>::infinity();
+      float* u = group.u(row, head);
+      for (int i = 0; i < group.rank; ++i) u[i] = 0.0f;
+    }
+  }
+  const int key_count = call.first_position + row_end;  // of the last row
+  for (int first_key = 0; first_key < key_count; first_key += kBlockRows) {
+    const int first_row = std::max(row_begin, first_key - call.first_position);  // earlier rows end before this tile
+    const int tile_keys = group.keys_of(row_end - 1, first_key);
+    const std::byte* block = call.cache + layout.offset(call.layer, call.blocks[first_key / kBlockRows], 0);
+    const int read_keys = (tile_keys + kScoreKeys - 1) / kScoreKeys * kScoreKeys;
+    const float* tile = load_tile(layout, block, read_keys, scratch);
+    score_tile(group, tile, first_key, first_row, tile_keys);
+    for (int row = first_row; row < row_end; ++row) {
+      for (int head = head_begin; head < head_end; ++head) {
+        const int query = group.query(row, head);
+        softmax_step(group.scores[query], group.keys_of(row, first_key), group.maximum[query], group.sum[query], group.correction[query]);
+      }
+    }
+    update_tile(group, tile, first_key, first_row);
+  }
+  for (int row = row_begin; row < row_end; ++row)
+    for (int head = head_begin; head < head_end; ++head) divide_by_sum(group.u(row, head), group.rank, group.sum[group.query(row, head)]);
+}
+
+}  // namespace
+
+void mla_attention(const MlaAttentionCall& call, int row_begin, int row_end, int head_begin, int head_end, float* scratch) {
+  for (int head = head_begin; head < head_end; head += kGroupQueries) {
+    const int heads = std::min(kGroupQueries, head_end - head);
+    const int group_rows = kGroupQueries / heads;
+    for (int row = row_begin; row < row_end; row += group_rows)
+      attend_group(call, row, std::min(row + group_rows, row_end), head, head + heads, scratch);
+  }
+}
+
+}  // namespace pelagic::PELAGIC_SIMD_NAMESPACE

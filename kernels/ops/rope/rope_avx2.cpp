@@ -1,0 +1,3 @@
+#include "base/simd_avx2.h"
+
+#include "ops/rope/rope_simd.h"
