@@ -1,0 +1,525 @@
+// The caller's side of one request's life on the bus (docs/ARCHITECTURE.md, "Ownership and the bus"): sends the dispatch, takes the deltas
+// in whatever order and number they come, acknowledges, asks again, keeps the lease, cancels. Knows nothing of HTTP and no routing policy.
+//
+// Everything that waits is looked at by one timer for all requests, so that every wait has its bound in one place (Generation.check).
+import { randomBytes } from "node:crypto";
+import type { z } from "zod";
+import { type Bus, BusError, type Clock, type Log } from "../lib/contracts/bus.ts";
+import { PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
+import { ControlReply, Delta, DispatchReply, type RequestTimings, type Sampling, type TokenLogprobs } from "../lib/contracts/messages.ts";
+import type { Subjects } from "../lib/contracts/subjects.ts";
+import { decodeMessage, encodeMessage } from "../lib/contracts/wire.ts";
+
+export interface GenerationRequest {
+  requestId: string;
+  prompt: Uint32Array;
+  maxTokens: number;
+  stopTokenIds: number[];
+  sampling: Sampling;
+  cacheSalt: string;
+  deadlineMs: number;
+  /** Report the digest of every logits row. */
+  digests?: boolean;
+}
+
+export interface DispatchTarget {
+  workerId: string;
+  prefillWorkerId: string | null;
+}
+
+/** Where to send a request that these workers have refused or lost; null: nowhere. */
+export type Routing = (excluded: ReadonlySet<string>) => DispatchTarget | null;
+
+export interface TokenBatch {
+  tokens: Uint32Array;
+  logprobs: z.infer<typeof TokenLogprobs>[];
+  digests: string[];
+}
+
+export interface GenerationEnd {
+  reason: "stop" | "length";
+  stopTokenId?: number;
+  timings?: z.infer<typeof RequestTimings>;
+}
+
+export interface DispatchClientOptions {
+  bus: Bus;
+  clock: Clock;
+  subjects: Subjects;
+  gatewayId: string;
+  /** Decode cancels what no lease names for so long; also the longest outage of the bus that a request survives. */
+  leaseMs: number;
+  log: Log;
+}
+
+const checkMs = 50;
+const dispatchReplyMs = 2_000;
+const dispatchTries = 3;
+const cancelReplyMs = 1_000;
+const cancelTries = 3;
+const ackTokens = 32;
+const ackMs = 200;
+/** Nothing came for so long: ask from our position. */
+const silenceMs = 2_000;
+/** A later token is here, so the missing one is lost: the bus keeps a sender's order. Ask at once, and again after so long. */
+const gapMs = 200;
+/** Deltas kept ahead of a gap; further ones come again with the resend. */
+const maxEarlyDeltas = 256;
+
+export class DispatchClient {
+  readonly options: DispatchClientOptions;
+  private readonly live = new Set<Generation>();
+  private stopTimer: (() => void) | null = null;
+  private leasedAtMs = Number.NEGATIVE_INFINITY;
+  private cancelling = 0;
+
+  constructor(options: DispatchClientOptions) {
+    this.options = options;
+    options.bus.onReconnect(() => this.reconnected());
+  }
+
+  get running(): number {
+    return this.live.size;
+  }
+
+  /** Requests that ended here and whose decode worker has not yet confirmed that it freed them. */
+  get cancellationsPending(): number {
+    return this.cancelling;
+  }
+
+  start(request: GenerationRequest, routing: Routing): Generation {
+    const generation = new Generation(this, request, routing);
+    this.live.add(generation);
+    this.stopTimer ??= this.options.clock.setTimer(checkMs, () => this.check());
+    generation.begin();
+    return generation;
+  }
+
+  /** The instance will send no more: what it ran fails, or moves if nothing of it was delivered. */
+  workerGone(instance: { workerId: string; instanceId: string }): void {
+    for (const generation of [...this.live]) generation.workerGone(instance);
+  }
+
+  /** Ends everything that runs. */
+  cancelAll(error: PelagicError): void {
+    for (const generation of [...this.live]) generation.cancel(error);
+  }
+
+  /** @internal */
+  ended(generation: Generation): void {
+    this.live.delete(generation);
+  }
+
+  /** @internal Tells decode to free an attempt, a bounded number of times; if none arrives, its lease runs out. */
+  async cancelAttempt(workerId: string, attemptId: string): Promise<void> {
+    const { bus, subjects, clock, log } = this.options;
+    this.cancelling++;
+    try {
+      for (let attempt = 1; attempt <= cancelTries; attempt++) {
+        try {
+          const answer = await bus.request(subjects.control(workerId), encodeMessage({ kind: "cancel", attemptId }), cancelReplyMs);
+          decodeMessage(ControlReply, answer);
+          return;
+        } catch (error) {
+          if (error instanceof BusError && error.code === "no_responders") return;
+          log.debug({ workerId, attempt, error: String(error) }, "cancel not confirmed");
+          await new Promise<void>((resolve) => clock.setTimer(cancelReplyMs, resolve));
+        }
+      }
+      log.warn({ workerId, attemptId }, "cancel never confirmed: the lease ends it");
+    } finally {
+      this.cancelling--;
+    }
+  }
+
+  private reconnected(): void {
+    this.renewLeases();
+    for (const generation of [...this.live]) generation.reconnected();
+  }
+
+  private check(): void {
+    this.stopTimer = null;
+    const now = this.options.clock.nowMs();
+    for (const generation of [...this.live]) generation.check(now);
+    if (now - this.leasedAtMs >= this.options.leaseMs / 3) this.renewLeases();
+    if (this.live.size > 0) this.stopTimer = this.options.clock.setTimer(checkMs, () => this.check());
+  }
+
+  private renewLeases(): void {
+    const { bus, clock, subjects, gatewayId, leaseMs } = this.options;
+    if (!bus.connected) return;
+    this.leasedAtMs = clock.nowMs();
+    const byWorker = new Map<string, string[]>();
+    for (const { workerId, attemptId } of this.live) {
+      if (workerId !== null) byWorker.set(workerId, [...(byWorker.get(workerId) ?? []), attemptId]);
+    }
+    for (const [workerId, attemptIds] of byWorker) {
+      try {
+        bus.publish(subjects.control(workerId), encodeMessage({ kind: "lease", gatewayId, attemptIds, leaseMs }));
+      } catch {
+        // Disconnected just now: the reconnection renews.
+        return;
+      }
+    }
+  }
+}
+
+type Waiter = { resolve(result: IteratorResult<TokenBatch>): void; reject(error: PelagicError): void };
+
+/** One request. Iterate it once for its tokens, each exactly once and in order; it throws the PelagicError that the request ended with. */
+export class Generation implements AsyncIterable<TokenBatch> {
+  /** The decode worker that has or is asked for the request; null while there is none. */
+  workerId: string | null = null;
+  attemptId = "";
+  /** Prompt tokens that nobody computed for this request; known with the first delta. */
+  cacheHitTokens = 0;
+  prefilledBy: string | undefined;
+  /** Set when the request ended well. */
+  end: GenerationEnd | null = null;
+  /** Set when it did not. */
+  error: PelagicError | null = null;
+  /** Tokens received in order. */
+  received = 0;
+  /** Some decode worker took the request: work was spent on it. */
+  wasAccepted = false;
+
+  private readonly client: DispatchClient;
+  private readonly request: GenerationRequest;
+  private readonly routing: Routing;
+  private readonly startedMs: number;
+  private readonly excluded = new Set<string>();
+  /** Why an earlier worker has the request no longer. */
+  private lostWith: PelagicError | null = null;
+  private instanceId: string | null = null;
+  private unsubscribe: () => void = () => {};
+
+  private early = new Map<number, { body: Delta; tokens: Uint32Array }>();
+  private endAt: { position: number; end: NonNullable<Delta["end"]>; timings: Delta["timings"] } | null = null;
+  private heardMs: number;
+  private askedMs = Number.NEGATIVE_INFINITY;
+  private acked = 0;
+  private ackedMs: number;
+  private disconnectedSinceMs: number | null = null;
+
+  private batch: { tokens: number[]; logprobs: TokenBatch["logprobs"]; digests: string[] } = { tokens: [], logprobs: [], digests: [] };
+  private waiter: Waiter | null = null;
+
+  /** @internal */
+  constructor(client: DispatchClient, request: GenerationRequest, routing: Routing) {
+    this.client = client;
+    this.request = request;
+    this.routing = routing;
+    this.startedMs = client.options.clock.nowMs();
+    this.heardMs = this.startedMs;
+    this.ackedMs = this.startedMs;
+  }
+
+  /** Stops the request here at once, and at decode soon. Without effect after its end. */
+  cancel(error: PelagicError = new PelagicError("cancelled", "the client went away")): void {
+    this.fail(error);
+  }
+
+  [Symbol.asyncIterator](): AsyncIterator<TokenBatch> {
+    return {
+      next: () => this.next(),
+      return: () => {
+        this.cancel();
+        return Promise.resolve({ done: true, value: undefined });
+      },
+    };
+  }
+
+  private next(): Promise<IteratorResult<TokenBatch>> {
+    return new Promise((resolve, reject) => {
+      this.waiter = { resolve, reject };
+      this.deliver();
+    });
+  }
+
+  /** Gives what is there to whoever waits: tokens before the end, the end before silence. */
+  private deliver(): void {
+    const waiter = this.waiter;
+    if (waiter === null) return;
+    if (this.batch.tokens.length > 0 && this.error?.code !== "cancelled") {
+      const { tokens, logprobs, digests } = this.batch;
+      this.batch = { tokens: [], logprobs: [], digests: [] };
+      this.waiter = null;
+      waiter.resolve({ done: false, value: { tokens: Uint32Array.from(tokens), logprobs, digests } });
+    } else if (this.error !== null) {
+      this.waiter = null;
+      waiter.reject(this.error);
+    } else if (this.end !== null) {
+      this.waiter = null;
+      waiter.resolve({ done: true, value: undefined });
+    }
+  }
+
+  // Dispatch
+
+  /** @internal */
+  begin(): void {
+    this.dispatch().catch((error: unknown) => this.fail(toPelagicError(error)));
+  }
+
+  /** Asks one worker after another until one accepts. */
+  private async dispatch(): Promise<void> {
+    let retryAfterMs: number | undefined;
+    while (!this.isOver) {
+      const target = this.routing(this.excluded);
+      if (target === null) {
+        if (this.lostWith !== null) throw this.lostWith;
+        throw retryAfterMs === undefined
+          ? new PelagicError("no_workers", "no decode worker is ready; try again later", { retryAfterMs: 1_000 })
+          : new PelagicError("overloaded", "every decode worker is busy; try again later", { retryAfterMs });
+      }
+      const outcome = await this.ask(target);
+      if (outcome === "accepted") return;
+      if (outcome.retryAfterMs !== undefined) retryAfterMs = Math.min(retryAfterMs ?? Number.POSITIVE_INFINITY, outcome.retryAfterMs);
+      this.excluded.add(target.workerId);
+    }
+  }
+
+  private async ask(target: DispatchTarget): Promise<"accepted" | { retryAfterMs?: number }> {
+    const { bus, clock, subjects, gatewayId, leaseMs, log } = this.client.options;
+    const { prompt, ...request } = this.request;
+    const attemptId = randomBytes(12).toString("hex");
+    const replySubject = subjects.deltas(gatewayId, attemptId);
+    const subscription = bus.subscribe(replySubject, (message) => this.onDelta(attemptId, message.data));
+    this.unsubscribe = () => subscription.unsubscribe();
+    this.attemptId = attemptId;
+    this.workerId = target.workerId;
+    this.instanceId = null;
+    this.heardMs = clock.nowMs();
+
+    const { workerId } = target;
+    let outcome: "accepted" | { retryAfterMs?: number } | null = null;
+    for (let attempt = 1; outcome === null && this.attemptId === attemptId && !this.isOver; attempt++) {
+      const message = encodeMessage(
+        {
+          ...request,
+          attemptId,
+          gatewayId,
+          replySubject,
+          promptLength: prompt.length,
+          prefillWorkerId: target.prefillWorkerId,
+          leaseMs,
+          deadlineMs: Math.max(0, this.deadlineMs - clock.nowMs()),
+        },
+        prompt,
+      );
+      try {
+        // The same attempt each time: decode accepts it once, however often it arrives.
+        const { body } = decodeMessage(DispatchReply, await bus.request(subjects.dispatch(workerId), message, dispatchReplyMs));
+        if (body.kind === "accepted") {
+          if (this.attemptId === attemptId) this.instanceId = body.instanceId;
+          this.wasAccepted = true;
+          outcome = "accepted";
+        } else if (body.kind === "busy") {
+          outcome = { retryAfterMs: body.retryAfterMs };
+        } else if (body.error.code === "shutting_down" || body.error.code === "worker_lost") {
+          outcome = {};
+        } else {
+          throw new PelagicError(body.error.code, body.error.message);
+        }
+      } catch (error) {
+        if (!(error instanceof BusError)) throw error;
+        if (error.code === "too_large") {
+          throw new PelagicError("request_too_large", `a prompt of ${prompt.length} tokens is more than a message to the workers can hold`);
+        }
+        log.debug({ requestId: request.requestId, workerId, attempt, error: error.message }, "dispatch not answered");
+        if (error.code === "no_responders" || (error.code === "timeout" && attempt >= dispatchTries)) outcome = {};
+        // An outage is bounded by check(), not counted as a try.
+        else if (error.code === "disconnected") {
+          attempt--;
+          await new Promise<void>((resolve) => clock.setTimer(checkMs, resolve));
+        }
+      }
+      // Deltas say as much as an answer.
+      if (this.attemptId === attemptId && this.received > 0) outcome = "accepted";
+    }
+    const current = this.attemptId === attemptId && !this.isOver;
+    if (outcome === "accepted" && current) return "accepted";
+    subscription.unsubscribe();
+    if (outcome === null || outcome === "accepted" || outcome.retryAfterMs === undefined) void this.client.cancelAttempt(workerId, attemptId);
+    // Somebody else took over (a worker that went away, an end): nothing is left to do here.
+    if (!current) return "accepted";
+    this.workerId = null;
+    return outcome ?? {};
+  }
+
+  // Deltas
+
+  private onDelta(attemptId: string, data: Uint8Array): void {
+    if (this.isOver || attemptId !== this.attemptId) return;
+    const { clock, log } = this.client.options;
+    let delta: { body: Delta; tokens: Uint32Array };
+    try {
+      delta = decodeMessage(Delta, data);
+    } catch (error) {
+      log.warn({ requestId: this.request.requestId, error: error instanceof Error ? error.message : String(error) }, "delta dropped");
+      return;
+    }
+    if (delta.body.attemptId !== attemptId) return;
+    this.heardMs = clock.nowMs();
+    if (delta.body.end !== undefined) {
+      this.endAt = { position: delta.body.from + delta.tokens.length, end: delta.body.end, timings: delta.body.timings };
+    }
+    if (delta.body.from > this.received) {
+      if (this.early.size < maxEarlyDeltas) this.early.set(delta.body.from, delta);
+      return;
+    }
+    this.take(delta);
+    this.takeEarly();
+    if (this.received > this.request.maxTokens) {
+      this.fail(new PelagicError("internal", `decode sent ${this.received} tokens where ${this.request.maxTokens} were asked for`));
+      return;
+    }
+    if (this.endAt !== null && this.received >= this.endAt.position) this.finish(this.endAt.end, this.endAt.timings);
+    else if (this.received - this.acked >= ackTokens) this.ack(false);
+    this.deliver();
+  }
+
+  /** Appends the part of a delta that is new; it begins at or before our position. */
+  private take({ body, tokens }: { body: Delta; tokens: Uint32Array }): void {
+    if (body.cacheHitTokens !== undefined) this.cacheHitTokens = body.cacheHitTokens;
+    if (body.prefilledBy !== undefined) this.prefilledBy = body.prefilledBy;
+    for (let i = this.received - body.from; i < tokens.length; i++) {
+      this.batch.tokens.push(tokens[i] as number);
+      const logprobs = body.logprobs?.[i];
+      if (logprobs !== undefined) this.batch.logprobs.push(logprobs);
+      const digest = body.digests?.[i];
+      if (digest !== undefined) this.batch.digests.push(digest);
+      this.received++;
+      this.wasAccepted = true;
+    }
+  }
+
+  private takeEarly(): void {
+    if (this.early.size === 0) return;
+    for (const from of [...this.early.keys()].sort((a, b) => a - b)) {
+      if (from > this.received) return;
+      this.take(this.early.get(from) as { body: Delta; tokens: Uint32Array });
+      this.early.delete(from);
+    }
+  }
+
+  private ack(finished: boolean): void {
+    if (this.workerId === null) return;
+    this.acked = this.received;
+    this.ackedMs = this.client.options.clock.nowMs();
+    this.tell({ kind: "ack", attemptId: this.attemptId, received: this.received, finished });
+  }
+
+  private resend(): void {
+    this.askedMs = this.client.options.clock.nowMs();
+    const replySubject = this.client.options.subjects.deltas(this.client.options.gatewayId, this.attemptId);
+    this.tell({ kind: "resend", attemptId: this.attemptId, from: this.received, replySubject });
+  }
+
+  /** What is lost here is said again: acknowledgements are cumulative, and check() repeats a resend. */
+  private tell(control: object): void {
+    const { bus, subjects } = this.client.options;
+    if (this.workerId === null) return;
+    try {
+      bus.publish(subjects.control(this.workerId), encodeMessage(control));
+    } catch (error) {
+      if (!(error instanceof BusError)) throw error;
+    }
+  }
+
+  // Time, outages and losses
+
+  private get deadlineMs(): number {
+    return this.startedMs + this.request.deadlineMs;
+  }
+
+  private get accepted(): boolean {
+    return this.instanceId !== null || this.received > 0;
+  }
+
+  /** @internal */
+  check(nowMs: number): void {
+    const { bus, leaseMs } = this.client.options;
+    if (nowMs >= this.deadlineMs) {
+      this.fail(new PelagicError("deadline_exceeded", `the request was not done within ${this.request.deadlineMs} ms`));
+      return;
+    }
+    if (!bus.connected) {
+      this.disconnectedSinceMs ??= nowMs;
+      if (nowMs - this.disconnectedSinceMs > leaseMs) {
+        this.fail(new PelagicError("bus_unavailable", "the message bus is not reachable; try again later", { retryAfterMs: 1_000 }));
+      }
+      return;
+    }
+    this.disconnectedSinceMs = null;
+    if (!this.accepted) return;
+    const missing = this.early.size > 0 || (this.endAt !== null && this.endAt.position > this.received);
+    if (missing ? nowMs - this.askedMs >= gapMs : nowMs - Math.max(this.heardMs, this.askedMs) >= silenceMs) this.resend();
+    if (this.received > this.acked && nowMs - this.ackedMs >= ackMs) this.ack(false);
+  }
+
+  /** @internal */
+  reconnected(): void {
+    this.disconnectedSinceMs = null;
+    if (this.accepted) this.resend();
+  }
+
+  /** @internal */
+  workerGone({ workerId, instanceId }: { workerId: string; instanceId: string }): void {
+    if (this.workerId !== workerId || (this.instanceId !== null && this.instanceId !== instanceId)) return;
+    this.lost(new PelagicError("worker_lost", `decode worker ${workerId} was lost while it answered`));
+  }
+
+  /** Moves a request of which nothing was delivered, once; ends any other. */
+  private lost(error: PelagicError): void {
+    if (this.received > 0 || this.lostWith !== null || this.workerId === null) {
+      this.fail(error);
+      return;
+    }
+    this.lostWith = error;
+    this.client.options.log.warn({ requestId: this.request.requestId, workerId: this.workerId, reason: error.message }, "dispatching again");
+    this.excluded.add(this.workerId);
+    this.leaveAttempt();
+    this.begin();
+  }
+
+  private leaveAttempt(): void {
+    this.unsubscribe();
+    this.unsubscribe = () => {};
+    this.workerId = null;
+    this.attemptId = "";
+    this.instanceId = null;
+    this.early.clear();
+    this.endAt = null;
+  }
+
+  // The end
+
+  private get isOver(): boolean {
+    return this.end !== null || this.error !== null;
+  }
+
+  private finish(end: NonNullable<Delta["end"]>, timings: Delta["timings"]): void {
+    this.ack(true);
+    if (end.kind === "error") {
+      const error = new PelagicError(end.error.code, end.error.message);
+      if (error.code === "worker_lost" || error.code === "shutting_down") this.lost(error);
+      else this.fail(error, false);
+      return;
+    }
+    this.end = { reason: end.reason, stopTokenId: end.stopTokenId, timings };
+    this.leaveAttempt();
+    this.client.ended(this);
+    this.deliver();
+  }
+
+  private fail(error: PelagicError, cancelAtDecode = true): void {
+    if (this.isOver) return;
+    this.error = error;
+    const { workerId, attemptId } = this;
+    this.leaveAttempt();
+    this.client.ended(this);
+    if (cancelAtDecode && workerId !== null) void this.client.cancelAttempt(workerId, attemptId);
+    this.deliver();
+  }
+}

@@ -1,0 +1,128 @@
+// From a validated request to what is asked of the workers: prompt job, sampling, stops, lengths. Pure but for the seed drawn at admission.
+import { randomBytes } from "node:crypto";
+import { PelagicError } from "../lib/contracts/errors.ts";
+import type { ChatCompletionRequest, ChatMessage, CompletionRequest } from "../lib/contracts/http.ts";
+import type { Sampling } from "../lib/contracts/messages.ts";
+import type { PromptMessage } from "./prompt-encoder.ts";
+import type { ServedModel } from "./served-model.ts";
+import type { TokenizerJob } from "./tokenizer-pool.ts";
+
+/** The fields that chat and completions have in common, with the same meaning. */
+type CommonRequest = Pick<CompletionRequest, Exclude<Extract<keyof CompletionRequest, keyof ChatCompletionRequest>, "logprobs">>;
+
+export interface GenerationPlan {
+  sampling: Sampling;
+  maxTokens: number;
+  stops: string[];
+  stopTokenIds: number[];
+}
+
+export type PromptSource = { tokens: Uint32Array } | { job: TokenizerJob; bytes: number };
+
+export function thinkingWanted(request: ChatCompletionRequest): boolean {
+  if (request.thinking) return request.thinking.type !== "disabled";
+  const kwargs = request.chat_template_kwargs;
+  return kwargs?.thinking ?? kwargs?.enable_thinking ?? true;
+}
+
+export function chatPrompt(request: ChatCompletionRequest, model: ServedModel): PromptSource {
+  if (model.table === null) {
+    throw new PelagicError("invalid_request", `the model ${model.name} has no tokenizer.json: use /v1/completions with token ids as the prompt`, {
+      param: "messages",
+    });
+  }
+  const messages = request.messages.map(promptMessage);
+  const bytes = messages.reduce((sum, message) => sum + Buffer.byteLength(message.content), 0);
+  return { job: { kind: "chat", prompt: { messages, thinking: thinkingWanted(request) } }, bytes };
+}
+
+export function completionPrompt(request: CompletionRequest, model: ServedModel): PromptSource {
+  const given = request.prompt;
+  const prompt = Array.isArray(given) && typeof given[0] !== "number" ? (given[0] as string | number[]) : (given as string | number[]);
+  if (typeof prompt === "string") {
+    if (model.table === null) {
+      throw new PelagicError("invalid_request", `the model ${model.name} has no tokenizer.json: give the prompt as token ids`, { param: "prompt" });
+    }
+    return { job: { kind: "text", text: prompt }, bytes: Buffer.byteLength(prompt) };
+  }
+  for (const id of prompt) checkTokenId(id, model, "prompt");
+  return { tokens: Uint32Array.from(prompt) };
+}
+
+/** Refuses a text that cannot fit before it is tokenized: no token stands for more bytes than the longest. */
+export function checkPromptBytes(bytes: number, model: ServedModel, maxPositions: number): void {
+  const atLeast = Math.ceil(bytes / (model.table?.longestTokenBytes ?? 1));
+  if (atLeast > maxPositions) throw tooLong(`at least ${atLeast} tokens in the prompt`, maxPositions);
+}
+
+export function planGeneration(
+  request: CommonRequest,
+  extra: { askedTokens: number | null | undefined; askedTokensField: string; logprobs: number | undefined },
+  promptTokens: number,
+  model: ServedModel,
+  limits: { maxPositions: number; defaultMaxTokens: number },
+): GenerationPlan {
+  if (promptTokens === 0) throw new PelagicError("invalid_request", "the prompt is empty", { param: "prompt" });
+  const room = limits.maxPositions - promptTokens;
+  if (room < 1) throw tooLong(`${promptTokens} tokens in the prompt`, limits.maxPositions);
+  const { askedTokens, askedTokensField } = extra;
+  if (askedTokens !== null && askedTokens !== undefined && askedTokens > room) {
+    throw tooLong(`${promptTokens} tokens in the prompt and ${askedTokens} in the answer`, limits.maxPositions, askedTokensField);
+  }
+  const stopTokenIds = new Set(request.ignore_eos === true ? [] : model.folder.eosTokenIds);
+  for (const id of request.stop_token_ids ?? []) {
+    checkTokenId(id, model, "stop_token_ids");
+    stopTokenIds.add(id);
+  }
+  return {
+    sampling: { ...sampling(request, model), ...(extra.logprobs === undefined ? {} : { logprobs: extra.logprobs }) },
+    maxTokens: askedTokens ?? Math.min(room, limits.defaultMaxTokens),
+    stops: typeof request.stop === "string" ? [request.stop] : (request.stop ?? []),
+    stopTokenIds: [...stopTokenIds],
+  };
+}
+
+function sampling(request: CommonRequest, model: ServedModel): Sampling {
+  const defaults = model.folder.samplingDefaults;
+  const topK = request.top_k ?? defaults.topK ?? 0;
+  const topP = request.top_p ?? defaults.topP ?? 1;
+  const repetitionPenalty = request.repetition_penalty ?? defaults.repetitionPenalty ?? 1;
+  const bias = Object.entries(request.logit_bias ?? {}).map(([id, value]): [number, number] => [Number(id), value]);
+  for (const [id] of bias) checkTokenId(id, model, "logit_bias");
+  return {
+    temperature: request.temperature ?? defaults.temperature,
+    seed: seed(request.seed),
+    choice: 0,
+    ...(topK > 0 ? { topK } : {}),
+    ...(topP < 1 ? { topP } : {}),
+    ...(request.min_p ? { minP: request.min_p } : {}),
+    ...(repetitionPenalty === 1 ? {} : { repetitionPenalty }),
+    ...(request.presence_penalty ? { presencePenalty: request.presence_penalty } : {}),
+    ...(request.frequency_penalty ? { frequencyPenalty: request.frequency_penalty } : {}),
+    ...(bias.length > 0 ? { logitBias: bias } : {}),
+  };
+}
+
+/** 64 bits in decimal; drawn here where the client gave none, so that a request that moves keeps its noise. */
+function seed(given: number | null | undefined): string {
+  if (given === null || given === undefined) return randomBytes(8).readBigUInt64LE().toString();
+  return BigInt.asUintN(64, BigInt(given)).toString();
+}
+
+function promptMessage(message: ChatMessage): PromptMessage {
+  const content = message.content ?? "";
+  return {
+    role: message.role === "developer" ? "system" : message.role,
+    content: typeof content === "string" ? content : content.map((part) => part.text).join(""),
+  };
+}
+
+function checkTokenId(id: number, model: ServedModel, param: string): void {
+  if (id >= model.folder.vocabularySize) {
+    throw new PelagicError("invalid_request", `${param}: ${id} is no token id of this model, which has ${model.folder.vocabularySize}`, { param });
+  }
+}
+
+function tooLong(what: string, maxPositions: number, param?: string): PelagicError {
+  return new PelagicError("context_length_exceeded", `this model's context is ${maxPositions} tokens; the request has ${what}`, { param });
+}

@@ -1,0 +1,107 @@
+// The gateway's routes. Every failure, also of routing and parsing, is the error envelope.
+import { randomUUID } from "node:crypto";
+import express, { type Express, type NextFunction, type Request, type RequestHandler, type Response } from "express";
+import { type ErrorCode, PelagicError } from "../lib/contracts/errors.ts";
+import type { ModelList } from "../lib/contracts/http.ts";
+import { apiVersion, openApiDocument } from "../lib/contracts/openapi.ts";
+import { sendError } from "./http-error.ts";
+import { type Gateway, readyDecodeWorkers, servedContext, serveGeneration } from "./serve-generation.ts";
+import { checkModelName, describeModel } from "./served-model.ts";
+
+/** What a client may choose as its request id: printable ASCII. On the bus a stricter form is needed; others get an id of ours there. */
+const clientRequestId = /^[\x21-\x7e]{1,128}$/;
+const busRequestId = /^[A-Za-z0-9_-]{1,64}$/;
+
+export function createApp(gateway: Gateway): Express {
+  const app = express();
+  app.disable("x-powered-by");
+  app.disable("etag");
+  app.set("query parser", false);
+  app.use((request, response, next) => {
+    const given = request.headers["x-request-id"];
+    const own = `req-${randomUUID()}`;
+    const echoed = typeof given === "string" && clientRequestId.test(given) ? given : own;
+    response.setHeader("x-request-id", echoed);
+    response.locals.requestId = busRequestId.test(echoed) ? echoed : own;
+    response.on("close", () => gateway.metrics.http.inc({ route: routeLabel(request), status: String(response.statusCode) }));
+    next();
+  });
+
+  post(app, ["/v1/chat/completions", "/chat/completions"], (request, response) => serveGeneration(gateway, "chat", request, response));
+  post(app, ["/v1/completions", "/completions"], (request, response) => serveGeneration(gateway, "completions", request, response));
+
+  get(app, ["/v1/models", "/models"], (_request, response) => {
+    response.json({ object: "list", data: [describeModel(gateway.model, servedContext(gateway))] } satisfies ModelList);
+  });
+  get(app, ["/v1/models/*id", "/models/*id"], (request, response) => {
+    checkModelName(gateway.model, (request.params as unknown as { id: string[] }).id.join("/"));
+    response.json(describeModel(gateway.model, servedContext(gateway)));
+  });
+  get(app, ["/health"], (_request, response) => {
+    response.json({ status: "ok" });
+  });
+  get(app, ["/ready"], (_request, response) => {
+    const reason = notReady(gateway);
+    if (reason !== null) throw new PelagicError(reason.code, reason.message);
+    response.json({ status: "ready" });
+  });
+  get(app, ["/version"], (_request, response) => {
+    response.json({ name: "pelagic", version: apiVersion });
+  });
+  const openApi = JSON.stringify(openApiDocument());
+  get(app, ["/openapi.json"], (_request, response) => {
+    response.type("application/json").send(openApi);
+  });
+
+  app.use((request) => {
+    throw new PelagicError("not_found", `${request.method} ${request.path}: no such path; /openapi.json lists them`);
+  });
+  // Express knows an error handler by its four parameters.
+  app.use((error: unknown, _request: Request, response: Response, _next: NextFunction) => {
+    if (error instanceof PelagicError) {
+      sendError(response, error);
+    } else if ((error as { status?: unknown }).status === 400) {
+      sendError(response, new PelagicError("invalid_request", "the request's path cannot be read"));
+    } else {
+      gateway.log.error({ error: error instanceof Error ? error.stack : String(error) }, "request failed");
+      sendError(response, new PelagicError("internal", "internal error"));
+    }
+  });
+  return app;
+}
+
+/** Why the gateway cannot answer requests now; null if it can. */
+export function notReady(gateway: Gateway): { code: ErrorCode; message: string } | null {
+  if (gateway.admission.isClosed) return { code: "shutting_down", message: "the gateway is shutting down" };
+  if (!gateway.client.options.bus.connected) return { code: "bus_unavailable", message: "not connected to NATS" };
+  if (readyDecodeWorkers(gateway).length > 0) return null;
+  const decode = gateway.directory.snapshot().workers.filter((worker) => worker.role === "decode");
+  if (decode.length === 0) return { code: "no_workers", message: "no decode worker has reported" };
+  const states = decode.map((worker) =>
+    worker.modelName === gateway.model.name
+      ? `${worker.workerId} is ${worker.state}${worker.reason ? ` (${worker.reason})` : ""}`
+      : `${worker.workerId} serves ${worker.modelName}, not ${gateway.model.name}`,
+  );
+  return { code: "no_workers", message: `no decode worker is ready: ${states.join("; ")}` };
+}
+
+function post(app: Express, paths: string[], handler: RequestHandler): void {
+  app.route(paths).post(handler).all(notAllowed("POST"));
+}
+
+function get(app: Express, paths: string[], handler: RequestHandler): void {
+  app.route(paths).get(handler).all(notAllowed("GET, HEAD"));
+}
+
+function notAllowed(allow: string): RequestHandler {
+  return (request, response) => {
+    response.setHeader("allow", allow);
+    throw new PelagicError("method_not_allowed", `${request.method} is not allowed here; use ${allow}`);
+  };
+}
+
+/** The pattern that matched, so that nobody can make label values. */
+function routeLabel(request: Request): string {
+  const path = (request.route as { path?: string | string[] } | undefined)?.path;
+  return (Array.isArray(path) ? path[0] : path) ?? "none";
+}

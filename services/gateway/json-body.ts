@@ -1,0 +1,104 @@
+// Reads a request's JSON body within bounds: its own size, the bytes of all bodies held at once, and the depth of its nesting.
+import type { IncomingMessage } from "node:http";
+import { PelagicError } from "../lib/contracts/errors.ts";
+
+const maxDepth = 64;
+
+/** Bytes of request bodies that may be held at once. */
+export class ByteBudget {
+  private readonly limit: number;
+  private used = 0;
+
+  constructor(limit: number) {
+    this.limit = limit;
+  }
+
+  get usedBytes(): number {
+    return this.used;
+  }
+
+  take(bytes: number): void {
+    if (this.used + bytes > this.limit) {
+      throw new PelagicError("overloaded", "too many request bytes are being read; try again later", { retryAfterMs: 1_000 });
+    }
+    this.used += bytes;
+  }
+
+  release(bytes: number): void {
+    this.used -= bytes;
+  }
+}
+
+/** `release` gives the body's bytes back to the budget; call it once what was read is no longer held. */
+export interface JsonBody {
+  body: Record<string, unknown>;
+  release(): void;
+}
+
+export async function readJsonBody(request: IncomingMessage, maxBytes: number, budget: ByteBudget): Promise<JsonBody> {
+  const contentType = request.headers["content-type"] ?? "";
+  if (!/^application\/([\w.+-]+\+)?json\s*(;|$)/i.test(contentType)) {
+    throw new PelagicError("invalid_request", "send the body as content-type: application/json");
+  }
+  if ((request.headers["content-encoding"] ?? "identity") !== "identity") {
+    throw new PelagicError("invalid_request", "send the body without content-encoding");
+  }
+  let taken = 0;
+  const take = (bytes: number) => {
+    if (taken + bytes > maxBytes) throw new PelagicError("request_too_large", `the body is larger than ${maxBytes} bytes`);
+    budget.take(bytes);
+    taken += bytes;
+  };
+  let released = false;
+  const release = () => {
+    if (!released) budget.release(taken);
+    released = true;
+  };
+  try {
+    const announced = Number(request.headers["content-length"] ?? 0);
+    if (announced > maxBytes) throw new PelagicError("request_too_large", `the body is larger than ${maxBytes} bytes`);
+    const chunks: Buffer[] = [];
+    // Leaving the loop must not close the connection: the refusal has yet to be sent on it.
+    for await (const chunk of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
+      take(chunk.length);
+      chunks.push(chunk);
+    }
+    return { body: parse(Buffer.concat(chunks)), release };
+  } catch (error) {
+    release();
+    if (error instanceof PelagicError) throw error;
+    throw new PelagicError("cancelled", "the client went away while sending the body");
+  }
+}
+
+function parse(bytes: Buffer): Record<string, unknown> {
+  checkDepth(bytes);
+  let value: unknown;
+  try {
+    value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch {
+    // Not the parser's words: they quote the prompt.
+    throw new PelagicError("invalid_request", "the body is not valid JSON in UTF-8");
+  }
+  if (typeof value !== "object" || value === null || Array.isArray(value)) {
+    throw new PelagicError("invalid_request", "the body must be a JSON object");
+  }
+  return value as Record<string, unknown>;
+}
+
+const quote = 0x22;
+const backslash = 0x5c;
+
+function checkDepth(bytes: Buffer): void {
+  let depth = 0;
+  for (let i = 0; i < bytes.length; i++) {
+    const byte = bytes[i];
+    if (byte === quote) {
+      for (i++; i < bytes.length && bytes[i] !== quote; i++) if (bytes[i] === backslash) i++;
+    } else if (byte === 0x5b || byte === 0x7b) {
+      if (++depth > maxDepth) throw new PelagicError("invalid_request", `the body is nested deeper than ${maxDepth} levels`);
+    } else if (byte === 0x5d || byte === 0x7d) {
+      depth--;
+    }
+  }
+}

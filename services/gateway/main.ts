@@ -1,0 +1,151 @@
+// The gateway process: HTTP in, dispatches out, tokens back as SSE.
+import { createServer } from "node:http";
+import type { AddressInfo } from "node:net";
+import { availableParallelism } from "node:os";
+import { z } from "zod";
+import { systemClock } from "../lib/contracts/bus.ts";
+import { PelagicError } from "../lib/contracts/errors.ts";
+import { subjects as subjectsOf } from "../lib/contracts/subjects.ts";
+import { startAdminServer } from "../lib/runtime/admin-server.ts";
+import { busFields, processFields, readNatsCredentials } from "../lib/runtime/config.ts";
+import { connectBus } from "../lib/runtime/nats-bus.ts";
+import { announce, runProcess } from "../lib/runtime/process.ts";
+import { Admission } from "./admission.ts";
+import { DispatchClient } from "./dispatch-client.ts";
+import { GatewayMetrics } from "./gateway-metrics.ts";
+import { createApp, notReady } from "./http-app.ts";
+import { ByteBudget } from "./json-body.ts";
+import { loadModelFolder } from "./model-folder.ts";
+import type { Gateway } from "./serve-generation.ts";
+import { servedModel } from "./served-model.ts";
+import { gatewayStatus } from "./status.ts";
+import { TokenizerPool } from "./tokenizer-pool.ts";
+import { WorkerDirectory } from "./worker-directory.ts";
+
+const positive = z.coerce.number().int().positive();
+const mebibyte = 1024 * 1024;
+
+const GatewayConfig = z.object({
+  ...processFields,
+  ...busFields,
+  gatewayId: z.string().regex(/^[A-Za-z0-9_-]{1,64}$/),
+  /** A Hugging Face model folder; of it only config.json and the tokenizer's files are read. */
+  model: z.string().min(1),
+  /** The name clients use; the folder's own name unless given. */
+  modelName: z.string().min(1).optional(),
+  host: z.string().min(1).default("127.0.0.1"),
+  /** 0: any free port. */
+  port: z.coerce.number().int().min(0).max(65535).default(0),
+  maxRunning: positive.default(1024),
+  maxBodyMib: positive.default(16),
+  /** All bodies in memory together. */
+  bodyBudgetMib: positive.default(128),
+  defaultMaxTokens: positive.default(32_768),
+  deadlineMs: positive.default(600_000),
+  leaseMs: positive.default(10_000),
+  localPrefillTokens: z.coerce.number().int().nonnegative().default(256),
+  stallMs: positive.default(60_000),
+  tokenizerThreads: positive.default(Math.max(1, Math.min(4, Math.floor(availableParallelism() / 2)))),
+  tokenizerQueue: positive.default(1024),
+  tokenizerJobMs: positive.default(30_000),
+  /** Allows internal request options. */
+  debug: z.stringbool().default(false),
+});
+
+/** Of the drain's bound, what is left for telling decode and closing connections. */
+const closingMs = 1_000;
+
+await runProcess({
+  name: "gateway",
+  config: GatewayConfig,
+  async main({ config, log, metrics: registry, onStop }) {
+    const folder = loadModelFolder(config.model);
+    const model = servedModel(folder, config.modelName ?? folder.name);
+    const encoder =
+      model.table === null
+        ? null
+        : new TokenizerPool({
+            workerUrl: new URL("./tokenizer-worker.js", import.meta.url),
+            modelPath: folder.path,
+            threads: config.tokenizerThreads,
+            maxWaiting: config.tokenizerQueue,
+            jobTimeoutMs: config.tokenizerJobMs,
+            log,
+          });
+    await encoder?.ready();
+    onStop(() => encoder?.close());
+
+    const subjects = subjectsOf(config.service);
+    const bus = await connectBus({
+      servers: config.natsUrl.split(","),
+      ...readNatsCredentials(config.natsCredentialsFile),
+      name: config.gatewayId,
+      log,
+    });
+    onStop(() => bus.close());
+    const client = new DispatchClient({ bus, clock: systemClock, subjects, gatewayId: config.gatewayId, leaseMs: config.leaseMs, log });
+    const directory = new WorkerDirectory({ bus, clock: systemClock, subjects, log, onGone: (instance) => client.workerGone(instance) });
+    onStop(() => directory.close());
+
+    const admission = new Admission(config.maxRunning);
+    const bodyBudget = new ByteBudget(config.bodyBudgetMib * mebibyte);
+    const metrics = new GatewayMetrics(registry, {
+      running: () => admission.running,
+      cancelling: () => client.cancellationsPending,
+      bodyBytes: () => bodyBudget.usedBytes,
+    });
+    const gateway: Gateway = {
+      model,
+      encoder,
+      client,
+      directory,
+      admission,
+      bodyBudget,
+      metrics,
+      limits: {
+        maxBodyBytes: config.maxBodyMib * mebibyte,
+        defaultMaxTokens: config.defaultMaxTokens,
+        deadlineMs: config.deadlineMs,
+        localPrefillTokens: config.localPrefillTokens,
+        stallMs: config.stallMs,
+      },
+      debug: config.debug,
+      log,
+    };
+
+    const server = createServer({ maxHeaderSize: 32 * 1024, keepAliveTimeout: 75_000 }, createApp(gateway));
+    await new Promise<void>((resolve, reject) => {
+      server.once("error", reject);
+      server.listen(config.port, config.host, resolve);
+    });
+    const admin = await startAdminServer({
+      host: config.metricsHost,
+      port: config.metricsPort,
+      registry,
+      ready: () => {
+        const reason = notReady(gateway);
+        return reason === null ? { ready: true } : { ready: false, reason: reason.message };
+      },
+      routes: { "/status": () => gatewayStatus(gateway, config.gatewayId) },
+      log,
+    });
+    onStop(() => admin.close());
+    onStop(async () => {
+      admission.close();
+      const stopped = new Promise<void>((resolve) => server.close(() => resolve()));
+      server.closeIdleConnections();
+      const until = performance.now() + config.drainMs - closingMs;
+      while (admission.running > 0 && performance.now() < until) await sleep(20);
+      client.cancelAll(new PelagicError("shutting_down", "the gateway is shutting down; try again elsewhere"));
+      while ((admission.running > 0 || client.cancellationsPending > 0) && performance.now() < until + closingMs / 2) await sleep(20);
+      server.closeAllConnections();
+      await stopped;
+    });
+    announce({ port: (server.address() as AddressInfo).port, metricsPort: admin.port });
+    log.info({ port: (server.address() as AddressInfo).port, model: model.name }, "listening");
+  },
+});
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}

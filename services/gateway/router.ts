@@ -1,0 +1,145 @@
+// Chooses the workers of one request: a pure function of a snapshot. Every consideration is a number of seconds, and the smallest sum wins;
+// equal sums go to the smaller worker id.
+//
+//   prefillSeconds   tokens waiting before ours, and ours that the decode worker does not have, at the measured rate
+//   transferSeconds  their latents' way to decode, as far as it takes longer than computing them (layers overlap)
+//   loadSeconds      each request that runs or waits there makes every step of ours longer
+//   memorySeconds    blocks that are neither free nor evictable must be waited for
+import { kvBlockTokens, reusableRows } from "../lib/contracts/block-key.ts";
+import type { RoutingSnapshot, WorkerView } from "./state-view.ts";
+
+export interface RouteRequest {
+  modelName: string;
+  promptTokens: number;
+  maxTokens: number;
+  /** Short keys of the prompt's full blocks, by cacheIdentityOf the workers that the snapshot has. */
+  blockKeys: ReadonlyMap<string, readonly string[]>;
+  /** Decode workers that have already refused or lost this request. */
+  excluded: ReadonlySet<string>;
+  /** Fewer uncached tokens than this are prefilled by decode itself. */
+  localPrefillTokens: number;
+}
+
+export interface RouteCost {
+  prefillSeconds: number;
+  transferSeconds: number;
+  loadSeconds: number;
+  memorySeconds: number;
+}
+
+export interface Route {
+  decode: { workerId: string; instanceId: string };
+  prefill: { workerId: string } | null;
+  /** Why prefill is what it is, for a person. */
+  reason: string;
+  hitTokens: number;
+  uncachedTokens: number;
+  cost: RouteCost;
+}
+
+/** Rates of a worker that has not measured its own yet: of a small CPU worker, so that it is neither shunned nor flooded. */
+const defaultPrefillTokensPerSecond = 2_000;
+const defaultDecodeStepSeconds = 0.02;
+const defaultTransferBytesPerSecond = 100e6;
+/** Output tokens in which a request's load is felt: answers differ, and only the order of magnitude matters. */
+const typicalAnswerTokens = 256;
+
+/** Workers with equal identities hold interchangeable blocks. */
+export function cacheIdentityOf(worker: { modelDigest: string; numericsId: string; kvDtype: string }): string {
+  return `${worker.modelDigest}.${worker.numericsId}.${worker.kvDtype}`;
+}
+
+/** null: no decode worker can be asked. */
+export function route(snapshot: RoutingSnapshot, request: RouteRequest): Route | null {
+  const ready = snapshot.workers.filter((worker) => worker.state === "ready" && worker.modelName === request.modelName);
+  let best: Route | null = null;
+  for (const decode of ready) {
+    if (decode.role !== "decode" || request.excluded.has(decode.workerId)) continue;
+    const candidate = routeTo(decode, ready, request);
+    if (best === null || total(candidate.cost) < total(best.cost)) best = candidate;
+  }
+  return best;
+}
+
+export function total(cost: RouteCost): number {
+  return cost.prefillSeconds + cost.transferSeconds + cost.loadSeconds + cost.memorySeconds;
+}
+
+function routeTo(decode: WorkerView, ready: readonly WorkerView[], request: RouteRequest): Route {
+  const identity = cacheIdentityOf(decode);
+  const keys = request.blockKeys.get(identity) ?? [];
+  const reusable = reusableRows(request.promptTokens);
+  const hitTokens = Math.min(hitBlocks(decode, keys) * kvBlockTokens, reusable);
+  const uncachedTokens = request.promptTokens - 1 - hitTokens;
+  const shared = {
+    decode: { workerId: decode.workerId, instanceId: decode.instanceId },
+    hitTokens,
+    uncachedTokens,
+  };
+  const loadAndMemory = { loadSeconds: loadSeconds(decode), memorySeconds: memorySeconds(decode, request, hitTokens) };
+  const local: Route = {
+    ...shared,
+    prefill: null,
+    reason: "",
+    cost: { prefillSeconds: prefillSeconds(decode, uncachedTokens), transferSeconds: 0, ...loadAndMemory },
+  };
+  if (uncachedTokens < request.localPrefillTokens) return { ...local, reason: `fewer than ${request.localPrefillTokens} uncached tokens` };
+
+  let remote: Route | null = null;
+  for (const prefill of ready) {
+    if (prefill.role !== "prefill" || cacheIdentityOf(prefill) !== identity) continue;
+    const prefillHits = Math.min(hitBlocks(prefill, keys) * kvBlockTokens, reusable);
+    const seconds = prefillSeconds(prefill, request.promptTokens - 1 - Math.max(prefillHits, hitTokens));
+    const transferBytes = uncachedTokens * decode.kvBytesPerToken;
+    const transfer = transferBytes / (decode.rates.transferBytesPerSecond || defaultTransferBytesPerSecond);
+    const candidate: Route = {
+      ...shared,
+      prefill: { workerId: prefill.workerId },
+      reason: "the cheapest prefill worker",
+      cost: { prefillSeconds: seconds, transferSeconds: Math.max(0, transfer - seconds), ...loadAndMemory },
+    };
+    if (remote === null || total(candidate.cost) < total(remote.cost)) remote = candidate;
+  }
+  return remote ?? { ...local, reason: "no prefill worker is ready" };
+}
+
+function hitBlocks(worker: WorkerView, keys: readonly string[]): number {
+  let hits = 0;
+  while (hits < keys.length && worker.blockKeys.has(keys[hits] as string)) hits++;
+  return hits;
+}
+
+function prefillSeconds(worker: WorkerView, tokens: number): number {
+  const waiting = worker.queuedPrefillTokens + worker.unreported.prefillTokens;
+  return (waiting + tokens) / (worker.rates.prefillTokensPerSecond || defaultPrefillTokensPerSecond);
+}
+
+function loadSeconds(worker: WorkerView): number {
+  const requests = worker.requests.running + worker.requests.waiting + worker.unreported.requests;
+  const perRequest = (worker.rates.decodeStepSeconds || defaultDecodeStepSeconds) / Math.max(1, worker.requests.running);
+  return requests * perRequest * typicalAnswerTokens;
+}
+
+/** The blocks missing for our prompt and a typical answer, each freed at the pace at which running requests end. */
+function memorySeconds(worker: WorkerView, request: RouteRequest, hitTokens: number): number {
+  const tokens = request.promptTokens - hitTokens + Math.min(request.maxTokens, typicalAnswerTokens);
+  const available = worker.blocks.free + worker.blocks.cached - worker.unreported.blocks;
+  const missing = Math.max(0, Math.ceil(tokens / kvBlockTokens) - available);
+  return missing * kvBlockTokens * (worker.rates.decodeStepSeconds || defaultDecodeStepSeconds);
+}
+
+/** The value of the x-pelagic-route header. */
+export function explainRoute(chosen: Route): string {
+  const seconds = (value: number) => Number(value.toFixed(6));
+  return JSON.stringify({
+    decode: chosen.decode.workerId,
+    prefill: chosen.prefill?.workerId ?? null,
+    reason: chosen.reason,
+    hitTokens: chosen.hitTokens,
+    uncachedTokens: chosen.uncachedTokens,
+    prefillSeconds: seconds(chosen.cost.prefillSeconds),
+    transferSeconds: seconds(chosen.cost.transferSeconds),
+    loadSeconds: seconds(chosen.cost.loadSeconds),
+    memorySeconds: seconds(chosen.cost.memorySeconds),
+  });
+}

@@ -1,0 +1,41 @@
+// The model as the gateway serves it: the folder's small files, the table of its tokens, and the name that clients use.
+import { PelagicError } from "../lib/contracts/errors.ts";
+import type { Model } from "../lib/contracts/http.ts";
+import type { ModelFolder } from "./model-folder.ts";
+import { TokenTable } from "./token-table.ts";
+
+export interface ServedModel {
+  name: string;
+  folder: ModelFolder;
+  /** null: no tokenizer; only prompts given as token ids can be served. */
+  table: TokenTable | null;
+  /** Seconds since 1970. */
+  created: number;
+}
+
+export function servedModel(folder: ModelFolder, name: string): ServedModel {
+  return {
+    name,
+    folder,
+    table: folder.tokenizer === null ? null : new TokenTable(folder.tokenizer.json),
+    created: Math.floor(Date.now() / 1000),
+  };
+}
+
+export function describeModel(model: ServedModel, maxPositions: number | null): Model {
+  return {
+    id: model.name,
+    object: "model",
+    created: model.created,
+    owned_by: "pelagic",
+    root: model.name,
+    parent: null,
+    max_model_len: maxPositions,
+  };
+}
+
+export function checkModelName(model: ServedModel, asked: string, param?: string): void {
+  if (asked !== model.name) {
+    throw new PelagicError("model_not_found", `the model ${JSON.stringify(asked)} is not served here; this gateway serves ${model.name}`, { param });
+  }
+}

@@ -1,0 +1,165 @@
+// What a gateway knows of the workers: their own messages, folded. No clock and no bus: times come in, so equal histories give equal views.
+import type { WorkerRole, WorkerState } from "../lib/contracts/messages.ts";
+
+/** No new work for a worker that missed so many heartbeats. */
+const suspectHeartbeats = 3;
+/** Taken for dead after so many: its requests fail or move. Later than suspicion, since a busy machine delays heartbeats too. */
+const lostHeartbeats = 6;
+/** A stopped instance's late messages are recognised this many instances back. */
+const retiredInstances = 8;
+
+export interface WorkerView {
+  workerId: string;
+  instanceId: string;
+  role: WorkerRole;
+  state: WorkerState["state"] | "silent";
+  reason: string | undefined;
+  modelName: string;
+  modelDigest: string;
+  numericsId: string;
+  kvDtype: string;
+  maxPositions: number;
+  blocks: WorkerState["blocks"];
+  requests: WorkerState["requests"];
+  queuedPrefillTokens: number;
+  rates: WorkerState["rates"];
+  kvBytesPerToken: number;
+  metricsPort: number | undefined;
+  pid: number;
+  /** Block events seen; null until a snapshot came. */
+  position: number | null;
+  /** Short keys of the full blocks it holds. */
+  blockKeys: ReadonlySet<string>;
+  /** What this gateway sent there since the worker's last account of itself. */
+  unreported: { requests: number; prefillTokens: number; blocks: number };
+}
+
+/** Workers in the order of their ids. Valid until the view changes. */
+export interface RoutingSnapshot {
+  workers: readonly WorkerView[];
+}
+
+export interface WorkerInstance {
+  workerId: string;
+  instanceId: string;
+}
+
+export interface Applied {
+  /** Block events were missed: a snapshot is needed. */
+  gap: boolean;
+  /** The instance that this message's sender replaced, or the sender where it says that it stopped. */
+  gone: WorkerInstance | null;
+}
+
+interface Entry {
+  view: WorkerView;
+  keys: Set<string>;
+  lastSeenMs: number;
+  heartbeatMs: number;
+}
+
+export class StateView {
+  private readonly entries = new Map<string, Entry>();
+  private readonly retired = new Map<string, string[]>();
+
+  apply(state: WorkerState, nowMs: number): Applied {
+    if (this.retired.get(state.workerId)?.includes(state.instanceId)) return { gap: false, gone: null };
+    const known = this.entries.get(state.workerId);
+    const replaced = known !== undefined && known.view.instanceId !== state.instanceId ? this.retire(known) : null;
+    if (state.state === "stopped") {
+      const own = { workerId: state.workerId, instanceId: state.instanceId };
+      const entry = this.entries.get(state.workerId);
+      if (entry !== undefined) this.retire(entry);
+      return { gap: false, gone: replaced ?? own };
+    }
+    const previous = this.entries.get(state.workerId);
+    const keys = previous?.keys ?? new Set<string>();
+    const position = foldBlocks(keys, previous?.view.position ?? null, state);
+    this.entries.set(state.workerId, {
+      view: {
+        workerId: state.workerId,
+        instanceId: state.instanceId,
+        role: state.role,
+        state: state.state,
+        reason: state.reason,
+        modelName: state.modelName,
+        modelDigest: state.modelDigest,
+        numericsId: state.numericsId,
+        kvDtype: state.kvDtype,
+        maxPositions: state.maxPositions,
+        blocks: state.blocks,
+        requests: state.requests,
+        queuedPrefillTokens: state.queuedPrefillTokens,
+        rates: state.rates,
+        kvBytesPerToken: state.kvBytesPerToken,
+        metricsPort: state.metricsPort,
+        pid: state.pid,
+        position,
+        blockKeys: keys,
+        unreported: { requests: 0, prefillTokens: 0, blocks: 0 },
+      },
+      keys,
+      lastSeenMs: nowMs,
+      heartbeatMs: state.heartbeatMs,
+    });
+    return { gap: position === null, gone: replaced };
+  }
+
+  /** Forgets workers that were silent too long, and says which. */
+  expire(nowMs: number): WorkerInstance[] {
+    const silent = [...this.entries.values()].filter((entry) => nowMs - entry.lastSeenMs > lostHeartbeats * entry.heartbeatMs);
+    // Not retired: one that was only slow may come back.
+    for (const entry of silent) this.entries.delete(entry.view.workerId);
+    return silent.map(({ view }) => ({ workerId: view.workerId, instanceId: view.instanceId }));
+  }
+
+  /** Nobody could be heard until now: silence before it says nothing. */
+  forgiveSilence(nowMs: number): void {
+    for (const entry of this.entries.values()) entry.lastSeenMs = nowMs;
+  }
+
+  /** Counts work on its way to a worker, until the worker's next message includes it. */
+  noteDispatched(workerId: string, work: { prefillTokens: number; blocks: number; requests: number }): void {
+    const unreported = this.entries.get(workerId)?.view.unreported;
+    if (unreported === undefined) return;
+    unreported.requests += work.requests;
+    unreported.prefillTokens += work.prefillTokens;
+    unreported.blocks += work.blocks;
+  }
+
+  snapshot(nowMs: number): RoutingSnapshot {
+    const workers = [...this.entries.values()].map(({ view, lastSeenMs, heartbeatMs }): WorkerView =>
+      nowMs - lastSeenMs > suspectHeartbeats * heartbeatMs
+        ? { ...view, state: "silent", reason: `no heartbeat for ${suspectHeartbeats * heartbeatMs} ms` }
+        : view,
+    );
+    workers.sort((a, b) => (a.workerId < b.workerId ? -1 : 1));
+    return { workers };
+  }
+
+  private retire(entry: Entry): WorkerInstance {
+    const { workerId, instanceId } = entry.view;
+    this.entries.delete(workerId);
+    this.retired.set(workerId, [instanceId, ...(this.retired.get(workerId) ?? [])].slice(0, retiredInstances));
+    return { workerId, instanceId };
+  }
+}
+
+/** Applies a message's block events; returns the position reached, or null where some were missed. */
+function foldBlocks(keys: Set<string>, known: number | null, state: WorkerState): number | null {
+  if (state.snapshot !== undefined) {
+    if (known !== null && state.position < known) return known;
+    keys.clear();
+    for (const key of state.snapshot) keys.add(key);
+    return state.position;
+  }
+  if (known === null) return null;
+  if (state.position <= known) return known;
+  if (state.position - state.stored.length - state.removed.length !== known) {
+    keys.clear();
+    return null;
+  }
+  for (const key of state.removed) keys.delete(key);
+  for (const key of state.stored) keys.add(key);
+  return state.position;
+}

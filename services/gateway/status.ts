@@ -1,0 +1,16 @@
+// GET /status on the admin port: what `./pelagic status` shows.
+import { apiVersion } from "../lib/contracts/openapi.ts";
+import type { Gateway } from "./serve-generation.ts";
+
+export function gatewayStatus(gateway: Gateway, id: string): object {
+  return {
+    gateway: {
+      id,
+      version: apiVersion,
+      model: gateway.model.name,
+      uptimeSeconds: Math.floor(process.uptime()),
+      requests: { running: gateway.admission.running, cancelling: gateway.client.cancellationsPending },
+    },
+    workers: gateway.directory.snapshot().workers.map(({ blockKeys, unreported: _, ...worker }) => ({ ...worker, knownBlockKeys: blockKeys.size })),
+  };
+}

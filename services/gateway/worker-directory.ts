@@ -1,0 +1,94 @@
+// Keeps a StateView fed from the bus: listens, asks for snapshots at the start, after a gap and after an outage, and notices silence.
+import type { Bus, BusSubscription, Clock, Log } from "../lib/contracts/bus.ts";
+import { WorkerState } from "../lib/contracts/messages.ts";
+import type { Subjects } from "../lib/contracts/subjects.ts";
+import { decodeMessage, encodeMessage } from "../lib/contracts/wire.ts";
+import { type RoutingSnapshot, StateView, type WorkerInstance } from "./state-view.ts";
+
+const checkMs = 250;
+/** Every gateway's request makes every worker send all its keys: not for each lost message anew. */
+const snapshotRequestGapMs = 500;
+
+export interface WorkerDirectoryOptions {
+  bus: Bus;
+  clock: Clock;
+  subjects: Subjects;
+  log: Log;
+  /** The instance takes no more messages and sends none: it stopped, was replaced, or fell silent. */
+  onGone(instance: WorkerInstance): void;
+}
+
+export class WorkerDirectory {
+  readonly view = new StateView();
+  private readonly options: WorkerDirectoryOptions;
+  private readonly subscription: BusSubscription;
+  private stopTimer: () => void = () => {};
+  private wasConnected = true;
+  private snapshotWanted = true;
+  private askedAtMs = Number.NEGATIVE_INFINITY;
+
+  constructor(options: WorkerDirectoryOptions) {
+    this.options = options;
+    this.subscription = options.bus.subscribe(options.subjects.allStates, (message) => this.onState(message.data));
+    options.bus.onReconnect(() => this.reconnected());
+    this.check();
+  }
+
+  snapshot(): RoutingSnapshot {
+    return this.view.snapshot(this.options.clock.nowMs());
+  }
+
+  close(): void {
+    this.stopTimer();
+    this.subscription.unsubscribe();
+  }
+
+  private onState(data: Uint8Array): void {
+    let state: WorkerState;
+    try {
+      state = decodeMessage(WorkerState, data).body;
+    } catch (error) {
+      this.options.log.warn({ error: error instanceof Error ? error.message : String(error) }, "worker state dropped");
+      return;
+    }
+    const { gap, gone } = this.view.apply(state, this.options.clock.nowMs());
+    if (gone !== null) this.options.onGone(gone);
+    if (gap) {
+      this.snapshotWanted = true;
+      this.ask();
+    }
+  }
+
+  private reconnected(): void {
+    this.view.forgiveSilence(this.options.clock.nowMs());
+    this.snapshotWanted = true;
+    this.askedAtMs = Number.NEGATIVE_INFINITY;
+    this.ask();
+  }
+
+  private check(): void {
+    const { bus, clock, log, onGone } = this.options;
+    if (bus.connected) {
+      if (!this.wasConnected) this.reconnected();
+      for (const instance of this.view.expire(clock.nowMs())) {
+        log.warn(instance, "worker fell silent");
+        onGone(instance);
+      }
+      this.ask();
+    }
+    this.wasConnected = bus.connected;
+    this.stopTimer = clock.setTimer(checkMs, () => this.check());
+  }
+
+  private ask(): void {
+    const { bus, clock, subjects } = this.options;
+    if (!this.snapshotWanted || !bus.connected || clock.nowMs() - this.askedAtMs < snapshotRequestGapMs) return;
+    this.askedAtMs = clock.nowMs();
+    this.snapshotWanted = false;
+    try {
+      bus.publish(subjects.stateRequest, encodeMessage({}));
+    } catch {
+      this.snapshotWanted = true;
+    }
+  }
+}
