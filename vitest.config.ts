@@ -1,14 +1,30 @@
 // Unit tests stand beside their sources, integration and end-to-end tests under tests/. All of it with real parts, so every wait has a bound.
 import { defineConfig } from "vitest/config";
 
+/** Whole processes, one test file after another: a machine may have two cores. */
+const oneByOne = { fileParallelism: false, maxWorkers: 1 };
+
 export default defineConfig({
   test: {
-    include: ["services/**/*.test.ts", "tests/**/*.test.ts"],
     globalSetup: ["tests/support/build-first.ts"],
     // Processes, not threads: the native engine and signals belong to a process.
     pool: "forks",
     testTimeout: 20_000,
     hookTimeout: 60_000,
     teardownTimeout: 10_000,
+    projects: [
+      { extends: true, test: { name: "unit", include: ["services/**/*.test.ts", "tests/house/*.test.ts"], sequence: { groupOrder: 0 } } },
+      {
+        extends: true,
+        test: {
+          name: "integration",
+          include: ["tests/**/*.test.ts"],
+          exclude: ["tests/house/**", "tests/e2e/**"],
+          ...oneByOne,
+          sequence: { groupOrder: 1 },
+        },
+      },
+      { extends: true, test: { name: "e2e", include: ["tests/e2e/**/*.test.ts"], ...oneByOne, sequence: { groupOrder: 2 } } },
+    ],
   },
 });

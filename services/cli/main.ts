@@ -27,6 +27,9 @@ const program = new Command("pelagic")
 // Sub-commands copy the settings above when they are made.
 for (const command of [up, ask, status, down, build, test, checkModel, checkExact, bench]) command.register(program);
 
+// A reader that went away (`| head`) is no reason to leave a stack half stopped.
+for (const stream of [process.stdout, process.stderr]) stream.on("error", () => undefined);
+
 try {
   await program.parseAsync();
 } catch (error) {

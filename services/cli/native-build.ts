@@ -21,7 +21,8 @@ export interface NativeBuild {
   definitions: string[];
 }
 
-const oldestCmake = [3, 22] as const;
+/** What kernels/CMakeLists.txt asks for. */
+const oldestCmake = [3, 25] as const;
 const buildTimeoutMs = 1_800_000;
 
 export const releaseBuild: NativeBuild = { buildDir: inTree("build", "native-cmake"), definitions: ["-DCMAKE_BUILD_TYPE=Release"] };
@@ -29,6 +30,7 @@ export const sanitizerBuild: NativeBuild = {
   buildDir: inTree("build", "native-sanitize"),
   definitions: ["-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DPELAGIC_SANITIZE=ON"],
 };
+const addonTarget = "pelagic_addon";
 export const addonPath = inTree("build", "native", "pelagic.node");
 
 /** Builds the addon if it is due; true where something was built. */
@@ -38,22 +40,29 @@ export async function buildNative(progress: (text: string) => void, onOutput?: (
   if (existsSync(addonPath) && existsSync(stampFile) && readFileSync(stampFile, "utf8") === digest) return false;
   const tools = await nativeTools(progress);
   progress(`building the native engine with ${tools.compiler} (the first time takes a minute or two)`);
-  await cmakeBuild(tools, releaseBuild, onOutput);
+  await cmakeBuild(tools, releaseBuild, { target: addonTarget, onOutput });
   if (!existsSync(addonPath)) throw new CliError(`the native build ended without ${addonPath}`);
   writeFileSync(stampFile, digest);
   return true;
 }
 
-/** Configures and builds; throws an error with the end of the compiler's output. */
-export async function cmakeBuild(tools: NativeTools, build: NativeBuild, onOutput?: (chunk: string) => void): Promise<void> {
+/** Configures and builds, everything or one target; throws an error with the end of the compiler's output where nobody sees that pass by. */
+export async function cmakeBuild(
+  tools: NativeTools,
+  build: NativeBuild,
+  options: { target?: string; onOutput?: (chunk: string) => void } = {},
+): Promise<void> {
   forgetMovedTree(build.buildDir);
   const env = { CXX: process.env.CXX ?? tools.compiler };
   const configure = ["-S", inTree("kernels"), "-B", build.buildDir, ...tools.generatorArgs, ...build.definitions];
-  const options = { env, timeoutMs: buildTimeoutMs, onOutput };
-  const configured = await runAlone(tools.cmake, configure, options);
-  if (configured.exitCode !== 0) throw new CliError(`cmake could not configure kernels/:\n${lastLines(configured, 12)}`);
-  const built = await runAlone(tools.cmake, ["--build", build.buildDir, "--parallel", String(availableParallelism())], options);
-  if (built.exitCode !== 0) throw new CliError(`the native build failed:\n${lastLines(built, 20)}`);
+  const { target, onOutput } = options;
+  const commandOptions = { env, timeoutMs: buildTimeoutMs, onOutput };
+  const details = (result: CommandResult) => (onOutput ? " (see above)" : `:\n${lastLines(result, 15)}`);
+  const configured = await runAlone(tools.cmake, configure, commandOptions);
+  if (configured.exitCode !== 0) throw new CliError(`cmake could not configure kernels/${details(configured)}`);
+  const buildArgs = ["--build", build.buildDir, "--parallel", String(availableParallelism()), ...(target ? ["--target", target] : [])];
+  const built = await runAlone(tools.cmake, buildArgs, commandOptions);
+  if (built.exitCode !== 0) throw new CliError(`the native build failed${details(built)}`);
 }
 
 /** One CMake at a time in this tree. The lock is the kernel's, so it never outlives its holder; the second one finds the work done. */

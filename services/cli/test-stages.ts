@@ -1,6 +1,5 @@
 // The stages of ./pelagic test: what each runs, and how many passed and failed in it.
 import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
-import { join } from "node:path";
 import { messageOf } from "./cli-error.ts";
 import { buildNative, cmakeBuild, nativeTools, releaseBuild, sanitizerBuild, type NativeBuild } from "./native-build.ts";
 import { natsServerBinary } from "./nats-binary.ts";
@@ -34,7 +33,7 @@ export function testStages(fast: boolean): Stage[] {
     commandStage("generated files", "npm", ["run", "--silent", "verify"]),
     { name: "C++ format", run: clangFormat },
     { name: "C++ tests", run: (print) => ctest(releaseBuild, print) },
-    { name: "C++ tests under ASan and UBSan", slow: true, run: sanitized },
+    { name: "C++ tests under ASan and UBSan", slow: true, run: (print) => ctest(sanitizerBuild, print) },
     { name: fast ? "unit and integration tests" : "unit, integration and end-to-end tests", run: (print) => vitest(fast, print) },
   ];
   return stages.filter((stage) => !(fast && stage.slow));
@@ -72,20 +71,12 @@ async function clangFormat(print: (text: string) => void): Promise<StageResult> 
   return result.exitCode === 0 ? onePassed : oneFailed;
 }
 
-async function ctest(nativeBuild: NativeBuild, print: (text: string) => void): Promise<StageResult> {
+async function ctest(nativeBuild: NativeBuild, onOutput: (text: string) => void): Promise<StageResult> {
   const tools = await nativeTools(() => undefined);
-  // The addon may be up to date in a tree whose CMake folder was removed.
-  if (!existsSync(join(nativeBuild.buildDir, "CTestTestfile.cmake"))) await cmakeBuild(tools, nativeBuild, print);
-  const result = await runCommand(tools.ctest, ["--test-dir", nativeBuild.buildDir, "--output-on-failure", "--no-tests=error"], {
-    timeoutMs,
-    onOutput: print,
-  });
+  await cmakeBuild(tools, nativeBuild, { onOutput });
+  const args = ["--test-dir", nativeBuild.buildDir, "--output-on-failure", "--no-tests=error"];
+  const result = await runCommand(tools.ctest, args, { timeoutMs, onOutput });
   return parseCtest(result.stdout) ?? oneFailed;
-}
-
-async function sanitized(print: (text: string) => void): Promise<StageResult> {
-  await cmakeBuild(await nativeTools(() => undefined), sanitizerBuild, print);
-  return ctest(sanitizerBuild, print);
 }
 
 /** From ctest's closing line, "100% tests passed, 0 tests failed out of 12". */
@@ -107,7 +98,7 @@ async function vitest(fast: boolean, print: (text: string) => void): Promise<Sta
     "--reporter=default",
     "--reporter=json",
     `--outputFile.json=${report}`,
-    ...(fast ? ["--exclude=tests/e2e/**"] : []),
+    ...(fast ? ["--project=unit", "--project=integration"] : []),
   ];
   const result = await runCommand("npx", ["--no-install", ...args], { cwd: treeRoot, timeoutMs, onOutput: print });
   if (!existsSync(report)) return oneFailed;

@@ -99,7 +99,8 @@ describe("the commands", () => {
     foreground.push(child);
     let output = "";
     child.stdout.setEncoding("utf8").on("data", (chunk: string) => (output += chunk));
-    await vi.waitFor(() => expect(output).toContain("Ctrl-C stops it."), { timeout: boundMs });
+    child.stderr.setEncoding("utf8").on("data", (chunk: string) => (output += chunk));
+    await vi.waitFor(() => expect(output + (child.exitCode ?? "")).toContain("Ctrl-C stops it."), { timeout: boundMs / 2 });
     expect(output).toMatch(/663 {3}\(first token after \d/);
     const logs = /logs +(\S+)/.exec(output)?.[1] as string;
     const curl = /try +(curl .*)/.exec(output)?.[1] as string;
