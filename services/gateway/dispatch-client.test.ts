@@ -1,0 +1,235 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { ManualClock, MemoryBus } from "../../tests/gateway/memory-bus.ts";
+import { type Script, ScriptedDecode } from "../../tests/gateway/scripted-decode.ts";
+import { silentLog } from "../lib/contracts/bus.ts";
+import { PelagicError } from "../lib/contracts/errors.ts";
+import { subjects } from "../lib/contracts/subjects.ts";
+import { DispatchClient, type Generation, type GenerationRequest } from "./dispatch-client.ts";
+import { WorkerDirectory } from "./worker-directory.ts";
+
+const leaseMs = 10_000;
+
+function setup(scripts: Record<string, Script | ((attempt: number) => Script)>) {
+  const clock = new ManualClock();
+  const bus = new MemoryBus(clock);
+  const client = new DispatchClient({ bus, clock, subjects: subjects("test"), gatewayId: "gateway-0", leaseMs, log: silentLog });
+  const directory = new WorkerDirectory({ bus, clock, subjects: subjects("test"), log: silentLog, onGone: (instance) => client.workerGone(instance) });
+  const workers = Object.fromEntries(
+    Object.entries(scripts).map(([workerId, script]) => {
+      let attempts = 0;
+      const decode = new ScriptedDecode({ bus, clock, workerId, script: () => (typeof script === "function" ? script(attempts++) : script) });
+      return [workerId, decode];
+    }),
+  );
+  const start = (more: Partial<GenerationRequest> = {}) => {
+    const generation = client.start(
+      {
+        requestId: "r",
+        prompt: Uint32Array.from([1, 2, 3]),
+        maxTokens: 100,
+        stopTokenIds: [],
+        sampling: { temperature: 0, seed: "1", choice: 0 },
+        cacheSalt: "",
+        deadlineMs: 60_000,
+        ...more,
+      },
+      (excluded) => {
+        const workerId = Object.keys(workers).find((id) => !excluded.has(id));
+        return workerId === undefined ? null : { workerId, prefillWorkerId: null };
+      },
+    );
+    return { generation, reader: read(generation) };
+  };
+  const worker = (id: string) => workers[id] as ScriptedDecode;
+  return { clock, bus, client, directory, worker, start };
+}
+
+/** Everything that a reader gets. */
+function read(generation: Generation) {
+  const reader = { tokens: [] as number[], ends: 0, error: null as PelagicError | null };
+  void (async () => {
+    try {
+      for await (const batch of generation) reader.tokens.push(...batch.tokens);
+    } catch (error) {
+      reader.error = error as PelagicError;
+    }
+    reader.ends++;
+  })();
+  return reader;
+}
+const range = (count: number) => Array.from({ length: count }, (_, i) => i);
+
+describe("dispatch client", () => {
+  it("gives every token once and in order, acknowledges, and says when it has all", async () => {
+    const { clock, bus, client, worker, start } = setup({ d0: { tokens: range(80), gapMs: 5, cacheHitTokens: 2 } });
+    const { generation, reader } = start();
+    await clock.runUntil(() => reader.ends > 0, 10_000);
+    expect(reader).toEqual({ tokens: range(80), ends: 1, error: null });
+    expect(generation.end).toMatchObject({ reason: "stop" });
+    expect(generation.cacheHitTokens).toBe(2);
+    await clock.advance(1_000);
+    expect(worker("d0").acks.at(-1)).toEqual({ received: 80, finished: true });
+    expect(worker("d0").acks.length).toBeGreaterThan(2);
+    expect(worker("d0").attempts.size).toBe(0);
+    expect(client.running).toBe(0);
+    expect(bus.subscriptionCount).toBe(4);
+  });
+
+  it("does so over a bus that loses, doubles and reorders anything", async () => {
+    const fate = fc.array(fc.constantFrom<number[]>([0], [0], [0], [3], [40], [0, 7], []), { minLength: 20, maxLength: 60 });
+    await fc.assert(
+      fc.asyncProperty(fate, fc.integer({ min: 1, max: 4 }), fc.integer({ min: 1, max: 40 }), async (fates, tokensPerDelta, count) => {
+        const { clock, bus, client, worker, start } = setup({ d0: { tokens: range(count), gapMs: 2, tokensPerDelta } });
+        await clock.advance(10);
+        let messages = 0;
+        let dispatchesLost = 0;
+        // The faults end, so that the request can; a dispatch is given up after three tries; heartbeats are not what is tested here.
+        bus.fate = (subject) => {
+          const chosen = subject.includes(".state") ? [0] : (fates[messages++] ?? [0]);
+          const ofDispatch = subject.includes(".dispatch.") || subject === "_INBOX";
+          return chosen.length === 0 && ofDispatch && ++dispatchesLost > 2 ? [0] : chosen;
+        };
+        const { reader } = start();
+        await clock.runUntil(() => reader.ends > 0, 40_000);
+        expect(reader).toEqual({ tokens: range(count), ends: 1, error: null });
+        expect(worker("d0").dispatches).toHaveLength(1);
+        await clock.advance(5_000);
+        expect(reader.ends).toBe(1);
+        expect(client.running).toBe(0);
+      }),
+      { numRuns: 300 },
+    );
+  });
+
+  it("goes elsewhere when a worker is busy, and says overloaded when all are", async () => {
+    const { clock, worker, start } = setup({ d0: { tokens: [1] }, d1: { tokens: [2] } });
+    worker("d0").busy = true;
+    const first = start();
+    await clock.runUntil(() => first.reader.ends > 0, 1_000);
+    expect(first.reader.tokens).toEqual([2]);
+    worker("d1").busy = true;
+    const second = start();
+    await clock.runUntil(() => second.reader.ends > 0, 1_000);
+    expect(second.reader.error).toMatchObject({ code: "overloaded", retryAfterMs: 2_000 });
+  });
+
+  it("moves a request whose worker died before its first token", async () => {
+    const { clock, worker, start } = setup({ d0: { tokens: [1], gapMs: 5_000 }, d1: { tokens: [2] } });
+    const { reader } = start();
+    await clock.advance(100);
+    worker("d0").kill();
+    await clock.runUntil(() => reader.ends > 0, 4_000);
+    expect(reader).toMatchObject({ tokens: [2], error: null });
+  });
+
+  it("ends a request whose worker died after its first token", async () => {
+    const { clock, worker, start } = setup({ d0: { tokens: range(50), gapMs: 100 }, d1: { tokens: [2] } });
+    const { reader } = start();
+    await clock.advance(550);
+    worker("d0").kill();
+    await clock.runUntil(() => reader.ends > 0, 4_000);
+    expect(reader.error).toMatchObject({ code: "worker_lost" });
+    expect(reader.tokens.length).toBeGreaterThan(0);
+    expect(worker("d1").dispatches).toHaveLength(0);
+  });
+
+  it("notices a restarted worker by its instance id", async () => {
+    const { clock, worker, start } = setup({ d0: { tokens: range(50), gapMs: 100 } });
+    const { reader } = start();
+    await clock.advance(550);
+    worker("d0").instanceId = "d0-2";
+    worker("d0").attempts.clear();
+    await clock.runUntil(() => reader.ends > 0, 600);
+    expect(reader.error).toMatchObject({ code: "worker_lost" });
+  });
+
+  it("cancels at decode at once when the reader leaves, and tries again a bounded number of times", async () => {
+    const { clock, bus, client, worker, start } = setup({ d0: { tokens: range(50), gapMs: 100 } });
+    const { generation, reader } = start();
+    await clock.advance(250);
+    generation.cancel();
+    await clock.advance(10);
+    expect(reader.error).toMatchObject({ code: "cancelled" });
+    expect(worker("d0").cancelled).toHaveLength(1);
+    expect(client.cancellationsPending).toBe(0);
+
+    const second = start();
+    await clock.advance(250);
+    bus.fate = (subject) => (subject.includes(".control.") ? [] : [0]);
+    second.generation.cancel();
+    await clock.advance(10);
+    expect(second.reader.ends).toBe(1);
+    expect(client.cancellationsPending).toBe(1);
+    await clock.advance(7_000);
+    expect(client.cancellationsPending).toBe(0);
+  });
+
+  it("cancels a request that is still being dispatched", async () => {
+    const { clock, bus, worker, start } = setup({ d0: { tokens: range(50), gapMs: 100 } });
+    await clock.advance(10);
+    bus.fate = (subject) => (subject === "_INBOX" ? [500] : [0]);
+    const { generation, reader } = start();
+    await clock.advance(100);
+    generation.cancel();
+    await clock.advance(3_000);
+    expect(reader.ends).toBe(1);
+    expect(worker("d0").attempts.size).toBe(0);
+  });
+
+  it("renews the lease of what runs, and of nothing else", async () => {
+    const { clock, worker, start } = setup({ d0: { tokens: range(50), gapMs: 500 } });
+    const { generation, reader } = start();
+    await clock.advance(12_000);
+    expect(worker("d0").leases.length).toBeGreaterThanOrEqual(3);
+    expect(worker("d0").leases.at(-1)).toEqual([generation.attemptId]);
+    await clock.runUntil(() => reader.ends > 0, 60_000);
+    const leases = worker("d0").leases.length;
+    await clock.advance(20_000);
+    expect(worker("d0").leases).toHaveLength(leases);
+  });
+
+  it("survives an outage shorter than the lease, at any moment", async () => {
+    for (const atMs of [0, 1, 40, 120, 900]) {
+      const { clock, bus, start } = setup({ d0: { tokens: range(60), gapMs: 20 } });
+      await clock.advance(10);
+      const { reader } = start();
+      await clock.advance(atMs);
+      bus.disconnect();
+      await clock.advance(leaseMs - 2_000);
+      bus.reconnect();
+      await clock.runUntil(() => reader.ends > 0, 10_000);
+      expect(reader).toEqual({ tokens: range(60), ends: 1, error: null });
+    }
+  });
+
+  it("ends within the lease when the bus stays away", async () => {
+    const { clock, bus, start } = setup({ d0: { tokens: range(60), gapMs: 20 } });
+    const { reader } = start();
+    await clock.advance(100);
+    bus.disconnect();
+    await clock.runUntil(() => reader.ends > 0, leaseMs + 200);
+    expect(reader.error).toMatchObject({ code: "bus_unavailable" });
+  });
+
+  it("ends at its deadline, and cancels", async () => {
+    const { clock, worker, start } = setup({ d0: { tokens: range(60), gapMs: 20, hangAfter: 3 } });
+    const { reader } = start({ deadlineMs: 5_000 });
+    await clock.runUntil(() => reader.ends > 0, 5_100);
+    expect(reader.error).toMatchObject({ code: "deadline_exceeded" });
+    expect(reader.tokens).toEqual(range(3));
+    await clock.advance(100);
+    expect(worker("d0").cancelled).toHaveLength(1);
+  });
+
+  it("passes on decode's own error, and names the lack of workers", async () => {
+    const broken = setup({ d0: { tokens: [], error: new PelagicError("numerics_mismatch", "no") } });
+    const first = broken.start();
+    await broken.clock.runUntil(() => first.reader.ends > 0, 1_000);
+    expect(first.reader.error).toMatchObject({ code: "numerics_mismatch" });
+    const empty = setup({});
+    const second = empty.start();
+    await empty.clock.runUntil(() => second.reader.ends > 0, 1_000);
+    expect(second.reader.error).toMatchObject({ code: "no_workers" });
+  });
+});
