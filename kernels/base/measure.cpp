@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <vector>
 
 #include "backend/cpu/cpu_ops.h"
@@ -11,25 +12,24 @@ namespace pelagic {
 namespace {
 
 constexpr std::size_t kLineFloats = 16;
-constexpr double kMinimumSeconds = 0.2;
-constexpr int kMinimumPasses = 5;
+constexpr int kTrials = 5;
+constexpr double kTrialSeconds = 0.02;
 
-template <class Fn>
-double seconds_of(Fn&& fn) {
-  const auto start = std::chrono::steady_clock::now();
-  fn();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-// Fastest of at least kMinimumPasses calls over at least kMinimumSeconds.
+// Seconds of one call: the best of a few trials, each an average over at least kTrialSeconds, so that it is a rate that lasts.
 template <class Fn>
 double best_seconds(Fn&& fn) {
-  double best = seconds_of(fn);
-  double total = best;
-  for (int pass = 1; pass < kMinimumPasses || total < kMinimumSeconds; ++pass) {
-    const double seconds = seconds_of(fn);
-    best = std::min(best, seconds);
-    total += seconds;
+  using Clock = std::chrono::steady_clock;
+  double best = std::numeric_limits<double>::infinity();
+  for (int trial = 0; trial < kTrials; ++trial) {
+    const auto start = Clock::now();
+    double seconds = 0.0;
+    int calls = 0;
+    while (seconds < kTrialSeconds) {
+      fn();
+      ++calls;
+      seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    }
+    best = std::min(best, seconds / calls);
   }
   return best;
 }
@@ -51,7 +51,7 @@ double measure_read_bandwidth(ThreadPool& pool, const CpuOps& ops, std::size_t b
 }
 
 double measure_fma_rate(ThreadPool& pool, const CpuOps& ops) {
-  constexpr int kIterations = 1 << 20;
+  constexpr int kIterations = 1 << 14;
   std::vector<double> flops(static_cast<std::size_t>(pool.size()));
   const double seconds = best_seconds([&] {
     pool.parallel_for(pool.size(), [&](int part, int) { flops[static_cast<std::size_t>(part)] = ops.fma_burst(kIterations); });

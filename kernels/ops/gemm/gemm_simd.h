@@ -13,8 +13,11 @@ constexpr int kVectorsPerPanel = kPanelColumns / 16;
 // Rows x vectors of a tile for many rows: 24 of 32 AVX-512 registers, or 12 of 16 AVX2 registers, are accumulators.
 constexpr int kTileRows = kVectorRegisters == 32 ? 12 : 6;
 constexpr int kTileVectors = kVectorRegisters == 32 ? 2 : 1;
-// Up to here a call is bound by reading weights: A is read in place, and a tile spans several panels.
+// Up to here a call is bound by reading weights, and A is read in place.
 constexpr int kFewRows = 4;
+// How far ahead weights are fetched, in k: 8 KiB. The processor's own prefetch stops at each 4 KiB page. Panels follow one
+// another in memory, so this also fetches the next panel; past the last one a prefetch does nothing.
+constexpr std::size_t kPrefetchK = 64;
 // k values of A that are copied next to one another for a tile: a multiple of kGemmRun; kTileRows of them fit in L1.
 constexpr int kBlockK = 512;
 // A row of the copy is padded by one line: rows a power of two apart would all fall in the same cache sets.
@@ -23,10 +26,10 @@ constexpr int kCopyStride = kBlockK + 16;
 constexpr int kMaxGroupPanels = 8;
 constexpr std::size_t kGroupFloats = 512 * 1024 / sizeof(float);
 
-// total[row][vector] += runs of k in [0, k_count). Vector v of a tile lies in panel v / 2.
+// total[row][vector] += runs of k in [0, k_count), over adjacent vectors of one panel.
 template <int ROWS, int VECTORS>
-inline __attribute__((always_inline)) void accumulate(const float* a, std::int64_t lda, const float* w, std::size_t panel_floats,
-                                                      int k_count, F32x16 (&total)[ROWS][VECTORS]) {
+inline __attribute__((always_inline)) void accumulate(const float* a, std::int64_t lda, const float* w, int k_count,
+                                                      F32x16 (&total)[ROWS][VECTORS]) {
   for (int run = 0; run < k_count; run += kGemmRun) {
     const int run_end = std::min(run + kGemmRun, k_count);
     F32x16 acc[ROWS][VECTORS];
@@ -35,11 +38,13 @@ inline __attribute__((always_inline)) void accumulate(const float* a, std::int64
 #pragma GCC unroll 16
       for (int v = 0; v < VECTORS; ++v) acc[r][v] = F32x16::zero();
     for (int k = run; k < run_end; ++k) {
+      const float* row = w + static_cast<std::size_t>(k) * kPanelColumns;
       F32x16 weights[VECTORS];
 #pragma GCC unroll 16
-      for (int v = 0; v < VECTORS; ++v)
-        weights[v] = F32x16::load(w + (v / kVectorsPerPanel) * panel_floats + static_cast<std::size_t>(k) * kPanelColumns +
-                                  (v % kVectorsPerPanel) * 16);
+      for (int v = 0; v < VECTORS; ++v) {
+        _mm_prefetch(reinterpret_cast<const char*>(row + kPrefetchK * kPanelColumns + v * 16), _MM_HINT_T0);
+        weights[v] = F32x16::load(row + v * 16);
+      }
 #pragma GCC unroll 16
       for (int r = 0; r < ROWS; ++r) {
         const F32x16 x = F32x16::splat(a[r * lda + k]);
@@ -68,28 +73,19 @@ inline void write_out(const GemmCall& call, int row, int column, F32x16 total) {
   }
 }
 
-template <int ROWS, int VECTORS>
-void few_rows_tile(const GemmCall& call, int row, int panel, int first_vector) {
-  F32x16 total[ROWS][VECTORS];
-  for (auto& row_total : total)
-    for (F32x16& one : row_total) one = F32x16::zero();
-  accumulate<ROWS, VECTORS>(call.a + row * call.lda, call.lda, call.w->panel(panel) + first_vector * 16, call.w->panel_floats(),
-                            call.w->k(), total);
-  for (int r = 0; r < ROWS; ++r)
-    for (int v = 0; v < VECTORS; ++v) write_out(call, row + r, panel * kPanelColumns + (first_vector + v) * 16, total[r][v]);
-}
-
 template <int ROWS>
 void few_rows(const GemmCall& call, int panel_begin, int panel_end) {
-  constexpr int kAccumulators = kVectorRegisters == 32 ? 16 : 4;
-  constexpr int kPanels = std::max(1, std::min(4, kAccumulators / (ROWS * kVectorsPerPanel)));
-  int panel = panel_begin;
-  if constexpr (ROWS * kVectorsPerPanel > kAccumulators + 2) {  // AVX2 and 4 rows: half a panel at a time
-    for (; panel < panel_end; ++panel)
-      for (int v = 0; v < kVectorsPerPanel; ++v) few_rows_tile<ROWS, 1>(call, 0, panel, v);
-  } else {
-    for (; panel + kPanels <= panel_end; panel += kPanels) few_rows_tile<ROWS, kPanels * kVectorsPerPanel>(call, 0, panel, 0);
-    for (; panel < panel_end; ++panel) few_rows_tile<ROWS, kVectorsPerPanel>(call, 0, panel, 0);
+  // A whole panel at a time where its accumulators fit, else (AVX2, 4 rows) half a panel.
+  constexpr int kVectors = ROWS * kVectorsPerPanel <= kTileRows * kTileVectors ? kVectorsPerPanel : 1;
+  for (int panel = panel_begin; panel < panel_end; ++panel) {
+    for (int vector = 0; vector < kVectorsPerPanel; vector += kVectors) {
+      F32x16 total[ROWS][kVectors];
+      for (auto& row_total : total)
+        for (F32x16& one : row_total) one = F32x16::zero();
+      accumulate<ROWS, kVectors>(call.a, call.lda, call.w->panel(panel) + vector * 16, call.w->k(), total);
+      for (int r = 0; r < ROWS; ++r)
+        for (int v = 0; v < kVectors; ++v) write_out(call, r, panel * kPanelColumns + (vector + v) * 16, total[r][v]);
+    }
   }
 }
 
@@ -110,7 +106,7 @@ void row_block(const GemmCall& call, int row, int panel_begin, int panel_end) {
     for (int tile = 0; tile < tiles; ++tile) {
       const float* w = call.w->panel(panel_begin + tile / kTilesPerPanel) + static_cast<std::size_t>(k) * kPanelColumns +
                        tile % kTilesPerPanel * kTileVectors * 16;
-      accumulate<ROWS, kTileVectors>(a, kCopyStride, w, 0, k_count, totals[tile]);
+      accumulate<ROWS, kTileVectors>(a, kCopyStride, w, k_count, totals[tile]);
     }
   }
   for (int tile = 0; tile < tiles; ++tile)

@@ -1,0 +1,87 @@
+#include <stdexcept>
+
+#include "cuda/tensor_map.h"
+#include "ops/grouped_gemm/grouped_gemm_kernel.cuh"
+
+namespace pelagic {
+namespace {
+
+using grouped_gemm::Entry;
+
+const Entry& entry_for(const GroupedGemmProblem& problem) {
+  return problem.type == GroupedGemmType::bf16 ? grouped_gemm::bf16_entry(problem.tile) : grouped_gemm::fp8_entry(problem.tile);
+}
+
+int blocks_of(int value, int block) { return (value + block - 1) / block; }
+
+}  // namespace
+
+GroupedGemmTile grouped_gemm_tile_for(int rows_per_expert) {
+  if (rows_per_expert <= 8) return GroupedGemmTile::w128_t8;
+  if (rows_per_expert <= 16) return GroupedGemmTile::w128_t16;
+  if (rows_per_expert <= 32) return GroupedGemmTile::w128_t32;
+  if (rows_per_expert <= 64) return GroupedGemmTile::w128_t64;
+  return rows_per_expert < 512 ? GroupedGemmTile::w256_t128 : GroupedGemmTile::w256_t128_pair;
+}
+
+GroupedGemmPlan make_grouped_gemm_plan(const GroupedGemmProblem& problem) {
+  const auto require = [](bool ok, const char* what) {
+    if (!ok) throw std::invalid_argument(what);
+  };
+  const bool fp8 = problem.type == GroupedGemmType::fp8_block_scaled;
+  const int element_bytes = fp8 ? 1 : 2;
+  const std::int64_t rows = std::int64_t{problem.row_capacity} * (problem.layout == GroupedGemmLayout::masked ? problem.experts : 1);
+  require(problem.experts >= 1 && problem.experts <= grouped_gemm::kMaxExperts, "experts must be 1 to 1,024");
+  require(problem.n >= 8 && problem.n % 8 == 0, "n must be a multiple of 8");
+  require(problem.k >= 16 && problem.k * element_bytes % 16 == 0, "a row of k must be a multiple of 16 bytes");
+  require(problem.row_capacity >= 1, "row_capacity must be at least 1");
+  require(rows <= INT32_MAX && std::int64_t{problem.experts} * problem.n <= INT32_MAX, "rows or experts * n exceed 2^31 - 1");
+  require(!fp8 || (problem.ld_x_scales >= rows && problem.ld_x_scales % 4 == 0), "ld_x_scales must be a multiple of 4, at least the rows");
+
+  const Entry& entry = entry_for(problem);
+  const CUtensorMapDataType type = fp8 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
+  MapShape shape = {};
+  shape.type = type;
+  shape.columns = static_cast<std::uint64_t>(problem.k);
+  shape.rows = static_cast<std::uint64_t>(problem.experts) * problem.n;
+  shape.row_bytes = static_cast<std::uint64_t>(problem.k) * element_bytes;
+  shape.box_columns = grouped_gemm::kRowBytes / element_bytes;
+  shape.box_rows = 128;
+  shape.swizzle = MapSwizzle::bytes_128;
+  GroupedGemmPlan plan = {};
+  plan.problem = problem;
+  plan.weight_map = make_tensor_map(problem.weights, shape);
+  shape.rows = static_cast<std::uint64_t>(rows);
+  shape.box_rows = static_cast<std::uint32_t>(entry.token_rows);
+  plan.token_map = make_tensor_map(problem.x, shape);
+  if (fp8) {
+    shape.type = CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+    shape.columns = static_cast<std::uint64_t>(rows);
+    shape.rows = static_cast<std::uint64_t>(blocks_of(problem.k, 128));
+    shape.row_bytes = static_cast<std::uint64_t>(problem.ld_x_scales) * sizeof(float);
+    shape.box_columns = static_cast<std::uint32_t>(entry.token_rows);
+    shape.box_rows = 1;
+    shape.swizzle = MapSwizzle::none;
+    plan.scale_map = make_tensor_map(problem.x_scales, shape);
+  }
+  plan.grid = entry.grid();
+  if (plan.grid == 0) throw std::runtime_error("the device cannot run this grouped GEMM");
+  return plan;
+}
+
+cudaError_t launch_grouped_gemm(const GroupedGemmPlan& plan, cudaStream_t stream) {
+  const GroupedGemmProblem& problem = plan.problem;
+  grouped_gemm::KernelArguments arguments = {};
+  arguments.rows = problem.rows;
+  arguments.weight_scales = problem.weight_scales;
+  arguments.out = static_cast<__nv_bfloat16*>(problem.out);
+  arguments.experts = problem.experts;
+  arguments.n = problem.n;
+  arguments.k_steps = blocks_of(problem.k, problem.type == GroupedGemmType::bf16 ? 64 : 128);
+  arguments.n_blocks = blocks_of(problem.n, 128);
+  arguments.row_capacity = problem.row_capacity;
+  arguments.masked = problem.layout == GroupedGemmLayout::masked;
+  return entry_for(problem).launch(plan, arguments, stream);
+}
+
+}  // namespace pelagic
