@@ -10,9 +10,8 @@ const timeoutMs = 5_000;
 
 /** What GET /status on the gateway's admin port answers; a field that is missing is shown as such. */
 interface GatewayStatus {
-  gateway?: Record<string, unknown>;
+  gateway?: { requests?: Record<string, number>; uptimeSeconds?: number };
   workers?: Partial<WorkerState>[];
-  requests?: Record<string, number>;
 }
 
 export function register(program: Command): void {
@@ -43,8 +42,8 @@ async function status(options: { port?: number; json?: boolean }): Promise<void>
     );
     return;
   }
-  const requests = Object.entries(gatewayStatus.requests ?? {}).filter(([, value]) => typeof value === "number");
-  process.stdout.write(`${address}  ${instance.model}\n`);
+  const requests = Object.entries(gatewayStatus.gateway?.requests ?? {});
+  process.stdout.write(`${address}  ${instance.model}  up ${gatewayStatus.gateway?.uptimeSeconds ?? "?"} s\n`);
   process.stdout.write(`requests: ${requests.map(([name, value]) => `${value} ${name}`).join(", ") || "unknown"}\n\n`);
   process.stdout.write(`${workerTable(gatewayStatus.workers ?? [])}\n`);
 }
