@@ -1,0 +1,322 @@
+#include "node/native_model.h"
+
+#include <utility>
+
+#include "backend/cpu/cpu_backend.h"
+#include "graph/error.h"
+#include "node/convert.h"
+
+namespace pelagic {
+namespace {
+
+struct LoadOptions {
+  std::string dir;
+  KvDtype kv_dtype;
+  int threads;
+  Isa isa;
+  std::int64_t kv_blocks;
+};
+
+LoadOptions read_options(const Napi::Value& value) {
+  if (!value.IsObject()) throw Error(ErrorCode::argument, "options must be an object");
+  const Napi::Object options = value.As<Napi::Object>();
+  LoadOptions out;
+  out.dir = to_text(member(options, "dir"), "dir");
+  const std::string kv_dtype = to_text(member(options, "kvDtype"), "kvDtype");
+  if (kv_dtype != "float32" && kv_dtype != "bfloat16")
+    throw Error(ErrorCode::argument, "kvDtype must be \"float32\" or \"bfloat16\"");
+  out.kv_dtype = kv_dtype == "float32" ? KvDtype::float32 : KvDtype::bfloat16;
+  out.threads = static_cast<int>(to_integer(member(options, "threads"), "threads", 1, 1024));
+  out.kv_blocks = to_integer(member(options, "kvBlocks"), "kvBlocks", 1, INT32_MAX);
+  const std::string isa = to_text(member(options, "isa"), "isa");
+  out.isa = best_isa();
+  bool known = isa == "auto";
+  for (const Isa candidate : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+    if (isa != isa_name(candidate)) continue;
+    out.isa = candidate;
+    known = true;
+  }
+  if (!known) throw Error(ErrorCode::argument, "isa must be \"auto\", \"scalar\", \"avx2\" or \"avx512\"");
+  return out;
+}
+
+Napi::Object describe(Napi::Env env, const Model& model, const std::string& isa, int threads) {
+  const ModelConfig& config = model.config();
+  Napi::Object out = Napi::Object::New(env);
+  const auto number = [&](const char* name, double value) { out.Set(name, Napi::Number::New(env, value)); };
+  out.Set("modelType",
+          Napi::String::New(env, config.family == ModelFamily::deepseek_v2 ? "deepseek_v2" : "deepseek_v3"));
+  number("layerCount", static_cast<double>(config.layer_count));
+  number("hiddenSize", static_cast<double>(config.hidden_size));
+  number("vocabSize", static_cast<double>(config.vocab_size));
+  number("headCount", static_cast<double>(config.head_count));
+  number("latentWidth", static_cast<double>(config.latent_width()));
+  number("maxPositionEmbeddings", static_cast<double>(config.max_positions));
+  number("moeLayerCount", static_cast<double>(config.moe_layer_count()));
+  number("logicalExpertCount", static_cast<double>(config.expert_count));
+  number("expertsPerToken", static_cast<double>(config.experts_per_token));
+  number("weightBytes", static_cast<double>(model.info().weight_bytes));
+  number("activeWeightBytes", static_cast<double>(model.info().active_weight_bytes));
+  number("gemmFlopsPerRow", model.info().gemm_flops_per_row);
+  number("attentionFlopsPerPair", model.info().attention_flops_per_pair);
+  out.Set("isa", Napi::String::New(env, isa));
+  number("threads", threads);
+  return out;
+}
+
+Napi::Promise rejected(Napi::Env env, const Napi::Error& error) {
+  const auto promise = Napi::Promise::Deferred::New(env);
+  promise.Reject(error.Value());
+  return promise.Promise();
+}
+
+// Bytes [offset, offset + size) of a Uint8Array argument.
+std::span<std::byte> window(std::span<std::uint8_t> bytes, std::int64_t offset, std::size_t size, const char* name) {
+  if (static_cast<std::size_t>(offset) > bytes.size() || size > bytes.size() - static_cast<std::size_t>(offset)) {
+    throw Error(ErrorCode::argument, std::string(name) + " has " + std::to_string(bytes.size()) + " bytes, " +
+                                         std::to_string(size) + " are needed from offset " + std::to_string(offset));
+  }
+  return std::as_writable_bytes(bytes.subspan(static_cast<std::size_t>(offset), size));
+}
+
+// Calls fn and turns what it throws into a JavaScript exception with a code.
+template <class Fn>
+Napi::Value guarded(Napi::Env env, const Fn& fn) {
+  try {
+    return fn();
+  } catch (const Napi::Error&) {
+    throw;
+  } catch (...) {
+    throw to_js_error(env, std::current_exception());
+  }
+}
+
+}  // namespace
+
+void run_loop_task(Napi::Env env, Napi::Function, std::nullptr_t*, LoopTask* task) {
+  const std::unique_ptr<LoopTask> owned(task);
+  if (static_cast<napi_env>(env) != nullptr) (*task)(env);  // null: Node is shutting down
+}
+
+Napi::Function NativeModel::make_class(Napi::Env env) {
+  return DefineClass(
+      env, "NativeModel",
+      {InstanceAccessor<&NativeModel::info>("info"), InstanceMethod<&NativeModel::step>("step"),
+       InstanceMethod<&NativeModel::pack_rows>("packRows"), InstanceMethod<&NativeModel::unpack_rows>("unpackRows"),
+       InstanceMethod<&NativeModel::copy_block>("copyBlock"), InstanceMethod<&NativeModel::close>("close")});
+}
+
+NativeModel::NativeModel(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeModel>(info) {}
+
+NativeModel::~NativeModel() {
+  if (engine_ == nullptr) return;  // closed, or stopped by stop_at_exit
+  napi_remove_env_cleanup_hook(Env(), stop_at_exit, this);
+  engine_.reset();
+  loop_.Release();
+}
+
+// Node shuts down while the model is open: wait for the running call now, as loop_ is gone after this.
+void NativeModel::stop_at_exit(void* self) { static_cast<NativeModel*>(self)->engine_.reset(); }
+
+Napi::Value NativeModel::load(const Napi::Function& model_class, const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  LoadOptions options;
+  try {
+    options = read_options(info[0]);
+  } catch (...) {
+    return rejected(env, to_js_error(env, std::current_exception()));
+  }
+  NativeModel* self = Unwrap(model_class.New({}));
+  self->loop_ = LoopQueue::New(env, "pelagic engine", 0, 1);
+  self->engine_ = std::make_unique<EngineThread>();
+  self->isa_ = std::string(isa_name(options.isa));
+  self->threads_ = options.threads;
+  // Added after loop_, so that it runs before Node takes loop_ down.
+  napi_add_env_cleanup_hook(env, stop_at_exit, self);
+
+  const Napi::Promise promise = self->begin_call(env, info[1]);
+  const bool wants_progress = !self->call_->callback.IsEmpty();
+  self->engine_->submit([self, options, wants_progress] {
+    LoadProgress progress;
+    if (wants_progress) {
+      progress = [self](std::uint64_t done, std::uint64_t total) {
+        self->post([self, done, total](Napi::Env loop_env) {
+          self->notify(loop_env, {static_cast<double>(done), static_cast<double>(total)});
+        });
+      };
+    }
+    std::exception_ptr failure;
+    try {
+      self->model_ = std::make_unique<Model>(options.dir, make_cpu_backend(options.isa, options.threads),
+                                             options.kv_dtype, options.kv_blocks, options.threads, progress);
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    self->post([self, failure](Napi::Env loop_env) {
+      self->end_call(loop_env, failure, [self] { return self->Value(); });
+      if (failure) self->shut_down(loop_env);
+    });
+  });
+  return promise;
+}
+
+Napi::Value NativeModel::step(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  try {
+    open_model();
+    if (call_) throw Error(ErrorCode::busy, "the model is running another step: wait for it before the next one");
+    if (!info[0].IsObject()) throw Error(ErrorCode::argument, "batch must be an object");
+    const auto batch = std::make_shared<OwnedBatch>(info[0].As<Napi::Object>());
+    const auto result = std::make_shared<StepResult>();
+    const Napi::Promise promise = begin_call(env, info[1]);
+    const bool wants_layers = !call_->callback.IsEmpty();
+    engine_->submit([this, batch, result, wants_layers] {
+      std::function<void(int)> on_layer;
+      if (wants_layers) {
+        on_layer = [this](int layer) {
+          post([this, layer](Napi::Env loop_env) { notify(loop_env, {static_cast<double>(layer)}); });
+        };
+      }
+      std::exception_ptr failure;
+      try {
+        model_->step(batch->view(), on_layer, *result);
+      } catch (...) {
+        failure = std::current_exception();
+      }
+      post([this, batch, result, failure](Napi::Env loop_env) {
+        end_call(loop_env, failure, [&] { return to_js(loop_env, batch->view(), *result); });
+      });
+    });
+    return promise;
+  } catch (const Napi::Error& error) {
+    return rejected(env, error);
+  } catch (...) {
+    return rejected(env, to_js_error(env, std::current_exception()));
+  }
+}
+
+Napi::Value NativeModel::pack_rows(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    Model& model = open_model();
+    const int layer = static_cast<int>(to_integer(info[0], "layer", 0, INT32_MAX));
+    const std::uint32_t block = static_cast<std::uint32_t>(to_integer(info[1], "block", 0, UINT32_MAX));
+    const int first_row = static_cast<int>(to_integer(info[2], "firstRow", 0, kBlockRows));
+    const int row_count = static_cast<int>(to_integer(info[3], "rowCount", 0, kBlockRows));
+    const std::int64_t offset = to_integer(info[5], "offset", 0, INT64_C(1) << 52);
+    const std::size_t size = static_cast<std::size_t>(row_count) * model.kv_layout().row_bytes();
+    const auto out = window(to_bytes(info[4], "out"), offset, size, "out");
+    return Napi::BigInt::New(info.Env(), model.pack_rows(layer, block, first_row, row_count, out));
+  });
+}
+
+Napi::Value NativeModel::unpack_rows(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    Model& model = open_model();
+    const int layer = static_cast<int>(to_integer(info[0], "layer", 0, INT32_MAX));
+    const std::uint32_t block = static_cast<std::uint32_t>(to_integer(info[1], "block", 0, UINT32_MAX));
+    const int first_row = static_cast<int>(to_integer(info[2], "firstRow", 0, kBlockRows));
+    const int row_count = static_cast<int>(to_integer(info[3], "rowCount", 0, kBlockRows));
+    const std::int64_t offset = to_integer(info[5], "offset", 0, INT64_C(1) << 52);
+    const std::size_t size = static_cast<std::size_t>(row_count) * model.kv_layout().row_bytes();
+    model.unpack_rows(layer, block, first_row, row_count, window(to_bytes(info[4], "data"), offset, size, "data"));
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value NativeModel::copy_block(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    Model& model = open_model();
+    const auto from = static_cast<std::uint32_t>(to_integer(info[0], "from", 0, UINT32_MAX));
+    const auto to = static_cast<std::uint32_t>(to_integer(info[1], "to", 0, UINT32_MAX));
+    model.copy_block(from, to);
+    return info.Env().Undefined();
+  });
+}
+
+Napi::Value NativeModel::info(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value { return describe(info.Env(), open_model(), isa_, threads_); });
+}
+
+// Runs after the step in progress, which keeps its promise. Later calls are refused at once.
+Napi::Value NativeModel::close(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  const auto promise = Napi::Promise::Deferred::New(env);
+  if (engine_ == nullptr) {
+    promise.Resolve(env.Undefined());
+    return promise.Promise();
+  }
+  close_promises_.push_back(promise);
+  if (closing_) return promise.Promise();
+  closing_ = true;
+  loop_.Ref(env);
+  Ref();
+  engine_->submit([this] {
+    model_.reset();
+    post([this](Napi::Env loop_env) {
+      shut_down(loop_env);
+      for (const auto& waiting : close_promises_) waiting.Resolve(loop_env.Undefined());
+      Unref();
+    });
+  });
+  return promise.Promise();
+}
+
+// Ends the thread and lets go of the loop: the process may exit.
+void NativeModel::shut_down(Napi::Env env) {
+  closing_ = true;
+  napi_remove_env_cleanup_hook(env, stop_at_exit, this);
+  engine_.reset();
+  loop_.Unref(env);
+  loop_.Release();
+}
+
+Model& NativeModel::open_model() {
+  if (closing_ || model_ == nullptr) throw Error(ErrorCode::argument, "the model is closed");
+  return *model_;
+}
+
+// From here until end_call the process stays alive, and so does this object.
+Napi::Promise NativeModel::begin_call(Napi::Env env, const Napi::Value& callback) {
+  call_.emplace(Call{Napi::Promise::Deferred::New(env), {}, {}});
+  if (callback.IsFunction()) call_->callback = Napi::Persistent(callback.As<Napi::Function>());
+  loop_.Ref(env);
+  Ref();
+  return call_->promise.Promise();
+}
+
+// Calls the call's callback. What it throws makes the call fail, and it is not called again.
+void NativeModel::notify(Napi::Env env, std::initializer_list<double> arguments) {
+  if (!call_->thrown.IsEmpty()) return;
+  std::vector<napi_value> values;
+  for (const double argument : arguments) values.push_back(Napi::Number::New(env, argument));
+  try {
+    call_->callback.Call(values);
+  } catch (const Napi::Error& error) {
+    Napi::Object holder = Napi::Object::New(env);
+    holder.Set("error", error.Value());
+    call_->thrown = Napi::Persistent(holder);
+  }
+}
+
+void NativeModel::end_call(Napi::Env env, const std::exception_ptr& failure,
+                           const std::function<Napi::Value()>& make_result) {
+  const Call call = std::move(*call_);
+  call_.reset();
+  if (!closing_) loop_.Unref(env);
+  Unref();
+  if (!call.thrown.IsEmpty()) {
+    call.promise.Reject(call.thrown.Value().Get("error"));
+  } else if (failure) {
+    call.promise.Reject(to_js_error(env, failure).Value());
+  } else {
+    call.promise.Resolve(make_result());
+  }
+}
+
+// From the engine thread.
+void NativeModel::post(LoopTask task) {
+  auto owned = std::make_unique<LoopTask>(std::move(task));
+  if (loop_.NonBlockingCall(owned.get()) == napi_ok) owned.release();
+}
+
+}  // namespace pelagic
