@@ -141,7 +141,7 @@ function expertWeightBytes(
   active: number,
   info: { moeLayerCount: number; logicalExpertCount: number; expertsPerToken: number },
 ): number {
-  return (all - active) / (info.moeLayerCount * (info.logicalExpertCount - info.expertsPerToken));
+  return Math.round((all - active) / (info.moeLayerCount * (info.logicalExpertCount - info.expertsPerToken)));
 }
 
 /** Multiply-adds counted as two, from the shapes in config.json: GEMMs of one row, and attention of one (row, key) pair over all layers. */
