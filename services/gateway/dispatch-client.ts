@@ -63,6 +63,8 @@ const ackMs = 200;
 const silenceMs = 2_000;
 /** A later token is here, so the missing one is lost: the bus keeps a sender's order. Ask at once, and again after so long. */
 const gapMs = 200;
+/** Tokens given to a reader at once: one that comes late must not hold up the others by the size of its heap. */
+const maxBatchTokens = 1_024;
 /** Deltas kept ahead of a gap; further ones come again with the resend. */
 const maxEarlyDeltas = 256;
 
@@ -201,7 +203,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
   private ackedMs: number;
   private disconnectedSinceMs: number | null = null;
 
-  private batch: { tokens: number[]; logprobs: TokenBatch["logprobs"]; digests: string[] } = { tokens: [], logprobs: [], digests: [] };
+  /** Received and not yet read; bounded by the request's maxTokens. */
+  private readonly batch: { tokens: number[]; logprobs: TokenBatch["logprobs"]; digests: string[] } = { tokens: [], logprobs: [], digests: [] };
   private waiter: Waiter | null = null;
 
   /** @internal */
@@ -242,9 +245,15 @@ export class Generation implements AsyncIterable<TokenBatch> {
     if (waiter === null) return;
     if (this.batch.tokens.length > 0 && this.error?.code !== "cancelled") {
       const { tokens, logprobs, digests } = this.batch;
-      this.batch = { tokens: [], logprobs: [], digests: [] };
       this.waiter = null;
-      waiter.resolve({ done: false, value: { tokens: Uint32Array.from(tokens), logprobs, digests } });
+      waiter.resolve({
+        done: false,
+        value: {
+          tokens: Uint32Array.from(tokens.splice(0, maxBatchTokens)),
+          logprobs: logprobs.splice(0, maxBatchTokens),
+          digests: digests.splice(0, maxBatchTokens),
+        },
+      });
     } else if (this.error !== null) {
       this.waiter = null;
       waiter.reject(this.error);

@@ -314,7 +314,7 @@ class Answer {
     });
   }
 
-  /** Returns the outcome; throws only while nothing was written yet. */
+  /** Returns the outcome; throws where nothing was written yet or nobody reads any more. */
   async stream(): Promise<string> {
     const writer = new SseWriter(this.response, this.gateway.limits.stallMs);
     const opening = () => {
@@ -330,8 +330,8 @@ class Answer {
         if (events !== "") await writer.write(opening() + events);
       });
     } catch (error) {
-      if (!writer.started) throw error;
       const failure = toPelagicError(error);
+      if (!writer.started || failure.code === "cancelled") throw failure;
       await writer.write(sseEvent(errorBody(failure)) + doneEvent);
       writer.end();
       return failure.code;

@@ -1,5 +1,6 @@
 // Server-sent events to one reader, no faster than it reads.
 import type { ServerResponse } from "node:http";
+import { PelagicError } from "../lib/contracts/errors.ts";
 
 export const doneEvent = "data: [DONE]\n\n";
 
@@ -22,9 +23,9 @@ export class SseWriter {
     return this.response.headersSent;
   }
 
-  /** Resolves when more may be written, or the reader is gone. Whole events only, so that an error never lands in a half-written line. */
+  /** Resolves when more may be written; throws `cancelled` where the reader is gone. Whole events only: an error never lands in half a line. */
   async write(events: string): Promise<void> {
-    if (this.response.destroyed) return;
+    this.checkReader();
     if (!this.response.headersSent) {
       this.response.writeHead(200, {
         "content-type": "text/event-stream; charset=utf-8",
@@ -44,6 +45,11 @@ export class SseWriter {
       this.response.on("drain", done);
       this.response.on("close", done);
     });
+    this.checkReader();
+  }
+
+  private checkReader(): void {
+    if (this.response.destroyed) throw new PelagicError("cancelled", "the reader is gone");
   }
 
   end(): void {

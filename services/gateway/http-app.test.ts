@@ -1,0 +1,339 @@
+import { connect } from "node:net";
+import { createDeepSeek } from "@ai-sdk/deepseek";
+import { generateText, streamText } from "ai";
+import OpenAI from "openai";
+import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { type GatewayUnderTest, say, startGatewayUnderTest, waitFor } from "../../tests/gateway/gateway-under-test.ts";
+import { PelagicError } from "../lib/contracts/errors.ts";
+import { ChatCompletion, ChatCompletionChunk, Completion, CompletionChunk, ErrorBody } from "../lib/contracts/http.ts";
+
+let stack: GatewayUnderTest;
+beforeEach(async () => {
+  stack = await startGatewayUnderTest();
+});
+afterEach(() => stack.close());
+
+const messages = [{ role: "user" as const, content: "hi" }];
+const chatBody = (more: object = {}) => ({ model: "pilot", messages, ...more });
+
+function post(path: string, body: unknown, init: RequestInit = {}): Promise<Response> {
+  return fetch(stack.url + path, {
+    method: "POST",
+    headers: { "content-type": "application/json", ...(init.headers as Record<string, string> | undefined) },
+    body: typeof body === "string" ? body : JSON.stringify(body),
+    signal: init.signal,
+  });
+}
+
+/** The data of each event, parsed but for [DONE]. */
+async function events(response: Response): Promise<unknown[]> {
+  expect(response.headers.get("content-type")).toContain("text/event-stream");
+  const text = await response.text();
+  expect(text.endsWith("\n\n")).toBe(true);
+  return text
+    .split("\n\n")
+    .slice(0, -1)
+    .map((event) => {
+      expect(event.startsWith("data: ")).toBe(true);
+      return event === "data: [DONE]" ? "[DONE]" : JSON.parse(event.slice(6));
+    });
+}
+
+async function errorOf(response: Response) {
+  return { status: response.status, ...ErrorBody.parse(await response.json()).error };
+}
+
+describe("chat completions", () => {
+  it("answer in one body, reasoning apart, with usage", async () => {
+    stack.decode.script = () => say("why\n</think>\n\n663 é", { cacheHitTokens: 2 });
+    const response = await post("/v1/chat/completions", chatBody(), { headers: { "x-request-id": "my.id" } });
+    expect(response.status).toBe(200);
+    expect(response.headers.get("x-request-id")).toBe("my.id");
+    expect(JSON.parse(response.headers.get("x-pelagic-route") ?? "")).toMatchObject({ decode: "decode-0", prefill: null });
+    const answer = ChatCompletion.parse(await response.json());
+    expect(answer.choices).toEqual([
+      { index: 0, message: { role: "assistant", content: "663 é", reasoning_content: "why\n", refusal: null }, logprobs: null, finish_reason: "stop" },
+    ]);
+    // bos, User, "hi", Assistant, <think>, newline; 4 of reasoning, the tag, 2 newlines, 6 bytes, the end of sentence.
+    expect(answer.usage).toEqual({
+      prompt_tokens: 7,
+      completion_tokens: 14,
+      total_tokens: 21,
+      prompt_tokens_details: { cached_tokens: 2 },
+      completion_tokens_details: { reasoning_tokens: 4 },
+      prompt_cache_hit_tokens: 2,
+      prompt_cache_miss_tokens: 5,
+    });
+  });
+
+  it("stream: the role with the first token, one kind of text a delta, usage, [DONE]", async () => {
+    stack.decode.script = () => say("ab</think>\n\ncé", { tokensPerDelta: 2 });
+    const all = await events(await post("/chat/completions", chatBody({ stream: true, stream_options: { include_usage: true } })));
+    expect(all.pop()).toBe("[DONE]");
+    const chunks = all.map((chunk) => ChatCompletionChunk.parse(chunk));
+    expect(new Set(chunks.map((chunk) => chunk.id)).size).toBe(1);
+    expect(chunks.pop()).toMatchObject({ choices: [], usage: { completion_tokens: 9, completion_tokens_details: { reasoning_tokens: 2 } } });
+    expect(chunks.pop()?.choices[0]).toMatchObject({ delta: {}, finish_reason: "stop" });
+    expect(chunks.shift()?.choices[0]?.delta).toEqual({ role: "assistant", content: "" });
+    const deltas = chunks.map((chunk) => chunk.choices[0]?.delta ?? {});
+    for (const delta of deltas) expect(Object.keys(delta)).toHaveLength(1);
+    expect(deltas.map((delta) => delta.reasoning_content ?? "").join("")).toBe("ab");
+    expect(deltas.map((delta) => delta.content ?? "").join("")).toBe("cé");
+  });
+
+  it("write the role chunk and the first token in one piece", async () => {
+    stack.decode.script = () => say("abc", { gapMs: 100 });
+    const response = await post("/v1/chat/completions", chatBody({ stream: true }));
+    const first = await (response.body as ReadableStream<Uint8Array>).getReader().read();
+    expect(Buffer.from(first.value as Uint8Array).toString().match(/data: /g)).toHaveLength(2);
+  });
+
+  it("end at a stop string in the answer, and stop decode", async () => {
+    stack.decode.script = () => say("a ST b</think>c STOP and much more", { gapMs: 2 });
+    const answer = (await (await post("/v1/chat/completions", chatBody({ stop: ["STOP", "ST b"] }))).json()) as ChatCompletion;
+    expect(answer.choices[0]?.message).toMatchObject({ content: "c ", reasoning_content: "a ST b" });
+    expect(answer.choices[0]?.finish_reason).toBe("stop");
+    await waitFor(() => stack.decode.cancelled.length === 1);
+  });
+
+  it("ask decode for what the request says", async () => {
+    stack.decode.script = () => say("x", { reason: "length" });
+    await post(
+      "/v1/chat/completions",
+      chatBody({ max_tokens: 3, max_completion_tokens: 2, temperature: 0.5, top_k: 4, top_p: 0.9, seed: -1, logit_bias: { "65": 2 }, stop_token_ids: [10], logprobs: true }),
+    );
+    const [dispatch] = stack.decode.dispatches;
+    expect(dispatch?.body).toMatchObject({
+      maxTokens: 2,
+      stopTokenIds: [257, 10],
+      prefillWorkerId: null,
+      sampling: { temperature: 0.5, topK: 4, topP: 0.9, seed: "18446744073709551615", logitBias: [[65, 2]], logprobs: 0 },
+    });
+    await post("/v1/chat/completions", chatBody({ thinking: { type: "disabled" }, ignore_eos: true }));
+    const second = stack.decode.dispatches[1];
+    expect(second?.body).toMatchObject({ stopTokenIds: [], maxTokens: 8192 - 11, sampling: { temperature: 1 } });
+    expect([...(second?.tokens ?? [])].slice(-6)).toEqual([260, 10, 10, 261, 10, 10]);
+  });
+
+  it("report logprobs and digests", async () => {
+    stack.decode.script = () => say("r</think>ok");
+    const answer = ChatCompletion.parse(await (await post("/v1/chat/completions", chatBody({ logprobs: true, top_logprobs: 2, pelagic: { digests: true } }))).json());
+    expect(answer.choices[0]?.logprobs?.content.map((entry) => entry.token)).toEqual(["o", "k"]);
+    expect(answer.choices[0]?.logprobs?.reasoning_content?.[0]).toMatchObject({ token: "r", bytes: [114], top_logprobs: [{ token: "r" }, { token: "A" }] });
+    expect(answer.choices[0]?.logits_digests).toHaveLength(5);
+  });
+});
+
+describe("completions", () => {
+  it("take text or token ids and give whole text", async () => {
+    stack.decode.script = () => say("a</think>b", { reason: "length" });
+    for (const prompt of ["hi", [104, 105], ["hi"], [[104, 105]]]) {
+      const answer = Completion.parse(await (await post("/v1/completions", { model: "pilot", prompt, logprobs: 1, return_token_ids: true })).json());
+      expect(answer.choices[0]).toMatchObject({ text: "a</think>b", finish_reason: "length", token_ids: [97, 261, 98] });
+      expect(answer.prompt_token_ids).toEqual([104, 105]);
+    }
+    const all = await events(await post("/completions", { model: "pilot", prompt: "hi", stream: true }));
+    expect(all.pop()).toBe("[DONE]");
+    expect(all.map((chunk) => CompletionChunk.parse(chunk).choices[0]?.text).join("")).toBe("a</think>b");
+  });
+
+  it("serve token ids where the model has no tokenizer; chat says why not", async () => {
+    await stack.close();
+    stack = await startGatewayUnderTest({ tokenizer: false });
+    stack.decode.script = () => ({ tokens: [5, 6], reason: "length" });
+    const answer = Completion.parse(await (await post("/v1/completions", { model: "pilot", prompt: [1, 2], return_token_ids: true })).json());
+    expect(answer.choices[0]).toMatchObject({ text: "", token_ids: [5, 6] });
+    const all = await events(await post("/v1/completions", { model: "pilot", prompt: [1, 2], return_token_ids: true, stream: true }));
+    expect(all.slice(0, -1).flatMap((chunk) => CompletionChunk.parse(chunk).choices[0]?.token_ids ?? [])).toEqual([5, 6]);
+    expect(await errorOf(await post("/v1/chat/completions", chatBody()))).toMatchObject({ status: 400, param: "messages" });
+    expect(await errorOf(await post("/v1/completions", { model: "pilot", prompt: "x" }))).toMatchObject({ status: 400, param: "prompt" });
+  });
+});
+
+describe("refusals", () => {
+  it("name the field", async () => {
+    const cases: [object, string][] = [
+      [{ n: 2 }, "n"],
+      [{ tools: [{ type: "function" }] }, "tools"],
+      [{ response_format: { type: "json_object" } }, "response_format.type"],
+      [{ audio: {} }, "audio"],
+      [{ modalities: ["audio"] }, "modalities[0]"],
+      [{ messages: [] }, "messages"],
+      [{ messages: [{ role: "tool", content: "x" }] }, "messages[0].role"],
+      [{ messages: [...messages, { role: "user", content: [{ type: "image_url" }] }] }, "messages[1].content"],
+      [{ messages: Array.from({ length: 20_000 }, () => 1) }, "messages"],
+      [{ temperature: 3 }, "temperature"],
+      [{ top_p: 0 }, "top_p"],
+      [{ max_tokens: 0 }, "max_tokens"],
+      [{ seed: 1.5 }, "seed"],
+      [{ stop: [""] }, "stop[0]"],
+      [{ stop: "\ud800" }, "stop"],
+      [{ stop_token_ids: [320] }, "stop_token_ids"],
+      [{ logit_bias: { x: 1 } }, "logit_bias"],
+      [{ logit_bias: { "999": 1 } }, "logit_bias"],
+      [{ top_logprobs: 2 }, "top_logprobs"],
+      [{ stream_options: { include_usage: 1 } }, "stream_options.include_usage"],
+      [{ thinking: { type: "maybe" } }, "thinking.type"],
+      [{ min_tokens: 2 }, "min_tokens"],
+    ];
+    for (const [more, param] of cases) {
+      expect(await errorOf(await post("/v1/chat/completions", chatBody(more)))).toMatchObject({ status: 400, code: "invalid_request", param });
+    }
+    for (const prompt of [["a", "b"], [1, -1], [1.5], 7, [[1], [2]], [999], ""]) {
+      expect(await errorOf(await post("/v1/completions", { model: "pilot", prompt }))).toMatchObject({ status: 400, param: "prompt" });
+    }
+    expect(stack.decode.dispatches).toHaveLength(0);
+  });
+
+  it("leave alone what they do not know or need not honour", async () => {
+    const harmless = { n: 1, tools: [], tool_choice: "none", stop: null, user: "u", metadata: { a: 1 }, response_format: { type: "text" }, something_new: {}, seed: null };
+    expect((await post("/v1/chat/completions", chatBody(harmless))).status).toBe(200);
+    expect(await stack.registry.metrics()).toContain("pelagic_gateway_unknown_fields_total 1");
+  });
+
+  it("keep to the context", async () => {
+    const long = await errorOf(await post("/v1/completions", { model: "pilot", prompt: "x".repeat(8192) }));
+    expect(long).toMatchObject({ status: 400, code: "context_length_exceeded" });
+    expect(await errorOf(await post("/v1/completions", { model: "pilot", prompt: "x".repeat(100_000) }))).toMatchObject({ code: "context_length_exceeded" });
+    const answer = await errorOf(await post("/v1/chat/completions", chatBody({ max_completion_tokens: 8192 })));
+    expect(answer).toMatchObject({ status: 400, code: "context_length_exceeded", param: "max_completion_tokens" });
+  });
+
+  it("of bodies that are no JSON, too deep, too large or of another type", async () => {
+    expect(await errorOf(await post("/v1/chat/completions", "{"))).toMatchObject({ status: 400, message: "the body is not valid JSON in UTF-8" });
+    expect(await errorOf(await post("/v1/chat/completions", "[]"))).toMatchObject({ status: 400 });
+    expect(await errorOf(await post("/v1/chat/completions", `{"model":${"[".repeat(100_000)}`))).toMatchObject({ status: 400 });
+    expect(await errorOf(await post("/v1/chat/completions", JSON.stringify(chatBody({ x: "y".repeat(2 ** 20) }))))).toMatchObject({ status: 413 });
+    expect(await errorOf(await post("/v1/chat/completions", "x", { headers: { "content-type": "text/plain" } }))).toMatchObject({ status: 400 });
+    expect(stack.gateway.bodyBudget.usedBytes).toBe(0);
+  });
+
+  it("of paths, methods and models", async () => {
+    expect(await errorOf(await fetch(`${stack.url}/v1/nothing`))).toMatchObject({ status: 404, code: "not_found" });
+    expect(await errorOf(await fetch(`${stack.url}/%ff`))).toMatchObject({ status: 404 });
+    const wrong = await fetch(`${stack.url}/v1/chat/completions`);
+    expect(wrong.headers.get("allow")).toBe("POST");
+    expect(await errorOf(wrong)).toMatchObject({ status: 405, code: "method_not_allowed" });
+    expect(await errorOf(await post("/v1/chat/completions", { ...chatBody(), model: "gpt" }))).toMatchObject({ status: 404, code: "model_not_found", param: "model" });
+    expect(await errorOf(await fetch(`${stack.url}/v1/models/gpt`))).toMatchObject({ status: 404, code: "model_not_found" });
+  });
+
+  it("come before any byte when the gateway or every worker is full", async () => {
+    stack.decode.busy = true;
+    const full = await post("/v1/chat/completions", chatBody({ stream: true }));
+    expect(full.headers.get("retry-after")).toBe("2");
+    expect(await errorOf(full)).toMatchObject({ status: 429, code: "overloaded" });
+    await stack.close();
+    stack = await startGatewayUnderTest({ maxRunning: 1 });
+    stack.decode.script = () => say("slow", { gapMs: 50 });
+    const first = post("/v1/chat/completions", chatBody());
+    await waitFor(() => stack.gateway.admission.running === 1);
+    expect(await errorOf(await post("/v1/chat/completions", chatBody()))).toMatchObject({ status: 429 });
+    expect((await first).status).toBe(200);
+  });
+});
+
+describe("failures", () => {
+  it("before the first token are an HTTP error, after it an event and [DONE]", async () => {
+    stack.decode.script = () => ({ tokens: [], error: new PelagicError("internal", "broken") });
+    const early = await post("/v1/chat/completions", chatBody({ stream: true }));
+    expect(early.headers.get("x-should-retry")).toBe("false");
+    expect(await errorOf(early)).toMatchObject({ status: 500, code: "internal" });
+    stack.decode.script = () => ({ tokens: [...Buffer.from("abc")], error: new PelagicError("internal", "broken"), gapMs: 5 });
+    const all = await events(await post("/v1/chat/completions", chatBody({ stream: true })));
+    expect(all.pop()).toBe("[DONE]");
+    expect(ErrorBody.parse(all.pop()).error).toMatchObject({ code: "internal", message: "broken" });
+  });
+
+  it("of the worker are named", async () => {
+    stack.decode.script = () => say("abcdef", { gapMs: 100 });
+    const request = post("/v1/chat/completions", chatBody());
+    await waitFor(() => stack.decode.dispatches.length === 1);
+    await new Promise((resolve) => setTimeout(resolve, 250));
+    stack.decode.kill();
+    expect(await errorOf(await request)).toMatchObject({ status: 503, code: "worker_lost" });
+    await waitFor(() => stack.gateway.directory.snapshot().workers.length === 0);
+    const ready = await fetch(`${stack.url}/ready`);
+    expect(await errorOf(ready)).toMatchObject({ status: 503, code: "no_workers", message: "no decode worker has reported" });
+    expect(await errorOf(await post("/v1/chat/completions", chatBody()))).toMatchObject({ status: 503, code: "no_workers" });
+  });
+
+  it("a client that leaves, streamed or not, frees decode at once", async () => {
+    stack.decode.script = () => say("a".repeat(500), { gapMs: 10 });
+    for (const stream of [true, false]) {
+      const controller = new AbortController();
+      const before = stack.decode.cancelled.length;
+      const request = post("/v1/chat/completions", chatBody({ stream }), { signal: controller.signal }).catch(() => null);
+      await waitFor(() => stack.decode.attempts.size === 1);
+      if (stream) await request;
+      controller.abort();
+      await waitFor(() => stack.decode.cancelled.length > before, 500);
+      await (await request)?.text().catch(() => undefined);
+      await waitFor(() => stack.gateway.admission.running === 0 && stack.gateway.client.running === 0);
+    }
+  });
+
+  it("a reader that stalls loses its stream after a bound", async () => {
+    // More than the kernel's buffers take.
+    stack.decode.state = { maxPositions: 200_000 };
+    stack.decode.sayState();
+    await waitFor(() => stack.gateway.directory.snapshot().workers[0]?.maxPositions === 200_000);
+    stack.decode.script = () => say("a".repeat(80_000), { tokensPerDelta: 200 });
+    const { hostname, port } = new URL(stack.url);
+    const socket = connect({ host: hostname, port: Number(port) });
+    socket.on("error", () => undefined);
+    const body = JSON.stringify(chatBody({ stream: true, logprobs: true, top_logprobs: 2, max_tokens: 100_000 }));
+    socket.write(`POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`);
+    socket.pause();
+    await waitFor(() => stack.gateway.admission.running === 1);
+    await waitFor(() => stack.gateway.admission.running === 0, 10_000);
+    expect(await stack.registry.metrics()).toContain('pelagic_gateway_requests_total{endpoint="chat",outcome="cancelled"} 1');
+    socket.destroy();
+  });
+});
+
+describe("the other routes", () => {
+  it("answer", async () => {
+    const get = async (path: string) => (await fetch(stack.url + path)).json();
+    expect(await get("/health")).toEqual({ status: "ok" });
+    expect(await get("/ready")).toEqual({ status: "ready" });
+    expect(await get("/v1/models")).toMatchObject({ object: "list", data: [{ id: "pilot", object: "model", max_model_len: 8192 }] });
+    expect(await get("/v1/models/pilot")).toMatchObject({ id: "pilot" });
+    expect(await get("/version")).toMatchObject({ name: "pelagic" });
+    expect(await get("/openapi.json")).toMatchObject({ openapi: "3.1.0" });
+  });
+});
+
+describe("clients, unmodified", () => {
+  it("openai", async () => {
+    stack.decode.script = () => say("why</think>\n\n663", { cacheHitTokens: 3 });
+    const client = new OpenAI({ baseURL: `${stack.url}/v1`, apiKey: "none", maxRetries: 0 });
+    const answer = await client.chat.completions.create({ model: "pilot", messages });
+    expect(answer.choices[0]?.message.content).toBe("663");
+    expect(answer.usage?.prompt_tokens_details?.cached_tokens).toBe(3);
+    const streamed = client.chat.completions.stream({ model: "pilot", messages, stream_options: { include_usage: true } });
+    expect((await streamed.finalChatCompletion()).choices[0]?.message.content).toBe("663");
+    expect((await client.completions.create({ model: "pilot", prompt: "x" })).choices[0]?.text).toBe("why</think>\n\n663");
+    expect((await client.models.list()).data.map((model) => model.id)).toEqual(["pilot"]);
+    await expect(client.chat.completions.create({ model: "pilot", messages, n: 2 })).rejects.toMatchObject({ status: 400, param: "n" });
+    stack.decode.script = () => ({ tokens: [97], error: new PelagicError("worker_lost", "gone") });
+    const failing = await client.chat.completions.create({ model: "pilot", messages, stream: true });
+    await expect(
+      (async () => {
+        for await (const _ of failing);
+      })(),
+    ).rejects.toMatchObject({ code: "worker_lost" });
+  });
+
+  it("@ai-sdk/deepseek", async () => {
+    stack.decode.script = () => say("why</think>\n\n663", { cacheHitTokens: 3 });
+    const model = createDeepSeek({ baseURL: stack.url, apiKey: "none" })("pilot");
+    const answer = await generateText({ model, prompt: "hi" });
+    expect(answer).toMatchObject({ text: "663", reasoningText: "why", finishReason: "stop" });
+    expect(answer.usage).toMatchObject({ inputTokens: 7, cachedInputTokens: 3, reasoningTokens: 3 });
+    const streamed = streamText({ model, prompt: "hi" });
+    expect(await streamed.text).toBe("663");
+    expect(await streamed.reasoningText).toBe("why");
+    expect((await streamed.usage).outputTokens).toBe(10);
+  });
+});

@@ -1,0 +1,55 @@
+import { afterEach, describe, expect, it } from "vitest";
+import { silentLog } from "../lib/contracts/bus.ts";
+import { TokenizerPool } from "./tokenizer-pool.ts";
+
+let pool: TokenizerPool | undefined;
+afterEach(() => pool?.close());
+
+function start(options: { threads?: number; maxWaiting?: number; jobTimeoutMs?: number; modelPath?: string } = {}): TokenizerPool {
+  pool = new TokenizerPool({
+    // Threads run the build.
+    workerUrl: new URL("../../dist/services/gateway/tokenizer-worker.js", import.meta.url),
+    modelPath: "models/pilot",
+    threads: 1,
+    maxWaiting: 10,
+    jobTimeoutMs: 10_000,
+    log: silentLog,
+    ...options,
+  });
+  return pool;
+}
+
+describe("tokenizer pool", () => {
+  it("encodes in its threads and passes on what the template refuses", async () => {
+    const threads = start({ threads: 2 });
+    await threads.ready();
+    const prompts = await Promise.all(Array.from({ length: 8 }, (_, i) => threads.encode({ kind: "text", text: "x".repeat(i + 1) })));
+    expect(prompts.map((prompt) => prompt.tokens.length)).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
+    const full = Array.from({ length: 32 }, (_, i) => String.fromCharCode(0xfdd0 + i)).join("");
+    await expect(threads.encode({ kind: "chat", prompt: { thinking: true, messages: [{ role: "user", content: full }] } })).rejects.toMatchObject({
+      code: "invalid_request",
+      param: "messages",
+    });
+  });
+
+  it("refuses what its queue has no room for", async () => {
+    const threads = start({ maxWaiting: 2 });
+    await threads.ready();
+    const long = { kind: "text" as const, text: "word ".repeat(50_000) };
+    const jobs = Array.from({ length: 4 }, () => threads.encode(long).then(() => "done", (error: { code: string }) => error.code));
+    expect(await Promise.all(jobs)).toEqual(["done", "done", "done", "overloaded"]);
+  });
+
+  it("replaces a thread that hangs, and goes on", async () => {
+    const threads = start({ jobTimeoutMs: 300 });
+    await threads.ready();
+    const endless = threads.encode({ kind: "text", text: "word ".repeat(2_000_000) });
+    const next = threads.encode({ kind: "text", text: "ok" });
+    await expect(endless).rejects.toMatchObject({ code: "deadline_exceeded" });
+    expect((await next).tokens).toHaveLength(2);
+  });
+
+  it("says so when the tokenizer cannot be loaded", async () => {
+    await expect(start({ modelPath: "services" }).ready()).rejects.toThrow(/no tokenizer.json/);
+  });
+});

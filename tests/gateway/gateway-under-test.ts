@@ -1,0 +1,99 @@
+// The gateway's express app on a real port, over a bus in memory and a scripted decode worker.
+import { createServer, type Server } from "node:http";
+import type { AddressInfo } from "node:net";
+import { Admission } from "../../services/gateway/admission.ts";
+import { DispatchClient } from "../../services/gateway/dispatch-client.ts";
+import { GatewayMetrics } from "../../services/gateway/gateway-metrics.ts";
+import { createApp } from "../../services/gateway/http-app.ts";
+import { ByteBudget } from "../../services/gateway/json-body.ts";
+import { loadModelFolder, type TokenizerFiles } from "../../services/gateway/model-folder.ts";
+import { PromptEncoder } from "../../services/gateway/prompt-encoder.ts";
+import type { Gateway } from "../../services/gateway/serve-generation.ts";
+import { servedModel } from "../../services/gateway/served-model.ts";
+import type { Encoder } from "../../services/gateway/tokenizer-pool.ts";
+import { WorkerDirectory } from "../../services/gateway/worker-directory.ts";
+import { silentLog, systemClock } from "../../services/lib/contracts/bus.ts";
+import { subjects as subjectsOf } from "../../services/lib/contracts/subjects.ts";
+import { Registry } from "../../services/lib/runtime/metrics.ts";
+import { MemoryBus } from "./memory-bus.ts";
+import { type Script, ScriptedDecode, testModelName } from "./scripted-decode.ts";
+
+export interface GatewayUnderTest {
+  gateway: Gateway;
+  bus: MemoryBus;
+  decode: ScriptedDecode;
+  registry: Registry;
+  url: string;
+  close(): Promise<void>;
+}
+
+export async function startGatewayUnderTest(options: { maxRunning?: number; tokenizer?: boolean; limits?: Partial<Gateway["limits"]> } = {}): Promise<GatewayUnderTest> {
+  const bus = new MemoryBus();
+  const subjects = subjectsOf("test");
+  const log = silentLog;
+  const client = new DispatchClient({ bus, clock: systemClock, subjects, gatewayId: "gateway-0", leaseMs: 10_000, log });
+  const directory = new WorkerDirectory({ bus, clock: systemClock, subjects, log, onGone: (instance) => client.workerGone(instance) });
+  const decode = new ScriptedDecode({ bus, script: () => say("hello") });
+  const folder = loadModelFolder("models/pilot");
+  const model = servedModel(options.tokenizer === false ? { ...folder, tokenizer: null } : folder, testModelName);
+  const registry = new Registry();
+  const admission = new Admission(options.maxRunning ?? 100);
+  const bodyBudget = new ByteBudget(64 * 1024 * 1024);
+  const gateway: Gateway = {
+    model,
+    encoder: folder.tokenizer === null || model.table === null ? null : encoderHere(folder.tokenizer),
+    client,
+    directory,
+    admission,
+    bodyBudget,
+    metrics: new GatewayMetrics(registry, {
+      running: () => admission.running,
+      cancelling: () => client.cancellationsPending,
+      bodyBytes: () => bodyBudget.usedBytes,
+    }),
+    limits: { maxBodyBytes: 1024 * 1024, defaultMaxTokens: 32_768, deadlineMs: 20_000, localPrefillTokens: 256, stallMs: 1_000, ...options.limits },
+    debug: true,
+    log,
+  };
+  const server = createServer(createApp(gateway));
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  await waitFor(() => directory.snapshot().workers.length > 0);
+  return {
+    gateway,
+    bus,
+    decode,
+    registry,
+    url: `http://127.0.0.1:${(server.address() as AddressInfo).port}`,
+    close: () => closeAll(server, decode, directory),
+  };
+}
+
+/** Output tokens of the pilot for this text, in which <think>-like tags are tokens, ended by its end of sentence. */
+export function say(text: string, more: Partial<Script> = {}): Script {
+  const tokens: number[] = [];
+  text.split("</think>").forEach((part, index) => {
+    if (index > 0) tokens.push(261);
+    tokens.push(...Buffer.from(part));
+  });
+  return { tokens: more.reason === "length" ? tokens : [...tokens, 257], ...more };
+}
+
+export async function waitFor(condition: () => boolean, limitMs = 5_000): Promise<void> {
+  const until = performance.now() + limitMs;
+  while (!condition()) {
+    if (performance.now() > until) throw new Error(`not reached within ${limitMs} ms`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+function encoderHere(files: TokenizerFiles): Encoder {
+  const encoder = new PromptEncoder(files);
+  return { encode: async (job) => (job.kind === "text" ? encoder.encodeText(job.text) : encoder.encodeChat(job.prompt)) };
+}
+
+async function closeAll(server: Server, decode: ScriptedDecode, directory: WorkerDirectory): Promise<void> {
+  decode.kill();
+  directory.close();
+  server.closeAllConnections();
+  await new Promise<void>((resolve) => server.close(() => resolve()));
+}
