@@ -224,9 +224,8 @@ __global__ void __launch_bounds__(kThreads, 1)
       if constexpr (T::kFp8) sm90::prefetch_map(&scale_map);
       // With few rows a weight is read once: it should not push activations out of the L2.
       constexpr std::uint64_t kWeightPolicy = T::kTokenRows < 128 ? sm90::kEvictFirst : sm90::kEvictNormal;
-      const int weight_limit = arguments.n;
       while (walk.next(rank, place)) {
-        const int weight_row = place.expert * weight_limit + place.weight_row;
+        const int weight_row = place.expert * arguments.n + place.weight_row;
         for (int step = 0; step < arguments.k_steps; ++step, advance()) {
           sm90::mbarrier_wait(empty + 8 * stage, phase ^ 1);
           const std::uint32_t barrier = full + 8 * stage;
@@ -253,7 +252,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   } else {
     sm90::registers_up<232>();
-    const int group = static_cast<int>(threadIdx.x) / 128;
+    // Through a shuffle, so that the compiler knows it is the same in the whole warp and keeps descriptors in uniform registers.
+    const int group = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 128, 0);
     const int lane = static_cast<int>(threadIdx.x) % 32;
     constexpr int kGroupRows = T::kWeightRows / 2;
     while (walk.next(rank, place)) {

@@ -17,14 +17,16 @@ int main(int argc, char** argv) {
   const double peak = measure_fma_rate(pool, ops) / 1e9, bandwidth = measure_read_bandwidth(pool, ops, 5 << 20) / 1e9;
   std::printf("%s, %d threads: FMA %.0f GFLOP/s, read of 5 MiB %.1f GB/s\n", isa_name(ops.isa).data(), pool.size(), peak, bandwidth);
   constexpr int kRank = 512, kRope = 64, kWidth = kRank + kRope, kContext = 2048;
+  constexpr int kLayers = 6;  // walked in turn: a step finds no layer's keys in L2
   test::Random random(1);
   for (const KvDtype dtype : {KvDtype::float32, KvDtype::bfloat16}) {
-    const KvLayout layout{1, kContext / 64, kRank, kRope, dtype};
+    const KvLayout layout{kLayers, kContext / 64, kRank, kRope, dtype};
     AlignedBuffer<std::byte> cache(layout.total_bytes());
     std::vector<std::uint32_t> blocks;
     for (int position = 0; position < kContext; ++position) {
       const std::vector<float> row = random.floats(kWidth);
-      kv_write_row(layout, cache.data(), 0, static_cast<std::uint32_t>(position / 64), position % 64, row.data(), row.data() + kRank);
+      for (int layer = 0; layer < kLayers; ++layer)
+        kv_write_row(layout, cache.data(), layer, static_cast<std::uint32_t>(position / 64), position % 64, row.data(), row.data() + kRank);
       if (position % 64 == 0) blocks.push_back(static_cast<std::uint32_t>(position / 64));
     }
     std::vector<AlignedBuffer<float>> scratch;
@@ -33,11 +35,12 @@ int main(int argc, char** argv) {
     for (const auto& [heads, rows, context] : {Shape{4, 1, 512}, {4, 1, 2048}, {16, 1, 2048}, {128, 1, 2048}, {4, 512, 512}, {4, 512, 2048}, {16, 512, 2048}}) {
       const std::vector<float> q = random.floats(static_cast<std::size_t>(rows * heads * kWidth), -0.2f, 0.2f);
       std::vector<float> u(static_cast<std::size_t>(rows * heads * kRank));
-      const MlaAttentionCall call{&layout, cache.data(), 0, blocks.data(), context - rows, 0.1f, q.data(), heads * kWidth, kWidth, u.data(), heads * kRank, kRank};
+      MlaAttentionCall call{&layout, cache.data(), 0, blocks.data(), context - rows, 0.1f, q.data(), heads * kWidth, kWidth, u.data(), heads * kRank, kRank};
       const AttentionSequence sequence{rows, context - rows};
       std::vector<AttentionItem> items;
       double best = 1e9;
       for (int pass = 0; pass < (rows > 1 ? 7 : 200); ++pass) {
+        call.layer = pass % kLayers;
         const auto start = std::chrono::steady_clock::now();
         split_attention(&sequence, 1, heads, pool.size(), items);
         pool.parallel_for(static_cast<int>(items.size()), [&](int i, int thread) {

@@ -19,6 +19,9 @@ constexpr int kUpdateQueries = 4;
 constexpr int kUpdateVectors = kVectorRegisters == 32 ? 4 : 1;
 // Keys that all queries of a group are scored against before the next keys: they fit in L1 beside one block of queries.
 constexpr int kKeysInL1 = 8;
+// Up to here (decode) a group is bound by reading the cache: bfloat16 is widened in registers at each use, not once into
+// scratch, and keys are fetched ahead. More queries than this use a key often enough that neither pays.
+constexpr int kFewQueries = 16;
 
 // One group: rows [row_begin, row_end) x heads [head_begin, head_end), at most kGroupQueries query vectors.
 struct Group {
@@ -38,19 +41,27 @@ struct Group {
   int keys_of(int row, int first_key) const { return std::min(kBlockRows, call.first_position + row + 1 - first_key); }
 };
 
-const float* load_tile(const KvLayout& layout, const std::byte* block, int keys, float* scratch) {
-  if (layout.dtype == KvDtype::float32) return reinterpret_cast<const float*>(block);
-  const auto* bits = reinterpret_cast<const bfloat16_bits*>(block);
+// Rows [0, keys) of one bfloat16 block as float32.
+const float* widen_tile(const KvLayout& layout, const bfloat16_bits* block, int keys, float* scratch) {
   const int count = keys * layout.latent_width();
   int i = 0;
-  for (; i + 16 <= count; i += 16) F32x16::load_bf16(bits + i).store(scratch + i);
-  for (; i < count; ++i) scratch[i] = bf16_to_f32(bits[i]);
+  for (; i + 16 <= count; i += 16) F32x16::load_bf16(block + i).store(scratch + i);
+  for (; i < count; ++i) scratch[i] = bf16_to_f32(block[i]);
   return scratch;
 }
 
-// Dot products of QUERIES heads with kScoreKeys keys. Lane i is chain i.
-template <int QUERIES>
-void score_block(const float* q, std::int64_t q_stride, const float* keys, int width, float scale, float (*scores)[kBlockRows]) {
+inline F32x16 load_lanes(const float* p) { return F32x16::load(p); }
+inline F32x16 load_lanes(const bfloat16_bits* p) { return F32x16::load_bf16(p); }
+inline F32x16 load_first_lanes(const float* p, int lanes) { return F32x16::load_first(p, lanes); }
+inline F32x16 load_first_lanes(const bfloat16_bits* p, int lanes) {
+  alignas(32) bfloat16_bits padded[16] = {};
+  for (int i = 0; i < lanes; ++i) padded[i] = p[i];
+  return F32x16::load_bf16(padded);
+}
+
+// Dot products of QUERIES heads with kScoreKeys keys. Lane i is chain i. PREFETCH: also fetches the next kScoreKeys keys.
+template <int QUERIES, bool PREFETCH, class Element>
+void score_block(const float* q, std::int64_t q_stride, const Element* keys, int width, float scale, float (*scores)[kBlockRows]) {
   F32x16 acc[QUERIES][kScoreKeys];
 #pragma GCC unroll 8
   for (int i = 0; i < QUERIES; ++i)
@@ -60,7 +71,10 @@ void score_block(const float* q, std::int64_t q_stride, const float* keys, int w
   for (; d + 16 <= width; d += 16) {
     F32x16 key[kScoreKeys];
 #pragma GCC unroll 8
-    for (int j = 0; j < kScoreKeys; ++j) key[j] = F32x16::load(keys + j * width + d);
+    for (int j = 0; j < kScoreKeys; ++j) {
+      if constexpr (PREFETCH) _mm_prefetch(reinterpret_cast<const char*>(keys + (j + kScoreKeys) * width + d), _MM_HINT_T0);
+      key[j] = load_lanes(keys + j * width + d);
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < QUERIES; ++i) {
       const F32x16 x = F32x16::load(q + i * q_stride + d);
@@ -73,7 +87,7 @@ void score_block(const float* q, std::int64_t q_stride, const float* keys, int w
     for (int i = 0; i < QUERIES; ++i) {
       const F32x16 x = F32x16::load_first(q + i * q_stride + d, lanes);
       for (int j = 0; j < kScoreKeys; ++j)
-        acc[i][j] = F32x16::first_of(lanes, fma(x, F32x16::load_first(keys + j * width + d, lanes), acc[i][j]), acc[i][j]);
+        acc[i][j] = F32x16::first_of(lanes, fma(x, load_first_lanes(keys + j * width + d, lanes), acc[i][j]), acc[i][j]);
     }
   }
 #pragma GCC unroll 8
@@ -109,10 +123,10 @@ inline void softmax_step(float* scores, int keys, float& maximum, float& sum, fl
 }
 
 // u = u * correction, then u = fma(p_j, c_j, u) for j ascending: QUERIES heads x VECTORS * 16 columns, or `lanes` columns of one vector.
-template <int QUERIES, int VECTORS, bool PARTIAL = false>
-void update_block(const float (*p)[kBlockRows], const float* correction, const float* latents, int width, int keys, float* u,
-                  std::int64_t u_stride, int lanes = 16) {
-  const auto load = [&](const float* x) { return PARTIAL ? F32x16::load_first(x, lanes) : F32x16::load(x); };
+template <int QUERIES, int VECTORS, bool PARTIAL, class Element>
+void update_block(const float (*p)[kBlockRows], const float* correction, const Element* latents, const Element* next, int width,
+                  int keys, float* u, std::int64_t u_stride, int lanes) {
+  const auto load = [&](const auto* x) { return PARTIAL ? load_first_lanes(x, lanes) : load_lanes(x); };
   F32x16 acc[QUERIES][VECTORS];
 #pragma GCC unroll 8
   for (int i = 0; i < QUERIES; ++i)
@@ -121,7 +135,10 @@ void update_block(const float (*p)[kBlockRows], const float* correction, const f
   for (int j = 0; j < keys; ++j) {
     F32x16 latent[VECTORS];
 #pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; ++v) latent[v] = load(latents + j * width + 16 * v);
+    for (int v = 0; v < VECTORS; ++v) {
+      if (next != nullptr) _mm_prefetch(reinterpret_cast<const char*>(next + j * width + 16 * v), _MM_HINT_T1);
+      latent[v] = load(latents + j * width + 16 * v);
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < QUERIES; ++i) {
       const F32x16 weight = F32x16::splat(p[i][j]);
@@ -156,7 +173,8 @@ inline void for_head_blocks(int head_begin, int head_end, Fn&& fn) {
   }
 }
 
-void score_tile(Group& group, const float* tile, int first_key, int first_row, int tile_keys) {
+template <bool PREFETCH, class Element>
+void score_tile(Group& group, const Element* tile, int first_key, int first_row, int tile_keys) {
   for (int begin = 0; begin < tile_keys; begin += kKeysInL1) {
     for (int row = first_row; row < group.row_end; ++row) {
       // Rounded up to whole score blocks: scores past the row's keys (always rows of this same block) are never used.
@@ -165,31 +183,32 @@ void score_tile(Group& group, const float* tile, int first_key, int first_row, i
         const int query = group.query(row, head);
         for (int j = begin; j < end; j += kScoreKeys) {
           auto* scores = reinterpret_cast<float(*)[kBlockRows]>(&group.scores[query][j]);
-          score_block<N>(group.q(row, head), group.call.q_head_stride, tile + j * group.width, group.width, group.call.scale, scores);
+          score_block<N, PREFETCH>(group.q(row, head), group.call.q_head_stride, tile + j * group.width, group.width, group.call.scale, scores);
         }
       });
     }
   }
 }
 
-template <int VECTORS, bool PARTIAL = false>
-void update_columns(Group& group, const float* tile, int first_key, int first_row, int column, int lanes = 16) {
+template <int VECTORS, bool PARTIAL, class Element>
+void update_columns(Group& group, const Element* tile, const Element* next, int first_key, int first_row, int column, int lanes) {
   for (int row = first_row; row < group.row_end; ++row) {
     const int keys = group.keys_of(row, first_key);
     for_head_blocks<kUpdateQueries>(group.head_begin, group.head_end, [&]<int N>(int head) {
       const int query = group.query(row, head);
-      update_block<N, VECTORS, PARTIAL>(&group.scores[query], &group.correction[query], tile + column, group.width, keys,
-                                        group.u(row, head) + column, group.call.u_head_stride, lanes);
+      update_block<N, VECTORS, PARTIAL>(&group.scores[query], &group.correction[query], tile + column, next == nullptr ? nullptr : next + column,
+                                        group.width, keys, group.u(row, head) + column, group.call.u_head_stride, lanes);
     });
   }
 }
 
-void update_tile(Group& group, const float* tile, int first_key, int first_row) {
+template <class Element>
+void update_tile(Group& group, const Element* tile, const Element* next, int first_key, int first_row) {
   int column = 0;
   for (; column + 16 * kUpdateVectors <= group.rank; column += 16 * kUpdateVectors)
-    update_columns<kUpdateVectors>(group, tile, first_key, first_row, column);
-  for (; column + 16 <= group.rank; column += 16) update_columns<1>(group, tile, first_key, first_row, column);
-  if (column < group.rank) update_columns<1, true>(group, tile, first_key, first_row, column, group.rank - column);
+    update_columns<kUpdateVectors, false>(group, tile, next, first_key, first_row, column, 16);
+  for (; column + 16 <= group.rank; column += 16) update_columns<1, false>(group, tile, next, first_key, first_row, column, 16);
+  if (column < group.rank) update_columns<1, true>(group, tile, next, first_key, first_row, column, group.rank - column);
 }
 
 void divide_by_sum(float* u, int rank, float sum) {
@@ -197,6 +216,19 @@ void divide_by_sum(float* u, int rank, float sum) {
   int i = 0;
   for (; i + 16 <= rank; i += 16) (F32x16::load(u + i) / divisor).store(u + i);
   if (i < rank) (F32x16::load_first(u + i, rank - i) / divisor).store_first(u + i, rank - i);
+}
+
+// All rows of the group over one tile of keys.
+template <bool PREFETCH, class Element>
+void attend_tile(Group& group, const Element* tile, const Element* next, int first_key, int first_row) {
+  score_tile<PREFETCH>(group, tile, first_key, first_row, group.keys_of(group.row_end - 1, first_key));
+  for (int row = first_row; row < group.row_end; ++row) {
+    for (int head = group.head_begin; head < group.head_end; ++head) {
+      const int query = group.query(row, head);
+      softmax_step(group.scores[query], group.keys_of(row, first_key), group.maximum[query], group.sum[query], group.correction[query]);
+    }
+  }
+  update_tile(group, tile, next, first_key, first_row);
 }
 
 void attend_group(const MlaAttentionCall& call, int row_begin, int row_end, int head_begin, int head_end, float* scratch) {
@@ -209,21 +241,27 @@ void attend_group(const MlaAttentionCall& call, int row_begin, int row_end, int 
       for (int i = 0; i < group.rank; ++i) u[i] = 0.0f;
     }
   }
+  const bool few = (row_end - row_begin) * group.heads() <= kFewQueries;
   const int key_count = call.first_position + row_end;  // of the last row
   for (int first_key = 0; first_key < key_count; first_key += kBlockRows) {
     const int first_row = std::max(row_begin, first_key - call.first_position);  // earlier rows end before this tile
-    const int tile_keys = group.keys_of(row_end - 1, first_key);
-    const std::byte* block = call.cache + layout.offset(call.layer, call.blocks[first_key / kBlockRows], 0);
-    const int read_keys = (tile_keys + kScoreKeys - 1) / kScoreKeys * kScoreKeys;
-    const float* tile = load_tile(layout, block, read_keys, scratch);
-    score_tile(group, tile, first_key, first_row, tile_keys);
-    for (int row = first_row; row < row_end; ++row) {
-      for (int head = head_begin; head < head_end; ++head) {
-        const int query = group.query(row, head);
-        softmax_step(group.scores[query], group.keys_of(row, first_key), group.maximum[query], group.sum[query], group.correction[query]);
+    const auto block_at = [&](int key) { return call.cache + layout.offset(call.layer, call.blocks[key / kBlockRows], 0); };
+    const std::byte* block = block_at(first_key);
+    const std::byte* next = few && first_key + kBlockRows < key_count ? block_at(first_key + kBlockRows) : nullptr;
+    if (layout.dtype == KvDtype::float32) {
+      const auto* tile = reinterpret_cast<const float*>(block);
+      const auto* next_tile = reinterpret_cast<const float*>(next);
+      few ? attend_tile<true>(group, tile, next_tile, first_key, first_row) : attend_tile<false>(group, tile, next_tile, first_key, first_row);
+    } else {
+      const auto* bits = reinterpret_cast<const bfloat16_bits*>(block);
+      if (few) {
+        attend_tile<true>(group, bits, reinterpret_cast<const bfloat16_bits*>(next), first_key, first_row);
+      } else {
+        // Rounded up to whole score blocks, as attend_tile reads them.
+        const int keys = (group.keys_of(row_end - 1, first_key) + kScoreKeys - 1) / kScoreKeys * kScoreKeys;
+        attend_tile<false, float>(group, widen_tile(layout, bits, keys, scratch), nullptr, first_key, first_row);
       }
     }
-    update_tile(group, tile, first_key, first_row);
   }
   for (int row = row_begin; row < row_end; ++row)
     for (int head = head_begin; head < head_end; ++head) divide_by_sum(group.u(row, head), group.rank, group.sum[group.query(row, head)]);

@@ -1,0 +1,365 @@
+// A warp routes a row: lane l holds experts [l * kPerLane, (l + 1) * kPerLane) in registers. Built with -fmad=false: the products and sums
+// are rounded one by one, as on the CPU.
+#include <cooperative_groups.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "cuda/exp.cuh"
+#include "ops/gate/gate_cuda.h"
+
+namespace pelagic {
+namespace {
+
+namespace cg = cooperative_groups;
+
+constexpr unsigned kAllLanes = 0xFFFFFFFFu;
+constexpr int kMaxExperts = 256;
+constexpr std::uint32_t kTaken = 0;      // below the key of every number
+constexpr std::uint32_t kNanKey = 1;
+
+struct Arguments {
+  GateConfig config;
+  const float* logits;
+  std::int64_t ld_logits;
+  int rows;
+  std::int32_t* ids;
+  float* weights;
+  std::int32_t* counts;
+  std::int32_t* offsets;
+  std::uint32_t* workspace;
+  bool vector_loads;
+};
+
+// Unsigned order = the numbers' order, -0 equal to 0.
+__device__ std::uint32_t order_key(float value) {
+  if (value != value) return kNanKey;
+  const std::uint32_t bits = __float_as_uint(value + 0.0f);
+  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
+
+template <int kPerLane>
+__device__ void load_row(const Arguments& a, int row, int first, float (&x)[kPerLane]) {
+  const float* source = a.logits + row * a.ld_logits + first;
+  if constexpr (kPerLane % 4 == 0) {
+    if (a.vector_loads) {
+#pragma unroll
+      for (int j = 0; j < kPerLane; j += 4) {
+        const float4 four = first < a.config.experts ? __ldg(reinterpret_cast<const float4*>(source + j)) : float4{};
+        x[j] = four.x;
+        x[j + 1] = four.y;
+        x[j + 2] = four.z;
+        x[j + 3] = four.w;
+      }
+      return;
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < kPerLane; ++j) x[j] = first + j < a.config.experts ? __ldg(source + j) : 0.0f;
+}
+
+// row_softmax's bits: 16 chains over the row, then the tree. terms: shared memory of this warp, [experts].
+template <int kPerLane>
+__device__ void softmax(const Arguments& a, int lane, float (&x)[kPerLane], float* terms) {
+  const int first = lane * kPerLane;
+  float largest = -INFINITY;
+#pragma unroll
+  for (int j = 0; j < kPerLane; ++j)
+    if (first + j < a.config.experts) largest = fmaxf(largest, x[j]);
+#pragma unroll
+  for (int step = 16; step >= 1; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, step));
+  __syncwarp();
+#pragma unroll
+  for (int j = 0; j < kPerLane; ++j) {
+    x[j] = exp_f32_device(x[j] - largest);
+    if (first + j < a.config.experts) terms[first + j] = x[j];
+  }
+  __syncwarp();
+  float chain = 0.0f;
+  for (int e = lane; e < a.config.experts && lane < 16; e += 16) chain = chain + terms[e];
+#pragma unroll
+  for (int half = 8; half >= 1; half /= 2) chain = chain + __shfl_down_sync(kAllLanes, chain, half);
+  const float sum = __shfl_sync(kAllLanes, chain, 0);
+#pragma unroll
+  for (int j = 0; j < kPerLane; ++j) x[j] = x[j] / sum;
+}
+
+// Whether the group that this lane's experts belong to is among the best top_k_groups. choice: the scores that choose.
+template <int kPerLane, bool kTop2>
+__device__ bool group_is_kept(const GateConfig& config, int lane, const float (&choice)[kPerLane]) {
+  const int lanes_per_group = config.experts / config.groups / kPerLane;
+  float best = -INFINITY;
+  float second = -INFINITY;
+#pragma unroll
+  for (int j = 0; j < kPerLane; ++j) {
+    if (choice[j] > best) {
+      second = best;
+      best = choice[j];
+    } else if (choice[j] > second) {
+      second = choice[j];
+    }
+  }
+  const int own = lane / lanes_per_group;
+  const int begin = own * lanes_per_group;
+  float group_best = -INFINITY;
+  float group_second = -INFINITY;
+  for (int i = 0; i < lanes_per_group; ++i) {
+    // Lanes past the last expert read a lane that exists; their result is not used.
+    const float other = __shfl_sync(kAllLanes, best, begin + i);
+    const float other_second = kTop2 ? __shfl_sync(kAllLanes, second, begin + i) : -INFINITY;
+    group_second = fmaxf(fminf(group_best, other), fmaxf(group_second, other_second));
+    group_best = fmaxf(group_best, other);
+  }
+  const bool single = config.experts == config.groups;
+  const float score = kTop2 && !single ? group_best + group_second : group_best;
+  int better = 0;
+#pragma unroll 4
+  for (int g = 0; g < config.groups; ++g) {
+    const float other = __shfl_sync(kAllLanes, score, g * lanes_per_group);
+    if (other > score || (other == score && g < own)) ++better;
+  }
+  return better < config.top_k_groups;
+}
+
+// Routes one row. Returns the id of rank `lane`, -1 from lanes past top_k.
+template <GateMethod kMethod, int kPerLane>
+__device__ std::int32_t route_row(const Arguments& a, int row, int lane, float* terms) {
+  constexpr bool kSigmoid = kMethod == GateMethod::sigmoid_noaux_tc;
+  const GateConfig& config = a.config;
+  const int first = lane * kPerLane;
+  float score[kPerLane];
+  load_row<kPerLane>(a, row, first, score);
+  bool nan = false;
+#pragma unroll
+  for (int j = 0; j < kPerLane; ++j) nan = nan || score[j] != score[j];
+  nan = __any_sync(kAllLanes, nan);
+
+  std::uint32_t key[kPerLane];
+  if constexpr (kSigmoid) {
+    float choice[kPerLane];
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) {
+      score[j] = 1.0f / (1.0f + exp_f32_device(-score[j]));
+      choice[j] = score[j];
+      if (config.bias != nullptr && first + j < config.experts) choice[j] = score[j] + __ldg(config.bias + first + j);
+    }
+    const bool kept = group_is_kept<kPerLane, true>(config, lane, choice);
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) key[j] = order_key(kept ? choice[j] : -INFINITY);
+  } else {
+    softmax<kPerLane>(a, lane, score, terms);
+    if constexpr (kMethod == GateMethod::softmax_group_limited) {
+      const bool kept = group_is_kept<kPerLane, false>(config, lane, score);
+#pragma unroll
+      for (int j = 0; j < kPerLane; ++j) score[j] = kept ? score[j] : 0.0f;
+    }
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) key[j] = order_key(score[j]);
+  }
+#pragma unroll
+  for (int j = 0; j < kPerLane; ++j)
+    if (first + j >= config.experts) key[j] = kTaken;
+
+  std::int32_t id = 0;
+  float weight = 0.0f;
+  float sum = 0.0f;
+#pragma unroll 1
+  for (int rank = 0; rank < config.top_k; ++rank) {
+    std::uint32_t best = key[0];
+#pragma unroll
+    for (int j = 1; j < kPerLane; ++j) best = max(best, key[j]);
+    best = __reduce_max_sync(kAllLanes, best);
+    // The lowest expert with this key: the lowest place in the lowest lane.
+    int place = kPerLane;
+    float own = 0.0f;
+#pragma unroll
+    for (int j = kPerLane - 1; j >= 0; --j) {
+      if (key[j] == best) {
+        place = j;
+        own = score[j];
+      }
+    }
+    const int winner = __ffs(__ballot_sync(kAllLanes, place < kPerLane)) - 1;
+    const float chosen = __shfl_sync(kAllLanes, own, winner);
+    const std::int32_t expert = __shfl_sync(kAllLanes, first + place, winner);
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j)
+      if (first + j == expert) key[j] = kTaken;
+    sum = sum + chosen;
+    if (lane == rank) {
+      id = expert;
+      weight = chosen;
+    }
+  }
+  if (lane >= config.top_k) return -1;
+  if (config.normalize && (kSigmoid || config.top_k > 1)) weight = weight / (sum + 1e-20f);
+  weight = weight * config.routed_scaling_factor;
+  const std::int64_t target = static_cast<std::int64_t>(row) * config.top_k + lane;
+  a.ids[target] = id;
+  a.weights[target] = nan ? NAN : weight;
+  return id;
+}
+
+// counts and offsets from one number for each expert in thread `expert`; 0 from other threads. All threads of the block, at least 256.
+__device__ void write_counts(const Arguments& a, std::uint32_t mine, std::uint32_t* warp_sums) {
+  const int lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32;
+  std::uint32_t sum = mine;
+#pragma unroll
+  for (int step = 1; step < 32; step *= 2) {
+    const std::uint32_t left = __shfl_up_sync(kAllLanes, sum, step);
+    if (lane >= step) sum += left;
+  }
+  if (lane == 31 && warp < kMaxExperts / 32) warp_sums[warp] = sum;
+  __syncthreads();
+  if (threadIdx.x >= a.config.experts) return;
+  for (int w = 0; w < warp; ++w) sum += warp_sums[w];
+  a.counts[threadIdx.x] = static_cast<std::int32_t>(mine);
+  a.offsets[threadIdx.x + 1] = static_cast<std::int32_t>(sum);
+  if (threadIdx.x == 0) a.offsets[0] = 0;
+}
+
+template <GateMethod kMethod, int kWarps>
+struct Shared {
+  static constexpr bool kSoftmax = kMethod != GateMethod::sigmoid_noaux_tc;
+  std::uint32_t histogram[kMaxExperts];
+  std::uint32_t warp_sums[kMaxExperts / 32];
+  bool last;
+  float terms[kSoftmax ? kWarps : 1][kSoftmax ? kMaxExperts : 1];
+};
+
+// One cluster holds all rows: every warp adds its choices to the first block's histogram.
+template <GateMethod kMethod, int kPerLane, int kWarps>
+__global__ void __launch_bounds__(kWarps * 32) gate_cluster_kernel(const Arguments a) {
+  __shared__ Shared<kMethod, kWarps> shared;
+  const cg::cluster_group cluster = cg::this_cluster();
+  const int lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32;
+  const bool first_block = cluster.block_rank() == 0;
+  if (first_block)
+    for (int e = threadIdx.x; e < kMaxExperts; e += kWarps * 32) shared.histogram[e] = 0;
+  std::uint32_t* histogram = cluster.map_shared_rank(shared.histogram, 0);
+  // The histogram is zero in every block's eyes only after the wait; the first row is routed meanwhile.
+  cluster.barrier_arrive();
+  float* terms = shared.terms[Shared<kMethod, kWarps>::kSoftmax ? warp : 0];
+  bool ready = false;
+  // Neighbouring rows go to different blocks, so that few rows spread over many processors.
+  for (int row = warp * gridDim.x + blockIdx.x; row < a.rows; row += kWarps * gridDim.x) {
+    const std::int32_t id = route_row<kMethod, kPerLane>(a, row, lane, terms);
+    if (!ready) cluster.barrier_wait();
+    ready = true;
+    if (id >= 0) atomicAdd(histogram + id, 1u);
+    __syncwarp();
+  }
+  if (!ready) cluster.barrier_wait();
+  cluster.sync();
+  if (first_block) write_counts(a, threadIdx.x < kMaxExperts ? shared.histogram[threadIdx.x] : 0, shared.warp_sums);
+}
+
+// Any number of rows: a histogram for each block, added to the workspace; the block that finishes last turns it into counts and clears it.
+template <GateMethod kMethod, int kPerLane, int kWarps>
+__global__ void __launch_bounds__(kWarps * 32) gate_grid_kernel(const Arguments a) {
+  __shared__ Shared<kMethod, kWarps> shared;
+  const int lane = threadIdx.x % 32;
+  const int warp = threadIdx.x / 32;
+  for (int e = threadIdx.x; e < kMaxExperts; e += kWarps * 32) shared.histogram[e] = 0;
+  __syncthreads();
+  float* terms = shared.terms[Shared<kMethod, kWarps>::kSoftmax ? warp : 0];
+  for (int row = warp * gridDim.x + blockIdx.x; row < a.rows; row += kWarps * gridDim.x) {
+    const std::int32_t id = route_row<kMethod, kPerLane>(a, row, lane, terms);
+    if (id >= 0) atomicAdd(shared.histogram + id, 1u);
+    __syncwarp();
+  }
+  __syncthreads();
+  std::uint32_t* ticket = a.workspace + kMaxExperts;
+  if (threadIdx.x < kMaxExperts && shared.histogram[threadIdx.x] != 0)
+    atomicAdd(a.workspace + threadIdx.x, shared.histogram[threadIdx.x]);
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    __threadfence();
+    shared.last = atomicAdd(ticket, 1u) == gridDim.x - 1;
+    __threadfence();
+  }
+  __syncthreads();
+  if (!shared.last) return;
+  if (threadIdx.x == 0) *ticket = 0;
+  const bool owner = threadIdx.x < kMaxExperts;
+  write_counts(a, owner ? atomicExch(a.workspace + threadIdx.x, 0u) : 0, shared.warp_sums);
+}
+
+template <GateMethod kMethod, int kPerLane>
+cudaError_t launch(const Arguments& a, GateCudaPath path, cudaStream_t stream) {
+  cudaLaunchConfig_t config = {};
+  config.stream = stream;
+  if (path == GateCudaPath::grid) {
+    constexpr int kWarps = 32;
+    constexpr int kMostBlocks = 1024;
+    config.gridDim = std::clamp((a.rows + kWarps - 1) / kWarps, 1, kMostBlocks);
+    config.blockDim = kWarps * 32;
+    return cudaLaunchKernelEx(&config, gate_grid_kernel<kMethod, kPerLane, kWarps>, a);
+  }
+  const bool wide = path == GateCudaPath::cluster_16;
+  const unsigned blocks = wide ? 16 : 8;
+  auto* const kernel = wide ? gate_cluster_kernel<kMethod, kPerLane, 8> : gate_cluster_kernel<kMethod, kPerLane, 16>;
+  if (wide) {
+    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+    if (error != cudaSuccess) return error;
+  }
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {blocks, 1, 1};
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  config.gridDim = blocks;
+  config.blockDim = wide ? 256 : 512;
+  return cudaLaunchKernelEx(&config, kernel, a);
+}
+
+template <GateMethod kMethod>
+cudaError_t launch_for(int per_lane, const Arguments& a, GateCudaPath path, cudaStream_t stream) {
+  switch (per_lane) {
+    case 1:
+      return launch<kMethod, 1>(a, path, stream);
+    case 2:
+      return launch<kMethod, 2>(a, path, stream);
+    case 4:
+      return launch<kMethod, 4>(a, path, stream);
+    case 5:
+      return launch<kMethod, 5>(a, path, stream);
+    default:
+      return launch<kMethod, 8>(a, path, stream);
+  }
+}
+
+// The fewest experts in a lane such that 32 lanes hold them all and no lane holds experts of two groups; 0 if there is none.
+int experts_per_lane(const GateConfig& config) {
+  const bool grouped = config.method != GateMethod::softmax_greedy;
+  const int group_size = grouped ? config.experts / config.groups : config.experts;
+  for (const int per_lane : {1, 2, 4, 5, 8})
+    if (config.experts <= 32 * per_lane && (!grouped || group_size % per_lane == 0)) return per_lane;
+  return 0;
+}
+
+}  // namespace
+
+GateCudaPath gate_cuda_path_for(int rows) { return rows <= 256 ? GateCudaPath::cluster_8 : GateCudaPath::grid; }
+
+cudaError_t gate_cuda(const GateCudaCall& call, GateCudaPath path, cudaStream_t stream) {
+  const int per_lane = experts_per_lane(call.config);
+  if (per_lane == 0 || call.config.top_k > 32 || call.rows < 0) return cudaErrorInvalidValue;
+  const bool aligned = reinterpret_cast<std::uintptr_t>(call.logits) % 16 == 0 && call.ld_logits % 4 == 0;
+  const Arguments a = {call.config, call.logits, call.ld_logits, call.rows, call.ids, call.weights, call.counts, call.offsets, call.workspace,
+                       aligned && call.config.experts % per_lane == 0};
+  switch (call.config.method) {
+    case GateMethod::softmax_greedy:
+      return launch_for<GateMethod::softmax_greedy>(per_lane, a, path, stream);
+    case GateMethod::softmax_group_limited:
+      return launch_for<GateMethod::softmax_group_limited>(per_lane, a, path, stream);
+    case GateMethod::sigmoid_noaux_tc:
+      return launch_for<GateMethod::sigmoid_noaux_tc>(per_lane, a, path, stream);
+  }
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace pelagic
