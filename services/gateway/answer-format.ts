@@ -189,7 +189,10 @@ function promptIds(head: AnswerHead): { prompt_token_ids?: number[] } {
 }
 
 function textOf(pieces: OutputPiece[], kind: OutputPiece["kind"]): string {
-  return pieces.filter((piece) => piece.kind === kind).map((piece) => piece.text).join("");
+  return pieces
+    .filter((piece) => piece.kind === kind)
+    .map((piece) => piece.text)
+    .join("");
 }
 
 function chatLogprob(entry: LogprobEntry, table: TokenTable): TokenLogprob {

@@ -14,11 +14,22 @@ function setup(scripts: Record<string, Script | ((attempt: number) => Script)>) 
   const clock = new ManualClock();
   const bus = new MemoryBus(clock);
   const client = new DispatchClient({ bus, clock, subjects: subjects("test"), gatewayId: "gateway-0", leaseMs, log: silentLog });
-  const directory = new WorkerDirectory({ bus, clock, subjects: subjects("test"), log: silentLog, onGone: (instance) => client.workerGone(instance) });
+  const directory = new WorkerDirectory({
+    bus,
+    clock,
+    subjects: subjects("test"),
+    log: silentLog,
+    onGone: (instance) => client.workerGone(instance),
+  });
   const workers = Object.fromEntries(
     Object.entries(scripts).map(([workerId, script]) => {
       let attempts = 0;
-      const decode = new ScriptedDecode({ bus, clock, workerId, script: () => (typeof script === "function" ? script(attempts++) : script) });
+      const decode = new ScriptedDecode({
+        bus,
+        clock,
+        workerId,
+        script: () => (typeof script === "function" ? script(attempts++) : script),
+      });
       return [workerId, decode];
     }),
   );

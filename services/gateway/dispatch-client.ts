@@ -204,7 +204,11 @@ export class Generation implements AsyncIterable<TokenBatch> {
   private disconnectedSinceMs: number | null = null;
 
   /** Received and not yet read; bounded by the request's maxTokens. */
-  private readonly batch: { tokens: number[]; logprobs: TokenBatch["logprobs"]; digests: string[] } = { tokens: [], logprobs: [], digests: [] };
+  private readonly batch: { tokens: number[]; logprobs: TokenBatch["logprobs"]; digests: string[] } = {
+    tokens: [],
+    logprobs: [],
+    digests: [],
+  };
   private waiter: Waiter | null = null;
 
   /** @internal */
@@ -349,7 +353,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
     const current = this.attemptId === attemptId && !this.isOver;
     if (outcome === "accepted" && current) return "accepted";
     subscription.unsubscribe();
-    if (outcome === null || outcome === "accepted" || outcome.retryAfterMs === undefined) void this.client.cancelAttempt(workerId, attemptId);
+    if (outcome === null || outcome === "accepted" || outcome.retryAfterMs === undefined)
+      void this.client.cancelAttempt(workerId, attemptId);
     // Somebody else took over (a worker that went away, an end): nothing is left to do here.
     if (!current) return "accepted";
     this.workerId = null;
@@ -486,7 +491,10 @@ export class Generation implements AsyncIterable<TokenBatch> {
       return;
     }
     this.lostWith = error;
-    this.client.options.log.warn({ requestId: this.request.requestId, workerId: this.workerId, reason: error.message }, "dispatching again");
+    this.client.options.log.warn(
+      { requestId: this.request.requestId, workerId: this.workerId, reason: error.message },
+      "dispatching again",
+    );
     this.excluded.add(this.workerId);
     this.leaveAttempt();
     this.begin();

@@ -27,9 +27,13 @@ export function thinkingWanted(request: ChatCompletionRequest): boolean {
 
 export function chatPrompt(request: ChatCompletionRequest, model: ServedModel): PromptSource {
   if (model.table === null) {
-    throw new PelagicError("invalid_request", `the model ${model.name} has no tokenizer.json: use /v1/completions with token ids as the prompt`, {
-      param: "messages",
-    });
+    throw new PelagicError(
+      "invalid_request",
+      `the model ${model.name} has no tokenizer.json: use /v1/completions with token ids as the prompt`,
+      {
+        param: "messages",
+      },
+    );
   }
   const messages = request.messages.map(promptMessage);
   const bytes = messages.reduce((sum, message) => sum + Buffer.byteLength(message.content), 0);
@@ -41,7 +45,9 @@ export function completionPrompt(request: CompletionRequest, model: ServedModel)
   const prompt = Array.isArray(given) && typeof given[0] !== "number" ? (given[0] as string | number[]) : (given as string | number[]);
   if (typeof prompt === "string") {
     if (model.table === null) {
-      throw new PelagicError("invalid_request", `the model ${model.name} has no tokenizer.json: give the prompt as token ids`, { param: "prompt" });
+      throw new PelagicError("invalid_request", `the model ${model.name} has no tokenizer.json: give the prompt as token ids`, {
+        param: "prompt",
+      });
     }
     return { job: { kind: "text", text: prompt }, bytes: Buffer.byteLength(prompt) };
   }
@@ -119,7 +125,9 @@ function promptMessage(message: ChatMessage): PromptMessage {
 
 function checkTokenId(id: number, model: ServedModel, param: string): void {
   if (id >= model.folder.vocabularySize) {
-    throw new PelagicError("invalid_request", `${param}: ${id} is no token id of this model, which has ${model.folder.vocabularySize}`, { param });
+    throw new PelagicError("invalid_request", `${param}: ${id} is no token id of this model, which has ${model.folder.vocabularySize}`, {
+      param,
+    });
   }
 }
 

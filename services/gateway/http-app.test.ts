@@ -52,7 +52,12 @@ describe("chat completions", () => {
     expect(JSON.parse(response.headers.get("x-pelagic-route") ?? "")).toMatchObject({ decode: "decode-0", prefill: null });
     const answer = ChatCompletion.parse(await response.json());
     expect(answer.choices).toEqual([
-      { index: 0, message: { role: "assistant", content: "663 é", reasoning_content: "why\n", refusal: null }, logprobs: null, finish_reason: "stop" },
+      {
+        index: 0,
+        message: { role: "assistant", content: "663 é", reasoning_content: "why\n", refusal: null },
+        logprobs: null,
+        finish_reason: "stop",
+      },
     ]);
     // bos, User, "hi", Assistant, <think>, newline; 4 of reasoning, the tag, 2 newlines, 6 bytes, the end of sentence.
     expect(answer.usage).toEqual({
@@ -72,7 +77,10 @@ describe("chat completions", () => {
     expect(all.pop()).toBe("[DONE]");
     const chunks = all.map((chunk) => ChatCompletionChunk.parse(chunk));
     expect(new Set(chunks.map((chunk) => chunk.id)).size).toBe(1);
-    expect(chunks.pop()).toMatchObject({ choices: [], usage: { completion_tokens: 9, completion_tokens_details: { reasoning_tokens: 2 } } });
+    expect(chunks.pop()).toMatchObject({
+      choices: [],
+      usage: { completion_tokens: 9, completion_tokens_details: { reasoning_tokens: 2 } },
+    });
     expect(chunks.pop()?.choices[0]).toMatchObject({ delta: {}, finish_reason: "stop" });
     expect(chunks.shift()?.choices[0]?.delta).toEqual({ role: "assistant", content: "" });
     const deltas = chunks.map((chunk) => chunk.choices[0]?.delta ?? {});
@@ -85,7 +93,11 @@ describe("chat completions", () => {
     stack.decode.script = () => say("abc", { gapMs: 100 });
     const response = await post("/v1/chat/completions", chatBody({ stream: true }));
     const first = await (response.body as ReadableStream<Uint8Array>).getReader().read();
-    expect(Buffer.from(first.value as Uint8Array).toString().match(/data: /g)).toHaveLength(2);
+    expect(
+      Buffer.from(first.value as Uint8Array)
+        .toString()
+        .match(/data: /g),
+    ).toHaveLength(2);
   });
 
   it("end at a stop string in the answer, and stop decode", async () => {
@@ -100,7 +112,17 @@ describe("chat completions", () => {
     stack.decode.script = () => say("x", { reason: "length" });
     await post(
       "/v1/chat/completions",
-      chatBody({ max_tokens: 3, max_completion_tokens: 2, temperature: 0.5, top_k: 4, top_p: 0.9, seed: -1, logit_bias: { "65": 2 }, stop_token_ids: [10], logprobs: true }),
+      chatBody({
+        max_tokens: 3,
+        max_completion_tokens: 2,
+        temperature: 0.5,
+        top_k: 4,
+        top_p: 0.9,
+        seed: -1,
+        logit_bias: { "65": 2 },
+        stop_token_ids: [10],
+        logprobs: true,
+      }),
     );
     const [dispatch] = stack.decode.dispatches;
     expect(dispatch?.body).toMatchObject({
@@ -117,9 +139,15 @@ describe("chat completions", () => {
 
   it("report logprobs and digests", async () => {
     stack.decode.script = () => say("r</think>ok");
-    const answer = ChatCompletion.parse(await (await post("/v1/chat/completions", chatBody({ logprobs: true, top_logprobs: 2, pelagic: { digests: true } }))).json());
+    const answer = ChatCompletion.parse(
+      await (await post("/v1/chat/completions", chatBody({ logprobs: true, top_logprobs: 2, pelagic: { digests: true } }))).json(),
+    );
     expect(answer.choices[0]?.logprobs?.content.map((entry) => entry.token)).toEqual(["o", "k"]);
-    expect(answer.choices[0]?.logprobs?.reasoning_content?.[0]).toMatchObject({ token: "r", bytes: [114], top_logprobs: [{ token: "r" }, { token: "A" }] });
+    expect(answer.choices[0]?.logprobs?.reasoning_content?.[0]).toMatchObject({
+      token: "r",
+      bytes: [114],
+      top_logprobs: [{ token: "r" }, { token: "A" }],
+    });
     expect(answer.choices[0]?.logits_digests).toHaveLength(5);
   });
 });
@@ -128,7 +156,9 @@ describe("completions", () => {
   it("take text or token ids and give whole text", async () => {
     stack.decode.script = () => say("a</think>b", { reason: "length" });
     for (const prompt of ["hi", [104, 105], ["hi"], [[104, 105]]]) {
-      const answer = Completion.parse(await (await post("/v1/completions", { model: "pilot", prompt, logprobs: 1, return_token_ids: true })).json());
+      const answer = Completion.parse(
+        await (await post("/v1/completions", { model: "pilot", prompt, logprobs: 1, return_token_ids: true })).json(),
+      );
       expect(answer.choices[0]).toMatchObject({ text: "a</think>b", finish_reason: "length", token_ids: [97, 261, 98] });
       expect(answer.prompt_token_ids).toEqual([104, 105]);
     }
@@ -141,7 +171,9 @@ describe("completions", () => {
     await stack.close();
     stack = await startGatewayUnderTest({ tokenizer: false });
     stack.decode.script = () => ({ tokens: [5, 6], reason: "length" });
-    const answer = Completion.parse(await (await post("/v1/completions", { model: "pilot", prompt: [1, 2], return_token_ids: true })).json());
+    const answer = Completion.parse(
+      await (await post("/v1/completions", { model: "pilot", prompt: [1, 2], return_token_ids: true })).json(),
+    );
     expect(answer.choices[0]).toMatchObject({ text: "", token_ids: [5, 6] });
     const all = await events(await post("/v1/completions", { model: "pilot", prompt: [1, 2], return_token_ids: true, stream: true }));
     expect(all.slice(0, -1).flatMap((chunk) => CompletionChunk.parse(chunk).choices[0]?.token_ids ?? [])).toEqual([5, 6]);
@@ -177,7 +209,11 @@ describe("refusals", () => {
       [{ min_tokens: 2 }, "min_tokens"],
     ];
     for (const [more, param] of cases) {
-      expect(await errorOf(await post("/v1/chat/completions", chatBody(more)))).toMatchObject({ status: 400, code: "invalid_request", param });
+      expect(await errorOf(await post("/v1/chat/completions", chatBody(more)))).toMatchObject({
+        status: 400,
+        code: "invalid_request",
+        param,
+      });
     }
     for (const prompt of [["a", "b"], [1, -1], [1.5], 7, [[1], [2]], [999], ""]) {
       expect(await errorOf(await post("/v1/completions", { model: "pilot", prompt }))).toMatchObject({ status: 400, param: "prompt" });
@@ -186,7 +222,17 @@ describe("refusals", () => {
   });
 
   it("leave alone what they do not know or need not honour", async () => {
-    const harmless = { n: 1, tools: [], tool_choice: "none", stop: null, user: "u", metadata: { a: 1 }, response_format: { type: "text" }, something_new: {}, seed: null };
+    const harmless = {
+      n: 1,
+      tools: [],
+      tool_choice: "none",
+      stop: null,
+      user: "u",
+      metadata: { a: 1 },
+      response_format: { type: "text" },
+      something_new: {},
+      seed: null,
+    };
     expect((await post("/v1/chat/completions", chatBody(harmless))).status).toBe(200);
     expect(await stack.registry.metrics()).toContain("pelagic_gateway_unknown_fields_total 1");
   });
@@ -194,17 +240,26 @@ describe("refusals", () => {
   it("keep to the context", async () => {
     const long = await errorOf(await post("/v1/completions", { model: "pilot", prompt: "x".repeat(8192) }));
     expect(long).toMatchObject({ status: 400, code: "context_length_exceeded" });
-    expect(await errorOf(await post("/v1/completions", { model: "pilot", prompt: "x".repeat(100_000) }))).toMatchObject({ code: "context_length_exceeded" });
+    expect(await errorOf(await post("/v1/completions", { model: "pilot", prompt: "x".repeat(100_000) }))).toMatchObject({
+      code: "context_length_exceeded",
+    });
     const answer = await errorOf(await post("/v1/chat/completions", chatBody({ max_completion_tokens: 8192 })));
     expect(answer).toMatchObject({ status: 400, code: "context_length_exceeded", param: "max_completion_tokens" });
   });
 
   it("of bodies that are no JSON, too deep, too large or of another type", async () => {
-    expect(await errorOf(await post("/v1/chat/completions", "{"))).toMatchObject({ status: 400, message: "the body is not valid JSON in UTF-8" });
+    expect(await errorOf(await post("/v1/chat/completions", "{"))).toMatchObject({
+      status: 400,
+      message: "the body is not valid JSON in UTF-8",
+    });
     expect(await errorOf(await post("/v1/chat/completions", "[]"))).toMatchObject({ status: 400 });
     expect(await errorOf(await post("/v1/chat/completions", `{"model":${"[".repeat(100_000)}`))).toMatchObject({ status: 400 });
-    expect(await errorOf(await post("/v1/chat/completions", JSON.stringify(chatBody({ x: "y".repeat(2 ** 20) }))))).toMatchObject({ status: 413 });
-    expect(await errorOf(await post("/v1/chat/completions", "x", { headers: { "content-type": "text/plain" } }))).toMatchObject({ status: 400 });
+    expect(await errorOf(await post("/v1/chat/completions", JSON.stringify(chatBody({ x: "y".repeat(2 ** 20) }))))).toMatchObject({
+      status: 413,
+    });
+    expect(await errorOf(await post("/v1/chat/completions", "x", { headers: { "content-type": "text/plain" } }))).toMatchObject({
+      status: 400,
+    });
     expect(stack.gateway.bodyBudget.usedBytes).toBe(0);
   });
 
@@ -214,7 +269,11 @@ describe("refusals", () => {
     const wrong = await fetch(`${stack.url}/v1/chat/completions`);
     expect(wrong.headers.get("allow")).toBe("POST");
     expect(await errorOf(wrong)).toMatchObject({ status: 405, code: "method_not_allowed" });
-    expect(await errorOf(await post("/v1/chat/completions", { ...chatBody(), model: "gpt" }))).toMatchObject({ status: 404, code: "model_not_found", param: "model" });
+    expect(await errorOf(await post("/v1/chat/completions", { ...chatBody(), model: "gpt" }))).toMatchObject({
+      status: 404,
+      code: "model_not_found",
+      param: "model",
+    });
     expect(await errorOf(await fetch(`${stack.url}/v1/models/gpt`))).toMatchObject({ status: 404, code: "model_not_found" });
   });
 
@@ -283,7 +342,9 @@ describe("failures", () => {
     const socket = connect({ host: hostname, port: Number(port) });
     socket.on("error", () => undefined);
     const body = JSON.stringify(chatBody({ stream: true, logprobs: true, top_logprobs: 2, max_tokens: 100_000 }));
-    socket.write(`POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`);
+    socket.write(
+      `POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
+    );
     socket.pause();
     await waitFor(() => stack.gateway.admission.running === 1);
     await waitFor(() => stack.gateway.admission.running === 0, 10_000);

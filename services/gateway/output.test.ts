@@ -11,7 +11,11 @@ import { TokenTable } from "./token-table.ts";
 const files = loadTokenizerFiles("models/pilot") as TokenizerFiles;
 const table = new TokenTable(files.json);
 const bytes = (text: string) => [...Buffer.from(text)];
-const [eos, think, endThink] = ["<｜end▁of▁sentence｜>", "<think>", "</think>"].map((token) => table.addedTokenId(token) as number) as [number, number, number];
+const [eos, think, endThink] = ["<｜end▁of▁sentence｜>", "<think>", "</think>"].map((token) => table.addedTokenId(token) as number) as [
+  number,
+  number,
+  number,
+];
 
 /** Cuts a list into consecutive parts of these sizes, over and over. */
 function cut<T>(items: readonly T[], sizes: readonly number[]): T[][] {
@@ -27,13 +31,19 @@ function cut<T>(items: readonly T[], sizes: readonly number[]): T[][] {
 describe("detokenizer", () => {
   it("gives the text of any bytes, and never half a character", () => {
     fc.assert(
-      fc.property(fc.oneof(fc.string({ unit: "binary" }).map((text) => Buffer.from(text)), fc.uint8Array()), (data) => {
-        const detokenizer = new Detokenizer(table);
-        const pieces = [...data].map((byte) => detokenizer.push(byte));
-        pieces.push(detokenizer.flush());
-        expect(pieces.join("")).toBe(new TextDecoder("utf-8", { ignoreBOM: true }).decode(data));
-        for (const piece of pieces) expect(Buffer.from(piece).toString()).toBe(piece);
-      }),
+      fc.property(
+        fc.oneof(
+          fc.string({ unit: "binary" }).map((text) => Buffer.from(text)),
+          fc.uint8Array(),
+        ),
+        (data) => {
+          const detokenizer = new Detokenizer(table);
+          const pieces = [...data].map((byte) => detokenizer.push(byte));
+          pieces.push(detokenizer.flush());
+          expect(pieces.join("")).toBe(new TextDecoder("utf-8", { ignoreBOM: true }).decode(data));
+          for (const piece of pieces) expect(Buffer.from(piece).toString()).toBe(piece);
+        },
+      ),
     );
   });
 });
@@ -54,7 +64,10 @@ describe("stop matcher", () => {
         const matcher = new StopMatcher(stops);
         let out = "";
         let stop: string | null = null;
-        for (const part of cut([...text], cuts.map((size) => size + 1))) {
+        for (const part of cut(
+          [...text],
+          cuts.map((size) => size + 1),
+        )) {
           const result = matcher.push(part.join(""));
           out += result.text;
           stop = result.stop;
@@ -119,18 +132,29 @@ describe("output assembler", () => {
     const all: OutputPiece[] = [];
     for (const part of cut(tokens, cuts)) {
       const pieces: OutputPiece[] = [];
-      assembler.push(Uint32Array.from(part), part.map((token) => ({ logprob: -token, top: [] })), pieces);
+      assembler.push(
+        Uint32Array.from(part),
+        part.map((token) => ({ logprob: -token, top: [] })),
+        pieces,
+      );
       all.push(...pieces);
       if (assembler.stopped) break;
     }
     assembler.finish(all);
-    const text = (kind: OutputPiece["kind"]) => all.filter((piece) => piece.kind === kind).map((piece) => piece.text).join("");
-    const logprobs = (kind: OutputPiece["kind"]) => all.filter((piece) => piece.kind === kind).flatMap((piece) => piece.logprobs.map((entry) => entry.tokenId));
+    const text = (kind: OutputPiece["kind"]) =>
+      all
+        .filter((piece) => piece.kind === kind)
+        .map((piece) => piece.text)
+        .join("");
+    const logprobs = (kind: OutputPiece["kind"]) =>
+      all.filter((piece) => piece.kind === kind).flatMap((piece) => piece.logprobs.map((entry) => entry.tokenId));
     return { assembler, all, reasoning: text("reasoning"), content: text("content"), logprobs };
   }
 
   it("splits at the token and counts", () => {
-    const { assembler, reasoning, content, logprobs } = assemble([...bytes("why\n"), endThink, ...bytes("\n\nso"), eos], { thinking: true });
+    const { assembler, reasoning, content, logprobs } = assemble([...bytes("why\n"), endThink, ...bytes("\n\nso"), eos], {
+      thinking: true,
+    });
     expect({ reasoning, content }).toEqual({ reasoning: "why\n", content: "so" });
     expect(assembler.completionTokens).toBe(10);
     expect(assembler.reasoningTokens).toBe(4);
@@ -139,7 +163,10 @@ describe("output assembler", () => {
   });
 
   it("knows a repeated <think>, thinking off, and an answer cut in its reasoning", () => {
-    expect(assemble([think, ...bytes("\nwhy"), endThink, ...bytes("so")], { thinking: true })).toMatchObject({ reasoning: "why", content: "so" });
+    expect(assemble([think, ...bytes("\nwhy"), endThink, ...bytes("so")], { thinking: true })).toMatchObject({
+      reasoning: "why",
+      content: "so",
+    });
     expect(assemble(bytes("so"), { thinking: false })).toMatchObject({ reasoning: "", content: "so" });
     expect(assemble(bytes("why"), { thinking: true })).toMatchObject({ reasoning: "why", content: "" });
   });

@@ -56,7 +56,10 @@ describe("chat prompts of the pilot", () => {
 
   it("keep the roles' own tokens apart from what users write", () => {
     const control = files.json.added_tokens.map((token) => token.content);
-    const piece = fc.oneof(fc.constantFrom(...control, "<", "<｜", "｜User｜>", "think>", "\ufdd0"), fc.string({ unit: "binary", maxLength: 4 }));
+    const piece = fc.oneof(
+      fc.constantFrom(...control, "<", "<｜", "｜User｜>", "think>", "\ufdd0"),
+      fc.string({ unit: "binary", maxLength: 4 }),
+    );
     const content = fc.array(piece, { maxLength: 6 }).map((parts) => parts.join(""));
     // Two system messages stand side by side in this template: a token must not form across the seam either.
     fc.assert(

@@ -70,9 +70,13 @@ export class PromptEncoder {
         enable_thinking: prompt.thinking,
       });
     } catch (error) {
-      throw new PelagicError("invalid_request", `messages: the model's chat template refuses them: ${error instanceof Error ? error.message : String(error)}`, {
-        param: "messages",
-      });
+      throw new PelagicError(
+        "invalid_request",
+        `messages: the model's chat template refuses them: ${error instanceof Error ? error.message : String(error)}`,
+        {
+          param: "messages",
+        },
+      );
     }
     const complete = this.completeThinkBlock(rendered, prompt.thinking, mark);
     return { tokens: Uint32Array.from(this.encodeParts(complete, mark)), insideThink: endsWithTag(complete.trimEnd(), openTag, mark) };
@@ -97,7 +101,8 @@ export class PromptEncoder {
     for (const part of this.splitter.split(text, mark)) {
       const id = part.added ? this.addedIds.get(part.text) : undefined;
       if (id !== undefined) ids.push(id);
-      else if (part.text !== "") appendAll(ids, this.plain.encode(mark === "" ? part.text : part.text.replaceAll(mark, ""), { add_special_tokens: false }).ids);
+      else if (part.text !== "")
+        appendAll(ids, this.plain.encode(mark === "" ? part.text : part.text.replaceAll(mark, ""), { add_special_tokens: false }).ids);
     }
     return ids;
   }
@@ -163,7 +168,9 @@ function unusedCharacter(messages: readonly PromptMessage[]): string {
     const character = String.fromCharCode(code);
     if (!messages.some((message) => message.content.includes(character))) return character;
   }
-  throw new PelagicError("invalid_request", "messages: contain every noncharacter from U+FDD0 to U+FDEF; remove one", { param: "messages" });
+  throw new PelagicError("invalid_request", "messages: contain every noncharacter from U+FDD0 to U+FDEF; remove one", {
+    param: "messages",
+  });
 }
 
 function appendAll(to: number[], from: readonly number[]): void {

@@ -28,8 +28,13 @@ const busy = (running: number) => ({ requests: { running, waiting: running, maxW
 
 describe("router", () => {
   it("prefers the worker that has the prefix, unless it is much busier", () => {
-    expect(route(snapshot(decode("d0"), decode("d1", { snapshot: keys })), request())).toMatchObject({ decode: { workerId: "d1" }, hitTokens: 512 });
-    expect(route(snapshot(decode("d0"), decode("d1", { snapshot: keys, ...busy(16) })), request())).toMatchObject({ decode: { workerId: "d0" } });
+    expect(route(snapshot(decode("d0"), decode("d1", { snapshot: keys })), request())).toMatchObject({
+      decode: { workerId: "d1" },
+      hitTokens: 512,
+    });
+    expect(route(snapshot(decode("d0"), decode("d1", { snapshot: keys, ...busy(16) })), request())).toMatchObject({
+      decode: { workerId: "d0" },
+    });
   });
 
   it("prefers free blocks", () => {
@@ -39,11 +44,16 @@ describe("router", () => {
 
   it("names a prefill worker for a long uncached prompt only", () => {
     expect(route(snapshot(decode("d0"), prefill("p0")), request())?.prefill).toEqual({ workerId: "p0" });
-    expect(route(snapshot(decode("d0", { snapshot: keys }), prefill("p0")), request())).toMatchObject({ prefill: null, uncachedTokens: 87 });
+    expect(route(snapshot(decode("d0", { snapshot: keys }), prefill("p0")), request())).toMatchObject({
+      prefill: null,
+      uncachedTokens: 87,
+    });
     expect(route(snapshot(decode("d0")), request())).toMatchObject({ prefill: null, reason: "no prefill worker is ready" });
     const other = prefill("p0", { numericsId: "c".repeat(64) });
     expect(route(snapshot(decode("d0"), other), request())?.prefill).toBeNull();
-    expect(route(snapshot(decode("d0"), prefill("p0", { queuedPrefillTokens: 9_000 }), prefill("p1")), request())?.prefill).toEqual({ workerId: "p1" });
+    expect(route(snapshot(decode("d0"), prefill("p0", { queuedPrefillTokens: 9_000 }), prefill("p1")), request())?.prefill).toEqual({
+      workerId: "p1",
+    });
   });
 
   it("asks nobody who is not ready, excluded, or serves another model", () => {
@@ -75,30 +85,38 @@ describe("router", () => {
       step: fc.constantFrom(0, 0.01, 0.1),
     });
     fc.assert(
-      fc.property(fc.array(worker, { minLength: 1, maxLength: 5 }), fc.shuffledSubarray([0, 1, 2, 3, 4], { minLength: 5 }), (workers, order) => {
-        const states = workers.map((one, index) =>
-          decode(`d${index}`, {
-            requests: { running: one.running, waiting: 0, maxWaiting: 16 },
-            queuedPrefillTokens: one.queued,
-            blocks: { total: 100, free: one.free, cached: 0 },
-            snapshot: keys.slice(0, one.hits),
-            rates: { prefillTokensPerSecond: one.rate, decodeStepSeconds: one.step, transferBytesPerSecond: 0 },
-          }),
-        );
-        const chosen = route(snapshot(...states), request());
-        const shuffled = order.filter((index) => index < states.length).map((index) => states[index] as WorkerState);
-        expect(route(snapshot(...shuffled), request())).toEqual(chosen);
-        const worse = states.map((state) =>
-          state.workerId === chosen?.decode.workerId ? state : { ...state, queuedPrefillTokens: state.queuedPrefillTokens + 1_000 },
-        );
-        expect(route(snapshot(...worse), request())?.decode).toEqual(chosen?.decode);
-        for (const seconds of Object.values(chosen?.cost ?? {})) expect(seconds).toBeGreaterThanOrEqual(0);
-      }),
+      fc.property(
+        fc.array(worker, { minLength: 1, maxLength: 5 }),
+        fc.shuffledSubarray([0, 1, 2, 3, 4], { minLength: 5 }),
+        (workers, order) => {
+          const states = workers.map((one, index) =>
+            decode(`d${index}`, {
+              requests: { running: one.running, waiting: 0, maxWaiting: 16 },
+              queuedPrefillTokens: one.queued,
+              blocks: { total: 100, free: one.free, cached: 0 },
+              snapshot: keys.slice(0, one.hits),
+              rates: { prefillTokensPerSecond: one.rate, decodeStepSeconds: one.step, transferBytesPerSecond: 0 },
+            }),
+          );
+          const chosen = route(snapshot(...states), request());
+          const shuffled = order.filter((index) => index < states.length).map((index) => states[index] as WorkerState);
+          expect(route(snapshot(...shuffled), request())).toEqual(chosen);
+          const worse = states.map((state) =>
+            state.workerId === chosen?.decode.workerId ? state : { ...state, queuedPrefillTokens: state.queuedPrefillTokens + 1_000 },
+          );
+          expect(route(snapshot(...worse), request())?.decode).toEqual(chosen?.decode);
+          for (const seconds of Object.values(chosen?.cost ?? {})) expect(seconds).toBeGreaterThanOrEqual(0);
+        },
+      ),
     );
   });
 
   it("explains itself in a header", () => {
     const chosen = route(snapshot(decode("d0"), prefill("p0")), request());
-    expect(JSON.parse(explainRoute(chosen as NonNullable<typeof chosen>))).toMatchObject({ decode: "d0", prefill: "p0", uncachedTokens: 599 });
+    expect(JSON.parse(explainRoute(chosen as NonNullable<typeof chosen>))).toMatchObject({
+      decode: "d0",
+      prefill: "p0",
+      uncachedTokens: 599,
+    });
   });
 });

@@ -84,7 +84,10 @@ describe("state view", () => {
 
   it("says that a stopped worker is gone", () => {
     const view = fold([workerState("decode-0")]);
-    expect(view.apply(workerState("decode-0", "decode", { state: "stopped" }), 1).gone).toEqual({ workerId: "decode-0", instanceId: "decode-0-1" });
+    expect(view.apply(workerState("decode-0", "decode", { state: "stopped" }), 1).gone).toEqual({
+      workerId: "decode-0",
+      instanceId: "decode-0-1",
+    });
     expect(view.snapshot(1).workers).toEqual([]);
   });
 

@@ -128,10 +128,11 @@ export class StateView {
   }
 
   snapshot(nowMs: number): RoutingSnapshot {
-    const workers = [...this.entries.values()].map(({ view, lastSeenMs, heartbeatMs }): WorkerView =>
-      nowMs - lastSeenMs > suspectHeartbeats * heartbeatMs
-        ? { ...view, state: "silent", reason: `no heartbeat for ${suspectHeartbeats * heartbeatMs} ms` }
-        : view,
+    const workers = [...this.entries.values()].map(
+      ({ view, lastSeenMs, heartbeatMs }): WorkerView =>
+        nowMs - lastSeenMs > suspectHeartbeats * heartbeatMs
+          ? { ...view, state: "silent", reason: `no heartbeat for ${suspectHeartbeats * heartbeatMs} ms` }
+          : view,
     );
     workers.sort((a, b) => (a.workerId < b.workerId ? -1 : 1));
     return { workers };

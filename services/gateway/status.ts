@@ -11,6 +11,8 @@ export function gatewayStatus(gateway: Gateway, id: string): object {
       uptimeSeconds: Math.floor(process.uptime()),
       requests: { running: gateway.admission.running, cancelling: gateway.client.cancellationsPending },
     },
-    workers: gateway.directory.snapshot().workers.map(({ blockKeys, unreported: _, ...worker }) => ({ ...worker, knownBlockKeys: blockKeys.size })),
+    workers: gateway.directory
+      .snapshot()
+      .workers.map(({ blockKeys, unreported: _, ...worker }) => ({ ...worker, knownBlockKeys: blockKeys.size })),
   };
 }

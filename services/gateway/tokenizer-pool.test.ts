@@ -26,7 +26,9 @@ describe("tokenizer pool", () => {
     const prompts = await Promise.all(Array.from({ length: 8 }, (_, i) => threads.encode({ kind: "text", text: "x".repeat(i + 1) })));
     expect(prompts.map((prompt) => prompt.tokens.length)).toEqual([1, 2, 3, 4, 5, 6, 7, 8]);
     const full = Array.from({ length: 32 }, (_, i) => String.fromCharCode(0xfdd0 + i)).join("");
-    await expect(threads.encode({ kind: "chat", prompt: { thinking: true, messages: [{ role: "user", content: full }] } })).rejects.toMatchObject({
+    await expect(
+      threads.encode({ kind: "chat", prompt: { thinking: true, messages: [{ role: "user", content: full }] } }),
+    ).rejects.toMatchObject({
       code: "invalid_request",
       param: "messages",
     });
@@ -36,7 +38,12 @@ describe("tokenizer pool", () => {
     const threads = start({ maxWaiting: 2 });
     await threads.ready();
     const long = { kind: "text" as const, text: "word ".repeat(50_000) };
-    const jobs = Array.from({ length: 4 }, () => threads.encode(long).then(() => "done", (error: { code: string }) => error.code));
+    const jobs = Array.from({ length: 4 }, () =>
+      threads.encode(long).then(
+        () => "done",
+        (error: { code: string }) => error.code,
+      ),
+    );
     expect(await Promise.all(jobs)).toEqual(["done", "done", "done", "overloaded"]);
   });
 

@@ -129,9 +129,12 @@ export class TokenizerPool implements Encoder {
         this.settle(thread)?.reject(new PelagicError(this.closed ? "shutting_down" : "internal", "the tokenizer thread ended; try again"));
         if (this.closed) return;
         // One that could not load would fail again at once: not in a tight loop.
-        setTimeout(() => {
-          if (!this.closed) void this.startThread().catch(() => undefined);
-        }, thread.ready ? 0 : restartDelayMs);
+        setTimeout(
+          () => {
+            if (!this.closed) void this.startThread().catch(() => undefined);
+          },
+          thread.ready ? 0 : restartDelayMs,
+        );
       });
     });
   }

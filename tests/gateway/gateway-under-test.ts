@@ -27,7 +27,9 @@ export interface GatewayUnderTest {
   close(): Promise<void>;
 }
 
-export async function startGatewayUnderTest(options: { maxRunning?: number; tokenizer?: boolean; limits?: Partial<Gateway["limits"]> } = {}): Promise<GatewayUnderTest> {
+export async function startGatewayUnderTest(
+  options: { maxRunning?: number; tokenizer?: boolean; limits?: Partial<Gateway["limits"]> } = {},
+): Promise<GatewayUnderTest> {
   const bus = new MemoryBus();
   const subjects = subjectsOf("test");
   const log = silentLog;
@@ -51,7 +53,14 @@ export async function startGatewayUnderTest(options: { maxRunning?: number; toke
       cancelling: () => client.cancellationsPending,
       bodyBytes: () => bodyBudget.usedBytes,
     }),
-    limits: { maxBodyBytes: 1024 * 1024, defaultMaxTokens: 32_768, deadlineMs: 20_000, localPrefillTokens: 256, stallMs: 1_000, ...options.limits },
+    limits: {
+      maxBodyBytes: 1024 * 1024,
+      defaultMaxTokens: 32_768,
+      deadlineMs: 20_000,
+      localPrefillTokens: 256,
+      stallMs: 1_000,
+      ...options.limits,
+    },
     debug: true,
     log,
   };

@@ -144,7 +144,17 @@ export class ScriptedDecode {
       attemptId: dispatch.attemptId,
       from,
       ...(from === 0 ? { cacheHitTokens: script.cacheHitTokens ?? 0 } : {}),
-      ...(dispatch.sampling.logprobs === undefined ? {} : { logprobs: [...tokens].map((token) => ({ logprob: -0.5, top: [[token, -0.5], [65, -2]] as [number, number][] })) }),
+      ...(dispatch.sampling.logprobs === undefined
+        ? {}
+        : {
+            logprobs: [...tokens].map((token) => ({
+              logprob: -0.5,
+              top: [
+                [token, -0.5],
+                [65, -2],
+              ] as [number, number][],
+            })),
+          }),
       ...(dispatch.digests ? { digests: [...tokens].map((token) => token.toString(16).padStart(16, "0")) } : {}),
     };
     if (attempt.ready === script.tokens.length && script.hangAfter === undefined) {
