@@ -27,7 +27,7 @@ const history = fc
 
 function fold(messages: readonly WorkerState[]): StateView {
   const view = new StateView();
-  messages.forEach((message, index) => view.apply(message, index));
+  for (const [index, message] of messages.entries()) view.apply(message, index);
   return view;
 }
 const keysOf = (view: StateView) => [...(view.snapshot(0).workers[0]?.blockKeys ?? [])].sort();
