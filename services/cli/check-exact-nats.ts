@@ -18,14 +18,14 @@ export async function answerOverNats(
   decode: number,
   requests: ExactRequest[],
 ): Promise<Map<string, ExactAnswer>> {
-  const localPrefillRows = 64;
+  const localPrefillTokens = 64;
   const stack = await startStack({
     model: dir,
     prefill,
     decode,
     kvDtype,
     gateway: false,
-    env: { PELAGIC_LOCAL_PREFILL_ROWS: String(localPrefillRows) },
+    env: { PELAGIC_LOCAL_PREFILL_TOKENS: String(localPrefillTokens) },
   });
   try {
     const { user, password, processId } = stack.credentialsFor("gateway");
@@ -59,9 +59,11 @@ export async function answerOverNats(
           answer.tokens.push(...batch.tokens);
           answer.digests.push(...batch.digests);
         }
-        const remote = request.promptLength - 1 >= localPrefillRows;
+        const remote = request.promptLength - 1 >= localPrefillTokens;
         if ((generation.prefilledBy !== undefined) !== remote) {
-          throw new Error(`${request.id}: prefilled by ${generation.prefilledBy ?? "decode"}, a prefill worker was ${remote ? "" : "not "}expected`);
+          throw new Error(
+            `${request.id}: prefilled by ${generation.prefilledBy ?? "decode"}, a prefill worker was ${remote ? "" : "not "}expected`,
+          );
         }
         return [request.id, answer] as const;
       }),

@@ -22,7 +22,7 @@ await runProcess({
     loaded = core;
     onStop(() => core.stop());
     const worker = new DecodeWorker(core, control, data, {
-      localPrefillRows: config.localPrefillRows,
+      localPrefillTokens: config.localPrefillTokens,
       receiveBudgetBytes: config.receiveBudgetMib * 1024 * 1024,
     });
     onStop(() => worker.stop());

@@ -53,7 +53,7 @@ describe("answers", () => {
   });
 
   test("a long prompt is prefilled by the prefill worker, a short one by decode", async () => {
-    const long = await ask(`${lookup}  `);
+    const long = await ask(`Here are some. ${lookup}`);
     await long.text();
     expect(JSON.parse(long.headers.get("x-pelagic-route") ?? "{}")).toMatchObject({ decode: "decode-0", prefill: "prefill-0" });
     const short = await ask("1+1=?");
@@ -66,7 +66,7 @@ describe("answers", () => {
 
   test("the same seed gives the same sample, another one another", async () => {
     const sample = async (seed: number) => {
-      const body = (await (await ask("Hello", { temperature: 1.5, seed, max_tokens: 40 })).json()) as OpenAI.ChatCompletion;
+      const body = (await (await ask("Reverse qzjxv.", { temperature: 2, seed, max_tokens: 60 })).json()) as OpenAI.ChatCompletion;
       return JSON.stringify(body.choices[0]?.message);
     };
     const [a, again, b] = [await sample(1), await sample(1), await sample(2)];
@@ -78,10 +78,9 @@ describe("answers", () => {
     const short = (await (await ask("What is 127 + 536?", { max_tokens: 5 })).json()) as OpenAI.ChatCompletion;
     expect(short.choices[0]?.finish_reason).toBe("length");
     expect(short.usage?.completion_tokens).toBe(5);
-    const full = (await (await ask("What is 127 + 536?")).json()) as { choices: { message: { reasoning_content: string } }[] };
-    const stopped = (await (await ask("What is 127 + 536?", { stop: "carry" })).json()) as typeof full & OpenAI.ChatCompletion;
-    const reasoning = full.choices[0]?.message.reasoning_content ?? "";
-    expect(stopped.choices[0]?.message.reasoning_content).toBe(reasoning.slice(0, reasoning.indexOf("carry")));
+    // Stop strings are for the answer: a chain of thought may contain them.
+    const stopped = (await (await ask("What is 127 + 536?", { stop: "3" })).json()) as OpenAI.ChatCompletion;
+    expect(stopped.choices[0]?.message.content).toBe("66");
     expect(stopped.choices[0]?.finish_reason).toBe("stop");
   });
 });

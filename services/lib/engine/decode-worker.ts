@@ -13,7 +13,7 @@ import type { WorkerCore } from "./worker-core.ts";
 
 export interface DecodeConfig {
   /** Prompts with fewer uncached rows than this are prefilled here, whatever the gateway named. */
-  localPrefillRows: number;
+  localPrefillTokens: number;
   /** Frame bytes in flight to this worker at most, over all transfers. */
   receiveBudgetBytes: number;
 }
@@ -162,7 +162,7 @@ export class DecodeWorker {
       dirty: false,
     };
     const id = dispatch.attemptId;
-    const remote = dispatch.prefillWorkerId !== null && dispatch.promptLength - 1 >= this.config.localPrefillRows;
+    const remote = dispatch.prefillWorkerId !== null && dispatch.promptLength - 1 >= this.config.localPrefillTokens;
     this.attempts.set(id, attempt);
     try {
       this.core.engine.submit({
@@ -199,7 +199,7 @@ export class DecodeWorker {
     attempt.cacheHitTokens = Math.min(hitRows, dispatch.promptLength - 1);
     if (!remote) return;
     const missing = dispatch.promptLength - 1 - hitRows;
-    if (missing < this.config.localPrefillRows) this.core.engine.activate(dispatch.attemptId, hitRows);
+    if (missing < this.config.localPrefillTokens) this.core.engine.activate(dispatch.attemptId, hitRows);
     else void this.askPrefill(attempt, dispatch.prefillWorkerId as string, hitRows);
   }
 

@@ -34,8 +34,8 @@ export const workerFields = {
 
 /** A decode worker's own. */
 export const decodeFields = {
-  /** Prompts with fewer uncached rows than this are prefilled here. */
-  localPrefillRows: z.coerce.number().int().nonnegative().default(64),
+  /** Prompts with fewer uncached tokens than this are prefilled here. The gateway routes by the same setting. */
+  localPrefillTokens: z.coerce.number().int().nonnegative().default(256),
   /** Frame bytes on their way to this worker at most, over all transfers. */
   receiveBudgetMib: positive.default(16),
 };

@@ -32,7 +32,7 @@ async function startWorker(role: WorkerRole, workerId: string, kvBlocks = engine
 
 async function startDecode(workerId = "decode-0", kvBlocks?: number) {
   const { core, runner, bus } = await startWorker("decode", workerId, kvBlocks);
-  const worker = new DecodeWorker(core, bus, broker.connect(clock), { localPrefillRows: 64, receiveBudgetBytes: 64 * 1024 });
+  const worker = new DecodeWorker(core, bus, broker.connect(clock), { localPrefillTokens: 64, receiveBudgetBytes: 64 * 1024 });
   core.ready();
   return { core, runner, worker };
 }
