@@ -50,6 +50,10 @@ struct Tile {
 
 inline constexpr int kMaxExperts = 1024;
 
+#ifndef PELAGIC_AHEAD
+#define PELAGIC_AHEAD 6
+#endif
+
 // A tile of the output: token rows [row, row + kTokenRows) of the expert, weight rows from weight_row.
 struct Place {
   int expert;
@@ -134,21 +138,18 @@ __device__ void count_tiles(const KernelArguments& arguments, int* prefix, int* 
   __syncthreads();
 }
 
-// total += acc * scale for the slab: a weight scale for the 128 rows, a token scale for each column.
-template <int kTokenRows>
-__device__ __forceinline__ void promote(const float (&acc)[kTokenRows / 2], const float* token_scales, float weight_scale,
-                                        float (&total)[kTokenRows / 2]) {
-  const int column = 2 * (threadIdx.x % 4);
-#pragma unroll
-  for (int j = 0; j < kTokenRows / 8; ++j) {
-    const float2 token = *reinterpret_cast<const float2*>(token_scales + 8 * j + column);
-    const float even = token.x * weight_scale;
-    const float odd = token.y * weight_scale;
-    total[4 * j + 0] = __fmaf_rn(acc[4 * j + 0], even, total[4 * j + 0]);
-    total[4 * j + 1] = __fmaf_rn(acc[4 * j + 1], odd, total[4 * j + 1]);
-    total[4 * j + 2] = __fmaf_rn(acc[4 * j + 2], even, total[4 * j + 2]);
-    total[4 * j + 3] = __fmaf_rn(acc[4 * j + 3], odd, total[4 * j + 3]);
-  }
+// Token scale times weight scale for two neighbouring columns.
+__device__ __forceinline__ float2 scale_pair(const float* token_scales, float weight_scale, int j) {
+  const float2 token = *reinterpret_cast<const float2*>(token_scales + 8 * j + 2 * (threadIdx.x % 4));
+  return {token.x * weight_scale, token.y * weight_scale};
+}
+
+// total += acc * scale for 8 columns of the slab.
+__device__ __forceinline__ void promote(const float* acc, float2 scale, float* total) {
+  total[0] = __fmaf_rn(acc[0], scale.x, total[0]);
+  total[1] = __fmaf_rn(acc[1], scale.y, total[1]);
+  total[2] = __fmaf_rn(acc[2], scale.x, total[2]);
+  total[3] = __fmaf_rn(acc[3], scale.y, total[3]);
 }
 
 __device__ __forceinline__ std::uint32_t pack(float low, float high) {
@@ -293,9 +294,16 @@ __global__ void __launch_bounds__(kThreads, 1)
               sm90::Wgmma<T::kTokenRows>::e4m3(acc, weights + slab * (64 * kRowBytes >> 4) + 2 * i, tokens + 2 * i, i);
             sm90::wgmma_commit();
             sm90::hold(acc);
+            // While the tensor cores work: the first scales, as many as registers are left for.
+            constexpr int kAhead = T::kTokenRows / 8 < PELAGIC_AHEAD ? T::kTokenRows / 8 : PELAGIC_AHEAD;
+            float2 ahead[kAhead + 1];
+#pragma unroll
+            for (int j = 0; j < kAhead; ++j) ahead[j] = scale_pair(token_scales, weight_scale, j);
             sm90::wgmma_wait_all();
             sm90::hold(acc);
-            promote<T::kTokenRows>(acc, token_scales, weight_scale, total[slab]);
+#pragma unroll
+            for (int j = 0; j < T::kTokenRows / 8; ++j)
+              promote(acc + 4 * j, j < kAhead ? ahead[j < kAhead ? j : 0] : scale_pair(token_scales, weight_scale, j), total[slab] + 4 * j);
           }
         } else {
 #pragma unroll

@@ -1,0 +1,50 @@
+// cuda_bench [--json FILE] [--commit ID] [gate] [grouped_gemm]: every op, or those named.
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "cuda/bench.h"
+#include "ops/gate/gate_cuda_bench.h"
+#include "ops/grouped_gemm/grouped_gemm_cuda_bench.h"
+
+int main(int argc, char** argv) {
+  struct Op {
+    const char* name;
+    void (*run)(pelagic::Bench&);
+  };
+  constexpr Op kOps[] = {{"gate", &pelagic::bench_gate}, {"grouped_gemm", &pelagic::bench_grouped_gemm}};
+  std::string json, commit;
+  std::vector<std::string> wanted;
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    if (argument == "--json" && i + 1 < argc) {
+      json = argv[++i];
+    } else if (argument == "--commit" && i + 1 < argc) {
+      commit = argv[++i];
+    } else {
+      wanted.push_back(argument);
+    }
+  }
+  int status = 0;
+  try {
+    pelagic::Bench bench("cuda kernels", commit);
+    for (const Op& op : kOps) {
+      bool run = wanted.empty();
+      for (const std::string& name : wanted) run = run || name == op.name;
+      if (!run) continue;
+      try {
+        op.run(bench);
+      } catch (const std::exception& error) {
+        std::fprintf(stderr, "%s: %s\n", op.name, error.what());
+        status = 1;
+      }
+    }
+    bench.print();
+    if (!json.empty()) bench.write_json(json);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    status = 1;
+  }
+  return status;
+}
