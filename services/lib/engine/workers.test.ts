@@ -338,6 +338,21 @@ describe("when something goes wrong", () => {
   });
 });
 
+test("a worker that differs from the numerics id its model folder carries is not ready, and says so", async () => {
+  const dir = mkdtempSync(join(tmpdir(), "pelagic-model-"));
+  writeFileSync(join(dir, "config.json"), "{}");
+  writeFileSync(join(dir, "numerics.json"), JSON.stringify({ bfloat16: "0".repeat(64) }));
+  const options = { service: "test", workerId: "decode-0", role: "decode" as const, modelDir: dir, kvDtype: "bfloat16" as const };
+  const core = await WorkerCore.start({ ...options, engine: engineConfig }, new CacheRunner(64), broker.connect(clock), clock, silentLog);
+  core.ready();
+  expect(core.readiness.ready).toBe(false);
+  expect(core.readiness.reason).toContain("numerics id");
+  writeFileSync(join(dir, "numerics.json"), JSON.stringify({ bfloat16: core.identity.numericsId }));
+  const equal = await WorkerCore.start({ ...options, engine: engineConfig }, new CacheRunner(64), broker.connect(clock), clock, silentLog);
+  equal.ready();
+  expect(equal.readiness.ready).toBe(true);
+});
+
 test("a resumed request replays its tokens as rows and goes on with the same ones", async () => {
   await startDecode();
   await startPrefill();
