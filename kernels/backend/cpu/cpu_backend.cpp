@@ -249,14 +249,11 @@ class CpuBackend final : public Backend {
                                   .u_head_stride = shape.kv_rank});
       first_row += run.rows;
     }
-    split_attention(attention_sequences_.data(), static_cast<int>(attention_sequences_.size()), shape.heads,
-                    pool_.size(), attention_items_);
+    plan_attention(kv.layout, attention_sequences_, shape.heads, pool_.size(), attention_plan_);
     reserve_thread_scratch(mla_attention_scratch_floats(kv.layout));
-    pool_.parallel_for(static_cast<int>(attention_items_.size()), [&](int index, int thread) {
-      const AttentionItem& item = attention_items_[static_cast<std::size_t>(index)];
-      ops_.mla_attention(attention_calls_[static_cast<std::size_t>(item.sequence)], item.row_begin, item.row_end,
-                         item.head_begin, item.head_end, scratch(thread));
-    });
+    scratch_pointers_.clear();
+    for (int thread = 0; thread < pool_.size(); ++thread) scratch_pointers_.push_back(scratch(thread));
+    run_attention(pool_, ops_, attention_calls_, shape.heads, attention_plan_, scratch_pointers_);
   }
 
   void mlp(int rows, View x, const Mlp& w, View y) override {
@@ -515,7 +512,8 @@ class CpuBackend final : public Backend {
   std::vector<const std::uint32_t*> row_blocks_;
   std::vector<AttentionSequence> attention_sequences_;
   std::vector<MlaAttentionCall> attention_calls_;
-  std::vector<AttentionItem> attention_items_;
+  AttentionPlan attention_plan_;
+  std::vector<float*> scratch_pointers_;
 
   AlignedBuffer<float> gate_logits_;
   std::vector<std::int32_t> expert_ids_;

@@ -23,6 +23,8 @@ struct CpuOps {
   decltype(&scalar::silu_mul) silu_mul;
   decltype(&scalar::rope) rope;
   decltype(&scalar::mla_attention) mla_attention;
+  decltype(&scalar::mla_scores) mla_scores;
+  decltype(&scalar::mla_values) mla_values;
   decltype(&scalar::moe_combine) moe_combine;
   decltype(&scalar::row_max) row_max;
   decltype(&scalar::row_exp_sum) row_exp_sum;

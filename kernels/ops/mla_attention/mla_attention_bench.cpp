@@ -30,23 +30,21 @@ int main(int argc, char** argv) {
       if (position % 64 == 0) blocks.push_back(static_cast<std::uint32_t>(position / 64));
     }
     std::vector<AlignedBuffer<float>> scratch;
-    for (int i = 0; i < pool.size(); ++i) scratch.emplace_back(mla_attention_scratch_floats(layout));
+    std::vector<float*> scratch_of;
+    for (int i = 0; i < pool.size(); ++i) scratch_of.push_back(scratch.emplace_back(mla_attention_scratch_floats(layout)).data());
     struct Shape { int heads, rows, context; };
     for (const auto& [heads, rows, context] : {Shape{4, 1, 512}, {4, 1, 2048}, {16, 1, 2048}, {128, 1, 2048}, {4, 512, 512}, {4, 512, 2048}, {16, 512, 2048}}) {
       const std::vector<float> q = random.floats(static_cast<std::size_t>(rows * heads * kWidth), -0.2f, 0.2f);
       std::vector<float> u(static_cast<std::size_t>(rows * heads * kRank));
       MlaAttentionCall call{&layout, cache.data(), 0, blocks.data(), context - rows, 0.1f, q.data(), heads * kWidth, kWidth, u.data(), heads * kRank, kRank};
       const AttentionSequence sequence{rows, context - rows};
-      std::vector<AttentionItem> items;
+      AttentionPlan plan;
       double best = 1e9;
       for (int pass = 0; pass < (rows > 1 ? 7 : 200); ++pass) {
         call.layer = pass % kLayers;
         const auto start = std::chrono::steady_clock::now();
-        split_attention(&sequence, 1, heads, pool.size(), items);
-        pool.parallel_for(static_cast<int>(items.size()), [&](int i, int thread) {
-          const AttentionItem& item = items[static_cast<std::size_t>(i)];
-          ops.mla_attention(call, item.row_begin, item.row_end, item.head_begin, item.head_end, scratch[static_cast<std::size_t>(thread)].data());
-        });
+        plan_attention(layout, {&sequence, 1}, heads, pool.size(), plan);
+        run_attention(pool, ops, {&call, 1}, heads, plan, scratch_of);
         best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
       }
       const double pairs = static_cast<double>(rows) * (context - rows) + 0.5 * rows * (rows + 1.0);

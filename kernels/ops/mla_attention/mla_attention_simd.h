@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 
 #include "base/bfloat16.h"
@@ -23,16 +24,17 @@ constexpr int kKeysInL1 = 8;
 // scratch, and keys are fetched ahead. More queries than this use a key often enough that neither pays.
 constexpr int kFewQueries = 16;
 
-// One group: rows [row_begin, row_end) x heads [head_begin, head_end), at most kGroupQueries query vectors.
+// One group: rows [row_begin, row_end) x heads [head_begin, head_end), at most kGroupQueries query vectors; columns of u.
 struct Group {
   const MlaAttentionCall& call;
   int row_begin, row_end, head_begin, head_end;
-  int rank, width;
+  int column_begin, column_end;
   float scores[kGroupQueries][kBlockRows];  // of one tile; after the softmax step the weights p
   float maximum[kGroupQueries];
   float sum[kGroupQueries];
   float correction[kGroupQueries];
 
+  int width() const { return call.layout->latent_width(); }
   int heads() const { return head_end - head_begin; }
   int query(int row, int head) const { return (row - row_begin) * heads() + head - head_begin; }
   const float* q(int row, int head) const { return call.q + row * call.q_row_stride + head * call.q_head_stride; }
@@ -61,7 +63,8 @@ inline F32x16 load_first_lanes(const bfloat16_bits* p, int lanes) {
 
 // Dot products of QUERIES heads with kScoreKeys keys. Lane i is chain i. PREFETCH: also fetches the next kScoreKeys keys.
 template <int QUERIES, bool PREFETCH, class Element>
-void score_block(const float* q, std::int64_t q_stride, const Element* keys, int width, float scale, float (*scores)[kBlockRows]) {
+void score_block(const float* q, std::int64_t q_stride, const Element* keys, int width, float scale, float* scores,
+                 std::int64_t score_stride) {
   F32x16 acc[QUERIES][kScoreKeys];
 #pragma GCC unroll 8
   for (int i = 0; i < QUERIES; ++i)
@@ -93,7 +96,7 @@ void score_block(const float* q, std::int64_t q_stride, const Element* keys, int
 #pragma GCC unroll 8
   for (int i = 0; i < QUERIES; ++i) {
     const __m128 dots = sum_lanes_of_4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]);
-    _mm_storeu_ps(scores[i], _mm_mul_ps(dots, _mm_set1_ps(scale)));
+    _mm_storeu_ps(scores + i * score_stride, _mm_mul_ps(dots, _mm_set1_ps(scale)));
   }
 }
 
@@ -181,10 +184,9 @@ void score_tile(Group& group, const Element* tile, int first_key, int first_row,
       const int end = std::min(begin + kKeysInL1, group.keys_of(row, first_key));
       for_head_blocks<kScoreQueries>(group.head_begin, group.head_end, [&]<int N>(int head) {
         const int query = group.query(row, head);
-        for (int j = begin; j < end; j += kScoreKeys) {
-          auto* scores = reinterpret_cast<float(*)[kBlockRows]>(&group.scores[query][j]);
-          score_block<N, PREFETCH>(group.q(row, head), group.call.q_head_stride, tile + j * group.width, group.width, group.call.scale, scores);
-        }
+        for (int j = begin; j < end; j += kScoreKeys)
+          score_block<N, PREFETCH>(group.q(row, head), group.call.q_head_stride, tile + j * group.width(), group.width(), group.call.scale,
+                                   &group.scores[query][j], kBlockRows);
       });
     }
   }
@@ -197,74 +199,134 @@ void update_columns(Group& group, const Element* tile, const Element* next, int 
     for_head_blocks<kUpdateQueries>(group.head_begin, group.head_end, [&]<int N>(int head) {
       const int query = group.query(row, head);
       update_block<N, VECTORS, PARTIAL>(&group.scores[query], &group.correction[query], tile + column, next == nullptr ? nullptr : next + column,
-                                        group.width, keys, group.u(row, head) + column, group.call.u_head_stride, lanes);
+                                        group.width(), keys, group.u(row, head) + column, group.call.u_head_stride, lanes);
     });
   }
 }
 
 template <class Element>
 void update_tile(Group& group, const Element* tile, const Element* next, int first_key, int first_row) {
-  int column = 0;
-  for (; column + 16 * kUpdateVectors <= group.rank; column += 16 * kUpdateVectors)
+  int column = group.column_begin;
+  for (; column + 16 * kUpdateVectors <= group.column_end; column += 16 * kUpdateVectors)
     update_columns<kUpdateVectors, false>(group, tile, next, first_key, first_row, column, 16);
-  for (; column + 16 <= group.rank; column += 16) update_columns<1, false>(group, tile, next, first_key, first_row, column, 16);
-  if (column < group.rank) update_columns<1, true>(group, tile, next, first_key, first_row, column, group.rank - column);
+  for (; column + 16 <= group.column_end; column += 16) update_columns<1, false>(group, tile, next, first_key, first_row, column, 16);
+  if (column < group.column_end) update_columns<1, true>(group, tile, next, first_key, first_row, column, group.column_end - column);
 }
 
-void divide_by_sum(float* u, int rank, float sum) {
-  const F32x16 divisor = F32x16::splat(sum);
-  int i = 0;
-  for (; i + 16 <= rank; i += 16) (F32x16::load(u + i) / divisor).store(u + i);
-  if (i < rank) (F32x16::load_first(u + i, rank - i) / divisor).store_first(u + i, rank - i);
-}
-
-// All rows of the group over one tile of keys.
-template <bool PREFETCH, class Element>
-void attend_tile(Group& group, const Element* tile, const Element* next, int first_key, int first_row) {
-  score_tile<PREFETCH>(group, tile, first_key, first_row, group.keys_of(group.row_end - 1, first_key));
+void softmax_tile(Group& group, int first_key, int first_row) {
   for (int row = first_row; row < group.row_end; ++row) {
     for (int head = group.head_begin; head < group.head_end; ++head) {
       const int query = group.query(row, head);
       softmax_step(group.scores[query], group.keys_of(row, first_key), group.maximum[query], group.sum[query], group.correction[query]);
     }
   }
+}
+
+// Before the first tile: nothing seen, u = 0.
+void start(Group& group) {
+  for (int row = group.row_begin; row < group.row_end; ++row) {
+    for (int head = group.head_begin; head < group.head_end; ++head) {
+      group.maximum[group.query(row, head)] = -std::numeric_limits<float>::infinity();
+      group.sum[group.query(row, head)] = 0.0f;
+      float* u = group.u(row, head);
+      for (int i = group.column_begin; i < group.column_end; ++i) u[i] = 0.0f;
+    }
+  }
+}
+
+// After the last: u = u / sum.
+void finish(Group& group) {
+  for (int row = group.row_begin; row < group.row_end; ++row) {
+    for (int head = group.head_begin; head < group.head_end; ++head) {
+      const F32x16 divisor = F32x16::splat(group.sum[group.query(row, head)]);
+      float* u = group.u(row, head);
+      int i = group.column_begin;
+      for (; i + 16 <= group.column_end; i += 16) (F32x16::load(u + i) / divisor).store(u + i);
+      const int rest = group.column_end - i;
+      if (rest > 0) (F32x16::load_first(u + i, rest) / divisor).store_first(u + i, rest);
+    }
+  }
+}
+
+const std::byte* block_at(const MlaAttentionCall& call, int key) {
+  return call.cache + call.layout->offset(call.layer, call.blocks[key / kBlockRows], 0);
+}
+
+// All rows of the group over one tile of keys. next: the tile after it, to be fetched ahead, or null.
+template <bool PREFETCH, class Element>
+void attend_tile(Group& group, const Element* tile, const Element* next, int first_key, int first_row) {
+  score_tile<PREFETCH>(group, tile, first_key, first_row, group.keys_of(group.row_end - 1, first_key));
+  softmax_tile(group, first_key, first_row);
   update_tile(group, tile, next, first_key, first_row);
 }
 
-void attend_group(const MlaAttentionCall& call, int row_begin, int row_end, int head_begin, int head_end, float* scratch) {
-  const KvLayout& layout = *call.layout;
-  Group group{call, row_begin, row_end, head_begin, head_end, layout.kv_rank, layout.latent_width(), {}, {}, {}, {}};
-  for (int row = row_begin; row < row_end; ++row) {
-    for (int head = head_begin; head < head_end; ++head) {
-      group.maximum[group.query(row, head)] = -std::numeric_limits<float>::infinity();
-      float* u = group.u(row, head);
-      for (int i = 0; i < group.rank; ++i) u[i] = 0.0f;
-    }
-  }
-  const bool few = (row_end - row_begin) * group.heads() <= kFewQueries;
-  const int key_count = call.first_position + row_end;  // of the last row
+template <class Element>
+void attend_few(Group& group) {
+  const int key_count = group.call.first_position + group.row_end;  // of the last row
   for (int first_key = 0; first_key < key_count; first_key += kBlockRows) {
-    const int first_row = std::max(row_begin, first_key - call.first_position);  // earlier rows end before this tile
-    const auto block_at = [&](int key) { return call.cache + layout.offset(call.layer, call.blocks[key / kBlockRows], 0); };
-    const std::byte* block = block_at(first_key);
-    const std::byte* next = few && first_key + kBlockRows < key_count ? block_at(first_key + kBlockRows) : nullptr;
-    if (layout.dtype == KvDtype::float32) {
-      const auto* tile = reinterpret_cast<const float*>(block);
-      const auto* next_tile = reinterpret_cast<const float*>(next);
-      few ? attend_tile<true>(group, tile, next_tile, first_key, first_row) : attend_tile<false>(group, tile, next_tile, first_key, first_row);
-    } else {
-      const auto* bits = reinterpret_cast<const bfloat16_bits*>(block);
-      if (few) {
-        attend_tile<true>(group, bits, reinterpret_cast<const bfloat16_bits*>(next), first_key, first_row);
-      } else {
-        // Rounded up to whole score blocks, as attend_tile reads them.
-        const int keys = (group.keys_of(row_end - 1, first_key) + kScoreKeys - 1) / kScoreKeys * kScoreKeys;
-        attend_tile<false, float>(group, widen_tile(layout, bits, keys, scratch), nullptr, first_key, first_row);
-      }
-    }
+    const int first_row = std::max(group.row_begin, first_key - group.call.first_position);  // earlier rows end before this tile
+    const bool last = first_key + kBlockRows >= key_count;
+    const auto* tile = reinterpret_cast<const Element*>(block_at(group.call, first_key));
+    const auto* next = last ? nullptr : reinterpret_cast<const Element*>(block_at(group.call, first_key + kBlockRows));
+    attend_tile<true>(group, tile, next, first_key, first_row);
   }
-  for (int row = row_begin; row < row_end; ++row)
-    for (int head = head_begin; head < head_end; ++head) divide_by_sum(group.u(row, head), group.rank, group.sum[group.query(row, head)]);
+}
+
+void attend_many(Group& group, float* scratch) {
+  const KvLayout& layout = *group.call.layout;
+  const int key_count = group.call.first_position + group.row_end;
+  for (int first_key = 0; first_key < key_count; first_key += kBlockRows) {
+    const int first_row = std::max(group.row_begin, first_key - group.call.first_position);
+    const std::byte* block = block_at(group.call, first_key);
+    const float* tile = reinterpret_cast<const float*>(block);
+    if (layout.dtype == KvDtype::bfloat16) {
+      // Rounded up to whole score blocks, as score_tile reads them.
+      const int keys = (group.keys_of(group.row_end - 1, first_key) + kScoreKeys - 1) / kScoreKeys * kScoreKeys;
+      tile = widen_tile(layout, reinterpret_cast<const bfloat16_bits*>(block), keys, scratch);
+    }
+    attend_tile<false, float>(group, tile, nullptr, first_key, first_row);
+  }
+}
+
+void attend_group(Group& group, float* scratch) {
+  start(group);
+  if ((group.row_end - group.row_begin) * group.heads() > kFewQueries) {
+    attend_many(group, scratch);
+  } else if (group.call.layout->dtype == KvDtype::float32) {
+    attend_few<float>(group);
+  } else {
+    attend_few<bfloat16_bits>(group);
+  }
+  finish(group);
+}
+
+template <class Element>
+void scores_of_row(const MlaAttentionCall& call, int row, int head_begin, int head_end, int key_begin, int key_end, float* scores,
+                   std::int64_t ld_scores) {
+  const int width = call.layout->latent_width();
+  for (int key = key_begin; key < key_end; key += kScoreKeys) {  // a score block never crosses a cache block
+    const Element* keys = reinterpret_cast<const Element*>(block_at(call, key)) + key % kBlockRows * width;
+    for_head_blocks<kScoreQueries>(head_begin, head_end, [&]<int N>(int head) {
+      score_block<N, true>(call.q + row * call.q_row_stride + head * call.q_head_stride, call.q_head_stride, keys, width, call.scale,
+                           scores + (head - head_begin) * ld_scores + key, ld_scores);
+    });
+  }
+}
+
+template <class Element>
+void values_of_row(Group& group, const float* scores, std::int64_t ld_scores) {
+  const int key_count = group.call.first_position + group.row_end;
+  start(group);
+  for (int first_key = 0; first_key < key_count; first_key += kBlockRows) {
+    for (int query = 0; query < group.heads(); ++query)
+      std::memcpy(group.scores[query], scores + query * ld_scores + first_key, sizeof group.scores[query]);
+    softmax_tile(group, first_key, group.row_begin);
+    const bool last = first_key + kBlockRows >= key_count;
+    const auto* tile = reinterpret_cast<const Element*>(block_at(group.call, first_key));
+    const auto* next = last ? nullptr : reinterpret_cast<const Element*>(block_at(group.call, first_key + kBlockRows));
+    update_tile(group, tile, next, first_key, group.row_begin);
+  }
+  finish(group);
 }
 
 }  // namespace
@@ -273,8 +335,25 @@ void mla_attention(const MlaAttentionCall& call, int row_begin, int row_end, int
   for (int head = head_begin; head < head_end; head += kGroupQueries) {
     const int heads = std::min(kGroupQueries, head_end - head);
     const int group_rows = kGroupQueries / heads;
-    for (int row = row_begin; row < row_end; row += group_rows)
-      attend_group(call, row, std::min(row + group_rows, row_end), head, head + heads, scratch);
+    for (int row = row_begin; row < row_end; row += group_rows) {
+      Group group{call, row, std::min(row + group_rows, row_end), head, head + heads, 0, call.layout->kv_rank, {}, {}, {}, {}};
+      attend_group(group, scratch);
+    }
+  }
+}
+
+void mla_scores(const MlaAttentionCall& call, int row, int head_begin, int head_end, int key_begin, int key_end, float* scores,
+                std::int64_t ld_scores) {
+  const auto run = call.layout->dtype == KvDtype::float32 ? scores_of_row<float> : scores_of_row<bfloat16_bits>;
+  run(call, row, head_begin, head_end, key_begin, key_end, scores, ld_scores);
+}
+
+void mla_values(const MlaAttentionCall& call, int row, int head_begin, int head_end, int column_begin, int column_end,
+                const float* scores, std::int64_t ld_scores) {
+  const auto run = call.layout->dtype == KvDtype::float32 ? values_of_row<float> : values_of_row<bfloat16_bits>;
+  for (int head = head_begin; head < head_end; head += kGroupQueries) {
+    Group group{call, row, row + 1, head, std::min(head + kGroupQueries, head_end), column_begin, column_end, {}, {}, {}, {}};
+    run(group, scores + (head - head_begin) * ld_scores, ld_scores);
   }
 }
 

@@ -53,6 +53,20 @@ Floats run(const CpuOps& ops, const Problem& problem) {
   return u;
 }
 
+Floats run_planned(const CpuOps& ops, const Problem& problem, int threads) {
+  ThreadPool pool(threads);
+  Floats u(problem.u_size(), 11.0f);
+  const MlaAttentionCall call = problem.call(u);
+  const AttentionSequence sequence{problem.rows, problem.first_position};
+  AttentionPlan plan;
+  plan_attention(problem.layout, {&sequence, 1}, problem.heads, threads, plan);
+  std::vector<AlignedBuffer<float>> scratch;
+  std::vector<float*> pointers;
+  for (int i = 0; i < threads; ++i) pointers.push_back(scratch.emplace_back(mla_attention_scratch_floats(problem.layout)).data());
+  run_attention(pool, ops, {&call, 1}, problem.heads, plan, pointers);
+  return u;
+}
+
 double cached(const Problem& problem, int key, int i) {
   const std::byte* row = problem.cache.data() + problem.layout.offset(1, problem.blocks[static_cast<std::size_t>(key / 64)], key % 64);
   if (problem.layout.dtype == KvDtype::float32) return static_cast<double>(reinterpret_cast<const float*>(row)[i]);
@@ -111,21 +125,7 @@ TEST("a row's bits do not depend on chunks, head groups or threads") {
   const int width = 80;
   for (const CpuOps* ops : all_cpu_ops()) {
     const Floats expected = run(*ops, problem);
-    for (const int threads : {1, 2, 5}) {
-      ThreadPool pool(threads);
-      std::vector<AttentionItem> items;
-      const AttentionSequence sequence{problem.rows, problem.first_position};
-      split_attention(&sequence, 1, problem.heads, threads, items);
-      Floats u(problem.u_size(), 11.0f);
-      const MlaAttentionCall call = problem.call(u);
-      std::vector<AlignedBuffer<float>> scratch;
-      for (int i = 0; i < threads; ++i) scratch.emplace_back(mla_attention_scratch_floats(problem.layout));
-      pool.parallel_for(static_cast<int>(items.size()), [&](int index, int thread) {
-        const AttentionItem& item = items[static_cast<std::size_t>(index)];
-        ops->mla_attention(call, item.row_begin, item.row_end, item.head_begin, item.head_end, scratch[static_cast<std::size_t>(thread)].data());
-      });
-      CHECK(test::same_bits(u, expected));
-    }
+    for (const int threads : {1, 2, 5}) CHECK(test::same_bits(run_planned(*ops, problem, threads), expected));
     // The same row as the first of a later chunk.
     Floats u(problem.u_size(), 11.0f);
     MlaAttentionCall call = problem.call(u);
@@ -156,27 +156,62 @@ TEST("scores of any size: the largest of thousands, and NaN or infinite queries 
   }
 }
 
-TEST("the split covers every row and head once, and uses the threads") {
+TEST("rows that threads share by keys and columns: the same bits") {
+  test::Random random(6);
+  for (const auto& [rank, heads, first] : {std::tuple{512, 4, 700}, {64, 4, 131}, {96, 3, 959}, {40, 2, 300}, {512, 1, 65}, {16, 4, 200}}) {
+    for (const KvDtype dtype : {KvDtype::float32, KvDtype::bfloat16}) {
+      const Problem problem(random, rank, 16, dtype, 1, heads, first);
+      const Floats expected = run(cpu_ops(Isa::scalar), problem);
+      for (const CpuOps* ops : all_cpu_ops()) {
+        if (ops == &cpu_ops_without_fma() && rank > 100) continue;  // slow
+        for (const int threads : {1, 2, 3, 4}) CHECK(test::same_bits(run_planned(*ops, problem, threads), expected));
+      }
+    }
+  }
+}
+
+TEST("a plan covers every row and head once, and shares the rows of a small step") {
   test::Random random(5);
-  std::vector<AttentionItem> items;
+  AttentionPlan plan;
   for (int trial = 0; trial < 200; ++trial) {
-    const int heads = random.integer(1, 130), threads = random.integer(1, 8);
+    const int heads = random.integer(1, 130), threads = random.integer(1, 8), rank = random.integer(1, 600);
+    const KvLayout layout{1, 1, rank, 16, KvDtype::float32};
     std::vector<AttentionSequence> sequences;
     for (int i = random.integer(0, 6); i > 0; --i)
       sequences.push_back({trial % 3 == 0 ? 1 : random.integer(1, 200), random.integer(0, 3000)});
-    split_attention(sequences.data(), static_cast<int>(sequences.size()), heads, threads, items);
+    plan_attention(layout, sequences, heads, threads, plan);
     std::vector<std::vector<int>> hits;
     for (const AttentionSequence& sequence : sequences) hits.emplace_back(static_cast<std::size_t>(sequence.rows * heads));
-    for (const AttentionItem& item : items)
+    for (const AttentionItem& item : plan.items)
       for (int row = item.row_begin; row < item.row_end; ++row)
         for (int head = item.head_begin; head < item.head_end; ++head)
           ++hits[static_cast<std::size_t>(item.sequence)][static_cast<std::size_t>(row * heads + head)];
+    const auto covered = [](const std::vector<SharedAttentionPart>& parts, std::size_t shared, int count) {
+      int next = 0;
+      for (const SharedAttentionPart& part : parts) {
+        if (part.shared_row != static_cast<int>(shared)) continue;
+        if (part.begin != next || part.end <= part.begin) return false;
+        next = part.end;
+      }
+      return next == count;
+    };
+    for (std::size_t i = 0; i < plan.shared_rows.size(); ++i) {
+      const SharedAttentionRow& shared = plan.shared_rows[i];
+      const int keys = sequences[static_cast<std::size_t>(shared.sequence)].first_position + shared.row + 1;
+      CHECK(covered(plan.score_parts, i, keys) && covered(plan.value_parts, i, rank));
+      CHECK(shared.ld_scores % 64 == 0 && shared.ld_scores >= keys);
+      CHECK(shared.scores_offset + shared.ld_scores * heads <= static_cast<std::int64_t>(plan.scores.size()));
+      for (int head = 0; head < heads; ++head) ++hits[static_cast<std::size_t>(shared.sequence)][static_cast<std::size_t>(shared.row * heads + head)];
+    }
     for (const auto& sequence : hits)
       for (const int hit : sequence) CHECK(hit == 1);
   }
+  const KvLayout layout{1, 1, 512, 64, KvDtype::float32};
   const AttentionSequence decode{1, 2000};
-  split_attention(&decode, 1, 4, 2, items);
-  CHECK(items.size() == 2);
+  plan_attention(layout, {&decode, 1}, 4, 2, plan);
+  CHECK(plan.items.empty() && plan.score_parts.size() == 2 && plan.value_parts.size() == 2);
+  plan_attention(layout, {&decode, 1}, 128, 2, plan);
+  CHECK(plan.items.size() == 2 && plan.shared_rows.empty());
 }
 
 }  // namespace
