@@ -75,7 +75,7 @@ export function planGeneration(
   if (askedTokens !== null && askedTokens !== undefined && askedTokens > room) {
     throw tooLong(`${promptTokens} tokens in the prompt and ${askedTokens} in the answer`, limits.maxPositions, askedTokensField);
   }
-  const stopTokenIds = new Set(request.ignore_eos === true ? [] : model.folder.eosTokenIds);
+  const stopTokenIds = new Set(request.ignore_eos === true ? [] : model.eosTokenIds);
   for (const id of request.stop_token_ids ?? []) {
     checkTokenId(id, model, "stop_token_ids");
     stopTokenIds.add(id);
@@ -89,7 +89,7 @@ export function planGeneration(
 }
 
 function sampling(request: CommonRequest, model: ServedModel): Sampling {
-  const defaults = model.folder.samplingDefaults;
+  const defaults = model.samplingDefaults;
   const topK = request.top_k ?? defaults.topK ?? 0;
   const topP = request.top_p ?? defaults.topP ?? 1;
   const repetitionPenalty = request.repetition_penalty ?? defaults.repetitionPenalty ?? 1;
@@ -124,8 +124,8 @@ function promptMessage(message: ChatMessage): PromptMessage {
 }
 
 function checkTokenId(id: number, model: ServedModel, param: string): void {
-  if (id >= model.folder.vocabularySize) {
-    throw new PelagicError("invalid_request", `${param}: ${id} is no token id of this model, which has ${model.folder.vocabularySize}`, {
+  if (id >= model.vocabularySize) {
+    throw new PelagicError("invalid_request", `${param}: ${id} is no token id of this model, which has ${model.vocabularySize}`, {
       param,
     });
   }

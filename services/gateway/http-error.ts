@@ -1,6 +1,7 @@
 // Failures as clients see them: always the same envelope, with the headers that tell a client library whether to try again.
 import type { ServerResponse } from "node:http";
-import { errorCatalogue, type PelagicError } from "../lib/contracts/errors.ts";
+import type { Socket } from "node:net";
+import { errorCatalogue, PelagicError } from "../lib/contracts/errors.ts";
 import type { ErrorBody } from "../lib/contracts/http.ts";
 
 const defaultRetryAfterMs = 1_000;
@@ -21,4 +22,22 @@ export function sendError(response: ServerResponse, error: PelagicError, spent =
   }
   if (spent || !errorCatalogue[error.code].retryable) response.setHeader("x-should-retry", "false");
   response.end(JSON.stringify(errorBody(error)));
+}
+
+/** Answers what Node could not read as a request, and closes the connection. */
+export function refuseBadHttp(error: Error & { code?: string }, socket: Socket): void {
+  if (!socket.writable || error.code === "ECONNRESET") {
+    socket.destroy();
+    return;
+  }
+  const [status, failure]: [string, PelagicError] =
+    error.code === "HPE_HEADER_OVERFLOW"
+      ? ["431 Request Header Fields Too Large", new PelagicError("request_too_large", "the request's headers are too large")]
+      : error.code === "ERR_HTTP_REQUEST_TIMEOUT"
+        ? ["408 Request Timeout", new PelagicError("invalid_request", "the request did not arrive in time")]
+        : ["400 Bad Request", new PelagicError("invalid_request", "this is not HTTP/1.1")];
+  const body = JSON.stringify(errorBody(failure));
+  socket.end(
+    `HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+  );
 }

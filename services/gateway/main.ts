@@ -14,6 +14,7 @@ import { Admission } from "./admission.ts";
 import { DispatchClient } from "./dispatch-client.ts";
 import { GatewayMetrics } from "./gateway-metrics.ts";
 import { createApp, notReady } from "./http-app.ts";
+import { refuseBadHttp } from "./http-error.ts";
 import { ByteBudget } from "./json-body.ts";
 import { loadModelFolder } from "./model-folder.ts";
 import type { Gateway } from "./serve-generation.ts";
@@ -114,6 +115,7 @@ await runProcess({
     };
 
     const server = createServer({ maxHeaderSize: 32 * 1024, keepAliveTimeout: 75_000 }, createApp(gateway));
+    server.on("clientError", refuseBadHttp);
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
       server.listen(config.port, config.host, resolve);

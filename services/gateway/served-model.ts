@@ -1,12 +1,15 @@
-// The model as the gateway serves it: the folder's small files, the table of its tokens, and the name that clients use.
+// The model as the gateway serves it: what the main loop needs to know of it. The tokenizer's own files are only its threads' to keep.
 import { PelagicError } from "../lib/contracts/errors.ts";
 import type { Model } from "../lib/contracts/http.ts";
-import type { ModelFolder } from "./model-folder.ts";
+import type { ModelFolder, SamplingDefaults } from "./model-folder.ts";
 import { TokenTable } from "./token-table.ts";
 
 export interface ServedModel {
+  /** What clients call it. */
   name: string;
-  folder: ModelFolder;
+  vocabularySize: number;
+  eosTokenIds: number[];
+  samplingDefaults: SamplingDefaults;
   /** null: no tokenizer; only prompts given as token ids can be served. */
   table: TokenTable | null;
   /** Seconds since 1970. */
@@ -16,7 +19,9 @@ export interface ServedModel {
 export function servedModel(folder: ModelFolder, name: string): ServedModel {
   return {
     name,
-    folder,
+    vocabularySize: folder.vocabularySize,
+    eosTokenIds: folder.eosTokenIds,
+    samplingDefaults: folder.samplingDefaults,
     table: folder.tokenizer === null ? null : new TokenTable(folder.tokenizer.json),
     created: Math.floor(Date.now() / 1000),
   };

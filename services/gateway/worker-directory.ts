@@ -6,6 +6,8 @@ import { decodeMessage, encodeMessage } from "../lib/contracts/wire.ts";
 import { type RoutingSnapshot, StateView, type WorkerInstance } from "./state-view.ts";
 
 const checkMs = 250;
+/** A check that comes so late means that this process stood still, and what workers said meanwhile is still to be read. */
+const pausedMs = 1_000;
 /** Every gateway's request makes every worker send all its keys: not for each lost message anew. */
 const snapshotRequestGapMs = 500;
 
@@ -26,9 +28,11 @@ export class WorkerDirectory {
   private wasConnected = true;
   private snapshotWanted = true;
   private askedAtMs = Number.NEGATIVE_INFINITY;
+  private checkedAtMs: number;
 
   constructor(options: WorkerDirectoryOptions) {
     this.options = options;
+    this.checkedAtMs = options.clock.nowMs();
     this.subscription = options.bus.subscribe(options.subjects.allStates, (message) => this.onState(message.data));
     options.bus.onReconnect(() => this.reconnected());
     this.check();
@@ -68,6 +72,8 @@ export class WorkerDirectory {
 
   private check(): void {
     const { bus, clock, log, onGone } = this.options;
+    if (clock.nowMs() - this.checkedAtMs > pausedMs) this.view.forgiveSilence(clock.nowMs());
+    this.checkedAtMs = clock.nowMs();
     if (bus.connected) {
       if (!this.wasConnected) this.reconnected();
       for (const instance of this.view.expire(clock.nowMs())) {

@@ -2,6 +2,7 @@
 import { type ChildProcess, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -92,6 +93,19 @@ describe("the gateway process", () => {
     expect((await fetch(url("/metrics"))).status).toBe(404);
   });
 
+  it("answers what is no request in the same envelope", async () => {
+    const send = async (text: string) => {
+      const socket = connect({ host: "127.0.0.1", port: ports.port as number });
+      socket.write(text);
+      const chunks: Buffer[] = [];
+      for await (const chunk of socket) chunks.push(chunk as Buffer);
+      const [head, body] = Buffer.concat(chunks).toString().split("\r\n\r\n") as [string, string];
+      return { status: head.split(" ")[1], code: (JSON.parse(body) as { error: { code: string } }).error.code };
+    };
+    expect(await send("no HTTP\r\n\r\n")).toEqual({ status: "400", code: "invalid_request" });
+    expect(await send(`GET / HTTP/1.1\r\nx: ${"y".repeat(40_000)}\r\n\r\n`)).toEqual({ status: "431", code: "request_too_large" });
+  });
+
   it("cancels at decode when the client leaves", async () => {
     decode.script = () => say("a".repeat(2_000), { gapMs: 5 });
     const controller = new AbortController();
@@ -119,6 +133,15 @@ describe("the gateway process", () => {
       expect(content).toBe("a".repeat(300));
       expect(text.endsWith("data: [DONE]\n\n")).toBe(true);
     }
+  });
+
+  it("does not take workers for lost because it stood still itself", async () => {
+    decode.script = () => say("a".repeat(300), { gapMs: 10 });
+    const response = await ask({ stream: true });
+    gateway.kill("SIGSTOP");
+    await new Promise((resolve) => setTimeout(resolve, 4_500));
+    gateway.kill("SIGCONT");
+    expect(await response.text()).not.toContain('"error"');
   });
 
   it("finishes what it streams on SIGTERM, and takes nothing new", async () => {
