@@ -1,11 +1,20 @@
 import { connect } from "node:net";
 import { createDeepSeek } from "@ai-sdk/deepseek";
 import { generateText, streamText } from "ai";
+import fc from "fast-check";
 import OpenAI from "openai";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { type GatewayUnderTest, say, startGatewayUnderTest, waitFor } from "../../tests/gateway/gateway-under-test.ts";
 import { PelagicError } from "../lib/contracts/errors.ts";
-import { ChatCompletion, ChatCompletionChunk, Completion, CompletionChunk, ErrorBody } from "../lib/contracts/http.ts";
+import {
+  ChatCompletion,
+  ChatCompletionChunk,
+  ChatCompletionRequest,
+  Completion,
+  CompletionChunk,
+  CompletionRequest,
+  ErrorBody,
+} from "../lib/contracts/http.ts";
 
 let stack: GatewayUnderTest;
 beforeEach(async () => {
@@ -289,6 +298,61 @@ describe("refusals", () => {
     await waitFor(() => stack.gateway.admission.running === 1);
     expect(await errorOf(await post("/v1/chat/completions", chatBody()))).toMatchObject({ status: 429 });
     expect((await first).status).toBe(200);
+  });
+});
+
+describe("any body", () => {
+  it("is answered or refused, never an internal error", async () => {
+    stack.decode.script = ({ maxTokens }) => ({ tokens: say("x</think>y").tokens.slice(0, maxTokens) });
+    const value = fc.oneof(
+      fc.constantFrom<unknown>(
+        null,
+        true,
+        false,
+        0,
+        -1,
+        1,
+        2,
+        0.5,
+        1e308,
+        2 ** 53,
+        "",
+        "x",
+        "\ud800",
+        "__proto__",
+        [],
+        {},
+        [[]],
+        [null],
+        [1, 2],
+        ["a"],
+        { type: "text" },
+      ),
+      fc.jsonValue({ maxDepth: 3 }),
+    );
+    const chatFields = fc.constantFrom(...Object.keys(ChatCompletionRequest.shape), "__proto__", "constructor");
+    const completionFields = fc.constantFrom(...Object.keys(CompletionRequest.shape));
+    const change = (field: fc.Arbitrary<string>) => fc.array(fc.tuple(field, value), { minLength: 1, maxLength: 2 });
+    const statuses = new Map<number, number>();
+    const send = async (path: string, base: object, changes: [string, unknown][]) => {
+      const body = `{${Object.entries({ ...base, ...Object.fromEntries(changes) })
+        .map(([name, one]) => `${JSON.stringify(name)}:${JSON.stringify(one)}`)
+        .join(",")}}`;
+      const response = await post(path, body);
+      statuses.set(response.status, (statuses.get(response.status) ?? 0) + 1);
+      expect([200, 400, 404]).toContain(response.status);
+      if (response.status !== 200) await errorOf(response);
+      else expect(await response.text()).not.toContain('"error"');
+    };
+    await fc.assert(
+      fc.asyncProperty(change(chatFields), change(completionFields), async (chat, completion) => {
+        await send("/v1/chat/completions", chatBody(), chat);
+        await send("/v1/completions", { model: "pilot", prompt: "hi" }, completion);
+      }),
+      { numRuns: 300 },
+    );
+    expect(statuses.get(200)).toBeGreaterThan(100);
+    await waitFor(() => stack.gateway.client.running === 0 && stack.gateway.admission.running === 0);
   });
 });
 
