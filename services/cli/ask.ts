@@ -1,6 +1,6 @@
 // ./pelagic ask: one question to the running instance, or to a private stack of its own.
 import { basename, resolve } from "node:path";
-import type { Command } from "commander";
+import { InvalidArgumentError, type Command } from "commander";
 import { askQuestion } from "./chat-client.ts";
 import { CliError } from "./cli-error.ts";
 import { runningInstance } from "./instances.ts";
@@ -8,7 +8,7 @@ import { interruptedExitCode, onInterrupt } from "./interrupt.ts";
 import { prepare } from "./prepare.ts";
 import { createProgress } from "./stack/progress.ts";
 import { checkStackOptions, startStack, type Stack } from "./stack/stack.ts";
-import { dim } from "./terminal.ts";
+import { dimming } from "./terminal.ts";
 import { count, portNumber } from "./up.ts";
 
 const answerTimeoutMs = 600_000;
@@ -18,6 +18,7 @@ interface AskOptions {
   port?: number;
   think: boolean;
   maxTokens?: number;
+  temperature: number;
   json?: boolean;
 }
 
@@ -30,9 +31,16 @@ export function register(program: Command): void {
     .option("--port <port>", "ask the instance on this port", portNumber)
     .option("--no-think", "without reasoning")
     .option("--max-tokens <n>", "new tokens at most", count(1))
+    .option("--temperature <t>", "0 takes the most likely token each time", temperature, 0)
     .option("--json", "one JSON object with reasoning, answer, usage and times")
     .addHelpText("after", '\nExample:\n  ./pelagic ask "What is 127 + 536?"')
     .action(ask);
+}
+
+function temperature(text: string): number {
+  const value = Number(text);
+  if (text.trim() === "" || !(value >= 0 && value <= 2)) throw new InvalidArgumentError("a number from 0 to 2");
+  return value;
 }
 
 async function ask(question: string, options: AskOptions): Promise<void> {
@@ -68,6 +76,7 @@ async function askAndPrint(
   const print = (chunk: string) => {
     if (!options.json) process.stdout.write(chunk);
   };
+  const dim = dimming(process.stdout);
   let reasoned = false;
   let answered = false;
   try {
@@ -76,26 +85,25 @@ async function askAndPrint(
       text,
       thinking: options.think,
       maxTokens: options.maxTokens,
+      temperature: options.temperature,
       signal: AbortSignal.any([interrupt, AbortSignal.timeout(answerTimeoutMs)]),
       onReasoning: (chunk) => {
+        print(reasoned ? chunk : dim.on + chunk);
         reasoned = true;
-        print(dim(process.stdout, chunk));
       },
       onContent: (chunk) => {
         // The answer's own leading line breaks would only widen the gap.
         const shown = answered ? chunk : chunk.trimStart();
         if (shown === "") return;
-        if (!answered && reasoned) print("\n\n");
+        if (!answered && reasoned) print(`${dim.off}\n\n`);
         answered = true;
         print(shown);
       },
     });
-    if (options.json) {
-      process.stdout.write(`${JSON.stringify({ question: text, model: target.model, ...answer })}\n`);
-      return;
-    }
-    if (answer.finishReason === "length") print(dim(process.stdout, `${answered || reasoned ? "\n" : ""}[stopped at the token limit]`));
+    if (options.json) process.stdout.write(`${JSON.stringify({ question: text, model: target.model, ...answer })}\n`);
+    if (answer.finishReason === "length") process.stderr.write("\npelagic: stopped at the token limit\n");
   } finally {
+    if (reasoned && !answered) print(dim.off);
     if (reasoned || answered) print("\n");
   }
 }

@@ -10,9 +10,9 @@ export function isTerminal(stream: NodeJS.WriteStream): boolean {
 const dimOn = "\u001b[2m";
 const dimOff = "\u001b[22m";
 
-/** Writes the text dimmed where the stream is a terminal, plain elsewhere. */
-export function dim(stream: NodeJS.WriteStream, text: string): string {
-  return isTerminal(stream) ? `${dimOn}${text}${dimOff}` : text;
+/** What to write before and after text that is to be dimmed: nothing where the stream is no terminal. */
+export function dimming(stream: NodeJS.WriteStream): { on: string; off: string } {
+  return isTerminal(stream) ? { on: dimOn, off: dimOff } : { on: "", off: "" };
 }
 
 /** Columns as wide as their widest cell; numbers to the right. */
