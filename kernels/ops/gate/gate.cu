@@ -1,21 +1,19 @@
 // A warp routes a row: lane l holds experts [l * kPerLane, (l + 1) * kPerLane) in registers. Built with -fmad=false: the products and sums
 // are rounded one by one, as on the CPU.
-#include <cooperative_groups.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 
 #include "cuda/exp.cuh"
+#include "cuda/sm90.cuh"
 #include "ops/gate/gate_cuda.h"
 
 namespace pelagic {
 namespace {
 
-namespace cg = cooperative_groups;
-
 constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 constexpr int kMaxExperts = 256;
+constexpr int kMostClusterBlocks = 16;
 constexpr std::uint32_t kTaken = 0;      // below the key of every number
 constexpr std::uint32_t kNanKey = 1;
 
@@ -85,36 +83,39 @@ __device__ void softmax(const Arguments& a, int lane, float (&x)[kPerLane], floa
   for (int j = 0; j < kPerLane; ++j) x[j] = x[j] / sum;
 }
 
+struct Top2 {
+  float best, second;
+};
+
+// Of two pairs, each with best >= second. NaN loses.
+__device__ Top2 merge(Top2 a, Top2 b) {
+  return {fmaxf(a.best, b.best), fmaxf(fminf(a.best, b.best), fmaxf(a.second, b.second))};
+}
+
 // Whether the group that this lane's experts belong to is among the best top_k_groups. choice: the scores that choose.
 template <int kPerLane, bool kTop2>
 __device__ bool group_is_kept(const GateConfig& config, int lane, const float (&choice)[kPerLane]) {
   const int lanes_per_group = config.experts / config.groups / kPerLane;
-  float best = -INFINITY;
-  float second = -INFINITY;
+  Top2 pairs[kPerLane];
 #pragma unroll
-  for (int j = 0; j < kPerLane; ++j) {
-    if (choice[j] > best) {
-      second = best;
-      best = choice[j];
-    } else if (choice[j] > second) {
-      second = choice[j];
-    }
-  }
+  for (int j = 0; j < kPerLane; ++j) pairs[j] = {choice[j] == choice[j] ? choice[j] : -INFINITY, -INFINITY};
+#pragma unroll
+  for (int width = 1; width < kPerLane; width *= 2)
+#pragma unroll
+    for (int j = 0; j + width < kPerLane; j += 2 * width) pairs[j] = merge(pairs[j], pairs[j + width]);
   const int own = lane / lanes_per_group;
   const int begin = own * lanes_per_group;
-  float group_best = -INFINITY;
-  float group_second = -INFINITY;
+  Top2 group = {-INFINITY, -INFINITY};
+#pragma unroll 4
   for (int i = 0; i < lanes_per_group; ++i) {
     // Lanes past the last expert read a lane that exists; their result is not used.
-    const float other = __shfl_sync(kAllLanes, best, begin + i);
-    const float other_second = kTop2 ? __shfl_sync(kAllLanes, second, begin + i) : -INFINITY;
-    group_second = fmaxf(fminf(group_best, other), fmaxf(group_second, other_second));
-    group_best = fmaxf(group_best, other);
+    const float other = __shfl_sync(kAllLanes, pairs[0].best, begin + i);
+    group = merge(group, {other, kTop2 ? __shfl_sync(kAllLanes, pairs[0].second, begin + i) : -INFINITY});
   }
   const bool single = config.experts == config.groups;
-  const float score = kTop2 && !single ? group_best + group_second : group_best;
+  const float score = kTop2 && !single ? group.best + group.second : group.best;
   int better = 0;
-#pragma unroll 4
+#pragma unroll 8
   for (int g = 0; g < config.groups; ++g) {
     const float other = __shfl_sync(kAllLanes, score, g * lanes_per_group);
     if (other > score || (other == score && g < own)) ++better;
@@ -122,9 +123,14 @@ __device__ bool group_is_kept(const GateConfig& config, int lane, const float (&
   return better < config.top_k_groups;
 }
 
-// Routes one row. Returns the id of rank `lane`, -1 from lanes past top_k.
+struct Choice {
+  std::int32_t id;  // -1 from lanes past top_k
+  float weight;
+};
+
+// Routes one row: lane r gets the choice of rank r. chosen: shared memory of this warp, [32].
 template <GateMethod kMethod, int kPerLane>
-__device__ std::int32_t route_row(const Arguments& a, int row, int lane, float* terms) {
+__device__ Choice route_row(const Arguments& a, int row, int lane, const float (&bias)[kPerLane], float* terms, Choice* chosen) {
   constexpr bool kSigmoid = kMethod == GateMethod::sigmoid_noaux_tc;
   const GateConfig& config = a.config;
   const int first = lane * kPerLane;
@@ -141,8 +147,7 @@ __device__ std::int32_t route_row(const Arguments& a, int row, int lane, float* 
 #pragma unroll
     for (int j = 0; j < kPerLane; ++j) {
       score[j] = 1.0f / (1.0f + exp_f32_device(-score[j]));
-      choice[j] = score[j];
-      if (config.bias != nullptr && first + j < config.experts) choice[j] = score[j] + __ldg(config.bias + first + j);
+      choice[j] = config.bias != nullptr ? score[j] + bias[j] : score[j];
     }
     const bool kept = group_is_kept<kPerLane, true>(config, lane, choice);
 #pragma unroll
@@ -161,44 +166,50 @@ __device__ std::int32_t route_row(const Arguments& a, int row, int lane, float* 
   for (int j = 0; j < kPerLane; ++j)
     if (first + j >= config.experts) key[j] = kTaken;
 
-  std::int32_t id = 0;
-  float weight = 0.0f;
-  float sum = 0.0f;
 #pragma unroll 1
   for (int rank = 0; rank < config.top_k; ++rank) {
-    std::uint32_t best = key[0];
+    std::uint32_t own = key[0];
 #pragma unroll
-    for (int j = 1; j < kPerLane; ++j) best = max(best, key[j]);
-    best = __reduce_max_sync(kAllLanes, best);
-    // The lowest expert with this key: the lowest place in the lowest lane.
-    int place = kPerLane;
-    float own = 0.0f;
+    for (int j = 1; j < kPerLane; ++j) own = max(own, key[j]);
+    const std::uint32_t best = __reduce_max_sync(kAllLanes, own);
+    // The lowest expert with this key: the lowest place in the lowest lane. That lane notes it down; nobody waits for it.
+    if (lane == __ffs(__ballot_sync(kAllLanes, own == best)) - 1) {
+      bool found = false;
 #pragma unroll
-    for (int j = kPerLane - 1; j >= 0; --j) {
-      if (key[j] == best) {
-        place = j;
-        own = score[j];
+      for (int j = 0; j < kPerLane; ++j) {
+        if (!found && key[j] == best) {
+          found = true;
+          key[j] = kTaken;
+          chosen[rank] = {first + j, score[j]};
+        }
       }
     }
-    const int winner = __ffs(__ballot_sync(kAllLanes, place < kPerLane)) - 1;
-    const float chosen = __shfl_sync(kAllLanes, own, winner);
-    const std::int32_t expert = __shfl_sync(kAllLanes, first + place, winner);
-#pragma unroll
-    for (int j = 0; j < kPerLane; ++j)
-      if (first + j == expert) key[j] = kTaken;
-    sum = sum + chosen;
-    if (lane == rank) {
-      id = expert;
-      weight = chosen;
-    }
   }
-  if (lane >= config.top_k) return -1;
-  if (config.normalize && (kSigmoid || config.top_k > 1)) weight = weight / (sum + 1e-20f);
-  weight = weight * config.routed_scaling_factor;
-  const std::int64_t target = static_cast<std::int64_t>(row) * config.top_k + lane;
-  a.ids[target] = id;
-  a.weights[target] = nan ? NAN : weight;
-  return id;
+  __syncwarp();
+  Choice mine = chosen[lane];
+  float sum = 0.0f;
+  for (int rank = 0; rank < config.top_k; ++rank) sum = sum + chosen[rank].weight;
+  __syncwarp();
+  if (lane >= config.top_k) return {-1, 0.0f};
+  if (config.normalize && (kSigmoid || config.top_k > 1)) mine.weight = mine.weight / (sum + 1e-20f);
+  mine.weight = mine.weight * config.routed_scaling_factor;
+  if (nan) mine.weight = NAN;
+  return mine;
+}
+
+__device__ void write_choice(const Arguments& a, int row, int lane, Choice choice) {
+  if (choice.id < 0) return;
+  const std::int64_t target = static_cast<std::int64_t>(row) * a.config.top_k + lane;
+  a.ids[target] = choice.id;
+  a.weights[target] = choice.weight;
+}
+
+// This lane's part of the bias. Asked for with the first logits: both come from far away.
+template <int kPerLane>
+__device__ void load_bias(const Arguments& a, int lane, float (&bias)[kPerLane]) {
+#pragma unroll
+  for (int j = 0; j < kPerLane; ++j)
+    bias[j] = a.config.bias != nullptr && lane * kPerLane + j < a.config.experts ? __ldg(a.config.bias + lane * kPerLane + j) : 0.0f;
 }
 
 // counts and offsets from one number for each expert in thread `expert`; 0 from other threads. All threads of the block, at least 256.
@@ -214,7 +225,9 @@ __device__ void write_counts(const Arguments& a, std::uint32_t mine, std::uint32
   if (lane == 31 && warp < kMaxExperts / 32) warp_sums[warp] = sum;
   __syncthreads();
   if (threadIdx.x >= a.config.experts) return;
-  for (int w = 0; w < warp; ++w) sum += warp_sums[w];
+#pragma unroll
+  for (int w = 0; w < kMaxExperts / 32; ++w)
+    if (w < warp) sum += warp_sums[w];
   a.counts[threadIdx.x] = static_cast<std::int32_t>(mine);
   a.offsets[threadIdx.x + 1] = static_cast<std::int32_t>(sum);
   if (threadIdx.x == 0) a.offsets[0] = 0;
@@ -226,35 +239,47 @@ struct Shared {
   std::uint32_t histogram[kMaxExperts];
   std::uint32_t warp_sums[kMaxExperts / 32];
   bool last;
+  Choice chosen[kWarps][32];
   float terms[kSoftmax ? kWarps : 1][kSoftmax ? kMaxExperts : 1];
 };
 
-// One cluster holds all rows: every warp adds its choices to the first block's histogram.
+// One cluster takes all rows: every block sends its histogram to the first one.
 template <GateMethod kMethod, int kPerLane, int kWarps>
 __global__ void __launch_bounds__(kWarps * 32) gate_cluster_kernel(const Arguments a) {
   __shared__ Shared<kMethod, kWarps> shared;
-  const cg::cluster_group cluster = cg::this_cluster();
+  __shared__ std::uint32_t received[kMostClusterBlocks][kMaxExperts];
+  static_assert(kWarps * 32 >= kMaxExperts);
+  sm90::cluster_arrive_relaxed();
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
-  const bool first_block = cluster.block_rank() == 0;
-  if (first_block)
-    for (int e = threadIdx.x; e < kMaxExperts; e += kWarps * 32) shared.histogram[e] = 0;
-  std::uint32_t* histogram = cluster.map_shared_rank(shared.histogram, 0);
-  // The histogram is zero in every block's eyes only after the wait; the first row is routed meanwhile.
-  cluster.barrier_arrive();
   float* terms = shared.terms[Shared<kMethod, kWarps>::kSoftmax ? warp : 0];
-  bool ready = false;
+  float bias[kPerLane];
+  load_bias<kPerLane>(a, lane, bias);
+  if (threadIdx.x < kMaxExperts) shared.histogram[threadIdx.x] = 0;
+  __syncthreads();
   // Neighbouring rows go to different blocks, so that few rows spread over many processors.
-  for (int row = warp * gridDim.x + blockIdx.x; row < a.rows; row += kWarps * gridDim.x) {
-    const std::int32_t id = route_row<kMethod, kPerLane>(a, row, lane, terms);
-    if (!ready) cluster.barrier_wait();
-    ready = true;
-    if (id >= 0) atomicAdd(histogram + id, 1u);
-    __syncwarp();
+  const int step = kWarps * gridDim.x;
+  Choice choice = {-1, 0.0f};
+  int row = warp * gridDim.x + blockIdx.x;
+  int last = row;
+  for (; row < a.rows; row += step) {
+    write_choice(a, last, lane, choice);
+    choice = route_row<kMethod, kPerLane>(a, row, lane, bias, terms, shared.chosen[warp]);
+    if (choice.id >= 0) atomicAdd(shared.histogram + choice.id, 1u);
+    last = row;
   }
-  if (!ready) cluster.barrier_wait();
-  cluster.sync();
-  if (first_block) write_counts(a, threadIdx.x < kMaxExperts ? shared.histogram[threadIdx.x] : 0, shared.warp_sums);
+  __syncthreads();
+  sm90::cluster_wait();
+  if (threadIdx.x < kMaxExperts) sm90::store_at(sm90::shared_address(&received[blockIdx.x][threadIdx.x]), 0, shared.histogram[threadIdx.x]);
+  // The arrival waits for everything this thread wrote: the last choice is written after it.
+  sm90::cluster_arrive();
+  write_choice(a, last, lane, choice);
+  sm90::cluster_wait();
+  if (blockIdx.x != 0) return;
+  std::uint32_t mine = 0;
+  if (threadIdx.x < kMaxExperts)
+    for (int block = 0; block < gridDim.x; ++block) mine += received[block][threadIdx.x];
+  write_counts(a, mine, shared.warp_sums);
 }
 
 // Any number of rows: a histogram for each block, added to the workspace; the block that finishes last turns it into counts and clears it.
@@ -264,12 +289,14 @@ __global__ void __launch_bounds__(kWarps * 32) gate_grid_kernel(const Arguments 
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
   for (int e = threadIdx.x; e < kMaxExperts; e += kWarps * 32) shared.histogram[e] = 0;
-  __syncthreads();
   float* terms = shared.terms[Shared<kMethod, kWarps>::kSoftmax ? warp : 0];
+  float bias[kPerLane];
+  load_bias<kPerLane>(a, lane, bias);
+  __syncthreads();
   for (int row = warp * gridDim.x + blockIdx.x; row < a.rows; row += kWarps * gridDim.x) {
-    const std::int32_t id = route_row<kMethod, kPerLane>(a, row, lane, terms);
-    if (id >= 0) atomicAdd(shared.histogram + id, 1u);
-    __syncwarp();
+    const Choice choice = route_row<kMethod, kPerLane>(a, row, lane, bias, terms, shared.chosen[warp]);
+    if (choice.id >= 0) atomicAdd(shared.histogram + choice.id, 1u);
+    write_choice(a, row, lane, choice);
   }
   __syncthreads();
   std::uint32_t* ticket = a.workspace + kMaxExperts;
