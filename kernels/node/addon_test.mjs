@@ -1,0 +1,113 @@
+// Runs the built addon on a model folder: node addon_test.mjs ADDON DIR. Behaviour that only the binding has: promises, callbacks, errors, closing.
+import assert from "node:assert/strict";
+import { createRequire } from "node:module";
+import { test } from "node:test";
+import { spawnSync } from "node:child_process";
+
+const [addonPath, dir] = process.argv.slice(2);
+const native = createRequire(import.meta.url)(addonPath);
+const options = { dir, kvDtype: "bfloat16", threads: 2, isa: "auto", kvBlocks: 8 };
+const greedy = { temperature: 0, seed: 1n, choice: 0, logprobs: 2 };
+
+/** One sequence of `count` rows from position `start` on. */
+function batch(count, { start = 0, blocks = [0, 1, 2, 3], logitRows = [], sampling = null } = {}) {
+  return {
+    tokens: Uint32Array.from({ length: count }, (_, i) => (start + i) % 50),
+    rowCounts: Uint32Array.of(count),
+    startPositions: Uint32Array.of(start),
+    promptLengths: Uint32Array.of(count),
+    blockTable: Uint32Array.from(blocks),
+    blockOffsets: Uint32Array.of(0, blocks.length),
+    logitRows: Uint32Array.from(logitRows),
+    sampling: logitRows.map(() => sampling),
+    digests: true,
+  };
+}
+
+const coded = (code, message) => (error) => error instanceof Error && error.code === code && message.test(error.message);
+
+test("xxh64 and the instruction set", () => {
+  assert.equal(native.xxh64(new Uint8Array(0)), 0xef46db3751d8e999n);
+  assert.equal(native.xxh64(new TextEncoder().encode("hello")), 0x26c7827d889f6da3n);
+  assert.notEqual(native.xxh64(new Uint8Array(3), 1n), native.xxh64(new Uint8Array(3)));
+  assert.throws(() => native.xxh64([1]), coded("argument", /Uint8Array/));
+  assert.ok(["scalar", "avx2", "avx512"].includes(native.bestIsa()));
+});
+
+test("measured ceilings are positive", async () => {
+  assert.ok((await native.measureReadBandwidth(1 << 20, 2)) > 1e8);
+  assert.ok((await native.measureFmaRate(1)) > 1e8);
+  await assert.rejects(native.measureFmaRate(0), coded("argument", /threads/));
+});
+
+test("options that are wrong reject with a code", async () => {
+  await assert.rejects(native.loadModel(), coded("argument", /options/));
+  await assert.rejects(native.loadModel({ ...options, isa: "mmx" }), coded("argument", /isa/));
+  await assert.rejects(native.loadModel({ ...options, threads: 0 }), coded("argument", /threads/));
+  await assert.rejects(native.loadModel({ ...options, dir: "/nowhere" }), coded("checkpoint", /config\.json/));
+  await assert.rejects(native.loadModel({ ...options, kvBlocks: 2 ** 31 - 1 }), coded("memory", /kvBlocks/));
+});
+
+test("a model from loading to closing", async () => {
+  const progress = [];
+  const model = await native.loadModel(options, (done, total) => progress.push([done, total]));
+  assert.ok(progress.length > 1 && progress.at(-1)[0] === progress.at(-1)[1]);
+  const { info } = model;
+  assert.equal(info.threads, 2);
+  assert.ok(info.activeWeightBytes <= info.weightBytes);
+
+  const layers = [];
+  const result = await model.step(batch(70, { logitRows: [5, 69], sampling: greedy }), (layer) => layers.push(layer));
+  assert.deepEqual(
+    layers,
+    Array.from({ length: info.layerCount }, (_, i) => i),
+  );
+  assert.equal(result.tokens.length, 2);
+  assert.equal(result.topTokens[1][0], result.tokens[1]);
+  assert.ok(result.logprobs[0] <= 0);
+  assert.equal(result.expertCounts.length, info.moeLayerCount * info.logicalExpertCount);
+
+  const again = await model.step(batch(1, { start: 69, logitRows: [0] }));
+  assert.equal(again.digests[0], result.digests[1]);
+  assert.deepEqual([...again.tokens], [-1]);
+  assert.ok(Number.isNaN(again.logprobs[0]));
+
+  const bytes = new Uint8Array(64 * info.latentWidth * 2 + 4);
+  const hash = model.packRows(0, 0, 0, 64, bytes, 4);
+  assert.equal(hash, native.xxh64(bytes.subarray(4)));
+  model.unpackRows(0, 5, 0, 64, bytes, 4);
+  model.copyBlock(5, 6);
+  assert.equal(model.packRows(0, 6, 0, 64, bytes, 4), hash);
+  assert.throws(() => model.packRows(0, 0, 0, 64, bytes, 5), coded("argument", /bytes/));
+  assert.throws(() => model.unpackRows(0, 0, 1, 64, bytes, 0), coded("argument", /leave the block/));
+  assert.throws(() => model.copyBlock(0, 8), coded("argument", /block 8/));
+
+  const running = model.step(batch(70));
+  await assert.rejects(model.step(batch(1)), coded("busy", /another step/));
+  await running;
+  await assert.rejects(model.step({ ...batch(1), tokens: Uint32Array.of(1e9) }), coded("argument", /tokens\[0\]/));
+  await assert.rejects(model.step({ ...batch(1), tokens: [1] }), coded("argument", /tokens must be a Uint32Array/));
+  const wrongSeed = { ...greedy, seed: -1n };
+  await assert.rejects(model.step(batch(1, { logitRows: [0], sampling: wrongSeed })), coded("argument", /sampling\[0\]\.seed/));
+  const thrown = () => {
+    throw new Error("mine");
+  };
+  await assert.rejects(model.step(batch(1), thrown), /mine/);
+
+  const last = model.step(batch(70));
+  await Promise.all([model.close(), model.close()]);
+  await last;
+  await model.close();
+  await assert.rejects(model.step(batch(1)), coded("argument", /closed/));
+  assert.throws(() => model.packRows(0, 0, 0, 1, bytes, 0), coded("argument", /closed/));
+});
+
+test("the process exits by itself after close, with an idle model open, and in the middle of a step", () => {
+  const load = `const m = await require(${JSON.stringify(addonPath)}).loadModel(${JSON.stringify(options)});`;
+  const step = `m.step({tokens:new Uint32Array(200),rowCounts:Uint32Array.of(200),startPositions:Uint32Array.of(0),promptLengths:Uint32Array.of(1),
+    blockTable:Uint32Array.of(0,1,2,3),blockOffsets:Uint32Array.of(0,4),logitRows:new Uint32Array(),sampling:[]}, () => {});`;
+  for (const then of ["await m.close();", "", `${step} setImmediate(() => process.exit(0));`]) {
+    const child = spawnSync(process.execPath, ["-e", `(async () => { ${load} ${then} })()`], { timeout: 20_000 });
+    assert.equal(child.status, 0, `${then}: ${child.signal} ${child.stderr}`);
+  }
+});
