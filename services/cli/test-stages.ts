@@ -67,8 +67,11 @@ async function clangFormat(print: (text: string) => void): Promise<StageResult> 
   });
   const files = listed.stdout.split("\n").filter((file) => file !== "" && existsSync(inTree(file)));
   if (files.length === 0) return { passed: 0, failed: 0, skipped: ["C++ format: git lists no C++ files"] };
-  const result = await runCommand(executable, ["--dry-run", "--Werror", ...files], { cwd: treeRoot, timeoutMs, onOutput: print });
-  return result.exitCode === 0 ? onePassed : oneFailed;
+  const result = await runCommand(executable, ["--dry-run", "--Werror", ...files], { cwd: treeRoot, timeoutMs });
+  if (result.exitCode === 0) return onePassed;
+  const unformatted = new Set([...result.stderr.matchAll(/^(.+?):\d+:\d+: error/gm)].map((match) => match[1]));
+  print(`not formatted: ${[...unformatted].join(" ")}\nmend with: ${executable} -i FILE...\n`);
+  return oneFailed;
 }
 
 async function ctest(nativeBuild: NativeBuild, onOutput: (text: string) => void): Promise<StageResult> {
