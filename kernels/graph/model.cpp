@@ -239,21 +239,24 @@ void Model::plan_rows(const StepBatch& batch) {
   const auto roomy = [](int rows) { return rows + rows / 4 + 8; };
   const int rows = work.rows.rows();
   if (rows > work.capacity) {
-    work.capacity = roomy(rows);
+    const int capacity = roomy(rows);
     const auto make = [&](std::int64_t width) {
-      return backend_->make_activations(static_cast<std::size_t>(work.capacity) * static_cast<std::size_t>(width));
+      return backend_->make_activations(static_cast<std::size_t>(capacity) * static_cast<std::size_t>(width));
     };
+    work.capacity = 0;  // until all of them are there
     for (auto& buffer : work.hidden) buffer = make(config_.hidden_size);
     work.compressed = make(config_.latent_width() + config_.query_rank);
     work.queries = make(config_.head_count * config_.query_key_dim());
     work.absorbed = make(config_.head_count * config_.latent_width());
     work.contexts = make(config_.head_count * config_.kv_rank);
     work.values = make(config_.head_count * config_.value_dim);
+    work.capacity = capacity;
   }
   if (work.logit_rows.rows() > work.logit_capacity) {
-    work.logit_capacity = roomy(work.logit_rows.rows());
-    work.logits = backend_->make_activations(static_cast<std::size_t>(work.logit_capacity) *
-                                             static_cast<std::size_t>(config_.vocab_size));
+    const int capacity = roomy(work.logit_rows.rows());
+    work.logits =
+        backend_->make_activations(static_cast<std::size_t>(capacity) * static_cast<std::size_t>(config_.vocab_size));
+    work.logit_capacity = capacity;
   }
   work.x = {work.hidden[0].get(), 0, config_.hidden_size};
   work.h = {work.hidden[1].get(), 0, config_.hidden_size};
