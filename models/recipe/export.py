@@ -104,6 +104,7 @@ def save_shards(folder, tensors, stem="model"):
     for i, shard in enumerate(shards):
         file = f"{stem}-{i + 1:05d}-of-{len(shards):05d}.safetensors"
         save_file(shard, os.path.join(folder, file), metadata={"format": "pt"})
+        os.chmod(os.path.join(folder, file), 0o644)  # the library makes them private
         total += sum(t.numel() * t.element_size() for t in shard.values())
         where.update({name: file for name in shard})
     with open(os.path.join(folder, stem + ".safetensors.index.json"), "w") as f:

@@ -27,20 +27,20 @@ from sampler import Sampler
 LENGTH = 768
 
 
-def questions(rng, kinds, n):
-    """Training questions of these kinds whose prompt leaves room for a long thought."""
+def questions(rng, kinds, n, thinking_off):
+    """Training questions of these kinds, a share of them with thinking off, whose prompt leaves room for a long thought."""
     found = []
     while len(found) < n:
-        task = tasks.make(rng, rng.choice(kinds))
-        prompt = chat.prompt_ids(task.messages)
+        task = tasks.make(rng, rng.choice(kinds), rng.random() >= thinking_off)
+        prompt = chat.prompt_ids(task.messages, task.thinking)
         if not tasks.held_out(task.question) and len(prompt) <= LENGTH - 576:
             found.append((task, prompt))
     return found
 
 
 def reward(task, response):
-    right = tasks.check(task, chat.split_response(response)[1])
-    return float(right), float(chat.well_formed(response))
+    right = tasks.check(task, chat.split_response(response, task.thinking)[1])
+    return float(right), float(chat.well_formed(response, task.thinking))
 
 
 def log_probs(model, ids, position, bounds, dtype):
@@ -96,6 +96,7 @@ def main():
     p.add_argument("--iterations", type=int, default=200)
     p.add_argument("--stop-after", type=float, default=1e9)
     p.add_argument("--tasks", default="mul,div,sort,sub,reverse,count,word,followup")
+    p.add_argument("--thinking-off", type=float, default=0., help="share of the questions asked with thinking off")
     p.add_argument("--questions", type=int, default=64)
     p.add_argument("--group", type=int, default=16)
     p.add_argument("--rate", type=float, default=3e-5)
@@ -131,14 +132,17 @@ def main():
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(.9, .95), weight_decay=0.)
     sampler = Sampler(model.c, args.questions * args.group, LENGTH, device, dtype)
     evaluator = LocalEvaluator(model.c, device, dtype, args.eval_batch)
-    asked = tasks.held_out_tasks(2, args.eval_each, kinds)
+    asked = {"on": tasks.held_out_tasks(2, args.eval_each, kinds)}
+    if args.thinking_off:
+        asked["off"] = tasks.held_out_tasks(2, args.eval_each, kinds, thinking=False)
 
     def evaluate(iteration):
-        report = evaluator.run(model, asked, mtp=True)
-        row = {"iteration": iteration, "held_out": report["accuracy"], "mtp": report["mtp_accuracy"],
-               **{k: v["accuracy"] for k, v in report["tasks"].items()}}
-        history.append(row)
-        print("held out:", json.dumps(row), flush=True)
+        for thinking, questions_asked in asked.items():
+            report = evaluator.run(model, questions_asked, mtp=True)
+            row = {"iteration": iteration, "thinking": thinking, "held_out": report["accuracy"], "mtp": report["mtp_accuracy"],
+                   **{k: v["accuracy"] for k, v in report["tasks"].items()}}
+            history.append(row)
+            print("held out:", json.dumps(row), flush=True)
 
     if not args.resume:
         evaluate(0)
@@ -147,7 +151,7 @@ def main():
             break
         start = time.time()
         rng = random.Random(f"grpo/{args.seed}/{iteration}")
-        chosen = [q for q in questions(rng, kinds, args.questions) for _ in range(args.group)]
+        chosen = [q for q in questions(rng, kinds, args.questions, args.thinking_off) for _ in range(args.group)]
         sampler.load(model)
         responses = sampler.generate([prompt for _, prompt in chosen], 576, args.temperature)
         sampled = time.time()

@@ -67,7 +67,7 @@ def main():
     p.add_argument("--workers", type=int, default=4)
     p.add_argument("--muon-rate", type=float, default=.02)
     p.add_argument("--adam-rate", type=float, default=3e-3)
-    p.add_argument("--bias-rate", type=float, default=1e-3)
+    p.add_argument("--bias-rate", type=float, default=2e-3)
     p.add_argument("--eval-seconds", type=float, default=120)
     p.add_argument("--eval-each", type=int, default=32)
     p.add_argument("--eval-batch", type=int, default=512)
