@@ -6,7 +6,7 @@ import { CliError } from "./cli-error.ts";
 import { runningInstance } from "./instances.ts";
 import { interruptedExitCode, onInterrupt } from "./interrupt.ts";
 import { prepare } from "./prepare.ts";
-import { createProgress } from "./stack/progress.ts";
+import { createProgress, progressMode } from "./stack/progress.ts";
 import { checkStackOptions, startStack, type Stack } from "./stack/stack.ts";
 import { dimming } from "./terminal.ts";
 import { count, portNumber } from "./up.ts";
@@ -51,10 +51,12 @@ async function ask(question: string, options: AskOptions): Promise<void> {
   if (options.port !== undefined && !serves) throw new CliError(`port ${options.port} serves ${instance?.model}, not ${options.model}`);
   try {
     if (!serves) {
-      const progress = createProgress("quiet");
       await checkStackOptions({ model: options.model });
-      await prepare((text) => process.stderr.write(`${text}\n`));
-      stack = await startStack({ model: options.model, onEvent: (event) => progress.onEvent(event), signal: interrupt });
+      // The build shows itself, where one is due; the start of the stack takes a second and does not.
+      const progress = createProgress(progressMode({}));
+      await prepare(progress);
+      progress.end();
+      stack = await startStack({ model: options.model, signal: interrupt });
     }
     const baseUrl = stack?.baseUrl ?? `http://127.0.0.1:${instance?.port}`;
     const model = stack?.modelName ?? basename(instance?.model ?? "");

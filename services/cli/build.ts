@@ -9,10 +9,10 @@ export function register(program: Command): void {
     .option("--json", "print the result as JSON")
     .addHelpText("after", "\nExample:\n  ./pelagic build")
     .action(async (options: { json?: boolean }) => {
-      const built = await buildNative(
-        (text) => process.stderr.write(`${text}\n`),
-        options.json ? undefined : (chunk) => process.stderr.write(chunk),
-      );
+      const built = await buildNative((text) => process.stderr.write(`${text}\n`), {
+        onOutput: (chunk) => void (options.json || process.stderr.write(chunk)),
+        shown: !options.json,
+      });
       process.stdout.write(
         options.json ? `${JSON.stringify({ addon: addonPath, built })}\n` : `${built ? "built" : "up to date"}: ${addonPath}\n`,
       );

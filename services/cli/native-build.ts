@@ -33,31 +33,37 @@ export const sanitizerBuild: NativeBuild = {
 const addonTarget = "pelagic_addon";
 export const addonPath = inTree("build", "native", "pelagic.node");
 
+export interface BuildOutput {
+  onOutput: (chunk: string) => void;
+  /** The user sees all of it, so an error need not repeat its end. */
+  shown: boolean;
+}
+
 /** Builds the addon if it is due; true where something was built. */
-export async function buildNative(progress: (text: string) => void, onOutput?: (chunk: string) => void): Promise<boolean> {
+export async function buildNative(progress: (text: string) => void, output?: BuildOutput): Promise<boolean> {
   const stampFile = inTree("build", "native", ".built-from");
   const digest = sourcesDigest();
   if (existsSync(addonPath) && existsSync(stampFile) && readFileSync(stampFile, "utf8") === digest) return false;
   const tools = await nativeTools(progress);
   progress(`building the native engine with ${tools.compiler} (the first time takes a minute or two)`);
-  await cmakeBuild(tools, releaseBuild, { target: addonTarget, onOutput });
+  await cmakeBuild(tools, releaseBuild, { target: addonTarget, output });
   if (!existsSync(addonPath)) throw new CliError(`the native build ended without ${addonPath}`);
   writeFileSync(stampFile, digest);
   return true;
 }
 
-/** Configures and builds, everything or one target; throws an error with the end of the compiler's output where nobody sees that pass by. */
+/** Configures and builds, everything or one target. */
 export async function cmakeBuild(
   tools: NativeTools,
   build: NativeBuild,
-  options: { target?: string; onOutput?: (chunk: string) => void } = {},
+  options: { target?: string; output?: BuildOutput },
 ): Promise<void> {
   forgetMovedTree(build.buildDir);
   const env = { CXX: process.env.CXX ?? tools.compiler };
   const configure = ["-S", inTree("kernels"), "-B", build.buildDir, ...tools.generatorArgs, ...build.definitions];
-  const { target, onOutput } = options;
-  const commandOptions = { env, timeoutMs: buildTimeoutMs, onOutput };
-  const details = (result: CommandResult) => (onOutput ? " (see above)" : `:\n${lastLines(result, 15)}`);
+  const { target, output } = options;
+  const commandOptions = { env, timeoutMs: buildTimeoutMs, onOutput: output?.onOutput };
+  const details = (result: CommandResult) => (output?.shown ? " (see above)" : `:\n${lastLines(result, 15)}`);
   const configured = await runAlone(tools.cmake, configure, commandOptions);
   if (configured.exitCode !== 0) throw new CliError(`cmake could not configure kernels/${details(configured)}`);
   const buildArgs = ["--build", build.buildDir, "--parallel", String(availableParallelism()), ...(target ? ["--target", target] : [])];

@@ -1,8 +1,15 @@
 import { buildNative } from "./native-build.ts";
 import { natsServerBinary } from "./nats-binary.ts";
+import type { Progress } from "./stack/progress.ts";
 
 /** Whatever a stack needs and this tree lacks; ./pelagic itself has seen to the npm packages and the TypeScript build. */
-export async function prepare(progress: (text: string) => void): Promise<void> {
-  await buildNative(progress);
-  await natsServerBinary(progress);
+export async function prepare(progress: Pick<Progress, "step" | "detail">): Promise<void> {
+  const step = (text: string) => progress.step(text);
+  const onOutput = (chunk: string) => {
+    // Ninja and Make say how far they are at the start of each line.
+    const position = /^\[\s*(\d+(?:\/\d+|%))\]/m.exec(chunk)?.[1];
+    if (position) progress.detail(`compiled ${position}`);
+  };
+  await buildNative(step, { onOutput, shown: false });
+  await natsServerBinary(step);
 }

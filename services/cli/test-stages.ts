@@ -41,7 +41,7 @@ export function testStages(fast: boolean): Stage[] {
 
 async function build(print: (text: string) => void): Promise<StageResult> {
   const progress = (text: string) => print(`${text}\n`);
-  await buildNative(progress, print);
+  await buildNative(progress, { onOutput: print, shown: true });
   await natsServerBinary(progress);
   return onePassed;
 }
@@ -76,7 +76,7 @@ async function clangFormat(print: (text: string) => void): Promise<StageResult> 
 
 async function ctest(nativeBuild: NativeBuild, onOutput: (text: string) => void): Promise<StageResult> {
   const tools = await nativeTools(() => undefined);
-  await cmakeBuild(tools, nativeBuild, { onOutput });
+  await cmakeBuild(tools, nativeBuild, { output: { onOutput, shown: true } });
   const args = ["--test-dir", nativeBuild.buildDir, "--output-on-failure", "--no-tests=error"];
   const result = await runCommand(tools.ctest, args, { timeoutMs, onOutput });
   return parseCtest(result.stdout) ?? oneFailed;

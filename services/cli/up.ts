@@ -76,7 +76,7 @@ async function upHere(options: UpOptions): Promise<void> {
   const interrupt = onInterrupt(() => stack?.killAll());
   try {
     await checkStackOptions(options);
-    await prepare((text) => progress.step(text));
+    await prepare(progress);
     stack = await startStack({ ...options, kind: "service", onEvent: (event) => progress.onEvent(event), signal: interrupt });
     const report = await askFirstQuestion(stack, options, interrupt);
     if (report.right === false) {
@@ -200,6 +200,7 @@ function channelProgress(): Progress {
   return {
     onEvent: (event) => sendToStarter({ kind: "event", event }),
     step: (what) => sendToStarter({ kind: "event", event: { event: "preparing", what } }),
+    detail: () => undefined,
     end: () => undefined,
   };
 }

@@ -2,12 +2,14 @@
 import { formatSeconds, isTerminal } from "../terminal.ts";
 import type { StackEvent } from "./stack.ts";
 
-export type ProgressMode = "live" | "lines" | "json" | "quiet";
+export type ProgressMode = "live" | "lines" | "json";
 
 export interface Progress {
   onEvent(event: StackEvent): void;
   /** A step outside the stack, such as a build. */
   step(text: string): void;
+  /** Where a long step stands: shown in a terminal until the next line, nowhere else. */
+  detail(text: string): void;
   /** Ends the live line, before other output. */
   end(): void;
 }
@@ -44,7 +46,6 @@ export function createProgress(mode: ProgressMode): Progress {
       }
       if (event.event === "started") waiting.add(event.process);
       if (event.event === "ready") waiting.delete(event.process);
-      if (mode === "quiet") return;
       switch (event.event) {
         case "preparing":
           say(`  ${event.what}`);
@@ -67,6 +68,12 @@ export function createProgress(mode: ProgressMode): Progress {
     },
     step(text) {
       this.onEvent({ event: "preparing", what: text });
+    },
+    detail(text) {
+      if (mode !== "live") return;
+      clear();
+      process.stderr.write(`  ${text}`);
+      lineShown = true;
     },
     end: clear,
   };
