@@ -27,8 +27,8 @@ class Bench {
   const Ceilings& ceilings() const { return ceilings_; }
   cudaStream_t stream() const { return stream_; }
 
-  // Median microseconds of one call, L2 emptied before each.
-  double time_us(const std::function<void(cudaStream_t)>& call, int repeats = 20);
+  // Median microseconds of one call, L2 emptied before each unless `warm`.
+  double time_us(const std::function<void(cudaStream_t)>& call, int repeats = 20, bool warm = false);
 
   // The larger of the time to move `bytes` at the copy rate and to do `flops` at `tflops` (left out where that is 0).
   double roof_us(double bytes, double flops, double tflops) const;

@@ -30,13 +30,14 @@ __device__ __forceinline__ void mbarrier_arrive(std::uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// Arrives at the barrier that lies at the same offset in block `rank` of the cluster (its own rank allowed).
+// Arrives at the barrier that lies at the same offset in block `rank` of the cluster (its own rank allowed). Releases at block scope, for
+// the same reason as mbarrier_wait: at cluster scope every arrival would drain all memory traffic of the thread.
 __device__ __forceinline__ void mbarrier_arrive_at(std::uint32_t barrier, std::uint32_t rank) {
   asm volatile(
       "{\n"
       ".reg .b32 remote;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
       "}\n" ::"r"(barrier),
       "r"(rank)
       : "memory");
@@ -59,6 +60,11 @@ __device__ __forceinline__ void mbarrier_wait(std::uint32_t barrier, std::uint32
   }
 }
 
+// ---- named barriers of a block (0 is __syncthreads') ----
+
+__device__ __forceinline__ void barrier_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+__device__ __forceinline__ void barrier_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+
 // ---- clusters ----
 
 __device__ __forceinline__ std::uint32_t cluster_rank() {
@@ -67,8 +73,22 @@ __device__ __forceinline__ std::uint32_t cluster_rank() {
   return rank;
 }
 
+// Orders nothing: says only that this block runs, so that others may reach its shared memory.
+__device__ __forceinline__ void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+
+// Stores to the shared memory of block `rank`, at the offset that `address` has in this one.
+__device__ __forceinline__ void store_at(std::uint32_t address, std::uint32_t rank, std::uint32_t value) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "st.shared::cluster.u32 [remote], %2;\n"
+      "}\n" ::"r"(address),
+      "r"(rank), "r"(value)
+      : "memory");
+}
 
 // ---- bulk tensor copies ----
 
@@ -186,11 +206,14 @@ PELAGIC_WGMMA(128, PELAGIC_LIST_64, PELAGIC_IO_64(0), 64, 65, 66)
 #undef PELAGIC_IO_32
 #undef PELAGIC_IO_64
 
-// An 8x8 matrix of 16-bit elements held by a warp (lane l: row l / 4, columns 2 (l % 4) and the next), transposed.
-__device__ __forceinline__ std::uint32_t transpose_8x8(std::uint32_t pair) {
-  std::uint32_t result;
-  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(pair));
-  return result;
+// Stores 8x8 matrices of 16-bit elements, transposed: lane l holds row l / 4, columns 2 (l % 4) and the next, and names in `address` the 16
+// bytes for column l % 8 of matrix l / 8.
+__device__ __forceinline__ void store_transposed(std::uint32_t address, std::uint32_t a, std::uint32_t b) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(a), "r"(b) : "memory");
+}
+__device__ __forceinline__ void store_transposed(std::uint32_t address, std::uint32_t a, std::uint32_t b, std::uint32_t c, std::uint32_t d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c), "r"(d)
+               : "memory");
 }
 
 }  // namespace pelagic::sm90

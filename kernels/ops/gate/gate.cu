@@ -13,7 +13,7 @@ namespace {
 
 constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 constexpr int kMaxExperts = 256;
-constexpr int kMostClusterBlocks = 16;
+constexpr int kClusterWarps = 128;  // of a cluster: rows that are under way together
 constexpr std::uint32_t kTaken = 0;      // below the key of every number
 constexpr std::uint32_t kNanKey = 1;
 
@@ -37,14 +37,15 @@ __device__ std::uint32_t order_key(float value) {
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
+// This lane's part of a row of [experts] numbers; 0 past the last expert.
 template <int kPerLane>
-__device__ void load_row(const Arguments& a, int row, int first, float (&x)[kPerLane]) {
-  const float* source = a.logits + row * a.ld_logits + first;
+__device__ void load_row(const Arguments& a, const float* row, int lane, float (&x)[kPerLane]) {
+  const int first = lane * kPerLane;
   if constexpr (kPerLane % 4 == 0) {
     if (a.vector_loads) {
 #pragma unroll
       for (int j = 0; j < kPerLane; j += 4) {
-        const float4 four = first < a.config.experts ? __ldg(reinterpret_cast<const float4*>(source + j)) : float4{};
+        const float4 four = first < a.config.experts ? __ldg(reinterpret_cast<const float4*>(row + first + j)) : float4{};
         x[j] = four.x;
         x[j + 1] = four.y;
         x[j + 2] = four.z;
@@ -54,7 +55,7 @@ __device__ void load_row(const Arguments& a, int row, int first, float (&x)[kPer
     }
   }
 #pragma unroll
-  for (int j = 0; j < kPerLane; ++j) x[j] = first + j < a.config.experts ? __ldg(source + j) : 0.0f;
+  for (int j = 0; j < kPerLane; ++j) x[j] = first + j < a.config.experts ? __ldg(row + first + j) : 0.0f;
 }
 
 // row_softmax's bits: 16 chains over the row, then the tree. terms: shared memory of this warp, [experts].
@@ -81,6 +82,27 @@ __device__ void softmax(const Arguments& a, int lane, float (&x)[kPerLane], floa
   const float sum = __shfl_sync(kAllLanes, chain, 0);
 #pragma unroll
   for (int j = 0; j < kPerLane; ++j) x[j] = x[j] / sum;
+}
+
+// 1 / y for y >= 1, rounded as the CPU rounds it. The compiler's division carries its rare cases with every element, and this kernel's code
+// is fetched from far away: one test for all elements instead. Below 2^126 the quotient is normal, and one Newton step from the
+// approximation gives the nearest float (the compiler's own division does the same there).
+template <int kCount>
+__device__ void reciprocals(float (&y)[kCount]) {
+  bool rare = false;
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) rare = rare || !(y[j] < 0x1p126f);
+  if (__any_sync(kAllLanes, rare)) {
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) y[j] = 1.0f / y[j];
+    return;
+  }
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) {
+    float approximate;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(approximate) : "f"(y[j]));
+    y[j] = __fmaf_rn(approximate, __fmaf_rn(-y[j], approximate, 1.0f), approximate);
+  }
 }
 
 struct Top2 {
@@ -128,14 +150,13 @@ struct Choice {
   float weight;
 };
 
-// Routes one row: lane r gets the choice of rank r. chosen: shared memory of this warp, [32].
+// Routes one row of logits (overwritten): lane r gets the choice of rank r. chosen: shared memory of this warp, [32].
 template <GateMethod kMethod, int kPerLane>
-__device__ Choice route_row(const Arguments& a, int row, int lane, const float (&bias)[kPerLane], float* terms, Choice* chosen) {
+__device__ Choice route_row(const Arguments& a, int lane, float (&score)[kPerLane], const float (&bias)[kPerLane], float* terms,
+                            Choice* chosen) {
   constexpr bool kSigmoid = kMethod == GateMethod::sigmoid_noaux_tc;
   const GateConfig& config = a.config;
   const int first = lane * kPerLane;
-  float score[kPerLane];
-  load_row<kPerLane>(a, row, first, score);
   bool nan = false;
 #pragma unroll
   for (int j = 0; j < kPerLane; ++j) nan = nan || score[j] != score[j];
@@ -145,10 +166,10 @@ __device__ Choice route_row(const Arguments& a, int row, int lane, const float (
   if constexpr (kSigmoid) {
     float choice[kPerLane];
 #pragma unroll
-    for (int j = 0; j < kPerLane; ++j) {
-      score[j] = 1.0f / (1.0f + exp_f32_device(-score[j]));
-      choice[j] = config.bias != nullptr ? score[j] + bias[j] : score[j];
-    }
+    for (int j = 0; j < kPerLane; ++j) score[j] = 1.0f + exp_f32_device(-score[j]);
+    reciprocals(score);
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) choice[j] = config.bias != nullptr ? score[j] + bias[j] : score[j];
     const bool kept = group_is_kept<kPerLane, true>(config, lane, choice);
 #pragma unroll
     for (int j = 0; j < kPerLane; ++j) key[j] = order_key(kept ? choice[j] : -INFINITY);
@@ -188,7 +209,12 @@ __device__ Choice route_row(const Arguments& a, int row, int lane, const float (
   __syncwarp();
   Choice mine = chosen[lane];
   float sum = 0.0f;
-  for (int rank = 0; rank < config.top_k; ++rank) sum = sum + chosen[rank].weight;
+  // Eight at once is what models choose; these loads wait for nothing.
+#pragma unroll
+  for (int rank = 0; rank < 8; ++rank)
+    if (rank < config.top_k) sum = sum + chosen[rank].weight;
+#pragma unroll 1
+  for (int rank = 8; rank < config.top_k; ++rank) sum = sum + chosen[rank].weight;
   __syncwarp();
   if (lane >= config.top_k) return {-1, 0.0f};
   if (config.normalize && (kSigmoid || config.top_k > 1)) mine.weight = mine.weight / (sum + 1e-20f);
@@ -202,14 +228,6 @@ __device__ void write_choice(const Arguments& a, int row, int lane, Choice choic
   const std::int64_t target = static_cast<std::int64_t>(row) * a.config.top_k + lane;
   a.ids[target] = choice.id;
   a.weights[target] = choice.weight;
-}
-
-// This lane's part of the bias. Asked for with the first logits: both come from far away.
-template <int kPerLane>
-__device__ void load_bias(const Arguments& a, int lane, float (&bias)[kPerLane]) {
-#pragma unroll
-  for (int j = 0; j < kPerLane; ++j)
-    bias[j] = a.config.bias != nullptr && lane * kPerLane + j < a.config.experts ? __ldg(a.config.bias + lane * kPerLane + j) : 0.0f;
 }
 
 // counts and offsets from one number for each expert in thread `expert`; 0 from other threads. All threads of the block, at least 256.
@@ -244,29 +262,36 @@ struct Shared {
 };
 
 // One cluster takes all rows: every block sends its histogram to the first one.
-template <GateMethod kMethod, int kPerLane, int kWarps>
-__global__ void __launch_bounds__(kWarps * 32) gate_cluster_kernel(const Arguments a) {
-  __shared__ Shared<kMethod, kWarps> shared;
-  __shared__ std::uint32_t received[kMostClusterBlocks][kMaxExperts];
+template <GateMethod kMethod, int kPerLane, int kBlocks>
+__global__ void __launch_bounds__(kClusterWarps / kBlocks * 32) gate_cluster_kernel(const Arguments a) {
+  constexpr int kWarps = kClusterWarps / kBlocks;
   static_assert(kWarps * 32 >= kMaxExperts);
+  __shared__ Shared<kMethod, kWarps> shared;
+  __shared__ std::uint32_t received[kBlocks][kMaxExperts];
   sm90::cluster_arrive_relaxed();
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
-  float* terms = shared.terms[Shared<kMethod, kWarps>::kSoftmax ? warp : 0];
-  float bias[kPerLane];
-  load_bias<kPerLane>(a, lane, bias);
+  // Neighbouring rows go to different blocks, so that few rows spread over many processors.
+  int row = warp * kBlocks + blockIdx.x;
+  // All that comes from far away is asked for at once.
+  float score[kPerLane] = {};
+  float bias[kPerLane] = {};
+  if (row < a.rows) load_row<kPerLane>(a, a.logits + row * a.ld_logits, lane, score);
+  if (a.config.bias != nullptr) load_row<kPerLane>(a, a.config.bias, lane, bias);
   if (threadIdx.x < kMaxExperts) shared.histogram[threadIdx.x] = 0;
   __syncthreads();
-  // Neighbouring rows go to different blocks, so that few rows spread over many processors.
-  const int step = kWarps * gridDim.x;
+  float* terms = shared.terms[Shared<kMethod, kWarps>::kSoftmax ? warp : 0];
   Choice choice = {-1, 0.0f};
-  int row = warp * gridDim.x + blockIdx.x;
   int last = row;
-  for (; row < a.rows; row += step) {
-    write_choice(a, last, lane, choice);
-    choice = route_row<kMethod, kPerLane>(a, row, lane, bias, terms, shared.chosen[warp]);
+  while (row < a.rows) {
+    choice = route_row<kMethod, kPerLane>(a, lane, score, bias, terms, shared.chosen[warp]);
     if (choice.id >= 0) atomicAdd(shared.histogram + choice.id, 1u);
     last = row;
+    row += kClusterWarps;
+    if (row < a.rows) {
+      write_choice(a, last, lane, choice);
+      load_row<kPerLane>(a, a.logits + row * a.ld_logits, lane, score);
+    }
   }
   __syncthreads();
   sm90::cluster_wait();
@@ -278,7 +303,8 @@ __global__ void __launch_bounds__(kWarps * 32) gate_cluster_kernel(const Argumen
   if (blockIdx.x != 0) return;
   std::uint32_t mine = 0;
   if (threadIdx.x < kMaxExperts)
-    for (int block = 0; block < gridDim.x; ++block) mine += received[block][threadIdx.x];
+#pragma unroll
+    for (int block = 0; block < kBlocks; ++block) mine += received[block][threadIdx.x];
   write_counts(a, mine, shared.warp_sums);
 }
 
@@ -288,15 +314,21 @@ __global__ void __launch_bounds__(kWarps * 32) gate_grid_kernel(const Arguments 
   __shared__ Shared<kMethod, kWarps> shared;
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
-  for (int e = threadIdx.x; e < kMaxExperts; e += kWarps * 32) shared.histogram[e] = 0;
-  float* terms = shared.terms[Shared<kMethod, kWarps>::kSoftmax ? warp : 0];
-  float bias[kPerLane];
-  load_bias<kPerLane>(a, lane, bias);
+  float score[kPerLane] = {};
+  float bias[kPerLane] = {};
+  const int step = kWarps * gridDim.x;
+  int row = warp * gridDim.x + blockIdx.x;
+  if (row < a.rows) load_row<kPerLane>(a, a.logits + row * a.ld_logits, lane, score);
+  if (a.config.bias != nullptr) load_row<kPerLane>(a, a.config.bias, lane, bias);
+  if (threadIdx.x < kMaxExperts) shared.histogram[threadIdx.x] = 0;
   __syncthreads();
-  for (int row = warp * gridDim.x + blockIdx.x; row < a.rows; row += kWarps * gridDim.x) {
-    const Choice choice = route_row<kMethod, kPerLane>(a, row, lane, bias, terms, shared.chosen[warp]);
+  float* terms = shared.terms[Shared<kMethod, kWarps>::kSoftmax ? warp : 0];
+  while (row < a.rows) {
+    const Choice choice = route_row<kMethod, kPerLane>(a, lane, score, bias, terms, shared.chosen[warp]);
     if (choice.id >= 0) atomicAdd(shared.histogram + choice.id, 1u);
     write_choice(a, row, lane, choice);
+    row += step;
+    if (row < a.rows) load_row<kPerLane>(a, a.logits + row * a.ld_logits, lane, score);
   }
   __syncthreads();
   std::uint32_t* ticket = a.workspace + kMaxExperts;
@@ -328,7 +360,7 @@ cudaError_t launch(const Arguments& a, GateCudaPath path, cudaStream_t stream) {
   }
   const bool wide = path == GateCudaPath::cluster_16;
   const unsigned blocks = wide ? 16 : 8;
-  auto* const kernel = wide ? gate_cluster_kernel<kMethod, kPerLane, 8> : gate_cluster_kernel<kMethod, kPerLane, 16>;
+  auto* const kernel = wide ? gate_cluster_kernel<kMethod, kPerLane, 16> : gate_cluster_kernel<kMethod, kPerLane, 8>;
   if (wide) {
     const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     if (error != cudaSuccess) return error;
@@ -339,7 +371,7 @@ cudaError_t launch(const Arguments& a, GateCudaPath path, cudaStream_t stream) {
   config.attrs = &attribute;
   config.numAttrs = 1;
   config.gridDim = blocks;
-  config.blockDim = wide ? 256 : 512;
+  config.blockDim = kClusterWarps / blocks * 32;
   return cudaLaunchKernelEx(&config, kernel, a);
 }
 
@@ -375,7 +407,8 @@ GateCudaPath gate_cuda_path_for(int rows) { return rows <= 256 ? GateCudaPath::c
 cudaError_t gate_cuda(const GateCudaCall& call, GateCudaPath path, cudaStream_t stream) {
   const int per_lane = experts_per_lane(call.config);
   if (per_lane == 0 || call.config.top_k > 32 || call.rows < 0) return cudaErrorInvalidValue;
-  const bool aligned = reinterpret_cast<std::uintptr_t>(call.logits) % 16 == 0 && call.ld_logits % 4 == 0;
+  const bool aligned = (reinterpret_cast<std::uintptr_t>(call.logits) | reinterpret_cast<std::uintptr_t>(call.config.bias)) % 16 == 0 &&
+                       call.ld_logits % 4 == 0;
   const Arguments a = {call.config, call.logits, call.ld_logits, call.rows, call.ids, call.weights, call.counts, call.offsets, call.workspace,
                        aligned && call.config.experts % per_lane == 0};
   switch (call.config.method) {

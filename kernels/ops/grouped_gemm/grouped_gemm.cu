@@ -36,7 +36,7 @@ GroupedGemmPlan make_grouped_gemm_plan(const GroupedGemmProblem& problem) {
   require(problem.k >= 16 && problem.k * element_bytes % 16 == 0, "a row of k must be a multiple of 16 bytes");
   require(problem.row_capacity >= 1, "row_capacity must be at least 1");
   require(rows <= INT32_MAX && std::int64_t{problem.experts} * problem.n <= INT32_MAX, "rows or experts * n exceed 2^31 - 1");
-  require(!fp8 || (problem.ld_x_scales >= rows && problem.ld_x_scales % 4 == 0), "ld_x_scales must be a multiple of 4, at least the rows");
+  require(!fp8 || problem.ld_x_scales >= rows, "ld_x_scales must be at least the rows");
 
   const Entry& entry = entry_for(problem);
   const CUtensorMapDataType type = fp8 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
@@ -54,16 +54,6 @@ GroupedGemmPlan make_grouped_gemm_plan(const GroupedGemmProblem& problem) {
   shape.rows = static_cast<std::uint64_t>(rows);
   shape.box_rows = static_cast<std::uint32_t>(entry.token_rows);
   plan.token_map = make_tensor_map(problem.x, shape);
-  if (fp8) {
-    shape.type = CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
-    shape.columns = static_cast<std::uint64_t>(rows);
-    shape.rows = static_cast<std::uint64_t>(blocks_of(problem.k, 128));
-    shape.row_bytes = static_cast<std::uint64_t>(problem.ld_x_scales) * sizeof(float);
-    shape.box_columns = static_cast<std::uint32_t>(entry.token_rows);
-    shape.box_rows = 1;
-    shape.swizzle = MapSwizzle::none;
-    plan.scale_map = make_tensor_map(problem.x_scales, shape);
-  }
   plan.grid = entry.grid();
   if (plan.grid == 0) throw std::runtime_error("the device cannot run this grouped GEMM");
   return plan;
@@ -73,6 +63,8 @@ cudaError_t launch_grouped_gemm(const GroupedGemmPlan& plan, cudaStream_t stream
   const GroupedGemmProblem& problem = plan.problem;
   grouped_gemm::KernelArguments arguments = {};
   arguments.rows = problem.rows;
+  arguments.x_scales = problem.x_scales;
+  arguments.ld_x_scales = problem.ld_x_scales;
   arguments.weight_scales = problem.weight_scales;
   arguments.out = static_cast<__nv_bfloat16*>(problem.out);
   arguments.experts = problem.experts;

@@ -36,11 +36,11 @@ struct GroupedGemmProblem {
   int n;             // a multiple of 8
   int k;             // a multiple of 16 (fp8) or 8 (bf16)
   int row_capacity;  // rows of x and out (contiguous), or for each expert (masked)
-  // Device memory; x, weights and x_scales begin at a multiple of 16 bytes.
+  // Device memory; x, weights and out begin at a multiple of 16 bytes.
   const std::int32_t* rows;    // offsets [experts + 1], ascending, or counts [experts]; read when the kernel runs
   const void* x;               // [row capacity in all, k]
   const float* x_scales;       // fp8: [ceil(k / 128), ld_x_scales], one for each row and 128 of k
-  std::int64_t ld_x_scales;    // fp8: at least the row capacity in all, a multiple of 4
+  std::int64_t ld_x_scales;    // fp8: at least the row capacity in all
   const void* weights;         // [experts, n, k]
   const float* weight_scales;  // fp8: [experts, ceil(n / 128), ceil(k / 128)]
   void* out;                   // bf16 [row capacity in all, n]; rows that no expert has stay as they are
@@ -51,7 +51,6 @@ struct GroupedGemmPlan {
   GroupedGemmProblem problem;
   CUtensorMap weight_map;
   CUtensorMap token_map;
-  CUtensorMap scale_map;
   int grid;
 };
 

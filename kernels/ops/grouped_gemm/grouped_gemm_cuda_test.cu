@@ -71,7 +71,7 @@ template <typename T>
 void run(GroupedGemmType type, const Pool<T>& pool, const Arrangement& arrangement, GroupedGemmTile tile, RowBits& known) {
   const bool is_masked = arrangement.layout == GroupedGemmLayout::masked;
   const int rows = arrangement.capacity * (is_masked ? kExperts : 1);
-  const std::int64_t ld = (rows + 3) / 4 * 4 + 4;
+  const std::int64_t ld = rows + 3;
   // Rows that nobody has are NaN: they must reach no result.
   T nan_element;
   const std::uint16_t nan_bits = 0x7FFF;

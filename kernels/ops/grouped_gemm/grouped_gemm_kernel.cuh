@@ -6,6 +6,13 @@
 #include "cuda/sm90.cuh"
 #include "ops/grouped_gemm/grouped_gemm_cuda.h"
 
+#ifndef PELAGIC_AHEAD
+#define PELAGIC_AHEAD 4
+#endif
+#ifndef PELAGIC_TURNS
+#define PELAGIC_TURNS 1
+#endif
+
 namespace pelagic::grouped_gemm {
 
 inline constexpr int kConsumerThreads = 256;  // two warpgroups: each half of the tile's weight rows
@@ -16,6 +23,8 @@ inline constexpr int kSharedLimit = 232448;  // dynamic shared memory of one blo
 
 struct KernelArguments {
   const std::int32_t* rows;
+  const float* x_scales;
+  std::int64_t ld_x_scales;
   const float* weight_scales;
   __nv_bfloat16* out;
   int experts;
@@ -37,22 +46,23 @@ struct Tile {
   static constexpr int kSlabs = kWeightRows / 128;  // of 64 weight rows, for each warpgroup
   static constexpr int kWeightBytes = kWeightRows * kRowBytes;
   static constexpr int kTokenBytes = kTokenRows * kRowBytes;
-  static constexpr int kScaleBytes = kFp8 ? kTokenRows * 4 : 0;
-  static constexpr int kScaleStride = kFp8 ? (kScaleBytes + 127) / 128 * 128 : 0;
-  static constexpr int kStageBytes = kWeightBytes + kTokenBytes + kScaleStride;
+  static constexpr int kScaleGroups = kSlabs;  // 128-row blocks of weights in the tile
+  static constexpr int kScales = kFp8 ? (kTokenRows < 16 ? 16 : kTokenRows) : 0;  // room for each block
+  static constexpr int kScaleBytes = kScaleGroups * kScales * 4;
+  static constexpr int kStageBytes = kWeightBytes + kTokenBytes + kScaleBytes;
+  static constexpr int kOutTokens = kTokenRows < 64 ? kTokenRows : 64;  // that leave together
+  static constexpr int kOutBytes = 2 * kOutTokens * kRowBytes;
+  static constexpr bool kTurns = kSlabs > 1 && PELAGIC_TURNS;
   static constexpr int kPrefixBytes = 4 * 1028;  // up to 1,024 experts
   static constexpr int kAlignment = 1024;
-  static constexpr int kStages = (kSharedLimit - kAlignment - kBarrierBytes - kPrefixBytes) / kStageBytes;
-  static constexpr int kSharedBytes = kAlignment + kStages * kStageBytes + kBarrierBytes + kPrefixBytes;
+  static constexpr int kFixedBytes = kAlignment + kOutBytes + kBarrierBytes + kPrefixBytes;
+  static constexpr int kStages = (kSharedLimit - kFixedBytes) / kStageBytes;
+  static constexpr int kSharedBytes = kFixedBytes + kStages * kStageBytes;
   static_assert(kStages >= 3 && 2 * kStages * 8 + 64 <= kBarrierBytes && kSharedBytes <= kSharedLimit);
   static_assert(kTokenRows % 8 == 0 && kWeightRows % 128 == 0);
 };
 
 inline constexpr int kMaxExperts = 1024;
-
-#ifndef PELAGIC_AHEAD
-#define PELAGIC_AHEAD 6
-#endif
 
 // A tile of the output: token rows [row, row + kTokenRows) of the expert, weight rows from weight_row.
 struct Place {
@@ -138,18 +148,70 @@ __device__ void count_tiles(const KernelArguments& arguments, int* prefix, int* 
   __syncthreads();
 }
 
-// Token scale times weight scale for two neighbouring columns.
-__device__ __forceinline__ float2 scale_pair(const float* token_scales, float weight_scale, int j) {
-  const float2 token = *reinterpret_cast<const float2*>(token_scales + 8 * j + 2 * (threadIdx.x % 4));
-  return {token.x * weight_scale, token.y * weight_scale};
+// Where the scale of token column t stands: a consumer thread then reads its four of each 16 columns at once.
+__device__ __forceinline__ int scale_place(int t) { return (t / 16 * 4 + t % 8 / 2) * 4 + t / 8 % 2 * 2 + t % 2; }
+
+// One warp keeps the stages' scales: token scale times weight scale, for each token of the tile and each 128 weight rows. Plain loads and not
+// the copy engine, which takes no row that begins off a multiple of 16 bytes; an expert's first row can be any.
+template <typename T, typename Advance>
+__device__ void produce_scales(const KernelArguments& arguments, Walk<T>& walk, int rank, float* scale_stages, std::uint32_t full,
+                               std::uint32_t empty, const int& stage, const std::uint32_t& phase, const Advance& advance) {
+  constexpr int kPerLane = (T::kTokenRows + 31) / 32;
+  constexpr int kBatch = kPerLane > 1 ? 2 : 4;  // steps whose loads are under way together
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  Place place;
+  while (walk.next(rank, place)) {
+    const float* weight_scales[T::kScaleGroups];
+#pragma unroll
+    for (int g = 0; g < T::kScaleGroups; ++g) {
+      // Past the last block the rows are not stored: any scale does.
+      const int block = min(place.weight_row / 128 + g, arguments.n_blocks - 1);
+      weight_scales[g] = arguments.weight_scales + (static_cast<std::int64_t>(place.expert) * arguments.n_blocks + block) * arguments.k_steps;
+    }
+    const float* token_scales = arguments.x_scales + place.row + lane;
+    for (int begin = 0; begin < arguments.k_steps; begin += kBatch) {
+      float token[kBatch][kPerLane];
+      float weight[kBatch][T::kScaleGroups];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int step = min(begin + i, arguments.k_steps - 1);
+#pragma unroll
+        for (int p = 0; p < kPerLane; ++p)
+          token[i][p] = place.row + lane + 32 * p < place.row_end ? __ldg(token_scales + step * arguments.ld_x_scales + 32 * p) : 0.0f;
+#pragma unroll
+        for (int g = 0; g < T::kScaleGroups; ++g) weight[i][g] = __ldg(weight_scales[g] + step);
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        if (begin + i == arguments.k_steps) break;
+        sm90::mbarrier_wait(empty + 8 * stage, phase ^ 1);
+        float* target = scale_stages + stage * (T::kScaleBytes / 4);
+#pragma unroll
+        for (int g = 0; g < T::kScaleGroups; ++g)
+#pragma unroll
+          for (int p = 0; p < kPerLane; ++p)
+            if (lane + 32 * p < T::kTokenRows) target[g * T::kScales + scale_place(lane + 32 * p)] = token[i][p] * weight[i][g];
+        __syncwarp();
+        if (lane == 0) sm90::mbarrier_arrive(full + 8 * stage);
+        advance();
+      }
+    }
+  }
 }
 
-// total += acc * scale for 8 columns of the slab.
-__device__ __forceinline__ void promote(const float* acc, float2 scale, float* total) {
+// total += acc * scale for up to 16 columns of the slab: 8 where kColumns is 8.
+template <int kColumns>
+__device__ __forceinline__ void promote(const float* acc, float4 scale, float* total) {
   total[0] = __fmaf_rn(acc[0], scale.x, total[0]);
   total[1] = __fmaf_rn(acc[1], scale.y, total[1]);
   total[2] = __fmaf_rn(acc[2], scale.x, total[2]);
   total[3] = __fmaf_rn(acc[3], scale.y, total[3]);
+  if constexpr (kColumns == 16) {
+    total[4] = __fmaf_rn(acc[4], scale.z, total[4]);
+    total[5] = __fmaf_rn(acc[5], scale.w, total[5]);
+    total[6] = __fmaf_rn(acc[6], scale.z, total[6]);
+    total[7] = __fmaf_rn(acc[7], scale.w, total[7]);
+  }
 }
 
 __device__ __forceinline__ std::uint32_t pack(float low, float high) {
@@ -157,35 +219,54 @@ __device__ __forceinline__ std::uint32_t pack(float low, float high) {
   return *reinterpret_cast<const std::uint32_t*>(&pair);
 }
 
-// Writes 64 weight rows x kTokenRows of the result: columns of the accumulators are rows of out, so 8x8 pieces are transposed on the way.
-template <int kTokenRows>
-__device__ __forceinline__ void store_slab(const float (&total)[kTokenRows / 2], const KernelArguments& arguments, const Place& place,
-                                           int weight_row) {
-  const int lane = threadIdx.x % 32;
-  const int column = weight_row + 16 * (threadIdx.x % 128 / 32) + 2 * (lane % 4);
+// Writes 64 weight rows x kTokenRows of the result. Columns of the accumulators are rows of out: they are transposed through the
+// warpgroup's part of shared memory, 128 bytes for each token, 16-byte pieces swizzled by the token so that no two lanes meet in a bank.
+template <typename T>
+__device__ __forceinline__ void store_slab(const float (&total)[T::kTokenRows / 2], const KernelArguments& arguments, const Place& place,
+                                           int weight_row, unsigned char* out_stage, int group) {
+  constexpr int kTokens = T::kOutTokens;
+  const int thread = static_cast<int>(threadIdx.x) % 128;
+  const int lane = thread % 32;
+  const int piece = 2 * (thread / 32) + lane / 8 % 2;
+  const int barrier = 3 + group;
+  const std::uint32_t stage = sm90::shared_address(out_stage);
+  const std::uint32_t mine = stage + (lane / 16 * 8 + lane % 8) * kRowBytes + ((piece ^ (lane % 8)) * 16);
 #pragma unroll
-  for (int j = 0; j < kTokenRows / 8; ++j) {
-    const std::uint32_t low = sm90::transpose_8x8(pack(total[4 * j + 0], total[4 * j + 1]));
-    const std::uint32_t high = sm90::transpose_8x8(pack(total[4 * j + 2], total[4 * j + 3]));
-    const int row = place.row + 8 * j + lane / 4;
-    if (row < place.row_end) {
-      __nv_bfloat16* target = arguments.out + static_cast<std::int64_t>(row) * arguments.n + column;
-      if (column < arguments.n) *reinterpret_cast<std::uint32_t*>(target) = low;
-      if (column + 8 < arguments.n) *reinterpret_cast<std::uint32_t*>(target + 8) = high;
+  for (int begin = 0; begin < T::kTokenRows; begin += kTokens) {
+    sm90::barrier_sync(barrier, 128);
+    if constexpr (kTokens == 8) {
+      sm90::store_transposed(mine, pack(total[0], total[1]), pack(total[2], total[3]));
+    } else {
+#pragma unroll
+      for (int t = 0; t < kTokens; t += 16) {
+        const float* from = total + (begin + t) / 2;
+        sm90::store_transposed(mine + t * kRowBytes, pack(from[0], from[1]), pack(from[2], from[3]), pack(from[4], from[5]),
+                               pack(from[6], from[7]));
+      }
+    }
+    sm90::barrier_sync(barrier, 128);
+#pragma unroll
+    for (int i = 0; i < (kTokens * 8 + 127) / 128; ++i) {
+      const int token = (thread + 128 * i) / 8;
+      const int column = weight_row + thread % 8 * 8;
+      const int row = place.row + begin + token;
+      if (token < kTokens && row < place.row_end && column < arguments.n)
+        *reinterpret_cast<uint4*>(arguments.out + static_cast<std::int64_t>(row) * arguments.n + column) =
+            *reinterpret_cast<const uint4*>(out_stage + token * kRowBytes + ((thread % 8 ^ token % 8) * 16));
     }
   }
 }
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 1)
-    kernel(const __grid_constant__ CUtensorMap weight_map, const __grid_constant__ CUtensorMap token_map,
-           const __grid_constant__ CUtensorMap scale_map, const KernelArguments arguments) {
+    kernel(const __grid_constant__ CUtensorMap weight_map, const __grid_constant__ CUtensorMap token_map, const KernelArguments arguments) {
   extern __shared__ unsigned char shared_raw[];
   unsigned char* const shared = shared_raw + (-sm90::shared_address(shared_raw) & (T::kAlignment - 1));
   unsigned char* const weight_stages = shared;
   unsigned char* const token_stages = weight_stages + T::kStages * T::kWeightBytes;
-  unsigned char* const scale_stages = token_stages + T::kStages * T::kTokenBytes;
-  unsigned char* const barriers = scale_stages + T::kStages * T::kScaleStride;
+  unsigned char* const out_stages = token_stages + T::kStages * T::kTokenBytes;
+  float* const scale_stages = reinterpret_cast<float*>(out_stages + T::kOutBytes);
+  unsigned char* const barriers = reinterpret_cast<unsigned char*>(scale_stages) + T::kStages * T::kScaleBytes;
   int* const warp_sums = reinterpret_cast<int*>(barriers + 2 * T::kStages * 8);
   int* const prefix = reinterpret_cast<int*>(barriers + kBarrierBytes);
   const std::uint32_t full = sm90::shared_address(barriers);
@@ -194,7 +275,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int rank = T::kBlocks > 1 ? static_cast<int>(sm90::cluster_rank()) : 0;
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < T::kStages; ++stage) {
-      sm90::mbarrier_init(full + 8 * stage, 1);
+      sm90::mbarrier_init(full + 8 * stage, T::kFp8 ? 2 : 1);  // the copies' producer, the scales' producer
       sm90::mbarrier_init(empty + 8 * stage, kConsumerThreads / 32 * T::kBlocks);
     }
     sm90::mbarrier_init_fence();
@@ -217,12 +298,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   };
 
   if (threadIdx.x >= kConsumerThreads) {
-    // Producer: one thread asks the copy engine for every stage.
-    sm90::registers_down<40>();
+    // Producers: one thread asks the copy engine for every stage, another warp brings the scales.
+    sm90::registers_down<56>();
     if (threadIdx.x == kConsumerThreads) {
       sm90::prefetch_map(&weight_map);
       sm90::prefetch_map(&token_map);
-      if constexpr (T::kFp8) sm90::prefetch_map(&scale_map);
       // With few rows a weight is read once: it should not push activations out of the L2.
       constexpr std::uint64_t kWeightPolicy = T::kTokenRows < 128 ? sm90::kEvictFirst : sm90::kEvictNormal;
       while (walk.next(rank, place)) {
@@ -230,7 +310,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         for (int step = 0; step < arguments.k_steps; ++step, advance()) {
           sm90::mbarrier_wait(empty + 8 * stage, phase ^ 1);
           const std::uint32_t barrier = full + 8 * stage;
-          sm90::mbarrier_arrive_expect(barrier, T::kWeightBytes + T::kTokenBytes + T::kScaleBytes);
+          sm90::mbarrier_arrive_expect(barrier, T::kWeightBytes + T::kTokenBytes);
           const std::uint32_t weights = sm90::shared_address(weight_stages + stage * T::kWeightBytes);
           const int column = step * T::kColumns;
           constexpr int kBoxBytes = 128 * kRowBytes;
@@ -245,18 +325,21 @@ __global__ void __launch_bounds__(kThreads, 1)
           }
           sm90::copy_box(sm90::shared_address(token_stages + stage * T::kTokenBytes), &token_map, column, place.row, barrier,
                          sm90::kEvictNormal);
-          if constexpr (T::kFp8)
-            sm90::copy_box(sm90::shared_address(scale_stages + stage * T::kScaleStride), &scale_map, place.row, step, barrier,
-                           sm90::kEvictNormal);
         }
       }
+    } else if (T::kFp8 && threadIdx.x / 32 == kConsumerThreads / 32 + 1) {
+      produce_scales<T>(arguments, walk, rank, scale_stages, full, empty, stage, phase, advance);
     }
   } else {
-    sm90::registers_up<232>();
+    sm90::registers_up<224>();
     // Through a shuffle, so that the compiler knows it is the same in the whole warp and keeps descriptors in uniform registers.
     const int group = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 128, 0);
     const int lane = static_cast<int>(threadIdx.x) % 32;
     constexpr int kGroupRows = T::kWeightRows / 2;
+    // The warpgroups take turns at the tensor cores: while one multiplies, the other promotes. Left alone they fall into step and do both
+    // together. The last turn that the second one gives stays unused.
+    if constexpr (T::kFp8 && T::kTurns)
+      if (group == 1) sm90::barrier_arrive(1, kConsumerThreads);
     while (walk.next(rank, place)) {
       float total[T::kSlabs][T::kTokenRows / 2];
 #pragma unroll
@@ -265,28 +348,24 @@ __global__ void __launch_bounds__(kThreads, 1)
         for (int i = 0; i < T::kTokenRows / 2; ++i) total[slab][i] = 0.0f;
 
       const int weight_row = place.weight_row + group * kGroupRows;
-      const float* weight_scales = nullptr;
-      float next_weight_scale = 0.0f;
-      if constexpr (T::kFp8) {
-        // Past the last block the rows are not stored: any scale does.
-        const int block = min(weight_row / 128, arguments.n_blocks - 1);
-        weight_scales = arguments.weight_scales + (static_cast<std::int64_t>(place.expert) * arguments.n_blocks + block) * arguments.k_steps;
-        next_weight_scale = __ldg(weight_scales);
-      }
       for (int step = 0; step < arguments.k_steps; ++step, advance()) {
-        const float weight_scale = next_weight_scale;
-        if constexpr (T::kFp8)
-          if (step + 1 < arguments.k_steps) next_weight_scale = __ldg(weight_scales + step + 1);
         sm90::mbarrier_wait(full + 8 * stage, phase);
         const std::uint64_t tokens = sm90::tile_descriptor(sm90::shared_address(token_stages + stage * T::kTokenBytes));
         const std::uint64_t weights = sm90::tile_descriptor(sm90::shared_address(weight_stages + stage * T::kWeightBytes) +
                                                             group * kGroupRows * kRowBytes);
         constexpr int kSteps = 4;  // of 32 bytes in the 128 of a stage
         if constexpr (T::kFp8) {
-          const float* token_scales = reinterpret_cast<const float*>(scale_stages + stage * T::kScaleStride);
+          const float4* scales = reinterpret_cast<const float4*>(scale_stages + stage * (T::kScaleBytes / 4) +
+                                                                 (T::kScaleGroups > 1 ? group * T::kScales : 0)) +
+                                 threadIdx.x % 4;
+          constexpr int kParts = T::kScales / 16;
+          constexpr int kPartColumns = T::kTokenRows < 16 ? 8 : 16;
+          // While the tensor cores work: the first scales, as many as registers are left for.
+          constexpr int kAhead = kParts < PELAGIC_AHEAD ? kParts : PELAGIC_AHEAD;
           float acc[T::kTokenRows / 2];
 #pragma unroll
           for (int slab = 0; slab < T::kSlabs; ++slab) {
+            if constexpr (T::kTurns) sm90::barrier_sync(1 + group, kConsumerThreads);
             sm90::hold(acc);
             sm90::wgmma_fence();
 #pragma unroll
@@ -294,16 +373,17 @@ __global__ void __launch_bounds__(kThreads, 1)
               sm90::Wgmma<T::kTokenRows>::e4m3(acc, weights + slab * (64 * kRowBytes >> 4) + 2 * i, tokens + 2 * i, i);
             sm90::wgmma_commit();
             sm90::hold(acc);
-            // While the tensor cores work: the first scales, as many as registers are left for.
-            constexpr int kAhead = T::kTokenRows / 8 < PELAGIC_AHEAD ? T::kTokenRows / 8 : PELAGIC_AHEAD;
-            float2 ahead[kAhead + 1];
+            if constexpr (T::kTurns) sm90::barrier_arrive(2 - group, kConsumerThreads);
+            float4 ahead[kAhead + 1];
 #pragma unroll
-            for (int j = 0; j < kAhead; ++j) ahead[j] = scale_pair(token_scales, weight_scale, j);
+            for (int part = 0; part < kAhead; ++part) ahead[part] = scales[4 * part];
             sm90::wgmma_wait_all();
             sm90::hold(acc);
 #pragma unroll
-            for (int j = 0; j < T::kTokenRows / 8; ++j)
-              promote(acc + 4 * j, j < kAhead ? ahead[j < kAhead ? j : 0] : scale_pair(token_scales, weight_scale, j), total[slab] + 4 * j);
+            for (int part = 0; part < kParts; ++part)
+              promote<kPartColumns>(acc + 8 * part, part < kAhead ? ahead[part < kAhead ? part : 0] : scales[4 * part], total[slab] + 8 * part);
+            // Or the compiler would leave part of this until after the next wait for a turn.
+            if constexpr (T::kTurns) sm90::hold(total[slab]);
           }
         } else {
 #pragma unroll
@@ -329,7 +409,8 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
       }
 #pragma unroll
-      for (int slab = 0; slab < T::kSlabs; ++slab) store_slab<T::kTokenRows>(total[slab], arguments, place, weight_row + 64 * slab);
+      for (int slab = 0; slab < T::kSlabs; ++slab)
+        store_slab<T>(total[slab], arguments, place, weight_row + 64 * slab, out_stages + group * (T::kOutBytes / 2), group);
     }
   }
   if constexpr (T::kBlocks > 1) {
@@ -377,7 +458,7 @@ cudaError_t launch(const GroupedGemmPlan& plan, const KernelArguments& arguments
   attribute.val.clusterDim = {T::kBlocks, 1, 1};
   config.attrs = &attribute;
   config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, kernel<T>, plan.weight_map, plan.token_map, plan.scale_map, arguments);
+  return cudaLaunchKernelEx(&config, kernel<T>, plan.weight_map, plan.token_map, arguments);
 }
 
 // One entry of the table that turns (type, tile) into a kernel.
