@@ -106,6 +106,9 @@ async function upHere(options: UpOptions): Promise<void> {
 /** The same command in a session of its own, followed until it is up. */
 async function upDetached(options: UpOptions): Promise<void> {
   const progress = createProgress(progressMode(options));
+  // Here, where its progress can be seen; the supervisor finds it done.
+  await checkStackOptions(options);
+  await prepare(progress);
   mkdirSync(inTree(".cache"), { recursive: true });
   const log = openSync(inTree(".cache", "supervisor.log"), "a", 0o600);
   const args = process.argv.slice(2).filter((argument) => argument !== "--detach");
