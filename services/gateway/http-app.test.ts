@@ -23,7 +23,7 @@ beforeEach(async () => {
 afterEach(() => stack.close());
 
 const messages = [{ role: "user" as const, content: "hi" }];
-const chatBody = (more: object = {}) => ({ model: "pilot", messages, ...more });
+const chatBody = (more: object = {}) => ({ model: "test-model", messages, ...more });
 
 function post(path: string, body: unknown, init: RequestInit = {}): Promise<Response> {
   return fetch(stack.url + path, {
@@ -166,12 +166,12 @@ describe("completions", () => {
     stack.decode.script = () => say("a</think>b", { reason: "length" });
     for (const prompt of ["hi", [104, 105], ["hi"], [[104, 105]]]) {
       const answer = Completion.parse(
-        await (await post("/v1/completions", { model: "pilot", prompt, logprobs: 1, return_token_ids: true })).json(),
+        await (await post("/v1/completions", { model: "test-model", prompt, logprobs: 1, return_token_ids: true })).json(),
       );
       expect(answer.choices[0]).toMatchObject({ text: "a</think>b", finish_reason: "length", token_ids: [97, 261, 98] });
       expect(answer.prompt_token_ids).toEqual([104, 105]);
     }
-    const all = await events(await post("/completions", { model: "pilot", prompt: "hi", stream: true }));
+    const all = await events(await post("/completions", { model: "test-model", prompt: "hi", stream: true }));
     expect(all.pop()).toBe("[DONE]");
     expect(all.map((chunk) => CompletionChunk.parse(chunk).choices[0]?.text).join("")).toBe("a</think>b");
   });
@@ -181,13 +181,16 @@ describe("completions", () => {
     stack = await startGatewayUnderTest({ tokenizer: false });
     stack.decode.script = () => ({ tokens: [5, 6], reason: "length" });
     const answer = Completion.parse(
-      await (await post("/v1/completions", { model: "pilot", prompt: [1, 2], return_token_ids: true })).json(),
+      await (await post("/v1/completions", { model: "test-model", prompt: [1, 2], return_token_ids: true })).json(),
     );
     expect(answer.choices[0]).toMatchObject({ text: "", token_ids: [5, 6] });
-    const all = await events(await post("/v1/completions", { model: "pilot", prompt: [1, 2], return_token_ids: true, stream: true }));
+    const all = await events(await post("/v1/completions", { model: "test-model", prompt: [1, 2], return_token_ids: true, stream: true }));
     expect(all.slice(0, -1).flatMap((chunk) => CompletionChunk.parse(chunk).choices[0]?.token_ids ?? [])).toEqual([5, 6]);
     expect(await errorOf(await post("/v1/chat/completions", chatBody()))).toMatchObject({ status: 400, param: "messages" });
-    expect(await errorOf(await post("/v1/completions", { model: "pilot", prompt: "x" }))).toMatchObject({ status: 400, param: "prompt" });
+    expect(await errorOf(await post("/v1/completions", { model: "test-model", prompt: "x" }))).toMatchObject({
+      status: 400,
+      param: "prompt",
+    });
   });
 });
 
@@ -225,7 +228,7 @@ describe("refusals", () => {
       });
     }
     for (const prompt of [["a", "b"], [1, -1], [1.5], 7, [[1], [2]], [999], ""]) {
-      expect(await errorOf(await post("/v1/completions", { model: "pilot", prompt }))).toMatchObject({ status: 400, param: "prompt" });
+      expect(await errorOf(await post("/v1/completions", { model: "test-model", prompt }))).toMatchObject({ status: 400, param: "prompt" });
     }
     expect(stack.decode.dispatches).toHaveLength(0);
   });
@@ -247,9 +250,9 @@ describe("refusals", () => {
   });
 
   it("keep to the context", async () => {
-    const long = await errorOf(await post("/v1/completions", { model: "pilot", prompt: "x".repeat(8192) }));
+    const long = await errorOf(await post("/v1/completions", { model: "test-model", prompt: "x".repeat(8192) }));
     expect(long).toMatchObject({ status: 400, code: "context_length_exceeded" });
-    expect(await errorOf(await post("/v1/completions", { model: "pilot", prompt: "x".repeat(100_000) }))).toMatchObject({
+    expect(await errorOf(await post("/v1/completions", { model: "test-model", prompt: "x".repeat(100_000) }))).toMatchObject({
       code: "context_length_exceeded",
     });
     const answer = await errorOf(await post("/v1/chat/completions", chatBody({ max_completion_tokens: 8192 })));
@@ -347,7 +350,7 @@ describe("any body", () => {
     await fc.assert(
       fc.asyncProperty(change(chatFields), change(completionFields), async (chat, completion) => {
         await send("/v1/chat/completions", chatBody(), chat);
-        await send("/v1/completions", { model: "pilot", prompt: "hi" }, completion);
+        await send("/v1/completions", { model: "test-model", prompt: "hi" }, completion);
       }),
       { numRuns: 300 },
     );
@@ -422,8 +425,8 @@ describe("the other routes", () => {
     const get = async (path: string) => (await fetch(stack.url + path)).json();
     expect(await get("/health")).toEqual({ status: "ok" });
     expect(await get("/ready")).toEqual({ status: "ready" });
-    expect(await get("/v1/models")).toMatchObject({ object: "list", data: [{ id: "pilot", object: "model", max_model_len: 8192 }] });
-    expect(await get("/v1/models/pilot")).toMatchObject({ id: "pilot" });
+    expect(await get("/v1/models")).toMatchObject({ object: "list", data: [{ id: "test-model", object: "model", max_model_len: 8192 }] });
+    expect(await get("/v1/models/test-model")).toMatchObject({ id: "test-model" });
     expect(await get("/version")).toMatchObject({ name: "pelagic" });
     expect(await get("/openapi.json")).toMatchObject({ openapi: "3.1.0" });
   });
@@ -433,16 +436,19 @@ describe("clients, unmodified", () => {
   it("openai", async () => {
     stack.decode.script = () => say("why</think>\n\n663", { cacheHitTokens: 3 });
     const client = new OpenAI({ baseURL: `${stack.url}/v1`, apiKey: "none", maxRetries: 0 });
-    const answer = await client.chat.completions.create({ model: "pilot", messages });
+    const answer = await client.chat.completions.create({ model: "test-model", messages });
     expect(answer.choices[0]?.message.content).toBe("663");
     expect(answer.usage?.prompt_tokens_details?.cached_tokens).toBe(3);
-    const streamed = client.chat.completions.stream({ model: "pilot", messages, stream_options: { include_usage: true } });
+    const streamed = client.chat.completions.stream({ model: "test-model", messages, stream_options: { include_usage: true } });
     expect((await streamed.finalChatCompletion()).choices[0]?.message.content).toBe("663");
-    expect((await client.completions.create({ model: "pilot", prompt: "x" })).choices[0]?.text).toBe("why</think>\n\n663");
-    expect((await client.models.list()).data.map((model) => model.id)).toEqual(["pilot"]);
-    await expect(client.chat.completions.create({ model: "pilot", messages, n: 2 })).rejects.toMatchObject({ status: 400, param: "n" });
+    expect((await client.completions.create({ model: "test-model", prompt: "x" })).choices[0]?.text).toBe("why</think>\n\n663");
+    expect((await client.models.list()).data.map((model) => model.id)).toEqual(["test-model"]);
+    await expect(client.chat.completions.create({ model: "test-model", messages, n: 2 })).rejects.toMatchObject({
+      status: 400,
+      param: "n",
+    });
     stack.decode.script = () => ({ tokens: [97], error: new PelagicError("worker_lost", "gone") });
-    const failing = await client.chat.completions.create({ model: "pilot", messages, stream: true });
+    const failing = await client.chat.completions.create({ model: "test-model", messages, stream: true });
     await expect(
       (async () => {
         for await (const _ of failing);
@@ -452,7 +458,7 @@ describe("clients, unmodified", () => {
 
   it("@ai-sdk/deepseek", async () => {
     stack.decode.script = () => say("why</think>\n\n663", { cacheHitTokens: 3 });
-    const model = createDeepSeek({ baseURL: stack.url, apiKey: "none" })("pilot");
+    const model = createDeepSeek({ baseURL: stack.url, apiKey: "none" })("test-model");
     const answer = await generateText({ model, prompt: "hi" });
     expect(answer).toMatchObject({ text: "663", reasoningText: "why", finishReason: "stop" });
     expect(answer.usage).toMatchObject({ inputTokens: 7, cachedInputTokens: 3, reasoningTokens: 3 });

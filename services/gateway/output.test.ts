@@ -7,8 +7,9 @@ import { OutputAssembler, type OutputPiece } from "./output-assembler.ts";
 import { type OutputText, ReasoningSplitter } from "./reasoning-splitter.ts";
 import { StopMatcher } from "./stop-matcher.ts";
 import { TokenTable } from "./token-table.ts";
+import { embeddedModel } from "../cli/stack/model-folder.ts";
 
-const files = loadTokenizerFiles("models/pilot") as TokenizerFiles;
+const files = loadTokenizerFiles(embeddedModel()) as TokenizerFiles;
 const table = new TokenTable(files.json);
 const bytes = (text: string) => [...Buffer.from(text)];
 const [eos, think, endThink] = ["<｜end▁of▁sentence｜>", "<think>", "</think>"].map((token) => table.addedTokenId(token) as number) as [

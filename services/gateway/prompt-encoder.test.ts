@@ -3,8 +3,9 @@ import { describe, expect, it } from "vitest";
 import { loadTokenizerFiles, type TokenizerFiles } from "./model-folder.ts";
 import { PromptEncoder, type PromptMessage } from "./prompt-encoder.ts";
 import { TokenTable } from "./token-table.ts";
+import { embeddedModel } from "../cli/stack/model-folder.ts";
 
-const files = loadTokenizerFiles("models/pilot") as TokenizerFiles;
+const files = loadTokenizerFiles(embeddedModel()) as TokenizerFiles;
 const encoder = new PromptEncoder(files);
 const table = new TokenTable(files.json);
 const id = (token: string) => table.addedTokenId(token) as number;
@@ -18,7 +19,7 @@ const assistant = id("<｜Assistant｜>");
 const think = id("<think>");
 const endThink = id("</think>");
 
-describe("chat prompts of the pilot", () => {
+describe("chat prompts of the model in the box", () => {
   it("end inside <think> by default", () => {
     const prompt = chat([{ role: "user", content: "hi" }]);
     expect([...prompt.tokens]).toEqual([bos, user, ...bytes("hi"), assistant, think, ...bytes("\n")]);

@@ -1,6 +1,7 @@
 import { afterEach, describe, expect, it } from "vitest";
 import { silentLog } from "../lib/contracts/bus.ts";
 import { TokenizerPool } from "./tokenizer-pool.ts";
+import { embeddedModel } from "../cli/stack/model-folder.ts";
 
 let pool: TokenizerPool | undefined;
 afterEach(() => pool?.close());
@@ -9,7 +10,7 @@ function start(options: { threads?: number; maxWaiting?: number; jobTimeoutMs?: 
   pool = new TokenizerPool({
     // Threads run the build.
     workerUrl: new URL("../../dist/services/gateway/tokenizer-worker.js", import.meta.url),
-    modelPath: "models/pilot",
+    modelPath: embeddedModel(),
     threads: 1,
     maxWaiting: 10,
     jobTimeoutMs: 10_000,

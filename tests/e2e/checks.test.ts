@@ -5,6 +5,7 @@ import { describe, expect, test } from "vitest";
 import { checkExact } from "../../services/cli/check-exact.ts";
 import { checkModel } from "../../services/cli/check-model.ts";
 import { inTree } from "../../services/cli/tree.ts";
+import { embeddedModel } from "../../services/cli/stack/model-folder.ts";
 
 // Two goldens are in the repository; a developer may have more beside the checkout.
 const folders = [inTree("testdata", "goldens"), inTree("..", "shared", "goldens")];
@@ -31,7 +32,7 @@ describe("check-model", () => {
 
 describe("check-exact", () => {
   test("the model in the box, greedy and sampled", async () => {
-    const report = await checkExact(inTree("models", "pilot"), [0, 0.8], "bfloat16", () => {});
+    const report = await checkExact(embeddedModel(), [0, 0.8], "bfloat16", () => {});
     expect(report.requests.map(({ distinct }) => distinct)).toEqual(report.requests.map(() => 1));
     expect(report.exact).toBe(true);
   }, 300_000);

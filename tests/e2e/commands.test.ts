@@ -7,6 +7,7 @@ import { afterEach, describe, expect, it, vi } from "vitest";
 import { identifyProcess, isRunning } from "../../services/cli/stack/process-table.ts";
 import { listInstances } from "../../services/cli/stack/run-dir.ts";
 import { inTree } from "../../services/cli/tree.ts";
+import { embeddedModel } from "../../services/cli/stack/model-folder.ts";
 
 const main = inTree("dist", "services", "cli", "main.js");
 const question = "What is 127 + 536?";
@@ -116,7 +117,7 @@ describe("the commands", () => {
 
   it("ask starts a private stack where nothing runs, and stops it", { timeout: boundMs }, () => {
     const before = listInstances().map(({ runDir }) => runDir);
-    const { code, stdout } = pelagic("ask", question, "--json", "--model", inTree("models", "pilot"));
+    const { code, stdout } = pelagic("ask", question, "--json", "--model", embeddedModel());
     expect(code).toBe(0);
     expect((JSON.parse(stdout) as { content: string }).content).toContain("663");
     expect(listInstances().filter(({ runDir, supervisor }) => !before.includes(runDir) && !isRunning(supervisor))).toEqual([]);

@@ -14,7 +14,8 @@ import { type NatsUser, natsUserName } from "../../services/lib/runtime/nats-per
 import { type Announcement, parseAnnouncement } from "../../services/lib/runtime/process.ts";
 import { type NatsTestServer, startNatsTestServer } from "../support/nats-test-server.ts";
 import { say, waitFor } from "./gateway-under-test.ts";
-import { ScriptedDecode } from "./scripted-decode.ts";
+import { ScriptedDecode, testModelName } from "./scripted-decode.ts";
+import { embeddedModel } from "../../services/cli/stack/model-folder.ts";
 
 const service = "test";
 const user = (role: NatsUser["role"], id: string): NatsUser => ({ role, id, user: natsUserName(service, id), password: "secret" });
@@ -35,7 +36,8 @@ async function startGateway(): Promise<void> {
       PELAGIC_NATS_URL: nats.url,
       PELAGIC_NATS_CREDENTIALS_FILE: join(dir, "gateway.json"),
       PELAGIC_GATEWAY_ID: "gateway-0",
-      PELAGIC_MODEL: inTree("models", "pilot"),
+      PELAGIC_MODEL: embeddedModel(),
+      PELAGIC_MODEL_NAME: testModelName,
       PELAGIC_DRAIN_MS: "5000",
       PELAGIC_LOG_LEVEL: "warn",
     },
@@ -58,7 +60,7 @@ const ask = (more: object = {}, signal?: AbortSignal) =>
   fetch(url("/v1/chat/completions"), {
     method: "POST",
     headers: { "content-type": "application/json" },
-    body: JSON.stringify({ model: "pilot", messages: [{ role: "user", content: "hi" }], ...more }),
+    body: JSON.stringify({ model: testModelName, messages: [{ role: "user", content: "hi" }], ...more }),
     signal,
   });
 

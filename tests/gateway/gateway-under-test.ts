@@ -17,6 +17,7 @@ import { subjects as subjectsOf } from "../../services/lib/contracts/subjects.ts
 import { Registry } from "../../services/lib/runtime/metrics.ts";
 import { MemoryBus } from "./memory-bus.ts";
 import { type Script, ScriptedDecode, testModelName } from "./scripted-decode.ts";
+import { embeddedModel } from "../../services/cli/stack/model-folder.ts";
 
 export interface GatewayUnderTest {
   gateway: Gateway;
@@ -36,7 +37,7 @@ export async function startGatewayUnderTest(
   const client = new DispatchClient({ bus, clock: systemClock, subjects, gatewayId: "gateway-0", leaseMs: 10_000, log });
   const directory = new WorkerDirectory({ bus, clock: systemClock, subjects, log, onGone: (instance) => client.workerGone(instance) });
   const decode = new ScriptedDecode({ bus, script: () => say("hello") });
-  const folder = loadModelFolder("models/pilot");
+  const folder = loadModelFolder(embeddedModel());
   const model = servedModel(options.tokenizer === false ? { ...folder, tokenizer: null } : folder, testModelName);
   const registry = new Registry();
   const admission = new Admission(options.maxRunning ?? 100);
@@ -77,7 +78,7 @@ export async function startGatewayUnderTest(
   };
 }
 
-/** Output tokens of the pilot for this text, in which <think>-like tags are tokens, ended by its end of sentence. */
+/** Output tokens of the model in the box for this text, in which <think>-like tags are tokens, ended by its end of sentence. */
 export function say(text: string, more: Partial<Script> = {}): Script {
   const tokens: number[] = [];
   text.split("</think>").forEach((part, index) => {

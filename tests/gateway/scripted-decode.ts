@@ -27,7 +27,7 @@ interface Attempt {
   stopTimer: () => void;
 }
 
-export const testModelName = "pilot";
+export const testModelName = "test-model";
 
 export function workerState(workerId: string, role: "prefill" | "decode" = "decode", more: Partial<WorkerState> = {}): WorkerState {
   return {

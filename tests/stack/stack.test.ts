@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
-import { dirname, join } from "node:path";
+import { basename, dirname, join } from "node:path";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { identifyProcess, isRunning, type ProcessIdentity } from "../../services/cli/stack/process-table.ts";
 import { cleanUpLeftovers, listInstances } from "../../services/cli/stack/run-dir.ts";
@@ -11,6 +11,7 @@ import { startStack, type Stack, type StackOptions } from "../../services/cli/st
 import { inTree } from "../../services/cli/tree.ts";
 import { silentLog } from "../../services/lib/contracts/bus.ts";
 import { connectBus } from "../../services/lib/runtime/nats-bus.ts";
+import { embeddedModel } from "../../services/cli/stack/model-folder.ts";
 
 const child = inTree("tests", "stack", "child.mjs");
 const scripts = { gateway: child, prefill: child, decode: child };
@@ -40,8 +41,8 @@ describe("a stack", () => {
     expect(env).toMatchObject({
       PELAGIC_WORKER_ID: "decode-0",
       PELAGIC_NATS_URL: stack.natsUrl,
-      PELAGIC_MODEL: inTree("models", "pilot"),
-      PELAGIC_MODEL_NAME: "pilot",
+      PELAGIC_MODEL: embeddedModel(),
+      PELAGIC_MODEL_NAME: basename(embeddedModel()),
       PELAGIC_THREADS: "1",
       PELAGIC_KV_BLOCKS: "64",
       PELAGIC_ISA: "scalar",
