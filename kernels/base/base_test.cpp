@@ -115,7 +115,9 @@ TEST("philox4x32-10: the vectors of its authors (Random123 kat_vectors)") {
 }
 
 TEST("xxh64: vectors") {
-  const auto digest = [](std::string_view text, std::uint64_t seed = 0) { return xxh64(text.data(), text.size(), seed); };
+  const auto digest = [](std::string_view text, std::uint64_t seed = 0) {
+    return xxh64(text.data(), text.size(), seed);
+  };
   CHECK(digest("") == 0xEF46DB3751D8E999ull);
   CHECK(xxh64(nullptr, 0) == 0xEF46DB3751D8E999ull);
   CHECK(digest("a") == 0xD24EC4F1A98C6E5Bull);

@@ -9,7 +9,9 @@ namespace pelagic {
 // Bits of one bfloat16 number: the upper half of a float32.
 using bfloat16_bits = std::uint16_t;
 
-static inline float bf16_to_f32(bfloat16_bits bits) { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
+static inline float bf16_to_f32(bfloat16_bits bits) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+}
 
 // Round to nearest, ties to even. NaN stays NaN (quiet, sign and upper payload kept); overflow rounds to infinity.
 static inline bfloat16_bits f32_to_bf16(float value) {

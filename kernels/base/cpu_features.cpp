@@ -4,9 +4,12 @@ namespace pelagic {
 
 std::string_view isa_name(Isa isa) {
   switch (isa) {
-    case Isa::scalar: return "scalar";
-    case Isa::avx2: return "avx2";
-    case Isa::avx512: return "avx512";
+    case Isa::scalar:
+      return "scalar";
+    case Isa::avx2:
+      return "avx2";
+    case Isa::avx512:
+      return "avx512";
   }
   return "unknown";
 }
@@ -19,8 +22,10 @@ bool fma_supported() { return __builtin_cpu_supports("avx") && __builtin_cpu_sup
 bool isa_supported(Isa isa) {
   const bool avx2 = __builtin_cpu_supports("avx2") && fma_supported();
   switch (isa) {
-    case Isa::scalar: return true;
-    case Isa::avx2: return avx2;
+    case Isa::scalar:
+      return true;
+    case Isa::avx2:
+      return avx2;
     case Isa::avx512:
       return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");

@@ -1,4 +1,5 @@
-// Which instruction sets this processor and its operating system allow, and the macro that declares one op for each of them.
+// Which instruction sets this processor and its operating system allow, and the macro that declares one op for each of
+// them.
 #pragma once
 
 #include <string_view>
@@ -23,12 +24,22 @@ bool fma_supported();
 // An op is compiled several times with different flags. Each copy lives in its own namespace, so that the linker can
 // never take code of one instruction set for another. `scalar` and `scalar_fma` are the same reference sources.
 #if defined(__x86_64__)
-#define PELAGIC_DECLARE_FOR_EACH_ISA(...)      \
-  namespace scalar { __VA_ARGS__ }             \
-  namespace scalar_fma { __VA_ARGS__ }         \
-  namespace avx2 { __VA_ARGS__ }               \
-  namespace avx512 { __VA_ARGS__ }
+#define PELAGIC_DECLARE_FOR_EACH_ISA(...) \
+  namespace scalar {                      \
+  __VA_ARGS__                             \
+  }                                       \
+  namespace scalar_fma {                  \
+  __VA_ARGS__                             \
+  }                                       \
+  namespace avx2 {                        \
+  __VA_ARGS__                             \
+  }                                       \
+  namespace avx512 {                      \
+  __VA_ARGS__                             \
+  }
 #else
 #define PELAGIC_DECLARE_FOR_EACH_ISA(...) \
-  namespace scalar { __VA_ARGS__ }
+  namespace scalar {                      \
+  __VA_ARGS__                             \
+  }
 #endif

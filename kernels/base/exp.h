@@ -7,10 +7,11 @@
 
 namespace pelagic {
 
-// x = n ln 2 + r with |r| <= ln 2 / 2;  e^x = 2^n e^r.  e^r = 1 + r + r^2 P(r), P of degree 5 (coefficients: Cephes expf).
+// x = n ln 2 + r with |r| <= ln 2 / 2;  e^x = 2^n e^r.  e^r = 1 + r + r^2 P(r), P of degree 5 (coefficients: Cephes
+// expf).
 struct ExpConstants {
-  static constexpr float kHighest = 89.0f;     // e^89 overflows to infinity
-  static constexpr float kLowest = -104.0f;    // e^-104 is below half the smallest subnormal: rounds to 0
+  static constexpr float kHighest = 89.0f;   // e^89 overflows to infinity
+  static constexpr float kLowest = -104.0f;  // e^-104 is below half the smallest subnormal: rounds to 0
   static constexpr float kLog2e = 1.44269504088896341f;
   static constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, ties to even
   static constexpr std::int32_t kRoundBits = 0x4B400000;

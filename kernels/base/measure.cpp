@@ -15,7 +15,8 @@ constexpr std::size_t kLineFloats = 16;
 constexpr int kTrials = 5;
 constexpr double kTrialSeconds = 0.02;
 
-// Seconds of one call: the best of a few trials, each an average over at least kTrialSeconds, so that it is a rate that lasts.
+// Seconds of one call: the best of a few trials, each an average over at least kTrialSeconds, so that it is a rate that
+// lasts.
 template <class Fn>
 double best_seconds(Fn&& fn) {
   using Clock = std::chrono::steady_clock;
@@ -54,7 +55,8 @@ double measure_fma_rate(ThreadPool& pool, const CpuOps& ops) {
   constexpr int kIterations = 1 << 14;
   std::vector<double> flops(static_cast<std::size_t>(pool.size()));
   const double seconds = best_seconds([&] {
-    pool.parallel_for(pool.size(), [&](int part, int) { flops[static_cast<std::size_t>(part)] = ops.fma_burst(kIterations); });
+    pool.parallel_for(pool.size(),
+                      [&](int part, int) { flops[static_cast<std::size_t>(part)] = ops.fma_burst(kIterations); });
   });
   double total = 0.0;
   for (const double one : flops) total += one;

@@ -9,8 +9,9 @@ namespace pelagic {
 
 struct CpuOps;
 
-// Reads `bytes` of memory (rounded down to whole 64-byte lines a thread, at least one), split evenly over the pool's threads,
-// again and again; returns the best of a few averages over 20 ms, in bytes/s. Allocates `bytes`: a size beyond the last-level cache measures DRAM.
+// Reads `bytes` of memory (rounded down to whole 64-byte lines a thread, at least one), split evenly over the pool's
+// threads, again and again; returns the best of a few averages over 20 ms, in bytes/s. Allocates `bytes`: a size beyond
+// the last-level cache measures DRAM.
 double measure_read_bandwidth(ThreadPool& pool, const CpuOps& ops, std::size_t bytes);
 
 // The float32 rate of independent fused multiply-adds in registers, all threads together, in FLOP/s (an FMA counts 2).

@@ -1,4 +1,5 @@
-// Philox4x32-10, the counter-based generator of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC11).
+// Philox4x32-10, the counter-based generator of Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1,
+// 2, 3" (SC11).
 #pragma once
 
 #include <array>
@@ -7,7 +8,8 @@
 namespace pelagic {
 
 // counter: four 32-bit words; key: two. Returns four uniform 32-bit words. Pure.
-constexpr std::array<std::uint32_t, 4> philox4x32_10(std::array<std::uint32_t, 4> counter, std::array<std::uint32_t, 2> key) {
+constexpr std::array<std::uint32_t, 4> philox4x32_10(std::array<std::uint32_t, 4> counter,
+                                                     std::array<std::uint32_t, 2> key) {
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t product0 = static_cast<std::uint64_t>(0xD2511F53u) * counter[0];
     const std::uint64_t product1 = static_cast<std::uint64_t>(0xCD9E8D57u) * counter[2];

@@ -1,8 +1,10 @@
-// What the vectorised ops build on: F32x16 (sixteen float lanes, from simd_avx2.h or simd_avx512.h, which include this file), the
-// fixed tree of numerics_rules.md over its lanes, and exp. The maths of an op is written once, in <op>_simd.h, and compiled for both.
+// What the vectorised ops build on: F32x16 (sixteen float lanes, from simd_avx2.h or simd_avx512.h, which include this
+// file), the fixed tree of numerics_rules.md over its lanes, and exp. The maths of an op is written once, in
+// <op>_simd.h, and compiled for both.
 //
-// F32x16: zero, splat, load, load_first(p, n) (lanes past n are 0 and their memory is not read), load_bf16, store, store_first,
-// first_of; + - * / fma(a, b, c) = a*b + c rounded once; min_of(a, b) = a < b ? a : b and max_of(a, b) = a > b ? a : b, so NaN in b passes.
+// F32x16: zero, splat, load, load_first(p, n) (lanes past n are 0 and their memory is not read), load_bf16, store,
+// store_first, first_of; + - * / fma(a, b, c) = a*b + c rounded once; min_of(a, b) = a < b ? a : b and max_of(a, b) = a
+// > b ? a : b, so NaN in b passes.
 #pragma once
 
 #include "base/exp.h"

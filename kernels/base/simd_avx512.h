@@ -1,4 +1,5 @@
-// Sixteen float lanes as one AVX-512 register. Include in files built with -mavx512f,bw,dq,vl only; simd.h documents the operations.
+// Sixteen float lanes as one AVX-512 register. Include in files built with -mavx512f,bw,dq,vl only; simd.h documents
+// the operations.
 #pragma once
 
 #include <immintrin.h>

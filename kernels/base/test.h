@@ -66,7 +66,9 @@ class Random {
   int integer(int lowest, int highest) {  // both included
     return lowest + static_cast<int>(bits() % static_cast<std::uint32_t>(highest - lowest + 1));
   }
-  float uniform(float lowest, float highest) { return lowest + (highest - lowest) * (static_cast<float>(bits() >> 8) * 0x1p-24f); }
+  float uniform(float lowest, float highest) {
+    return lowest + (highest - lowest) * (static_cast<float>(bits() >> 8) * 0x1p-24f);
+  }
   std::vector<float> floats(std::size_t count, float lowest = -1.0f, float highest = 1.0f) {
     std::vector<float> out(count);
     for (float& x : out) x = uniform(lowest, highest);
@@ -91,33 +93,34 @@ inline bool same_bits(const std::vector<float>& a, const std::vector<float>& b) 
 
 #define PELAGIC_TEST_JOIN2(a, b) a##b
 #define PELAGIC_TEST_JOIN(a, b) PELAGIC_TEST_JOIN2(a, b)
-#define TEST(name)                                                                                                          \
-  static void PELAGIC_TEST_JOIN(test_case_, __LINE__)();                                                                    \
-  static const pelagic::test::Register PELAGIC_TEST_JOIN(test_register_, __LINE__)(name, PELAGIC_TEST_JOIN(test_case_, __LINE__)); \
+#define TEST(name)                                                                  \
+  static void PELAGIC_TEST_JOIN(test_case_, __LINE__)();                            \
+  static const pelagic::test::Register PELAGIC_TEST_JOIN(test_register_, __LINE__)( \
+      name, PELAGIC_TEST_JOIN(test_case_, __LINE__));                               \
   static void PELAGIC_TEST_JOIN(test_case_, __LINE__)()
 
-#define CHECK(condition)                                                    \
-  do {                                                                      \
-    if (!(condition)) pelagic::test::fail(__FILE__, __LINE__, #condition);  \
+#define CHECK(condition)                                                   \
+  do {                                                                     \
+    if (!(condition)) pelagic::test::fail(__FILE__, __LINE__, #condition); \
   } while (false)
 
-#define CHECK_NEAR(actual, expected, tolerance)                                                                          \
-  do {                                                                                                                   \
-    const double actual_value = (actual), expected_value = (expected);                                                   \
-    if (!(std::fabs(actual_value - expected_value) <= (tolerance)))                                                      \
-      pelagic::test::fail(__FILE__, __LINE__,                                                                            \
-                          #actual " is " + std::to_string(actual_value) + ", not " + std::to_string(expected_value));    \
+#define CHECK_NEAR(actual, expected, tolerance)                                                                       \
+  do {                                                                                                                \
+    const double actual_value = (actual), expected_value = (expected);                                                \
+    if (!(std::fabs(actual_value - expected_value) <= (tolerance)))                                                   \
+      pelagic::test::fail(__FILE__, __LINE__,                                                                         \
+                          #actual " is " + std::to_string(actual_value) + ", not " + std::to_string(expected_value)); \
   } while (false)
 
-#define CHECK_THROWS(expression, type)                                                                      \
-  do {                                                                                                      \
-    bool thrown = false;                                                                                    \
-    try {                                                                                                   \
-      (void)(expression);                                                                                   \
-    } catch (const type&) {                                                                                 \
-      thrown = true;                                                                                        \
-    }                                                                                                       \
-    if (!thrown) pelagic::test::fail(__FILE__, __LINE__, #expression " did not throw " #type);              \
+#define CHECK_THROWS(expression, type)                                                         \
+  do {                                                                                         \
+    bool thrown = false;                                                                       \
+    try {                                                                                      \
+      (void)(expression);                                                                      \
+    } catch (const type&) {                                                                    \
+      thrown = true;                                                                           \
+    }                                                                                          \
+    if (!thrown) pelagic::test::fail(__FILE__, __LINE__, #expression " did not throw " #type); \
   } while (false)
 
 #define TEST_MAIN \

@@ -55,7 +55,8 @@ void ThreadPool::run_job(int count, Call call, void* context) {
   epoch_.fetch_add(1);
   if (sleepers_.load() > 0) epoch_.notify_all();
   take_items(0);
-  // The last items may still run elsewhere. Their threads may have lost the processor to another process: do not starve them.
+  // The last items may still run elsewhere. Their threads may have lost the processor to another process: do not starve
+  // them.
   for (int spins = 0; done_.load(std::memory_order_acquire) != count; ++spins) {
     pause();
     if (spins >= 20000) std::this_thread::yield();
@@ -65,7 +66,8 @@ void ThreadPool::run_job(int count, Call call, void* context) {
 void ThreadPool::take_items(int thread) {
   std::uint64_t ticket = ticket_.load(std::memory_order_acquire);
   while (items_left(ticket) != 0) {
-    if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel, std::memory_order_acquire)) continue;
+    if (!ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel, std::memory_order_acquire))
+      continue;
     call_(context_, count_ - static_cast<int>(items_left(ticket)), thread);
     done_.fetch_add(1, std::memory_order_release);
     ticket = ticket_.load(std::memory_order_acquire);

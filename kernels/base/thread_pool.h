@@ -22,14 +22,15 @@ class ThreadPool {
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls fn(index, thread) once for every index in [0, count), and returns when all calls are done. thread is in
-  // [0, size()), 0 being the caller: it names per-thread scratch. Items are handed out in ascending order, one by one, so
-  // make an item several microseconds of work and put long ones first. fn must not throw and must not call
+  // [0, size()), 0 being the caller: it names per-thread scratch. Items are handed out in ascending order, one by one,
+  // so make an item several microseconds of work and put long ones first. fn must not throw and must not call
   // parallel_for of the same pool; one caller at a time. Allocates nothing.
   template <class Fn>
   void parallel_for(int count, Fn&& fn) {
     using Function = std::remove_reference_t<Fn>;
-    run_job(count, [](void* context, int index, int thread) { (*static_cast<Function*>(context))(index, thread); },
-            const_cast<void*>(static_cast<const void*>(&fn)));
+    run_job(
+        count, [](void* context, int index, int thread) { (*static_cast<Function*>(context))(index, thread); },
+        const_cast<void*>(static_cast<const void*>(&fn)));
   }
 
   // The same over ranges: fn(begin, end, thread) on pieces of [0, count) of at most `grain` items.

@@ -8,11 +8,11 @@
 namespace pelagic {
 namespace {
 
-#define PELAGIC_OPS_OF(isa, name)                                                                                           \
-  CpuOps {                                                                                                                  \
-    isa, name::gemm, name::rms_norm, name::silu_mul, name::rope, name::mla_attention, name::mla_scores, name::mla_values,   \
-        name::moe_combine, name::row_max, name::row_exp_sum, name::row_softmax, name::row_sigmoid, name::read_pass,         \
-        name::fma_burst                                                                                                     \
+#define PELAGIC_OPS_OF(isa, name)                                                                                    \
+  CpuOps {                                                                                                           \
+    isa, name::gemm, name::rms_norm, name::silu_mul, name::rope, name::mla_attention, name::mla_scores,              \
+        name::mla_values, name::moe_combine, name::row_max, name::row_exp_sum, name::row_softmax, name::row_sigmoid, \
+        name::read_pass, name::fma_burst                                                                             \
   }
 
 constexpr CpuOps kScalar = PELAGIC_OPS_OF(Isa::scalar, scalar);

@@ -15,7 +15,8 @@
 
 namespace pelagic {
 
-// Embedding, KV cache, gate and sampler have one implementation each (they take this table where they need exp or sums).
+// Embedding, KV cache, gate and sampler have one implementation each (they take this table where they need exp or
+// sums).
 struct CpuOps {
   Isa isa;
   decltype(&scalar::gemm) gemm;

@@ -11,10 +11,12 @@ namespace pelagic {
 void embed_tokens(const EmbeddingTable& table, std::span<const std::uint32_t> ids, float* out, std::int64_t ld_out) {
   for (const std::uint32_t id : ids) {
     if (id >= static_cast<std::uint64_t>(table.vocab))
-      throw std::out_of_range("token id " + std::to_string(id) + " is not below the vocabulary size " + std::to_string(table.vocab));
+      throw std::out_of_range("token id " + std::to_string(id) + " is not below the vocabulary size " +
+                              std::to_string(table.vocab));
   }
   const auto width = static_cast<std::size_t>(table.width);
-  const std::size_t row_bytes = width * (table.dtype == EmbeddingDtype::float32 ? sizeof(float) : sizeof(bfloat16_bits));
+  const std::size_t row_bytes =
+      width * (table.dtype == EmbeddingDtype::float32 ? sizeof(float) : sizeof(bfloat16_bits));
   for (const std::uint32_t id : ids) {
     const std::byte* row = table.data + id * row_bytes;
     if (table.dtype == EmbeddingDtype::float32) {

@@ -16,8 +16,8 @@ struct EmbeddingTable {
   std::int64_t width;
 };
 
-// out[i, :] = table[ids[i], :]; out: [ids.size(), width] with ld_out floats between rows. Throws std::out_of_range for an id >= vocab
-// (before anything is written).
+// out[i, :] = table[ids[i], :]; out: [ids.size(), width] with ld_out floats between rows. Throws std::out_of_range for
+// an id >= vocab (before anything is written).
 void embed_tokens(const EmbeddingTable& table, std::span<const std::uint32_t> ids, float* out, std::int64_t ld_out);
 
 }  // namespace pelagic

@@ -11,7 +11,8 @@ namespace {
 
 constexpr float kTaken = 1.0f;
 
-// The largest untaken score, the lowest index on a tie, marked as taken. Also when scores are NaN or -infinity it is an index not given before.
+// The largest untaken score, the lowest index on a tie, marked as taken. Also when scores are NaN or -infinity it is an
+// index not given before.
 int take_best(const float* scores, float* taken, int count) {
   int best = -1;
   for (int i = 0; i < count; ++i) {
@@ -43,7 +44,8 @@ void mask_groups(const GateConfig& config, float* choice, float value, float* ta
   const int group_size = config.experts / config.groups;
   for (int g = 0; g < config.groups; ++g) {
     const float* group = choice + g * group_size;
-    group_scores[g] = config.method == GateMethod::sigmoid_noaux_tc ? group_top2_sum(group, group_size) : group_max(group, group_size);
+    group_scores[g] = config.method == GateMethod::sigmoid_noaux_tc ? group_top2_sum(group, group_size)
+                                                                    : group_max(group, group_size);
   }
   std::fill(taken, taken + config.groups, 0.0f);
   for (int i = 0; i < config.top_k_groups; ++i) take_best(group_scores, taken, config.groups);
@@ -51,7 +53,8 @@ void mask_groups(const GateConfig& config, float* choice, float value, float* ta
     if (taken[g] != kTaken) std::fill(choice + g * group_size, choice + (g + 1) * group_size, value);
 }
 
-void gate_row(const GateConfig& config, const CpuOps& ops, float* scores, std::int32_t* ids, float* weights, float* scratch) {
+void gate_row(const GateConfig& config, const CpuOps& ops, float* scores, std::int32_t* ids, float* weights,
+              float* scratch) {
   float* choice = scratch;
   float* taken = scratch + config.experts;
   float* group_scores = taken + config.experts;
@@ -60,7 +63,8 @@ void gate_row(const GateConfig& config, const CpuOps& ops, float* scores, std::i
   const float* source = scores;
   if (sigmoid) {
     ops.row_sigmoid(scores, config.experts, scores);
-    for (int e = 0; e < config.experts; ++e) choice[e] = config.bias == nullptr ? scores[e] : scores[e] + config.bias[e];
+    for (int e = 0; e < config.experts; ++e)
+      choice[e] = config.bias == nullptr ? scores[e] : scores[e] + config.bias[e];
     mask_groups(config, choice, -std::numeric_limits<float>::infinity(), taken, group_scores);
   } else {
     ops.row_softmax(scores, config.experts, scores);
@@ -97,8 +101,8 @@ void check_gate_config(const GateConfig& config) {
   require(config.top_k_groups >= 1 && config.top_k_groups <= config.groups, "top_k_groups must be 1 to groups");
 }
 
-void gate_rows(const GateConfig& config, const CpuOps& ops, float* logits, std::int64_t ld_logits, int row_begin, int row_end,
-               std::int32_t* ids, float* weights, float* scratch) {
+void gate_rows(const GateConfig& config, const CpuOps& ops, float* logits, std::int64_t ld_logits, int row_begin,
+               int row_end, std::int32_t* ids, float* weights, float* scratch) {
   for (int row = row_begin; row < row_end; ++row)
     gate_row(config, ops, logits + row * ld_logits, ids + static_cast<std::int64_t>(row) * config.top_k,
              weights + static_cast<std::int64_t>(row) * config.top_k, scratch);

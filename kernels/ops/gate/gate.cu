@@ -28,6 +28,7 @@ struct Arguments {
   std::int32_t* offsets;
   std::uint32_t* workspace;
   bool vector_loads;
+  int lanes_per_group;
 };
 
 // Unsigned order = the numbers' order, -0 equal to 0.
@@ -109,40 +110,58 @@ struct Top2 {
   float best, second;
 };
 
-// Of two pairs, each with best >= second. NaN loses.
+// Of two pairs, each with best >= second.
 __device__ Top2 merge(Top2 a, Top2 b) {
   return {fmaxf(a.best, b.best), fmaxf(fminf(a.best, b.best), fmaxf(a.second, b.second))};
 }
 
-// Whether the group that this lane's experts belong to is among the best top_k_groups. choice: the scores that choose.
+// The group that a lane's experts belong to. Worked out before the logits arrive: it takes a division.
+struct LaneGroup {
+  int own;
+  int first_lane;
+};
+
+__device__ LaneGroup group_of_lane(const Arguments& a, int lane) {
+  const int own = lane / a.lanes_per_group;
+  return {own, own * a.lanes_per_group};
+}
+
+// Whether this lane's group is among the best top_k_groups. choice: the scores that choose.
 template <int kPerLane, bool kTop2>
-__device__ bool group_is_kept(const GateConfig& config, int lane, const float (&choice)[kPerLane]) {
-  const int lanes_per_group = config.experts / config.groups / kPerLane;
+__device__ bool group_is_kept(const Arguments& a, LaneGroup group, const float (&choice)[kPerLane]) {
   Top2 pairs[kPerLane];
 #pragma unroll
-  for (int j = 0; j < kPerLane; ++j) pairs[j] = {choice[j] == choice[j] ? choice[j] : -INFINITY, -INFINITY};
+  for (int j = 0; j < kPerLane; ++j) pairs[j] = {choice[j], -INFINITY};
 #pragma unroll
   for (int width = 1; width < kPerLane; width *= 2)
 #pragma unroll
     for (int j = 0; j + width < kPerLane; j += 2 * width) pairs[j] = merge(pairs[j], pairs[j + width]);
-  const int own = lane / lanes_per_group;
-  const int begin = own * lanes_per_group;
-  Top2 group = {-INFINITY, -INFINITY};
-#pragma unroll 4
-  for (int i = 0; i < lanes_per_group; ++i) {
-    // Lanes past the last expert read a lane that exists; their result is not used.
-    const float other = __shfl_sync(kAllLanes, pairs[0].best, begin + i);
-    group = merge(group, {other, kTop2 ? __shfl_sync(kAllLanes, pairs[0].second, begin + i) : -INFINITY});
+  Top2 all = {-INFINITY, -INFINITY};
+#pragma unroll 1
+  for (int i = 0; i < a.lanes_per_group; i += 4) {
+#pragma unroll
+    for (int step = 0; step < 4; ++step) {
+      // Lanes past the last expert read a lane that exists; their result is not used.
+      const float best = __shfl_sync(kAllLanes, pairs[0].best, group.first_lane + i + step);
+      const float second = kTop2 ? __shfl_sync(kAllLanes, pairs[0].second, group.first_lane + i + step) : -INFINITY;
+      const bool belongs = i + step < a.lanes_per_group;
+      all = merge(all, {belongs ? best : -INFINITY, belongs ? second : -INFINITY});
+    }
   }
-  const bool single = config.experts == config.groups;
-  const float score = kTop2 && !single ? group.best + group.second : group.best;
+  const bool single = a.config.experts == a.config.groups;
+  const std::uint32_t key = order_key(kTop2 && !single ? all.best + all.second : all.best);
   int better = 0;
-#pragma unroll 8
-  for (int g = 0; g < config.groups; ++g) {
-    const float other = __shfl_sync(kAllLanes, score, g * lanes_per_group);
-    if (other > score || (other == score && g < own)) ++better;
+#pragma unroll 1
+  for (int g = 0; g < a.config.groups; g += 8) {
+#pragma unroll
+    for (int step = 0; step < 8; ++step) {
+      const std::uint32_t other = __shfl_sync(kAllLanes, key, (g + step) * a.lanes_per_group);
+      // An equal group is better if it comes first.
+      const std::uint32_t level = g + step < group.own ? key - 1 : key;
+      better += g + step < a.config.groups && other > level ? 1 : 0;
+    }
   }
-  return better < config.top_k_groups;
+  return better < a.config.top_k_groups;
 }
 
 struct Choice {
@@ -150,10 +169,16 @@ struct Choice {
   float weight;
 };
 
-// Routes one row of logits (overwritten): lane r gets the choice of rank r. chosen: shared memory of this warp, [32].
+// A warp's shared memory.
+struct alignas(16) Chosen {
+  float scores[kMaxExperts];
+  std::int32_t ids[32];  // by rank
+};
+
+// Routes one row of logits (overwritten): lane r gets the choice of rank r.
 template <GateMethod kMethod, int kPerLane>
-__device__ Choice route_row(const Arguments& a, int lane, float (&score)[kPerLane], const float (&bias)[kPerLane], float* terms,
-                            Choice* chosen) {
+__device__ Choice route_row(const Arguments& a, int lane, LaneGroup group, float (&score)[kPerLane], const float (&bias)[kPerLane],
+                            Chosen& chosen) {
   constexpr bool kSigmoid = kMethod == GateMethod::sigmoid_noaux_tc;
   const GateConfig& config = a.config;
   const int first = lane * kPerLane;
@@ -170,13 +195,13 @@ __device__ Choice route_row(const Arguments& a, int lane, float (&score)[kPerLan
     reciprocals(score);
 #pragma unroll
     for (int j = 0; j < kPerLane; ++j) choice[j] = config.bias != nullptr ? score[j] + bias[j] : score[j];
-    const bool kept = group_is_kept<kPerLane, true>(config, lane, choice);
+    const bool kept = group_is_kept<kPerLane, true>(a, group, choice);
 #pragma unroll
     for (int j = 0; j < kPerLane; ++j) key[j] = order_key(kept ? choice[j] : -INFINITY);
   } else {
-    softmax<kPerLane>(a, lane, score, terms);
+    softmax<kPerLane>(a, lane, score, chosen.scores);
     if constexpr (kMethod == GateMethod::softmax_group_limited) {
-      const bool kept = group_is_kept<kPerLane, false>(config, lane, score);
+      const bool kept = group_is_kept<kPerLane, false>(a, group, score);
 #pragma unroll
       for (int j = 0; j < kPerLane; ++j) score[j] = kept ? score[j] : 0.0f;
     }
@@ -187,36 +212,36 @@ __device__ Choice route_row(const Arguments& a, int lane, float (&score)[kPerLan
   for (int j = 0; j < kPerLane; ++j)
     if (first + j >= config.experts) key[j] = kTaken;
 
+  // Scores go to shared memory, where whoever gets an expert finds its weight.
+  __syncwarp();
+#pragma unroll
+  for (int j = 0; j < kPerLane; ++j) chosen.scores[first + j] = score[j];
+
 #pragma unroll 1
   for (int rank = 0; rank < config.top_k; ++rank) {
     std::uint32_t own = key[0];
 #pragma unroll
     for (int j = 1; j < kPerLane; ++j) own = max(own, key[j]);
     const std::uint32_t best = __reduce_max_sync(kAllLanes, own);
-    // The lowest expert with this key: the lowest place in the lowest lane. That lane notes it down; nobody waits for it.
-    if (lane == __ffs(__ballot_sync(kAllLanes, own == best)) - 1) {
-      bool found = false;
+    int place = 0;
 #pragma unroll
-      for (int j = 0; j < kPerLane; ++j) {
-        if (!found && key[j] == best) {
-          found = true;
-          key[j] = kTaken;
-          chosen[rank] = {first + j, score[j]};
-        }
-      }
-    }
+    for (int j = kPerLane - 1; j >= 0; --j) place = key[j] == own ? j : place;
+    // The lowest expert with the best key: the lowest place in the lowest lane. That lane notes it down; nobody waits for it.
+    const bool mine = lane == __ffs(__ballot_sync(kAllLanes, own == best)) - 1;
+#pragma unroll
+    for (int j = 0; j < kPerLane; ++j) key[j] = mine && place == j ? kTaken : key[j];
+    if (mine) chosen.ids[rank] = first + place;
   }
   __syncwarp();
-  Choice mine = chosen[lane];
   float sum = 0.0f;
-  // Eight at once is what models choose; these loads wait for nothing.
+  // Eight at once is what models choose; these loads do not wait for one another.
 #pragma unroll
   for (int rank = 0; rank < 8; ++rank)
-    if (rank < config.top_k) sum = sum + chosen[rank].weight;
+    if (rank < config.top_k) sum = sum + chosen.scores[chosen.ids[rank]];
 #pragma unroll 1
-  for (int rank = 8; rank < config.top_k; ++rank) sum = sum + chosen[rank].weight;
-  __syncwarp();
+  for (int rank = 8; rank < config.top_k; ++rank) sum = sum + chosen.scores[chosen.ids[rank]];
   if (lane >= config.top_k) return {-1, 0.0f};
+  Choice mine = {chosen.ids[lane], chosen.scores[chosen.ids[lane]]};
   if (config.normalize && (kSigmoid || config.top_k > 1)) mine.weight = mine.weight / (sum + 1e-20f);
   mine.weight = mine.weight * config.routed_scaling_factor;
   if (nan) mine.weight = NAN;
@@ -251,23 +276,29 @@ __device__ void write_counts(const Arguments& a, std::uint32_t mine, std::uint32
   if (threadIdx.x == 0) a.offsets[0] = 0;
 }
 
-template <GateMethod kMethod, int kWarps>
+template <int kWarps>
 struct Shared {
-  static constexpr bool kSoftmax = kMethod != GateMethod::sigmoid_noaux_tc;
-  std::uint32_t histogram[kMaxExperts];
+  alignas(16) std::uint32_t histogram[kMaxExperts];
   std::uint32_t warp_sums[kMaxExperts / 32];
   bool last;
-  Choice chosen[kWarps][32];
-  float terms[kSoftmax ? kWarps : 1][kSoftmax ? kMaxExperts : 1];
+  Chosen chosen[kWarps];
 };
 
-// One cluster takes all rows: every block sends its histogram to the first one.
+// One cluster takes all rows: every block sends its histogram to the first one, and only that one waits.
 template <GateMethod kMethod, int kPerLane, int kBlocks>
 __global__ void __launch_bounds__(kClusterWarps / kBlocks * 32) gate_cluster_kernel(const Arguments a) {
   constexpr int kWarps = kClusterWarps / kBlocks;
   static_assert(kWarps * 32 >= kMaxExperts);
-  __shared__ Shared<kMethod, kWarps> shared;
-  __shared__ std::uint32_t received[kBlocks][kMaxExperts];
+  __shared__ Shared<kWarps> shared;
+  __shared__ alignas(16) std::uint32_t received[kBlocks][kMaxExperts];
+  __shared__ alignas(8) std::uint64_t all_received;
+  const std::uint32_t barrier = sm90::shared_address(&all_received);
+  if (threadIdx.x == 0) {
+    sm90::mbarrier_init(barrier, 1);
+    sm90::mbarrier_init_fence();
+    sm90::mbarrier_arrive_expect(barrier, sizeof received);
+  }
+  __syncwarp();
   sm90::cluster_arrive_relaxed();
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
@@ -278,13 +309,13 @@ __global__ void __launch_bounds__(kClusterWarps / kBlocks * 32) gate_cluster_ker
   float bias[kPerLane] = {};
   if (row < a.rows) load_row<kPerLane>(a, a.logits + row * a.ld_logits, lane, score);
   if (a.config.bias != nullptr) load_row<kPerLane>(a, a.config.bias, lane, bias);
+  const LaneGroup group = group_of_lane(a, lane);
   if (threadIdx.x < kMaxExperts) shared.histogram[threadIdx.x] = 0;
   __syncthreads();
-  float* terms = shared.terms[Shared<kMethod, kWarps>::kSoftmax ? warp : 0];
   Choice choice = {-1, 0.0f};
   int last = row;
   while (row < a.rows) {
-    choice = route_row<kMethod, kPerLane>(a, lane, score, bias, terms, shared.chosen[warp]);
+    choice = route_row<kMethod, kPerLane>(a, lane, group, score, bias, shared.chosen[warp]);
     if (choice.id >= 0) atomicAdd(shared.histogram + choice.id, 1u);
     last = row;
     row += kClusterWarps;
@@ -294,13 +325,14 @@ __global__ void __launch_bounds__(kClusterWarps / kBlocks * 32) gate_cluster_ker
     }
   }
   __syncthreads();
+  // The first block runs and its barrier is ready.
   sm90::cluster_wait();
-  if (threadIdx.x < kMaxExperts) sm90::store_at(sm90::shared_address(&received[blockIdx.x][threadIdx.x]), 0, shared.histogram[threadIdx.x]);
-  // The arrival waits for everything this thread wrote: the last choice is written after it.
-  sm90::cluster_arrive();
+  if (threadIdx.x < kMaxExperts / 4)
+    sm90::store_async_at(sm90::shared_address(&received[blockIdx.x][4 * threadIdx.x]), barrier, 0,
+                         reinterpret_cast<const uint4*>(shared.histogram)[threadIdx.x]);
   write_choice(a, last, lane, choice);
-  sm90::cluster_wait();
   if (blockIdx.x != 0) return;
+  sm90::mbarrier_wait(barrier, 0);
   std::uint32_t mine = 0;
   if (threadIdx.x < kMaxExperts)
 #pragma unroll
@@ -311,7 +343,7 @@ __global__ void __launch_bounds__(kClusterWarps / kBlocks * 32) gate_cluster_ker
 // Any number of rows: a histogram for each block, added to the workspace; the block that finishes last turns it into counts and clears it.
 template <GateMethod kMethod, int kPerLane, int kWarps>
 __global__ void __launch_bounds__(kWarps * 32) gate_grid_kernel(const Arguments a) {
-  __shared__ Shared<kMethod, kWarps> shared;
+  __shared__ Shared<kWarps> shared;
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
   float score[kPerLane] = {};
@@ -320,11 +352,11 @@ __global__ void __launch_bounds__(kWarps * 32) gate_grid_kernel(const Arguments 
   int row = warp * gridDim.x + blockIdx.x;
   if (row < a.rows) load_row<kPerLane>(a, a.logits + row * a.ld_logits, lane, score);
   if (a.config.bias != nullptr) load_row<kPerLane>(a, a.config.bias, lane, bias);
+  const LaneGroup group = group_of_lane(a, lane);
   if (threadIdx.x < kMaxExperts) shared.histogram[threadIdx.x] = 0;
   __syncthreads();
-  float* terms = shared.terms[Shared<kMethod, kWarps>::kSoftmax ? warp : 0];
   while (row < a.rows) {
-    const Choice choice = route_row<kMethod, kPerLane>(a, lane, score, bias, terms, shared.chosen[warp]);
+    const Choice choice = route_row<kMethod, kPerLane>(a, lane, group, score, bias, shared.chosen[warp]);
     if (choice.id >= 0) atomicAdd(shared.histogram + choice.id, 1u);
     write_choice(a, row, lane, choice);
     row += step;
@@ -402,7 +434,7 @@ int experts_per_lane(const GateConfig& config) {
 
 }  // namespace
 
-GateCudaPath gate_cuda_path_for(int rows) { return rows <= 256 ? GateCudaPath::cluster_8 : GateCudaPath::grid; }
+GateCudaPath gate_cuda_path_for(int rows) { return rows <= 256 ? GateCudaPath::cluster_16 : GateCudaPath::grid; }
 
 cudaError_t gate_cuda(const GateCudaCall& call, GateCudaPath path, cudaStream_t stream) {
   const int per_lane = experts_per_lane(call.config);
@@ -410,7 +442,8 @@ cudaError_t gate_cuda(const GateCudaCall& call, GateCudaPath path, cudaStream_t 
   const bool aligned = (reinterpret_cast<std::uintptr_t>(call.logits) | reinterpret_cast<std::uintptr_t>(call.config.bias)) % 16 == 0 &&
                        call.ld_logits % 4 == 0;
   const Arguments a = {call.config, call.logits, call.ld_logits, call.rows, call.ids, call.weights, call.counts, call.offsets, call.workspace,
-                       aligned && call.config.experts % per_lane == 0};
+                       aligned && call.config.experts % per_lane == 0,
+                       call.config.method == GateMethod::softmax_greedy ? 32 : call.config.experts / call.config.groups / per_lane};
   switch (call.config.method) {
     case GateMethod::softmax_greedy:
       return launch_for<GateMethod::softmax_greedy>(per_lane, a, path, stream);

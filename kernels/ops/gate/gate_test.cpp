@@ -37,7 +37,9 @@ struct Slow {
 std::vector<int> order_of(const std::vector<double>& scores) {
   std::vector<int> order(scores.size());
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return scores[static_cast<std::size_t>(a)] > scores[static_cast<std::size_t>(b)]; });
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
+    return scores[static_cast<std::size_t>(a)] > scores[static_cast<std::size_t>(b)];
+  });
   return order;
 }
 
@@ -60,14 +62,16 @@ Slow slow_route(const GateConfig& config, const Floats& logits) {
     const std::size_t size = experts / static_cast<std::size_t>(config.groups);
     std::vector<double> groups;
     for (std::size_t g = 0; g < static_cast<std::size_t>(config.groups); ++g) {
-      std::vector<double> group(choice.begin() + static_cast<std::ptrdiff_t>(g * size), choice.begin() + static_cast<std::ptrdiff_t>((g + 1) * size));
+      std::vector<double> group(choice.begin() + static_cast<std::ptrdiff_t>(g * size),
+                                choice.begin() + static_cast<std::ptrdiff_t>((g + 1) * size));
       std::sort(group.rbegin(), group.rend());
       groups.push_back(sigmoid && size > 1 ? group[0] + group[1] : group[0]);
     }
     const std::vector<int> order = order_of(groups);
     for (std::size_t i = static_cast<std::size_t>(config.top_k_groups); i < order.size(); ++i)
       for (std::size_t e = 0; e < size; ++e)
-        choice[static_cast<std::size_t>(order[i]) * size + e] = sigmoid ? -std::numeric_limits<double>::infinity() : 0.0;
+        choice[static_cast<std::size_t>(order[i]) * size + e] =
+            sigmoid ? -std::numeric_limits<double>::infinity() : 0.0;
     if (!sigmoid) s = choice;
   }
   Slow out;
@@ -90,7 +94,9 @@ TEST("against the specification in float64, and the same bits from every instruc
   for (int trial = 0; trial < 300; ++trial) {
     const auto method = static_cast<GateMethod>(trial % 3);
     const int groups = random.integer(1, 4), experts = groups * random.integer(1, 20);
-    GateConfig config{method, experts, random.integer(1, std::min(experts, 8)), groups, random.integer(1, groups), trial % 2 == 0, 2.5f, nullptr};
+    GateConfig config{
+        method, experts, random.integer(1, std::min(experts, 8)), groups, random.integer(1, groups), trial % 2 == 0,
+        2.5f,   nullptr};
     const Floats logits = random.floats(static_cast<std::size_t>(experts), -4.0f, 4.0f);
     const Floats bias = random.floats(static_cast<std::size_t>(experts), -0.3f, 0.3f);
     if (trial % 4 != 0) config.bias = bias.data();
@@ -116,7 +122,8 @@ TEST("ties go to the lowest id, in groups too") {
 TEST("the bias chooses and does not weigh") {
   Floats logits(4, 0.0f), bias{0.0f, 0.0f, 5.0f, 0.0f};
   logits[1] = 1.0f;
-  const Choice choice = route({GateMethod::sigmoid_noaux_tc, 4, 2, 1, 1, false, 1.0f, bias.data()}, cpu_ops(Isa::scalar), logits);
+  const Choice choice =
+      route({GateMethod::sigmoid_noaux_tc, 4, 2, 1, 1, false, 1.0f, bias.data()}, cpu_ops(Isa::scalar), logits);
   CHECK((choice.ids == std::vector<std::int32_t>{2, 1}));
   CHECK(choice.weights[0] == 0.5f);
 }
@@ -127,8 +134,11 @@ TEST("a row does not depend on the others; counts add up") {
   const Floats logits = random.floats(32 * 9, -3.0f, 3.0f);
   const Choice all = route(config, cpu_ops(best_isa()), logits, 9);
   for (std::size_t row = 0; row < 9; ++row) {
-    const Choice one = route(config, cpu_ops(best_isa()), Floats(logits.begin() + static_cast<std::ptrdiff_t>(32 * row), logits.begin() + static_cast<std::ptrdiff_t>(32 * row + 32)));
-    for (std::size_t i = 0; i < 4; ++i) CHECK(one.ids[i] == all.ids[4 * row + i] && test::same_bits(one.weights[i], all.weights[4 * row + i]));
+    const Choice one = route(config, cpu_ops(best_isa()),
+                             Floats(logits.begin() + static_cast<std::ptrdiff_t>(32 * row),
+                                    logits.begin() + static_cast<std::ptrdiff_t>(32 * row + 32)));
+    for (std::size_t i = 0; i < 4; ++i)
+      CHECK(one.ids[i] == all.ids[4 * row + i] && test::same_bits(one.weights[i], all.weights[4 * row + i]));
   }
   std::vector<std::uint32_t> counts(32, 10);
   count_experts(all.ids.data(), 36, counts.data());
@@ -140,10 +150,12 @@ TEST("NaN and infinite logits: valid, distinct ids") {
   for (int trial = 0; trial < 90; ++trial) {
     Floats logits = random.floats(16);
     for (int i = random.integer(1, 16); i > 0; --i) {
-      const float bad[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()};
+      const float bad[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                           -std::numeric_limits<float>::infinity()};
       logits[static_cast<std::size_t>(random.integer(0, 15))] = bad[random.integer(0, 2)];
     }
-    const Choice choice = route({static_cast<GateMethod>(trial % 3), 16, 8, 4, 1, true, 1.0f, nullptr}, cpu_ops(best_isa()), logits);
+    const Choice choice =
+        route({static_cast<GateMethod>(trial % 3), 16, 8, 4, 1, true, 1.0f, nullptr}, cpu_ops(best_isa()), logits);
     const std::set<std::int32_t> distinct(choice.ids.begin(), choice.ids.end());
     CHECK(distinct.size() == 8 && *distinct.begin() >= 0 && *distinct.rbegin() < 16);
   }

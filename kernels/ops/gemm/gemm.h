@@ -26,10 +26,12 @@ class PackedMatrix {
   static PackedMatrix from_rows(int n, int k, const RowSource& source);
   // rows: [n, k] with row_stride floats between rows.
   static PackedMatrix from_rows(int n, int k, const float* rows, std::int64_t row_stride);
-  // source_kn: [k, n] with row_stride floats between rows (k): W[n,k] = source_kn[k * row_stride + n]. For the absorbed W_UK.
+  // source_kn: [k, n] with row_stride floats between rows (k): W[n,k] = source_kn[k * row_stride + n]. For the absorbed
+  // W_UK.
   static PackedMatrix from_transposed(int n, int k, const float* source_kn, std::int64_t row_stride);
-  // Gate and up projections [width, k] of one MLP: panel 2i holds gate columns 32i.., panel 2i+1 the same up columns. n() is
-  // 2 * 32 * ceil(width/32), so C's columns are [pair][gate 32, up 32]: what silu_mul reads. Pair ranges are panel ranges * 2.
+  // Gate and up projections [width, k] of one MLP: panel 2i holds gate columns 32i.., panel 2i+1 the same up columns.
+  // n() is 2 * 32 * ceil(width/32), so C's columns are [pair][gate 32, up 32]: what silu_mul reads. Pair ranges are
+  // panel ranges * 2.
   static PackedMatrix from_gate_up(int width, int k, const RowSource& gate, const RowSource& up);
 
   int n() const { return n_; }
@@ -49,12 +51,12 @@ class PackedMatrix {
 };
 
 struct GemmCall {
-  const float* a;      // [m, w->k()]
-  std::int64_t lda;    // floats between rows of a
-  int m;               // 0 is allowed: nothing is done
+  const float* a;    // [m, w->k()]
+  std::int64_t lda;  // floats between rows of a
+  int m;             // 0 is allowed: nothing is done
   const PackedMatrix* w;
-  float* c;            // [m, w->n()]; may not overlap a
-  std::int64_t ldc;    // floats between rows of c
+  float* c;                         // [m, w->n()]; may not overlap a
+  std::int64_t ldc;                 // floats between rows of c
   const float* residual = nullptr;  // [m, w->n()] or null: c = residual + total. May be c itself.
   std::int64_t ld_residual = 0;
 };
@@ -63,8 +65,8 @@ struct GemmCall {
 // panel ranges and any m give the same bits for a row. Threads may take disjoint ranges of one call.
 PELAGIC_DECLARE_FOR_EACH_ISA(void gemm(const GemmCall& call, int panel_begin, int panel_end);)
 
-// Panels to give one task so that `threads` threads get several tasks each and none is smaller than about 10 microseconds.
-// Always even, so that a from_gate_up pair is never cut.
+// Panels to give one task so that `threads` threads get several tasks each and none is smaller than about 10
+// microseconds. Always even, so that a from_gate_up pair is never cut.
 int gemm_panels_per_task(const PackedMatrix& w, int m, int threads);
 
 }  // namespace pelagic

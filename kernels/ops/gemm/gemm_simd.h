@@ -1,4 +1,5 @@
-// gemm_ref.cpp in register tiles. The order along k is the reference's; only which outputs are computed side by side differs.
+// gemm_ref.cpp in register tiles. The order along k is the reference's; only which outputs are computed side by side
+// differs.
 #pragma once
 
 #include <algorithm>
@@ -15,8 +16,8 @@ constexpr int kTileRows = kVectorRegisters == 32 ? 12 : 6;
 constexpr int kTileVectors = kVectorRegisters == 32 ? 2 : 1;
 // Up to here a call is bound by reading weights, and A is read in place.
 constexpr int kFewRows = 4;
-// How far ahead weights are fetched, in k: 8 KiB. The processor's own prefetch stops at each 4 KiB page. Panels follow one
-// another in memory, so this also fetches the next panel; past the last one a prefetch does nothing.
+// How far ahead weights are fetched, in k: 8 KiB. The processor's own prefetch stops at each 4 KiB page. Panels follow
+// one another in memory, so this also fetches the next panel; past the last one a prefetch does nothing.
 constexpr std::size_t kPrefetchK = 64;
 // k values of A that are copied next to one another for a tile: a multiple of kGemmRun; kTileRows of them fit in L1.
 constexpr int kBlockK = 512;
@@ -68,7 +69,8 @@ inline void write_out(const GemmCall& call, int row, int column, F32x16 total) {
     if (call.residual != nullptr) total = F32x16::load(call.residual + row * call.ld_residual + column) + total;
     total.store(c);
   } else {
-    if (call.residual != nullptr) total = F32x16::load_first(call.residual + row * call.ld_residual + column, columns) + total;
+    if (call.residual != nullptr)
+      total = F32x16::load_first(call.residual + row * call.ld_residual + column, columns) + total;
     total.store_first(c, columns);
   }
 }
@@ -102,10 +104,11 @@ void row_block(const GemmCall& call, int row, int panel_begin, int panel_end) {
   for (int k = 0; k < call.w->k(); k += kBlockK) {
     const int k_count = std::min(kBlockK, call.w->k() - k);
     for (int r = 0; r < ROWS; ++r)
-      std::memcpy(a + r * kCopyStride, call.a + (row + r) * call.lda + k, static_cast<std::size_t>(k_count) * sizeof(float));
+      std::memcpy(a + r * kCopyStride, call.a + (row + r) * call.lda + k,
+                  static_cast<std::size_t>(k_count) * sizeof(float));
     for (int tile = 0; tile < tiles; ++tile) {
-      const float* w = call.w->panel(panel_begin + tile / kTilesPerPanel) + static_cast<std::size_t>(k) * kPanelColumns +
-                       tile % kTilesPerPanel * kTileVectors * 16;
+      const float* w = call.w->panel(panel_begin + tile / kTilesPerPanel) +
+                       static_cast<std::size_t>(k) * kPanelColumns + tile % kTilesPerPanel * kTileVectors * 16;
       accumulate<ROWS, kTileVectors>(a, kCopyStride, w, k_count, totals[tile]);
     }
   }
@@ -129,12 +132,18 @@ void row_block_of(int rows, const GemmCall& call, int row, int panel_begin, int 
 void gemm(const GemmCall& call, int panel_begin, int panel_end) {
   static_assert(kFewRows == 4);
   switch (call.m) {
-    case 0: return;
-    case 1: return few_rows<1>(call, panel_begin, panel_end);
-    case 2: return few_rows<2>(call, panel_begin, panel_end);
-    case 3: return few_rows<3>(call, panel_begin, panel_end);
-    case 4: return few_rows<4>(call, panel_begin, panel_end);
-    default: break;
+    case 0:
+      return;
+    case 1:
+      return few_rows<1>(call, panel_begin, panel_end);
+    case 2:
+      return few_rows<2>(call, panel_begin, panel_end);
+    case 3:
+      return few_rows<3>(call, panel_begin, panel_end);
+    case 4:
+      return few_rows<4>(call, panel_begin, panel_end);
+    default:
+      break;
   }
   const int group = std::clamp(static_cast<int>(kGroupFloats / call.w->panel_floats()), 1, kMaxGroupPanels);
   // Row blocks of nearly equal height: 13 rows are 7 + 6, not 12 + 1.

@@ -82,7 +82,8 @@ TEST("all instruction sets give the same bits, and write nothing beyond C") {
       CHECK(test::same_bits(run(*ops, problem, matrix, add), expected));
     }
     for (int m = 0; m < problem.m; ++m)
-      for (int n = problem.n; n < problem.ldc; ++n) CHECK(expected[static_cast<std::size_t>(m * problem.ldc + n)] == -7.5f);
+      for (int n = problem.n; n < problem.ldc; ++n)
+        CHECK(expected[static_cast<std::size_t>(m * problem.ldc + n)] == -7.5f);
   }
 }
 
@@ -138,10 +139,12 @@ TEST("packing: columns past n are zero, and all sources agree") {
   const Floats rows = random.floats(static_cast<std::size_t>(n * k));
   Floats transposed(rows.size());
   for (int i = 0; i < n; ++i)
-    for (int j = 0; j < k; ++j) transposed[static_cast<std::size_t>(j * n + i)] = rows[static_cast<std::size_t>(i * k + j)];
+    for (int j = 0; j < k; ++j)
+      transposed[static_cast<std::size_t>(j * n + i)] = rows[static_cast<std::size_t>(i * k + j)];
   const PackedMatrix a = PackedMatrix::from_rows(n, k, rows.data(), k);
   const PackedMatrix b = PackedMatrix::from_transposed(n, k, transposed.data(), n);
-  const PackedMatrix c = PackedMatrix::from_rows(n, k, [&](int row, float* out) { std::copy_n(&rows[static_cast<std::size_t>(row * k)], k, out); });
+  const PackedMatrix c = PackedMatrix::from_rows(
+      n, k, [&](int row, float* out) { std::copy_n(&rows[static_cast<std::size_t>(row * k)], k, out); });
   CHECK(a.panels() == 2 && a.panel_floats() == 21 * 32);
   for (int p = 0; p < 2; ++p) {
     CHECK(reinterpret_cast<std::uintptr_t>(a.panel(p)) % 64 == 0);
@@ -160,8 +163,13 @@ TEST("packing: columns past n are zero, and all sources agree") {
 TEST("packing: gate and up lie in alternating panels") {
   const int width = 40, k = 3;
   const PackedMatrix matrix = PackedMatrix::from_gate_up(
-      width, k, [](int row, float* out) { for (int i = 0; i < k; ++i) out[i] = static_cast<float>(row * 10 + i); },
-      [](int row, float* out) { for (int i = 0; i < k; ++i) out[i] = static_cast<float>(-row * 10 - i); });
+      width, k,
+      [](int row, float* out) {
+        for (int i = 0; i < k; ++i) out[i] = static_cast<float>(row * 10 + i);
+      },
+      [](int row, float* out) {
+        for (int i = 0; i < k; ++i) out[i] = static_cast<float>(-row * 10 - i);
+      });
   CHECK(matrix.n() == 128 && matrix.panels() == 4);
   CHECK(matrix.panel(0)[32 + 5] == 51.0f);
   CHECK(matrix.panel(1)[32 + 5] == -51.0f);

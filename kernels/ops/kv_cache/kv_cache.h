@@ -27,23 +27,26 @@ struct KvLayout {
   std::size_t total_bytes() const { return layer_bytes() * static_cast<std::size_t>(layers); }
   // Bytes from the start of the cache.
   std::size_t offset(int layer, std::uint32_t block, int row) const {
-    return static_cast<std::size_t>(layer) * layer_bytes() + block * block_bytes() + static_cast<std::size_t>(row) * row_bytes();
+    return static_cast<std::size_t>(layer) * layer_bytes() + block * block_bytes() +
+           static_cast<std::size_t>(row) * row_bytes();
   }
 };
 
-// All functions: the caller has checked layer, block and row against the layout. `cache` is the start of the whole cache, 64-byte aligned.
+// All functions: the caller has checked layer, block and row against the layout. `cache` is the start of the whole
+// cache, 64-byte aligned.
 
 // Rounds (nearest, ties to even) and writes one row. latent: [kv_rank] after its norm; rope: [rope_dim] after rotation.
-void kv_write_row(const KvLayout& layout, std::byte* cache, int layer, std::uint32_t block, int row, const float* latent,
-                  const float* rope);
+void kv_write_row(const KvLayout& layout, std::byte* cache, int layer, std::uint32_t block, int row,
+                  const float* latent, const float* rope);
 
-// Copies rows [first_row, first_row + row_count) of one block and layer to out (row_count * row_bytes, any alignment); returns their XXH64 (seed 0).
-std::uint64_t kv_pack_rows(const KvLayout& layout, const std::byte* cache, int layer, std::uint32_t block, int first_row,
-                           int row_count, std::byte* out);
+// Copies rows [first_row, first_row + row_count) of one block and layer to out (row_count * row_bytes, any alignment);
+// returns their XXH64 (seed 0).
+std::uint64_t kv_pack_rows(const KvLayout& layout, const std::byte* cache, int layer, std::uint32_t block,
+                           int first_row, int row_count, std::byte* out);
 
 // The inverse; checks nothing.
-void kv_unpack_rows(const KvLayout& layout, std::byte* cache, int layer, std::uint32_t block, int first_row, int row_count,
-                    const std::byte* data);
+void kv_unpack_rows(const KvLayout& layout, std::byte* cache, int layer, std::uint32_t block, int first_row,
+                    int row_count, const std::byte* data);
 
 // Copies a whole block in every layer.
 void kv_copy_block(const KvLayout& layout, std::byte* cache, std::uint32_t from, std::uint32_t to);

@@ -49,7 +49,8 @@ TEST("write, pack, unpack, copy") {
     kv_copy_block(layout, cache.data(), 1, 2);
     kv_copy_block(layout, cache.data(), 2, 2);
     for (int layer = 0; layer < 3; ++layer)
-      CHECK(std::memcmp(cache.data() + layout.offset(layer, 1, 0), cache.data() + layout.offset(layer, 2, 0), layout.block_bytes()) == 0);
+      CHECK(std::memcmp(cache.data() + layout.offset(layer, 1, 0), cache.data() + layout.offset(layer, 2, 0),
+                        layout.block_bytes()) == 0);
   }
 }
 

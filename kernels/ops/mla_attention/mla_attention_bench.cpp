@@ -1,4 +1,5 @@
-// Attention rates: prefill of 512 rows and decode of one row, beside what the machine can do: mla_attention_bench [threads].
+// Attention rates: prefill of 512 rows and decode of one row, beside what the machine can do: mla_attention_bench
+// [threads].
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -15,7 +16,8 @@ int main(int argc, char** argv) {
   ThreadPool pool(argc > 1 ? std::atoi(argv[1]) : 2);
   const CpuOps& ops = cpu_ops(best_isa());
   const double peak = measure_fma_rate(pool, ops) / 1e9, bandwidth = measure_read_bandwidth(pool, ops, 5 << 20) / 1e9;
-  std::printf("%s, %d threads: FMA %.0f GFLOP/s, read of 5 MiB %.1f GB/s\n", isa_name(ops.isa).data(), pool.size(), peak, bandwidth);
+  std::printf("%s, %d threads: FMA %.0f GFLOP/s, read of 5 MiB %.1f GB/s\n", isa_name(ops.isa).data(), pool.size(),
+              peak, bandwidth);
   constexpr int kRank = 512, kRope = 64, kWidth = kRank + kRope, kContext = 2048;
   constexpr int kLayers = 6;  // walked in turn: a step finds no layer's keys in L2
   test::Random random(1);
@@ -26,17 +28,28 @@ int main(int argc, char** argv) {
     for (int position = 0; position < kContext; ++position) {
       const std::vector<float> row = random.floats(kWidth);
       for (int layer = 0; layer < kLayers; ++layer)
-        kv_write_row(layout, cache.data(), layer, static_cast<std::uint32_t>(position / 64), position % 64, row.data(), row.data() + kRank);
+        kv_write_row(layout, cache.data(), layer, static_cast<std::uint32_t>(position / 64), position % 64, row.data(),
+                     row.data() + kRank);
       if (position % 64 == 0) blocks.push_back(static_cast<std::uint32_t>(position / 64));
     }
     std::vector<AlignedBuffer<float>> scratch;
     std::vector<float*> scratch_of;
-    for (int i = 0; i < pool.size(); ++i) scratch_of.push_back(scratch.emplace_back(mla_attention_scratch_floats(layout)).data());
-    struct Shape { int heads, rows, context; };
-    for (const auto& [heads, rows, context] : {Shape{4, 1, 512}, {4, 1, 2048}, {16, 1, 2048}, {128, 1, 2048}, {4, 512, 512}, {4, 512, 2048}, {16, 512, 2048}}) {
+    for (int i = 0; i < pool.size(); ++i)
+      scratch_of.push_back(scratch.emplace_back(mla_attention_scratch_floats(layout)).data());
+    struct Shape {
+      int heads, rows, context;
+    };
+    for (const auto& [heads, rows, context] : {Shape{4, 1, 512},
+                                               {4, 1, 2048},
+                                               {16, 1, 2048},
+                                               {128, 1, 2048},
+                                               {4, 512, 512},
+                                               {4, 512, 2048},
+                                               {16, 512, 2048}}) {
       const std::vector<float> q = random.floats(static_cast<std::size_t>(rows * heads * kWidth), -0.2f, 0.2f);
       std::vector<float> u(static_cast<std::size_t>(rows * heads * kRank));
-      MlaAttentionCall call{&layout, cache.data(), 0, blocks.data(), context - rows, 0.1f, q.data(), heads * kWidth, kWidth, u.data(), heads * kRank, kRank};
+      MlaAttentionCall call{&layout,  cache.data(),   0,      blocks.data(), context - rows, 0.1f,
+                            q.data(), heads * kWidth, kWidth, u.data(),      heads * kRank,  kRank};
       const AttentionSequence sequence{rows, context - rows};
       AttentionPlan plan;
       double best = 1e9;
@@ -50,8 +63,11 @@ int main(int argc, char** argv) {
       const double pairs = static_cast<double>(rows) * (context - rows) + 0.5 * rows * (rows + 1.0);
       const double gflops = 2e-9 * (kRank + kWidth) * heads * pairs / best;
       const double gbs = 1e-9 * static_cast<double>(layout.row_bytes()) * context / best;
-      std::printf("%s heads %3d rows %3d context %4d: %8.1f us %6.1f GFLOP/s (%.2f of FMA) cache once: %5.1f GB/s (%.2f of read)\n",
-                  dtype == KvDtype::float32 ? "f32 " : "bf16", heads, rows, context, best * 1e6, gflops, gflops / peak, gbs, gbs / bandwidth);
+      std::printf(
+          "%s heads %3d rows %3d context %4d: %8.1f us %6.1f GFLOP/s (%.2f of FMA) cache once: %5.1f GB/s (%.2f of "
+          "read)\n",
+          dtype == KvDtype::float32 ? "f32 " : "bf16", heads, rows, context, best * 1e6, gflops, gflops / peak, gbs,
+          gbs / bandwidth);
     }
   }
 }

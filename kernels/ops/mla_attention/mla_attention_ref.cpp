@@ -34,7 +34,8 @@ float score(const MlaAttentionCall& call, int row, int head, int key) {
 
 // Softmax and weighted sum of one (row, head), tile by tile. score_of(key) gives the scaled scores.
 template <class Element, class ScoreOf>
-void attend(const MlaAttentionCall& call, int row, int head, int column_begin, int column_end, const ScoreOf& score_of) {
+void attend(const MlaAttentionCall& call, int row, int head, int column_begin, int column_end,
+            const ScoreOf& score_of) {
   float* u = call.u + row * call.u_row_stride + head * call.u_head_stride;
   const int key_count = call.first_position + row + 1;
   float m = -std::numeric_limits<float>::infinity();
@@ -77,16 +78,18 @@ void with_element(const MlaAttentionCall& call, const Fn& fn) {
 
 }  // namespace
 
-void mla_attention(const MlaAttentionCall& call, int row_begin, int row_end, int head_begin, int head_end, float* /*scratch*/) {
+void mla_attention(const MlaAttentionCall& call, int row_begin, int row_end, int head_begin, int head_end,
+                   float* /*scratch*/) {
   with_element(call, [&]<class Element>() {
     for (int row = row_begin; row < row_end; ++row)
       for (int head = head_begin; head < head_end; ++head)
-        attend<Element>(call, row, head, 0, call.layout->kv_rank, [&](int key) { return score<Element>(call, row, head, key); });
+        attend<Element>(call, row, head, 0, call.layout->kv_rank,
+                        [&](int key) { return score<Element>(call, row, head, key); });
   });
 }
 
-void mla_scores(const MlaAttentionCall& call, int row, int head_begin, int head_end, int key_begin, int key_end, float* scores,
-                std::int64_t ld_scores) {
+void mla_scores(const MlaAttentionCall& call, int row, int head_begin, int head_end, int key_begin, int key_end,
+                float* scores, std::int64_t ld_scores) {
   with_element(call, [&]<class Element>() {
     for (int head = head_begin; head < head_end; ++head)
       for (int key = key_begin; key < key_end; ++key)

@@ -13,18 +13,20 @@ namespace {
 
 // Query vectors (row, head) that walk the keys together. Their scores of one tile lie on the stack.
 constexpr int kGroupQueries = 64;
-// Queries (heads of one row) x keys of a score block, and queries x vectors of an update block, in accumulator registers.
+// Queries (heads of one row) x keys of a score block, and queries x vectors of an update block, in accumulator
+// registers.
 constexpr int kScoreQueries = kVectorRegisters == 32 ? 4 : 1;
 constexpr int kScoreKeys = 4;
 constexpr int kUpdateQueries = 4;
 constexpr int kUpdateVectors = kVectorRegisters == 32 ? 4 : 1;
 // Keys that all queries of a group are scored against before the next keys: they fit in L1 beside one block of queries.
 constexpr int kKeysInL1 = 8;
-// Up to here (decode) a group is bound by reading the cache: bfloat16 is widened in registers at each use, not once into
-// scratch, and keys are fetched ahead. More queries than this use a key often enough that neither pays.
+// Up to here (decode) a group is bound by reading the cache: bfloat16 is widened in registers at each use, not once
+// into scratch, and keys are fetched ahead. More queries than this use a key often enough that neither pays.
 constexpr int kFewQueries = 16;
 
-// One group: rows [row_begin, row_end) x heads [head_begin, head_end), at most kGroupQueries query vectors; columns of u.
+// One group: rows [row_begin, row_end) x heads [head_begin, head_end), at most kGroupQueries query vectors; columns of
+// u.
 struct Group {
   const MlaAttentionCall& call;
   int row_begin, row_end, head_begin, head_end;
@@ -61,7 +63,8 @@ inline F32x16 load_first_lanes(const bfloat16_bits* p, int lanes) {
   return F32x16::load_bf16(padded);
 }
 
-// Dot products of QUERIES heads with kScoreKeys keys. Lane i is chain i. PREFETCH: also fetches the next kScoreKeys keys.
+// Dot products of QUERIES heads with kScoreKeys keys. Lane i is chain i. PREFETCH: also fetches the next kScoreKeys
+// keys.
 template <int QUERIES, bool PREFETCH, class Element>
 void score_block(const float* q, std::int64_t q_stride, const Element* keys, int width, float scale, float* scores,
                  std::int64_t score_stride) {
@@ -75,7 +78,8 @@ void score_block(const float* q, std::int64_t q_stride, const Element* keys, int
     F32x16 key[kScoreKeys];
 #pragma GCC unroll 8
     for (int j = 0; j < kScoreKeys; ++j) {
-      if constexpr (PREFETCH) _mm_prefetch(reinterpret_cast<const char*>(keys + (j + kScoreKeys) * width + d), _MM_HINT_T0);
+      if constexpr (PREFETCH)
+        _mm_prefetch(reinterpret_cast<const char*>(keys + (j + kScoreKeys) * width + d), _MM_HINT_T0);
       key[j] = load_lanes(keys + j * width + d);
     }
 #pragma GCC unroll 8
@@ -90,7 +94,8 @@ void score_block(const float* q, std::int64_t q_stride, const Element* keys, int
     for (int i = 0; i < QUERIES; ++i) {
       const F32x16 x = F32x16::load_first(q + i * q_stride + d, lanes);
       for (int j = 0; j < kScoreKeys; ++j)
-        acc[i][j] = F32x16::first_of(lanes, fma(x, load_first_lanes(keys + j * width + d, lanes), acc[i][j]), acc[i][j]);
+        acc[i][j] =
+            F32x16::first_of(lanes, fma(x, load_first_lanes(keys + j * width + d, lanes), acc[i][j]), acc[i][j]);
     }
   }
 #pragma GCC unroll 8
@@ -108,7 +113,8 @@ inline void softmax_step(float* scores, int keys, float& maximum, float& sum, fl
   F32x16 largest = lowest;
   for (int v = 0; v < kVectors; ++v) {
     const int lanes = std::clamp(keys - 16 * v, 0, 16);
-    p[v] = F32x16::first_of(lanes, F32x16::load(scores + 16 * v), lowest);  // later keys get p = 0 and leave the sum as it is
+    p[v] = F32x16::first_of(lanes, F32x16::load(scores + 16 * v),
+                            lowest);  // later keys get p = 0 and leave the sum as it is
     largest = max_of(p[v], largest);
   }
   const float tile_maximum = max_lanes(largest);
@@ -125,10 +131,11 @@ inline void softmax_step(float* scores, int keys, float& maximum, float& sum, fl
   maximum = new_maximum;
 }
 
-// u = u * correction, then u = fma(p_j, c_j, u) for j ascending: QUERIES heads x VECTORS * 16 columns, or `lanes` columns of one vector.
+// u = u * correction, then u = fma(p_j, c_j, u) for j ascending: QUERIES heads x VECTORS * 16 columns, or `lanes`
+// columns of one vector.
 template <int QUERIES, int VECTORS, bool PARTIAL, class Element>
-void update_block(const float (*p)[kBlockRows], const float* correction, const Element* latents, const Element* next, int width,
-                  int keys, float* u, std::int64_t u_stride, int lanes) {
+void update_block(const float (*p)[kBlockRows], const float* correction, const Element* latents, const Element* next,
+                  int width, int keys, float* u, std::int64_t u_stride, int lanes) {
   const auto load = [&](const auto* x) { return PARTIAL ? load_first_lanes(x, lanes) : load_lanes(x); };
   F32x16 acc[QUERIES][VECTORS];
 #pragma GCC unroll 8
@@ -168,10 +175,16 @@ inline void for_head_blocks(int head_begin, int head_end, Fn&& fn) {
   for (; head + MAX <= head_end; head += MAX) fn.template operator()<MAX>(head);
   if constexpr (MAX > 1) {
     switch (head_end - head) {
-      case 1: return fn.template operator()<1>(head);
-      case 2: if constexpr (MAX > 2) return fn.template operator()<2>(head); break;
-      case 3: if constexpr (MAX > 3) return fn.template operator()<3>(head); break;
-      default: break;
+      case 1:
+        return fn.template operator()<1>(head);
+      case 2:
+        if constexpr (MAX > 2) return fn.template operator()<2>(head);
+        break;
+      case 3:
+        if constexpr (MAX > 3) return fn.template operator()<3>(head);
+        break;
+      default:
+        break;
     }
   }
 }
@@ -185,21 +198,23 @@ void score_tile(Group& group, const Element* tile, int first_key, int first_row,
       for_head_blocks<kScoreQueries>(group.head_begin, group.head_end, [&]<int N>(int head) {
         const int query = group.query(row, head);
         for (int j = begin; j < end; j += kScoreKeys)
-          score_block<N, PREFETCH>(group.q(row, head), group.call.q_head_stride, tile + j * group.width(), group.width(), group.call.scale,
-                                   &group.scores[query][j], kBlockRows);
+          score_block<N, PREFETCH>(group.q(row, head), group.call.q_head_stride, tile + j * group.width(),
+                                   group.width(), group.call.scale, &group.scores[query][j], kBlockRows);
       });
     }
   }
 }
 
 template <int VECTORS, bool PARTIAL, class Element>
-void update_columns(Group& group, const Element* tile, const Element* next, int first_key, int first_row, int column, int lanes) {
+void update_columns(Group& group, const Element* tile, const Element* next, int first_key, int first_row, int column,
+                    int lanes) {
   for (int row = first_row; row < group.row_end; ++row) {
     const int keys = group.keys_of(row, first_key);
     for_head_blocks<kUpdateQueries>(group.head_begin, group.head_end, [&]<int N>(int head) {
       const int query = group.query(row, head);
-      update_block<N, VECTORS, PARTIAL>(&group.scores[query], &group.correction[query], tile + column, next == nullptr ? nullptr : next + column,
-                                        group.width(), keys, group.u(row, head) + column, group.call.u_head_stride, lanes);
+      update_block<N, VECTORS, PARTIAL>(&group.scores[query], &group.correction[query], tile + column,
+                                        next == nullptr ? nullptr : next + column, group.width(), keys,
+                                        group.u(row, head) + column, group.call.u_head_stride, lanes);
     });
   }
 }
@@ -209,15 +224,18 @@ void update_tile(Group& group, const Element* tile, const Element* next, int fir
   int column = group.column_begin;
   for (; column + 16 * kUpdateVectors <= group.column_end; column += 16 * kUpdateVectors)
     update_columns<kUpdateVectors, false>(group, tile, next, first_key, first_row, column, 16);
-  for (; column + 16 <= group.column_end; column += 16) update_columns<1, false>(group, tile, next, first_key, first_row, column, 16);
-  if (column < group.column_end) update_columns<1, true>(group, tile, next, first_key, first_row, column, group.column_end - column);
+  for (; column + 16 <= group.column_end; column += 16)
+    update_columns<1, false>(group, tile, next, first_key, first_row, column, 16);
+  if (column < group.column_end)
+    update_columns<1, true>(group, tile, next, first_key, first_row, column, group.column_end - column);
 }
 
 void softmax_tile(Group& group, int first_key, int first_row) {
   for (int row = first_row; row < group.row_end; ++row) {
     for (int head = group.head_begin; head < group.head_end; ++head) {
       const int query = group.query(row, head);
-      softmax_step(group.scores[query], group.keys_of(row, first_key), group.maximum[query], group.sum[query], group.correction[query]);
+      softmax_step(group.scores[query], group.keys_of(row, first_key), group.maximum[query], group.sum[query],
+                   group.correction[query]);
     }
   }
 }
@@ -264,7 +282,8 @@ template <class Element>
 void attend_few(Group& group) {
   const int key_count = group.call.first_position + group.row_end;  // of the last row
   for (int first_key = 0; first_key < key_count; first_key += kBlockRows) {
-    const int first_row = std::max(group.row_begin, first_key - group.call.first_position);  // earlier rows end before this tile
+    const int first_row =
+        std::max(group.row_begin, first_key - group.call.first_position);  // earlier rows end before this tile
     const bool last = first_key + kBlockRows >= key_count;
     const auto* tile = reinterpret_cast<const Element*>(block_at(group.call, first_key));
     const auto* next = last ? nullptr : reinterpret_cast<const Element*>(block_at(group.call, first_key + kBlockRows));
@@ -301,14 +320,14 @@ void attend_group(Group& group, float* scratch) {
 }
 
 template <class Element>
-void scores_of_row(const MlaAttentionCall& call, int row, int head_begin, int head_end, int key_begin, int key_end, float* scores,
-                   std::int64_t ld_scores) {
+void scores_of_row(const MlaAttentionCall& call, int row, int head_begin, int head_end, int key_begin, int key_end,
+                   float* scores, std::int64_t ld_scores) {
   const int width = call.layout->latent_width();
   for (int key = key_begin; key < key_end; key += kScoreKeys) {  // a score block never crosses a cache block
     const Element* keys = reinterpret_cast<const Element*>(block_at(call, key)) + key % kBlockRows * width;
     for_head_blocks<kScoreQueries>(head_begin, head_end, [&]<int N>(int head) {
-      score_block<N, true>(call.q + row * call.q_row_stride + head * call.q_head_stride, call.q_head_stride, keys, width, call.scale,
-                           scores + (head - head_begin) * ld_scores + key, ld_scores);
+      score_block<N, true>(call.q + row * call.q_row_stride + head * call.q_head_stride, call.q_head_stride, keys,
+                           width, call.scale, scores + (head - head_begin) * ld_scores + key, ld_scores);
     });
   }
 }
@@ -331,19 +350,21 @@ void values_of_row(Group& group, const float* scores, std::int64_t ld_scores) {
 
 }  // namespace
 
-void mla_attention(const MlaAttentionCall& call, int row_begin, int row_end, int head_begin, int head_end, float* scratch) {
+void mla_attention(const MlaAttentionCall& call, int row_begin, int row_end, int head_begin, int head_end,
+                   float* scratch) {
   for (int head = head_begin; head < head_end; head += kGroupQueries) {
     const int heads = std::min(kGroupQueries, head_end - head);
     const int group_rows = kGroupQueries / heads;
     for (int row = row_begin; row < row_end; row += group_rows) {
-      Group group{call, row, std::min(row + group_rows, row_end), head, head + heads, 0, call.layout->kv_rank, {}, {}, {}, {}};
+      Group group{call, row, std::min(row + group_rows, row_end), head, head + heads, 0, call.layout->kv_rank, {}, {},
+                  {},   {}};
       attend_group(group, scratch);
     }
   }
 }
 
-void mla_scores(const MlaAttentionCall& call, int row, int head_begin, int head_end, int key_begin, int key_end, float* scores,
-                std::int64_t ld_scores) {
+void mla_scores(const MlaAttentionCall& call, int row, int head_begin, int head_end, int key_begin, int key_end,
+                float* scores, std::int64_t ld_scores) {
   const auto run = call.layout->dtype == KvDtype::float32 ? scores_of_row<float> : scores_of_row<bfloat16_bits>;
   run(call, row, head_begin, head_end, key_begin, key_end, scores, ld_scores);
 }
@@ -352,7 +373,8 @@ void mla_values(const MlaAttentionCall& call, int row, int head_begin, int head_
                 const float* scores, std::int64_t ld_scores) {
   const auto run = call.layout->dtype == KvDtype::float32 ? values_of_row<float> : values_of_row<bfloat16_bits>;
   for (int head = head_begin; head < head_end; head += kGroupQueries) {
-    Group group{call, row, row + 1, head, std::min(head + kGroupQueries, head_end), column_begin, column_end, {}, {}, {}, {}};
+    Group group{call, row, row + 1, head, std::min(head + kGroupQueries, head_end), column_begin, column_end,
+                {},   {},  {},      {}};
     run(group, scores + (head - head_begin) * ld_scores, ld_scores);
   }
 }

@@ -23,7 +23,10 @@ struct Problem {
   Floats q;
 
   Problem(test::Random& random, int rank, int rope, KvDtype dtype, int rows_, int heads_, int first)
-      : layout{2, (first + rows_ + 63) / 64 + 2, rank, rope, dtype}, rows(rows_), heads(heads_), first_position(first),
+      : layout{2, (first + rows_ + 63) / 64 + 2, rank, rope, dtype},
+        rows(rows_),
+        heads(heads_),
+        first_position(first),
         cache(layout.total_bytes()) {
     const Floats nan(static_cast<std::size_t>(layout.latent_width()), std::numeric_limits<float>::quiet_NaN());
     for (int layer = 0; layer < 2; ++layer)
@@ -33,14 +36,25 @@ struct Problem {
     for (int t = 0; t * 64 < first + rows; ++t) blocks.push_back(static_cast<std::uint32_t>(layout.blocks - 1 - t));
     for (int key = 0; key < first + rows; ++key) {
       const Floats c = random.floats(static_cast<std::size_t>(layout.latent_width()), -2.0f, 2.0f);
-      kv_write_row(layout, cache.data(), 1, blocks[static_cast<std::size_t>(key / 64)], key % 64, c.data(), c.data() + rank);
+      kv_write_row(layout, cache.data(), 1, blocks[static_cast<std::size_t>(key / 64)], key % 64, c.data(),
+                   c.data() + rank);
     }
     q = random.floats(static_cast<std::size_t>(rows * heads * layout.latent_width()));
   }
 
   MlaAttentionCall call(Floats& u) const {
     const int width = layout.latent_width();
-    return {&layout, cache.data(), 1, blocks.data(), first_position, 0.15f, q.data(), heads * width, width, u.data(), heads * (layout.kv_rank + 1),
+    return {&layout,
+            cache.data(),
+            1,
+            blocks.data(),
+            first_position,
+            0.15f,
+            q.data(),
+            heads * width,
+            width,
+            u.data(),
+            heads * (layout.kv_rank + 1),
             layout.kv_rank + 1};
   }
   std::size_t u_size() const { return static_cast<std::size_t>(rows * heads * (layout.kv_rank + 1)); }
@@ -62,13 +76,15 @@ Floats run_planned(const CpuOps& ops, const Problem& problem, int threads) {
   plan_attention(problem.layout, {&sequence, 1}, problem.heads, threads, plan);
   std::vector<AlignedBuffer<float>> scratch;
   std::vector<float*> pointers;
-  for (int i = 0; i < threads; ++i) pointers.push_back(scratch.emplace_back(mla_attention_scratch_floats(problem.layout)).data());
+  for (int i = 0; i < threads; ++i)
+    pointers.push_back(scratch.emplace_back(mla_attention_scratch_floats(problem.layout)).data());
   run_attention(pool, ops, {&call, 1}, problem.heads, plan, pointers);
   return u;
 }
 
 double cached(const Problem& problem, int key, int i) {
-  const std::byte* row = problem.cache.data() + problem.layout.offset(1, problem.blocks[static_cast<std::size_t>(key / 64)], key % 64);
+  const std::byte* row =
+      problem.cache.data() + problem.layout.offset(1, problem.blocks[static_cast<std::size_t>(key / 64)], key % 64);
   if (problem.layout.dtype == KvDtype::float32) return static_cast<double>(reinterpret_cast<const float*>(row)[i]);
   return static_cast<double>(bf16_to_f32(reinterpret_cast<const bfloat16_bits*>(row)[i]));
 }
@@ -87,12 +103,14 @@ TEST("against float64") {
         for (int key = 0; key < keys; ++key) {
           double dot = 0.0;
           for (int i = 0; i < width; ++i)
-            dot += static_cast<double>(problem.q[static_cast<std::size_t>((row * 3 + head) * width + i)]) * cached(problem, key, i);
+            dot += static_cast<double>(problem.q[static_cast<std::size_t>((row * 3 + head) * width + i)]) *
+                   cached(problem, key, i);
           sum += p[static_cast<std::size_t>(key)] = std::exp(dot * static_cast<double>(0.15f));
         }
         for (int i = 0; i < 40; ++i) {
           double expected = 0.0;
-          for (int key = 0; key < keys; ++key) expected += p[static_cast<std::size_t>(key)] / sum * cached(problem, key, i);
+          for (int key = 0; key < keys; ++key)
+            expected += p[static_cast<std::size_t>(key)] / sum * cached(problem, key, i);
           CHECK_NEAR(u[static_cast<std::size_t>((row * 3 + head) * 41 + i)], expected, 2e-6);
         }
       }
@@ -105,11 +123,19 @@ TEST("all instruction sets give the same bits, and touch nothing else") {
   const std::pair<int, int> shapes[] = {{512, 64}, {64, 16}, {96, 16}, {40, 12}, {16, 2}, {7, 4}};
   for (const auto& [rank, rope] : shapes) {
     for (const KvDtype dtype : {KvDtype::float32, KvDtype::bfloat16}) {
-      for (const auto& [rows, heads, first] : {std::tuple{1, 4, 0}, {1, 4, 200}, {1, 9, 63}, {3, 2, 62}, {19, 4, 120}, {70, 1, 30}, {2, 70, 5}, {40, 3, 0}}) {
+      for (const auto& [rows, heads, first] : {std::tuple{1, 4, 0},
+                                               {1, 4, 200},
+                                               {1, 9, 63},
+                                               {3, 2, 62},
+                                               {19, 4, 120},
+                                               {70, 1, 30},
+                                               {2, 70, 5},
+                                               {40, 3, 0}}) {
         const Problem problem(random, rank, rope, dtype, rows, heads, first);
         const Floats expected = run(cpu_ops(Isa::scalar), problem);
         for (const float x : expected) CHECK(std::isfinite(x));
-        for (int i = 0; i < rows * heads; ++i) CHECK(expected[static_cast<std::size_t>(i * (rank + 1) + rank)] == 11.0f);
+        for (int i = 0; i < rows * heads; ++i)
+          CHECK(expected[static_cast<std::size_t>(i * (rank + 1) + rank)] == 11.0f);
         for (const CpuOps* ops : all_cpu_ops()) {
           if (ops == &cpu_ops_without_fma() && rank > 100) continue;  // slow
           CHECK(test::same_bits(run(*ops, problem), expected));
@@ -152,13 +178,15 @@ TEST("scores of any size: the largest of thousands, and NaN or infinite queries 
   for (const CpuOps* ops : all_cpu_ops()) {
     const Floats u = run(*ops, problem);
     CHECK(std::isnan(u[0]));
-    for (std::size_t i = 2 * 33; i < u.size(); ++i) CHECK(test::same_bits(u[i], expected[i]));  // the other rows and heads
+    for (std::size_t i = 2 * 33; i < u.size(); ++i)
+      CHECK(test::same_bits(u[i], expected[i]));  // the other rows and heads
   }
 }
 
 TEST("rows that threads share by keys and columns: the same bits") {
   test::Random random(6);
-  for (const auto& [rank, heads, first] : {std::tuple{512, 4, 700}, {64, 4, 131}, {96, 3, 959}, {40, 2, 300}, {512, 1, 65}, {16, 4, 200}}) {
+  for (const auto& [rank, heads, first] :
+       {std::tuple{512, 4, 700}, {64, 4, 131}, {96, 3, 959}, {40, 2, 300}, {512, 1, 65}, {16, 4, 200}}) {
     for (const KvDtype dtype : {KvDtype::float32, KvDtype::bfloat16}) {
       const Problem problem(random, rank, 16, dtype, 1, heads, first);
       const Floats expected = run(cpu_ops(Isa::scalar), problem);
@@ -181,7 +209,8 @@ TEST("a plan covers every row and head once, and shares the rows of a small step
       sequences.push_back({trial % 3 == 0 ? 1 : random.integer(1, 200), random.integer(0, 3000)});
     plan_attention(layout, sequences, heads, threads, plan);
     std::vector<std::vector<int>> hits;
-    for (const AttentionSequence& sequence : sequences) hits.emplace_back(static_cast<std::size_t>(sequence.rows * heads));
+    for (const AttentionSequence& sequence : sequences)
+      hits.emplace_back(static_cast<std::size_t>(sequence.rows * heads));
     for (const AttentionItem& item : plan.items)
       for (int row = item.row_begin; row < item.row_end; ++row)
         for (int head = item.head_begin; head < item.head_end; ++head)
@@ -201,7 +230,8 @@ TEST("a plan covers every row and head once, and shares the rows of a small step
       CHECK(covered(plan.score_parts, i, keys) && covered(plan.value_parts, i, rank));
       CHECK(shared.ld_scores % 64 == 0 && shared.ld_scores >= keys);
       CHECK(shared.scores_offset + shared.ld_scores * heads <= static_cast<std::int64_t>(plan.scores.size()));
-      for (int head = 0; head < heads; ++head) ++hits[static_cast<std::size_t>(shared.sequence)][static_cast<std::size_t>(shared.row * heads + head)];
+      for (int head = 0; head < heads; ++head)
+        ++hits[static_cast<std::size_t>(shared.sequence)][static_cast<std::size_t>(shared.row * heads + head)];
     }
     for (const auto& sequence : hits)
       for (const int hit : sequence) CHECK(hit == 1);

@@ -16,17 +16,19 @@ SlotTable::SlotTable(std::span<const std::int32_t> logical_of_slot, int logical_
   for (std::size_t slot = 0; slot < logical_of_slot.size(); ++slot) {
     const std::int32_t logical = logical_of_slot[slot];
     if (logical < 0 || logical >= logical_experts)
-      throw std::invalid_argument("slot " + std::to_string(slot) + " names logical expert " + std::to_string(logical) + " of " +
-                                  std::to_string(logical_experts));
+      throw std::invalid_argument("slot " + std::to_string(slot) + " names logical expert " + std::to_string(logical) +
+                                  " of " + std::to_string(logical_experts));
     ++offsets_[static_cast<std::size_t>(logical) + 1];
   }
   for (int e = 0; e < logical_experts; ++e) {
-    if (offsets_[static_cast<std::size_t>(e) + 1] == 0) throw std::invalid_argument("logical expert " + std::to_string(e) + " has no slot");
+    if (offsets_[static_cast<std::size_t>(e) + 1] == 0)
+      throw std::invalid_argument("logical expert " + std::to_string(e) + " has no slot");
   }
   std::partial_sum(offsets_.begin(), offsets_.end(), offsets_.begin());
   std::vector<std::int32_t> next(offsets_.begin(), offsets_.end() - 1);
   for (std::size_t slot = 0; slot < logical_of_slot.size(); ++slot)
-    slots_by_logical_[static_cast<std::size_t>(next[static_cast<std::size_t>(logical_of_slot[slot])]++)] = static_cast<std::int32_t>(slot);
+    slots_by_logical_[static_cast<std::size_t>(next[static_cast<std::size_t>(logical_of_slot[slot])]++)] =
+        static_cast<std::int32_t>(slot);
 }
 
 SlotTable SlotTable::identity(int logical_experts) {
@@ -48,7 +50,8 @@ void build_moe_batch(const SlotTable& table, const std::int32_t* ids, int rows, 
   batch.position.resize(entry_count);
 
   const auto slot_of = [&](int row, int rank) {
-    const auto slots = table.slots_of(ids[static_cast<std::size_t>(row) * static_cast<std::size_t>(top_k) + static_cast<std::size_t>(rank)]);
+    const auto slots = table.slots_of(
+        ids[static_cast<std::size_t>(row) * static_cast<std::size_t>(top_k) + static_cast<std::size_t>(rank)]);
     return static_cast<std::size_t>(slots[static_cast<std::size_t>(row + rank) % slots.size()]);
   };
   for (int row = 0; row < rows; ++row)
@@ -78,10 +81,11 @@ void build_moe_batch(const SlotTable& table, const std::int32_t* ids, int rows, 
   });
 }
 
-void gather_rows(const MoeBatch& batch, int begin, int end, const float* x, std::int64_t ldx, float* out, std::int64_t ld_out,
-                 int width) {
+void gather_rows(const MoeBatch& batch, int begin, int end, const float* x, std::int64_t ldx, float* out,
+                 std::int64_t ld_out, int width) {
   for (int i = begin; i < end; ++i, out += ld_out)
-    std::memcpy(out, x + batch.entries[static_cast<std::size_t>(i)].row * ldx, static_cast<std::size_t>(width) * sizeof(float));
+    std::memcpy(out, x + batch.entries[static_cast<std::size_t>(i)].row * ldx,
+                static_cast<std::size_t>(width) * sizeof(float));
 }
 
 }  // namespace pelagic

@@ -13,7 +13,8 @@ namespace pelagic {
 class SlotTable {
  public:
   SlotTable() = default;
-  // logical_of_slot[s] in [0, logical_experts). Every logical expert needs a slot. Throws std::invalid_argument naming the expert or slot.
+  // logical_of_slot[s] in [0, logical_experts). Every logical expert needs a slot. Throws std::invalid_argument naming
+  // the expert or slot.
   SlotTable(std::span<const std::int32_t> logical_of_slot, int logical_experts);
   static SlotTable identity(int logical_experts);
 
@@ -25,7 +26,7 @@ class SlotTable {
 
  private:
   std::vector<std::int32_t> logical_of_slot_;
-  std::vector<std::int32_t> offsets_;        // [logical_experts + 1] into slots_by_logical_
+  std::vector<std::int32_t> offsets_;  // [logical_experts + 1] into slots_by_logical_
   std::vector<std::int32_t> slots_by_logical_;
 };
 
@@ -39,25 +40,28 @@ struct MoeBatch {
   std::vector<std::int32_t> slot_offsets;  // [slots + 1]: entries of slot s are [slot_offsets[s], slot_offsets[s+1])
   std::vector<MoeEntry> entries;           // [rows * top_k]
   std::vector<std::int32_t> position;      // [rows, top_k]: index into entries of (row, rank)
-  std::vector<std::int32_t> active_slots;  // slots with at least one entry, most entries first (the order to start tasks in)
+  std::vector<std::int32_t>
+      active_slots;  // slots with at least one entry, most entries first (the order to start tasks in)
 };
 
-// ids: [rows, top_k] logical ids in [0, logical_experts), distinct within a row. Where an expert has several slots, (row + rank) mod count picks one;
-// replicas hold equal weights, so no result depends on it.
+// ids: [rows, top_k] logical ids in [0, logical_experts), distinct within a row. Where an expert has several slots,
+// (row + rank) mod count picks one; replicas hold equal weights, so no result depends on it.
 void build_moe_batch(const SlotTable& table, const std::int32_t* ids, int rows, int top_k, MoeBatch& batch);
 
-// out[i, :] = x[entries[begin + i].row, :] for i in [0, end - begin): the input rows of a slot, contiguous. x: [rows, width].
-void gather_rows(const MoeBatch& batch, int begin, int end, const float* x, std::int64_t ldx, float* out, std::int64_t ld_out, int width);
+// out[i, :] = x[entries[begin + i].row, :] for i in [0, end - begin): the input rows of a slot, contiguous. x: [rows,
+// width].
+void gather_rows(const MoeBatch& batch, int begin, int end, const float* x, std::int64_t ldx, float* out,
+                 std::int64_t ld_out, int width);
 
 struct MoeCombineCall {
   const MoeBatch* batch;
-  const float* weights;     // [rows, top_k]
+  const float* weights;  // [rows, top_k]
   int top_k;
   const float* expert_out;  // [rows * top_k, width], in the order of batch->entries
   std::int64_t ld_expert_out;
-  const float* shared;      // [rows, width] or null (starts from 0)
+  const float* shared;  // [rows, width] or null (starts from 0)
   std::int64_t ld_shared;
-  float* y;                 // [rows, width]; may be shared itself
+  float* y;  // [rows, width]; may be shared itself
   std::int64_t ldy;
   int width;
 };

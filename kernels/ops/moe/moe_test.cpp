@@ -28,11 +28,14 @@ std::vector<std::int32_t> random_ids(test::Random& random, int rows, int top_k, 
 TEST("slot table: identity, redundancy, bad tables") {
   const SlotTable identity = SlotTable::identity(5);
   CHECK(identity.slots() == 5 && identity.logical_experts() == 5);
-  for (int e = 0; e < 5; ++e) CHECK(identity.logical(e) == e && identity.slots_of(e).size() == 1 && identity.slots_of(e)[0] == e);
+  for (int e = 0; e < 5; ++e)
+    CHECK(identity.logical(e) == e && identity.slots_of(e).size() == 1 && identity.slots_of(e)[0] == e);
   const std::vector<std::int32_t> placement{2, 0, 1, 2, 0, 2};
   const SlotTable table(placement, 3);
-  CHECK((std::vector<std::int32_t>(table.slots_of(2).begin(), table.slots_of(2).end()) == std::vector<std::int32_t>{0, 3, 5}));
-  CHECK((std::vector<std::int32_t>(table.slots_of(1).begin(), table.slots_of(1).end()) == std::vector<std::int32_t>{2}));
+  CHECK((std::vector<std::int32_t>(table.slots_of(2).begin(), table.slots_of(2).end()) ==
+         std::vector<std::int32_t>{0, 3, 5}));
+  CHECK(
+      (std::vector<std::int32_t>(table.slots_of(1).begin(), table.slots_of(1).end()) == std::vector<std::int32_t>{2}));
   CHECK_THROWS(SlotTable(placement, 4), std::invalid_argument);
   CHECK_THROWS(SlotTable(placement, 2), std::invalid_argument);
   CHECK_THROWS(SlotTable({}, 0), std::invalid_argument);
@@ -55,7 +58,8 @@ TEST("a batch holds every (row, rank) once, sorted, in a slot of its expert") {
     CHECK(batch.slot_offsets.front() == 0 && batch.slot_offsets.back() == rows * top_k);
     std::size_t active = 0;
     for (int slot = 0; slot < table.slots(); ++slot) {
-      const int begin = batch.slot_offsets[static_cast<std::size_t>(slot)], end = batch.slot_offsets[static_cast<std::size_t>(slot) + 1];
+      const int begin = batch.slot_offsets[static_cast<std::size_t>(slot)],
+                end = batch.slot_offsets[static_cast<std::size_t>(slot) + 1];
       active += end > begin;
       for (int i = begin; i < end; ++i) {
         const MoeEntry& entry = batch.entries[static_cast<std::size_t>(i)];
@@ -81,7 +85,8 @@ TEST("gather and combine: rank order, whatever the placement; all instruction se
   for (int trial = 0; trial < 20; ++trial) {
     const int experts = 6, top_k = 3, rows = random.integer(1, 12), width = random.integer(1, 70), ld = width + 1;
     const std::vector<std::int32_t> ids = random_ids(random, rows, top_k, experts);
-    const Floats x = random.floats(static_cast<std::size_t>(rows * ld)), shared = random.floats(static_cast<std::size_t>(rows * ld));
+    const Floats x = random.floats(static_cast<std::size_t>(rows * ld)),
+                 shared = random.floats(static_cast<std::size_t>(rows * ld));
     const Floats weights = random.floats(static_cast<std::size_t>(rows * top_k));
     Floats expected(static_cast<std::size_t>(rows * ld), 4.0f);
     const bool has_shared = trial % 3 != 0;
@@ -95,25 +100,32 @@ TEST("gather and combine: rank order, whatever the placement; all instruction se
         expected[static_cast<std::size_t>(row * ld + i)] = y;
       }
     }
-    for (const std::vector<std::int32_t>& placement : {std::vector<std::int32_t>{0, 1, 2, 3, 4, 5}, {5, 5, 4, 3, 2, 0, 1, 0, 5}}) {
+    for (const std::vector<std::int32_t>& placement :
+         {std::vector<std::int32_t>{0, 1, 2, 3, 4, 5}, {5, 5, 4, 3, 2, 0, 1, 0, 5}}) {
       const SlotTable table(placement, experts);
       MoeBatch batch;
       build_moe_batch(table, ids.data(), rows, top_k, batch);
       Floats out(batch.entries.size() * static_cast<std::size_t>(width));  // expert e multiplies by e + 1
       for (int slot = 0; slot < table.slots(); ++slot) {
-        const int begin = batch.slot_offsets[static_cast<std::size_t>(slot)], end = batch.slot_offsets[static_cast<std::size_t>(slot) + 1];
+        const int begin = batch.slot_offsets[static_cast<std::size_t>(slot)],
+                  end = batch.slot_offsets[static_cast<std::size_t>(slot) + 1];
         float* at = out.data() + static_cast<std::ptrdiff_t>(begin) * width;
         gather_rows(batch, begin, end, x.data(), ld, at, width, width);
         for (int i = 0; i < (end - begin) * width; ++i) at[i] = at[i] * static_cast<float>(table.logical(slot) + 1);
       }
       for (const CpuOps* ops : all_cpu_ops()) {
         Floats y(static_cast<std::size_t>(rows * ld), 4.0f);
-        ops->moe_combine({&batch, weights.data(), top_k, out.data(), width, has_shared ? shared.data() : nullptr, ld, y.data(), ld, width}, 0, rows);
+        ops->moe_combine({&batch, weights.data(), top_k, out.data(), width, has_shared ? shared.data() : nullptr, ld,
+                          y.data(), ld, width},
+                         0, rows);
         CHECK(test::same_bits(y, expected));
         if (!has_shared) continue;
         Floats in_place = shared;
-        ops->moe_combine({&batch, weights.data(), top_k, out.data(), width, in_place.data(), ld, in_place.data(), ld, width}, 0, rows);
-        for (int i = 0; i < width; ++i) CHECK(test::same_bits(in_place[static_cast<std::size_t>(i)], expected[static_cast<std::size_t>(i)]));
+        ops->moe_combine(
+            {&batch, weights.data(), top_k, out.data(), width, in_place.data(), ld, in_place.data(), ld, width}, 0,
+            rows);
+        for (int i = 0; i < width; ++i)
+          CHECK(test::same_bits(in_place[static_cast<std::size_t>(i)], expected[static_cast<std::size_t>(i)]));
       }
     }
   }

@@ -8,9 +8,9 @@
 namespace pelagic {
 
 struct RmsNormCall {
-  float* x;             // [rows, width]; written only where delta is given
-  std::int64_t ldx;     // floats between rows
-  const float* delta;   // [rows, width] or null: first x = x + delta (the residual stream), then the norm of that
+  float* x;            // [rows, width]; written only where delta is given
+  std::int64_t ldx;    // floats between rows
+  const float* delta;  // [rows, width] or null: first x = x + delta (the residual stream), then the norm of that
   std::int64_t ld_delta;
   const float* weight;  // [width]
   float* y;             // [rows, width]; may be x itself where delta is null

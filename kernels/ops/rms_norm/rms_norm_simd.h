@@ -16,7 +16,8 @@ void rms_norm(const RmsNormCall& call, int row_begin, int row_end) {
     if (call.delta != nullptr) {
       const float* delta = call.delta + row * call.ld_delta;
       for (int i = 0; i < whole; i += 16) (F32x16::load(x + i) + F32x16::load(delta + i)).store(x + i);
-      if (rest > 0) (F32x16::load_first(x + whole, rest) + F32x16::load_first(delta + whole, rest)).store_first(x + whole, rest);
+      if (rest > 0)
+        (F32x16::load_first(x + whole, rest) + F32x16::load_first(delta + whole, rest)).store_first(x + whole, rest);
     }
     F32x16 squares = F32x16::zero();
     for (int i = 0; i < whole; i += 16) {
@@ -30,7 +31,9 @@ void rms_norm(const RmsNormCall& call, int row_begin, int row_end) {
     const float mean = sum_lanes(squares) / static_cast<float>(call.width);
     const F32x16 scale = F32x16::splat(1.0f / std::sqrt(mean + call.eps));
     for (int i = 0; i < whole; i += 16) (F32x16::load(x + i) * scale * F32x16::load(call.weight + i)).store(y + i);
-    if (rest > 0) (F32x16::load_first(x + whole, rest) * scale * F32x16::load_first(call.weight + whole, rest)).store_first(y + whole, rest);
+    if (rest > 0)
+      (F32x16::load_first(x + whole, rest) * scale * F32x16::load_first(call.weight + whole, rest))
+          .store_first(y + whole, rest);
   }
 }
 

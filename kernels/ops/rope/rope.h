@@ -19,8 +19,12 @@ class RopeTable {
 
   int pairs() const { return pairs_; }
   int positions() const { return positions_; }
-  const float* cos_row(int position) const { return cos_.data() + static_cast<std::size_t>(position) * static_cast<std::size_t>(pairs_); }
-  const float* sin_row(int position) const { return sin_.data() + static_cast<std::size_t>(position) * static_cast<std::size_t>(pairs_); }
+  const float* cos_row(int position) const {
+    return cos_.data() + static_cast<std::size_t>(position) * static_cast<std::size_t>(pairs_);
+  }
+  const float* sin_row(int position) const {
+    return sin_.data() + static_cast<std::size_t>(position) * static_cast<std::size_t>(pairs_);
+  }
 
  private:
   int pairs_ = 0;
@@ -29,10 +33,11 @@ class RopeTable {
   AlignedBuffer<float> sin_;
 };
 
-// Rotates `vectors` vectors (heads) of one token, each 2 * pairs floats, `stride` floats apart (out_stride in the output):
+// Rotates `vectors` vectors (heads) of one token, each 2 * pairs floats, `stride` floats apart (out_stride in the
+// output):
 //   y[2i] = x[2i] cos_i - x[2i+1] sin_i;  y[2i+1] = x[2i] sin_i + x[2i+1] cos_i
 // cos, sin: RopeTable rows, [pairs]. y may be x.
-PELAGIC_DECLARE_FOR_EACH_ISA(void rope(const float* x, std::int64_t stride, float* y, std::int64_t out_stride, int vectors,
-                                       int pairs, const float* cos, const float* sin);)
+PELAGIC_DECLARE_FOR_EACH_ISA(void rope(const float* x, std::int64_t stride, float* y, std::int64_t out_stride,
+                                       int vectors, int pairs, const float* cos, const float* sin);)
 
 }  // namespace pelagic

@@ -4,8 +4,8 @@
 
 namespace pelagic::PELAGIC_SCALAR_NAMESPACE {
 
-void rope(const float* x, std::int64_t stride, float* y, std::int64_t out_stride, int vectors, int pairs, const float* cos,
-          const float* sin) {
+void rope(const float* x, std::int64_t stride, float* y, std::int64_t out_stride, int vectors, int pairs,
+          const float* cos, const float* sin) {
   for (int v = 0; v < vectors; ++v, x += stride, y += out_stride) {
     for (int i = 0; i < pairs; ++i) {
       const float even = x[2 * i];

@@ -27,22 +27,27 @@ TEST("rotates like complex numbers; the same bits from every instruction set") {
       Floats expected;
       for (const CpuOps* ops : all_cpu_ops()) {
         Floats y(static_cast<std::size_t>(heads * out_stride), 3.0f);
-        ops->rope(x.data(), stride, y.data(), out_stride, heads, pairs, table.cos_row(position), table.sin_row(position));
+        ops->rope(x.data(), stride, y.data(), out_stride, heads, pairs, table.cos_row(position),
+                  table.sin_row(position));
         if (expected.empty()) expected = y;
         CHECK(test::same_bits(y, expected));
         Floats in_place = x;
-        ops->rope(in_place.data(), stride, in_place.data(), stride, heads, pairs, table.cos_row(position), table.sin_row(position));
+        ops->rope(in_place.data(), stride, in_place.data(), stride, heads, pairs, table.cos_row(position),
+                  table.sin_row(position));
         for (int h = 0; h < heads; ++h)
           for (int i = 0; i < 2 * pairs; ++i)
-            CHECK(test::same_bits(in_place[static_cast<std::size_t>(h * stride + i)], y[static_cast<std::size_t>(h * out_stride + i)]));
+            CHECK(test::same_bits(in_place[static_cast<std::size_t>(h * stride + i)],
+                                  y[static_cast<std::size_t>(h * out_stride + i)]));
       }
       for (int h = 0; h < heads; ++h) {
         for (int i = 0; i < pairs; ++i) {
           const double angle = position * frequencies(pairs)[static_cast<std::size_t>(i)];
           const double even = static_cast<double>(x[static_cast<std::size_t>(h * stride + 2 * i)]);
           const double odd = static_cast<double>(x[static_cast<std::size_t>(h * stride + 2 * i + 1)]);
-          CHECK_NEAR(expected[static_cast<std::size_t>(h * out_stride + 2 * i)], even * std::cos(angle) - odd * std::sin(angle), 3e-7);
-          CHECK_NEAR(expected[static_cast<std::size_t>(h * out_stride + 2 * i + 1)], even * std::sin(angle) + odd * std::cos(angle), 3e-7);
+          CHECK_NEAR(expected[static_cast<std::size_t>(h * out_stride + 2 * i)],
+                     even * std::cos(angle) - odd * std::sin(angle), 3e-7);
+          CHECK_NEAR(expected[static_cast<std::size_t>(h * out_stride + 2 * i + 1)],
+                     even * std::sin(angle) + odd * std::cos(angle), 3e-7);
         }
       }
     }

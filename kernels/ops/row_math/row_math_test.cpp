@@ -20,12 +20,24 @@ TEST("exp is the same in every instruction set, special values included") {
     for (std::uint64_t bits = 0; bits < (1ull << 32); bits += 1013ull * kBatch) {
       for (std::size_t i = 0; i < kBatch; ++i) x[i] = std::bit_cast<float>(static_cast<std::uint32_t>(bits + 1013 * i));
       ops->row_exp_sum(x.data(), 0.0f, kBatch, y.data());
-      for (std::size_t i = 0; i < kBatch; ++i) CHECK(test::same_bits(y[i], exp_f32(x[i])) || (std::isnan(x[i]) && std::isnan(y[i])));
+      for (std::size_t i = 0; i < kBatch; ++i)
+        CHECK(test::same_bits(y[i], exp_f32(x[i])) || (std::isnan(x[i]) && std::isnan(y[i])));
     }
-    Floats special{kInfinity, -kInfinity, 0.0f, -0.0f, 88.7228f, 88.7229f, -87.4f, -103.9f, -104.0f, 1e-40f, std::numeric_limits<float>::quiet_NaN()};
+    Floats special{kInfinity,
+                   -kInfinity,
+                   0.0f,
+                   -0.0f,
+                   88.7228f,
+                   88.7229f,
+                   -87.4f,
+                   -103.9f,
+                   -104.0f,
+                   1e-40f,
+                   std::numeric_limits<float>::quiet_NaN()};
     Floats out(special.size());
     ops->row_exp_sum(special.data(), 0.0f, static_cast<int>(special.size()), out.data());
-    for (std::size_t i = 0; i < special.size(); ++i) CHECK(test::same_bits(out[i], exp_f32(special[i])) || std::isnan(special[i]));
+    for (std::size_t i = 0; i < special.size(); ++i)
+      CHECK(test::same_bits(out[i], exp_f32(special[i])) || std::isnan(special[i]));
   }
 }
 

@@ -53,12 +53,15 @@ std::uint32_t argmax(const std::vector<float>& logits) {
 // Orders ids by descending value, the lower id first on a tie.
 struct Better {
   const float* values;
-  bool operator()(std::uint32_t a, std::uint32_t b) const { return values[a] != values[b] ? values[a] > values[b] : a < b; }
+  bool operator()(std::uint32_t a, std::uint32_t b) const {
+    return values[a] != values[b] ? values[a] > values[b] : a < b;
+  }
 };
 
-// Narrows `candidates` by top-k, top-p and min-p. z: (logit - largest) / temperature, so the largest is 0. README.md gives the order.
-void filter(const CpuOps& ops, const SamplingParams& params, const std::vector<float>& z, std::vector<std::uint32_t>& candidates,
-            std::vector<float>& probabilities) {
+// Narrows `candidates` by top-k, top-p and min-p. z: (logit - largest) / temperature, so the largest is 0. README.md
+// gives the order.
+void filter(const CpuOps& ops, const SamplingParams& params, const std::vector<float>& z,
+            std::vector<std::uint32_t>& candidates, std::vector<float>& probabilities) {
   const Better better{z.data()};
   if (params.top_k > 0 && static_cast<std::size_t>(params.top_k) < candidates.size()) {
     std::nth_element(candidates.begin(), candidates.begin() + (params.top_k - 1), candidates.end(), better);
@@ -85,7 +88,8 @@ void filter(const CpuOps& ops, const SamplingParams& params, const std::vector<f
     candidates.erase(candidates.begin(), rest);
     std::sort(candidates.begin(), candidates.end());
   }
-  if (params.min_p > 0.0f) std::erase_if(candidates, [&](std::uint32_t id) { return probabilities[id] < params.min_p; });
+  if (params.min_p > 0.0f)
+    std::erase_if(candidates, [&](std::uint32_t id) { return probabilities[id] < params.min_p; });
 }
 
 // Gumbel-max: the largest of z + g, g = -log(-log(u)), is a draw from softmax(z). Ascending ids.
@@ -93,7 +97,8 @@ std::uint32_t draw(const SamplingParams& params, std::uint32_t position, const s
                    const std::vector<std::uint32_t>& candidates) {
   // u is at most 1 - 2^-33, hence g is below 22.9: a candidate that could not win with this needs no noise.
   constexpr double kLargestNoise = 23.0;
-  const std::array<std::uint32_t, 2> key{static_cast<std::uint32_t>(params.seed), static_cast<std::uint32_t>(params.seed >> 32)};
+  const std::array<std::uint32_t, 2> key{static_cast<std::uint32_t>(params.seed),
+                                         static_cast<std::uint32_t>(params.seed >> 32)};
   std::array<std::uint32_t, 4> words{};
   std::int64_t words_of = -1;
   std::uint32_t best_id = candidates.front();
@@ -115,8 +120,8 @@ std::uint32_t draw(const SamplingParams& params, std::uint32_t position, const s
   return best_id;
 }
 
-void report_logprobs(const CpuOps& ops, const float* logits, int vocab, const SamplingParams& params, SamplerScratch& scratch,
-                     SampleResult& result) {
+void report_logprobs(const CpuOps& ops, const float* logits, int vocab, const SamplingParams& params,
+                     SamplerScratch& scratch, SampleResult& result) {
   const float largest = ops.row_max(logits, vocab);
   const double log_sum = log_f64(static_cast<double>(ops.row_exp_sum(logits, largest, vocab, nullptr)));
   const auto logprob = [&](std::uint32_t id) {
@@ -128,7 +133,8 @@ void report_logprobs(const CpuOps& ops, const float* logits, int vocab, const Sa
   scratch.probabilities.resize(static_cast<std::size_t>(vocab));
   std::transform(logits, logits + vocab, scratch.probabilities.begin(), number);
   scratch.candidates.resize(static_cast<std::size_t>(vocab));
-  for (std::size_t id = 0; id < scratch.candidates.size(); ++id) scratch.candidates[id] = static_cast<std::uint32_t>(id);
+  for (std::size_t id = 0; id < scratch.candidates.size(); ++id)
+    scratch.candidates[id] = static_cast<std::uint32_t>(id);
   const auto end = scratch.candidates.begin() + static_cast<std::ptrdiff_t>(wanted);
   std::partial_sort(scratch.candidates.begin(), end, scratch.candidates.end(), Better{scratch.probabilities.data()});
   for (auto id = scratch.candidates.begin(); id != end; ++id) {
@@ -144,19 +150,26 @@ void check_sampling_params(const SamplingParams& params, int vocab) {
     if (!ok) throw std::invalid_argument(what);
   };
   // Written so that NaN fails.
-  require(params.temperature >= 0.0f && std::isfinite(params.temperature), "temperature must be a finite number of at least 0");
+  require(params.temperature >= 0.0f && std::isfinite(params.temperature),
+          "temperature must be a finite number of at least 0");
   require(params.top_k >= 0, "top_k must not be negative");
   require(params.top_p > 0.0f && params.top_p <= 1.0f, "top_p must be above 0 and at most 1");
   require(params.min_p >= 0.0f && params.min_p <= 1.0f, "min_p must be 0 to 1");
-  require(params.repetition_penalty > 0.0f && std::isfinite(params.repetition_penalty), "repetition_penalty must be a finite number above 0");
+  require(params.repetition_penalty > 0.0f && std::isfinite(params.repetition_penalty),
+          "repetition_penalty must be a finite number above 0");
   require(std::isfinite(params.presence_penalty), "presence_penalty must be finite");
   require(std::isfinite(params.frequency_penalty), "frequency_penalty must be finite");
-  require(params.bias_tokens.size() == params.bias_values.size(), "bias_tokens and bias_values must have the same length");
+  require(params.bias_tokens.size() == params.bias_values.size(),
+          "bias_tokens and bias_values must have the same length");
   const auto in_vocab = [&](std::uint32_t id) { return id < static_cast<std::uint32_t>(vocab); };
-  require(std::all_of(params.bias_tokens.begin(), params.bias_tokens.end(), in_vocab), "bias_tokens holds an id outside the vocabulary");
-  require(std::none_of(params.bias_values.begin(), params.bias_values.end(), [](float x) { return std::isnan(x); }), "bias_values must be numbers");
-  require(std::all_of(params.prompt_tokens.begin(), params.prompt_tokens.end(), in_vocab), "prompt_tokens holds an id outside the vocabulary");
-  require(std::all_of(params.output_tokens.begin(), params.output_tokens.end(), in_vocab), "output_tokens holds an id outside the vocabulary");
+  require(std::all_of(params.bias_tokens.begin(), params.bias_tokens.end(), in_vocab),
+          "bias_tokens holds an id outside the vocabulary");
+  require(std::none_of(params.bias_values.begin(), params.bias_values.end(), [](float x) { return std::isnan(x); }),
+          "bias_values must be numbers");
+  require(std::all_of(params.prompt_tokens.begin(), params.prompt_tokens.end(), in_vocab),
+          "prompt_tokens holds an id outside the vocabulary");
+  require(std::all_of(params.output_tokens.begin(), params.output_tokens.end(), in_vocab),
+          "output_tokens holds an id outside the vocabulary");
 }
 
 void sample_row(const CpuOps& ops, const float* logits, int vocab, std::uint32_t position, const SamplingParams& params,

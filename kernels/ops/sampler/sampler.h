@@ -11,7 +11,7 @@ struct CpuOps;
 
 // Fields at their defaults are off.
 struct SamplingParams {
-  float temperature = 0.0f;         // 0: the largest logit after bias and penalties, the lowest id on a tie
+  float temperature = 0.0f;  // 0: the largest logit after bias and penalties, the lowest id on a tie
   int top_k = 0;
   float top_p = 1.0f;
   float min_p = 0.0f;
@@ -24,30 +24,32 @@ struct SamplingParams {
   std::span<const std::uint32_t> output_tokens;
   std::uint64_t seed = 0;
   std::uint32_t choice = 0;
-  int logprobs = -1;                // most likely tokens to report beside the chosen one; negative: no logprobs at all
+  int logprobs = -1;  // most likely tokens to report beside the chosen one; negative: no logprobs at all
 };
 
 struct SampleResult {
   std::int32_t token = 0;
-  bool valid = true;       // false: no logit was a number (the row is NaN throughout); token is then 0
-  float logprob = 0.0f;    // natural log of the chosen token's probability under the raw logits; NaN where not asked for
+  bool valid = true;     // false: no logit was a number (the row is NaN throughout); token is then 0
+  float logprob = 0.0f;  // natural log of the chosen token's probability under the raw logits; NaN where not asked for
   std::vector<std::uint32_t> top_tokens;  // best first, the lower id first on a tie
   std::vector<float> top_logprobs;
 };
 
 // Reused from call to call (one for each thread), so that a steady state allocates nothing.
 struct SamplerScratch {
-  std::vector<float> logits;            // [vocab]
-  std::vector<std::uint32_t> counts;    // [vocab], all zero between calls
+  std::vector<float> logits;          // [vocab]
+  std::vector<std::uint32_t> counts;  // [vocab], all zero between calls
   std::vector<std::uint32_t> candidates;
   std::vector<float> probabilities;
 };
 
 // Throws std::invalid_argument with the field's name: lengths that differ, a token id >= vocab, a number out of range
-// (temperature < 0, top_p outside (0, 1], min_p outside [0, 1], repetition_penalty <= 0, top_k < 0, anything not finite).
+// (temperature < 0, top_p outside (0, 1], min_p outside [0, 1], repetition_penalty <= 0, top_k < 0, anything not
+// finite).
 void check_sampling_params(const SamplingParams& params, int vocab);
 
-// logits: [vocab], not changed. position: the absolute position of the row (its noise is Philox(seed, choice, position)). params have been checked.
+// logits: [vocab], not changed. position: the absolute position of the row (its noise is Philox(seed, choice,
+// position)). params have been checked.
 void sample_row(const CpuOps& ops, const float* logits, int vocab, std::uint32_t position, const SamplingParams& params,
                 SamplerScratch& scratch, SampleResult& result);
 

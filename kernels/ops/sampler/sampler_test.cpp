@@ -16,7 +16,8 @@ using namespace pelagic;
 using Floats = std::vector<float>;
 using Ids = std::vector<std::uint32_t>;
 
-SampleResult sample(const Floats& logits, const SamplingParams& params, std::uint32_t position = 0, const CpuOps& ops = cpu_ops(best_isa())) {
+SampleResult sample(const Floats& logits, const SamplingParams& params, std::uint32_t position = 0,
+                    const CpuOps& ops = cpu_ops(best_isa())) {
   static SamplerScratch scratch;
   SampleResult result;
   check_sampling_params(params, static_cast<int>(logits.size()));
@@ -27,7 +28,8 @@ SampleResult sample(const Floats& logits, const SamplingParams& params, std::uin
 // README.md step by step in float64 with full sorts. Returns the kept ids with their unnormalised log-weights.
 std::map<std::uint32_t, double> slow_kept(const Floats& logits, const SamplingParams& params) {
   std::vector<double> l(logits.begin(), logits.end());
-  for (std::size_t i = 0; i < params.bias_tokens.size(); ++i) l[params.bias_tokens[i]] += static_cast<double>(params.bias_values[i]);
+  for (std::size_t i = 0; i < params.bias_tokens.size(); ++i)
+    l[params.bias_tokens[i]] += static_cast<double>(params.bias_values[i]);
   for (std::size_t id = 0; id < l.size(); ++id) {
     const auto in_output = std::count(params.output_tokens.begin(), params.output_tokens.end(), id);
     const auto in_prompt = std::count(params.prompt_tokens.begin(), params.prompt_tokens.end(), id);
@@ -42,24 +44,29 @@ std::map<std::uint32_t, double> slow_kept(const Floats& logits, const SamplingPa
   if (params.temperature == 0.0f) return {{order[0], 0.0}};
   const double largest = l[order[0]];
   if (params.top_k > 0) order.resize(std::min(order.size(), static_cast<std::size_t>(params.top_k)));
-  const auto weight = [&](std::uint32_t id) { return std::exp((l[id] - largest) / static_cast<double>(params.temperature)); };
+  const auto weight = [&](std::uint32_t id) {
+    return std::exp((l[id] - largest) / static_cast<double>(params.temperature));
+  };
   double total = 0.0, kept = 0.0;
   for (const std::uint32_t id : order) total += weight(id);
   std::map<std::uint32_t, double> out;
   for (const std::uint32_t id : order) {
     if (params.top_p < 1.0f && kept >= static_cast<double>(params.top_p) * total) break;
     kept += weight(id);
-    if (weight(id) >= static_cast<double>(params.min_p)) out[id] = (l[id] - largest) / static_cast<double>(params.temperature);
+    if (weight(id) >= static_cast<double>(params.min_p))
+      out[id] = (l[id] - largest) / static_cast<double>(params.temperature);
   }
   return out;
 }
 
-std::uint32_t slow_draw(const std::map<std::uint32_t, double>& kept, const SamplingParams& params, std::uint32_t position) {
+std::uint32_t slow_draw(const std::map<std::uint32_t, double>& kept, const SamplingParams& params,
+                        std::uint32_t position) {
   std::uint32_t best_id = 0;
   double best = -std::numeric_limits<double>::infinity();
   for (const auto& [id, z] : kept) {
-    const auto words = philox4x32_10({id / 4, position, params.choice, 0},
-                                     {static_cast<std::uint32_t>(params.seed), static_cast<std::uint32_t>(params.seed >> 32)});
+    const auto words =
+        philox4x32_10({id / 4, position, params.choice, 0},
+                      {static_cast<std::uint32_t>(params.seed), static_cast<std::uint32_t>(params.seed >> 32)});
     const double value = z - std::log(-std::log((words[id % 4] + 0.5) / 4294967296.0));
     if (value > best) {
       best = value;
@@ -114,7 +121,8 @@ TEST("chi-square: draws follow the softmax") {
       params.temperature = temperature;
       params.seed = seed;
       std::vector<int> counts(logits.size());
-      for (std::uint32_t position = 0; position < kDraws; ++position) ++counts[static_cast<std::size_t>(sample(logits, params, position).token)];
+      for (std::uint32_t position = 0; position < kDraws; ++position)
+        ++counts[static_cast<std::size_t>(sample(logits, params, position).token)];
       double total = 0.0, chi_square = 0.0;
       for (const float logit : logits) total += std::exp(static_cast<double>(logit / temperature));
       for (std::size_t id = 0; id < logits.size(); ++id) {
@@ -159,10 +167,12 @@ TEST("greedy, and ties to the lowest id") {
   SamplingParams top1;
   top1.temperature = 1.0f;
   top1.top_k = 1;
-  for (std::uint32_t position = 0; position < 50; ++position) CHECK(sample({1.0f, 3.0f, 3.0f, 2.0f}, top1, position).token == 1);
+  for (std::uint32_t position = 0; position < 50; ++position)
+    CHECK(sample({1.0f, 3.0f, 3.0f, 2.0f}, top1, position).token == 1);
   top1.top_k = 0;
   top1.top_p = 1e-6f;
-  for (std::uint32_t position = 0; position < 50; ++position) CHECK(sample({1.0f, 3.0f, 3.0f, 2.0f}, top1, position).token == 1);
+  for (std::uint32_t position = 0; position < 50; ++position)
+    CHECK(sample({1.0f, 3.0f, 3.0f, 2.0f}, top1, position).token == 1);
   top1.top_p = 1.0f;
   top1.temperature = 1e-30f;
   CHECK(sample({1.0f, 2.0f, 3.0f}, top1, 9).token == 2);
@@ -229,7 +239,10 @@ TEST("bad parameters are refused") {
   CHECK(refused([](SamplingParams& p) { p.top_k = -1; }));
   CHECK(refused([](SamplingParams& p) { p.repetition_penalty = 0.0f; }));
   CHECK(refused([&](SamplingParams& p) { p.bias_values = one; }));
-  CHECK(refused([&](SamplingParams& p) { p.bias_tokens = ten; p.bias_values = one; }));
+  CHECK(refused([&](SamplingParams& p) {
+    p.bias_tokens = ten;
+    p.bias_values = one;
+  }));
   CHECK(refused([&](SamplingParams& p) { p.prompt_tokens = ten; }));
   CHECK(refused([&](SamplingParams& p) { p.output_tokens = ten; }));
 }

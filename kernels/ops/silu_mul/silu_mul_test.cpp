@@ -13,7 +13,8 @@ using Floats = std::vector<float>;
 TEST("against float64, and the same bits from every instruction set") {
   test::Random random(1);
   for (int trial = 0; trial < 40; ++trial) {
-    const int width = random.integer(1, 200), rows = random.integer(1, 4), pairs = (width + 31) / 32, ld_out = width + 2;
+    const int width = random.integer(1, 200), rows = random.integer(1, 4), pairs = (width + 31) / 32,
+              ld_out = width + 2;
     const Floats gate_up = random.floats(static_cast<std::size_t>(rows * pairs * 64), -12.0f, 12.0f);
     Floats expected;
     for (const CpuOps* ops : all_cpu_ops()) {
