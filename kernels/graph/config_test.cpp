@@ -33,6 +33,33 @@ TEST("V2's gates, and queries that are not compressed") {
   CHECK(with("\"q_lora_rank\": 20", "\"q_lora_rank\": null").query_rank == 0);
 }
 
+TEST("the published fields of DeepSeek-V3 and V2-Lite") {
+  const std::string shared =
+      R"("hidden_act": "silu", "attention_bias": false, "attention_dropout": 0.0, "rms_norm_eps": 1e-06,
+    "rope_theta": 10000, "max_position_embeddings": 163840, "tie_word_embeddings": false, "torch_dtype": "bfloat16", "ep_size": 1,
+    "moe_layer_freq": 1, "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128, "pretraining_tp": 1,
+    "seq_aux": true, "aux_loss_alpha": 0.001, "use_cache": true)";
+  const std::string yarn = R"("rope_scaling": {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096,
+    "beta_fast": 32, "beta_slow": 1, )";
+  const ModelConfig v3 = parse_config("{" + shared + "," + yarn + R"("mscale": 1.0, "mscale_all_dim": 1.0},
+    "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "vocab_size": 129280, "hidden_size": 7168,
+    "intermediate_size": 18432, "moe_intermediate_size": 2048, "num_hidden_layers": 61, "num_attention_heads": 128,
+    "num_key_value_heads": 128, "q_lora_rank": 1536, "n_routed_experts": 256, "n_shared_experts": 1, "num_experts_per_tok": 8,
+    "first_k_dense_replace": 3, "n_group": 8, "topk_group": 4, "topk_method": "noaux_tc", "scoring_func": "sigmoid",
+    "norm_topk_prob": true, "routed_scaling_factor": 2.5, "num_nextn_predict_layers": 1, "quantization_config":
+    {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8", "weight_block_size": [128, 128]}})",
+                                      "v3");
+  CHECK(v3.moe_layer_count() == 58 && v3.latent_width() == 576 && v3.gate == GateMethod::sigmoid_noaux_tc && v3.yarn);
+  const ModelConfig lite = parse_config("{" + shared + "," + yarn + R"("mscale": 0.707, "mscale_all_dim": 0.707},
+    "architectures": ["DeepseekV2ForCausalLM"], "model_type": "deepseek_v2", "vocab_size": 102400, "hidden_size": 2048,
+    "intermediate_size": 10944, "moe_intermediate_size": 1408, "num_hidden_layers": 27, "num_attention_heads": 16,
+    "num_key_value_heads": 16, "q_lora_rank": null, "n_routed_experts": 64, "n_shared_experts": 2, "num_experts_per_tok": 6,
+    "first_k_dense_replace": 1, "n_group": 1, "topk_group": 1, "topk_method": "greedy", "scoring_func": "softmax",
+    "norm_topk_prob": false, "routed_scaling_factor": 1.0})",
+                                        "lite");
+  CHECK(lite.query_rank == 0 && lite.gate == GateMethod::softmax_greedy && lite.shared_expert_count == 2);
+}
+
 TEST("rope by its old and its new name") {
   const std::string yarn =
       R"("factor": 40, "original_max_position_embeddings": 4096, "beta_fast": 32, "beta_slow": 1, "mscale": 1.0, "mscale_all_dim": 0.707)";
