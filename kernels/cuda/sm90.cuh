@@ -63,7 +63,6 @@ __device__ __forceinline__ void mbarrier_wait(std::uint32_t barrier, std::uint32
 // ---- named barriers of a block (0 is __syncthreads') ----
 
 __device__ __forceinline__ void barrier_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
-__device__ __forceinline__ void barrier_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 
 // ---- clusters ----
 
@@ -78,15 +77,17 @@ __device__ __forceinline__ void cluster_arrive_relaxed() { asm volatile("barrier
 __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
-// Stores to the shared memory of block `rank`, at the offset that `address` has in this one.
-__device__ __forceinline__ void store_at(std::uint32_t address, std::uint32_t rank, std::uint32_t value) {
+// Stores 16 bytes to the shared memory of block `rank`, at the offset that `address` has in this one, and tells the barrier that lies there at
+// the offset of `barrier`: whoever waits there for the bytes sees them.
+__device__ __forceinline__ void store_async_at(std::uint32_t address, std::uint32_t barrier, std::uint32_t rank, uint4 value) {
   asm volatile(
       "{\n"
-      ".reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "st.shared::cluster.u32 [remote], %2;\n"
+      ".reg .b32 remote, told;\n"
+      "mapa.shared::cluster.u32 remote, %0, %2;\n"
+      "mapa.shared::cluster.u32 told, %1, %2;\n"
+      "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.u32 [remote], {%3, %4, %5, %6}, [told];\n"
       "}\n" ::"r"(address),
-      "r"(rank), "r"(value)
+      "r"(barrier), "r"(rank), "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w)
       : "memory");
 }
 
@@ -206,8 +207,14 @@ PELAGIC_WGMMA(128, PELAGIC_LIST_64, PELAGIC_IO_64(0), 64, 65, 66)
 #undef PELAGIC_IO_32
 #undef PELAGIC_IO_64
 
-// Stores 8x8 matrices of 16-bit elements, transposed: lane l holds row l / 4, columns 2 (l % 4) and the next, and names in `address` the 16
-// bytes for column l % 8 of matrix l / 8.
+// Stores four 8x8 matrices of 16-bit elements: lane l holds row l / 4, columns 2 (l % 4) and the next of each, and names in `address` the 16
+// bytes for row l % 8 of matrix l / 8.
+__device__ __forceinline__ void store_matrices(std::uint32_t address, std::uint32_t a, std::uint32_t b, std::uint32_t c, std::uint32_t d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c), "r"(d)
+               : "memory");
+}
+
+// The same transposed: `address` is for column l % 8 of matrix l / 8.
 __device__ __forceinline__ void store_transposed(std::uint32_t address, std::uint32_t a, std::uint32_t b) {
   asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(a), "r"(b) : "memory");
 }

@@ -1,8 +1,10 @@
-// The few lines a CUDA test needs: expectations that say what differed, and an exit status.
+// The few lines a CUDA test needs: expectations that say what differed, an exit status, and a call made from a graph.
 #pragma once
 
 #include <cstdio>
 #include <exception>
+
+#include "cuda/check.h"
 
 namespace pelagic::test {
 
@@ -17,6 +19,24 @@ inline int failures = 0;
       std::printf("\n");                                                  \
     }                                                                     \
   } while (false)
+
+// Captures what `launch(stream)` does, runs it twice from the graph and waits.
+template <typename Launch>
+void run_from_graph(const Launch& launch) {
+  cudaStream_t stream = nullptr;
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t runnable = nullptr;
+  PELAGIC_CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+  PELAGIC_CUDA(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
+  launch(stream);
+  PELAGIC_CUDA(cudaStreamEndCapture(stream, &graph));
+  PELAGIC_CUDA(cudaGraphInstantiate(&runnable, graph, 0));
+  for (int i = 0; i < 2; ++i) PELAGIC_CUDA(cudaGraphLaunch(runnable, stream));
+  PELAGIC_CUDA(cudaStreamSynchronize(stream));
+  PELAGIC_CUDA(cudaGraphExecDestroy(runnable));
+  PELAGIC_CUDA(cudaGraphDestroy(graph));
+  PELAGIC_CUDA(cudaStreamDestroy(stream));
+}
 
 // Runs the test's body; a thrown error is a failure.
 template <typename Body>

@@ -12,10 +12,17 @@
 namespace pelagic {
 namespace {
 
+enum class Routing {
+  even,    // every expert has `rows`
+  random,  // experts * rows choices, each for an expert at random
+  masked,  // every expert has `rows` of a capacity of 128
+};
+
 struct Case {
   const char* what;
   GroupedGemmType type;
   int n, k, experts, rows;
+  Routing routing = Routing::even;
 };
 
 struct Buffers {
@@ -24,43 +31,51 @@ struct Buffers {
   DeviceBuffer<__nv_bfloat16> out;
 };
 
+constexpr const char* kRoutingNames[] = {"", " on average, at random", ", masked"};
 constexpr const char* kTileNames[] = {"128x8", "128x16", "128x32", "128x64", "256x128", "256x128 pair"};
 
 // Whether the result was right; a wrong one is named and not timed.
 bool bench_case(Bench& bench, const Case& c, GroupedGemmTile tile, Buffers& buffers) {
   const bool fp8 = c.type == GroupedGemmType::fp8_block_scaled;
+  constexpr int kCapacity = 128;
+  const bool masked = c.routing == Routing::masked;
   const int total_rows = c.experts * c.rows;
-  std::vector<std::int32_t> offsets;
-  for (int e = 0; e <= c.experts; ++e) offsets.push_back(e * c.rows);
-  const DeviceBuffer<std::int32_t> device_offsets(offsets);
+  std::vector<std::int32_t> counts(c.experts, c.routing == Routing::random ? 0 : c.rows);
+  for (int i = 0; c.routing == Routing::random && i < total_rows; ++i) ++counts[random_bits(30, i) % c.experts];
+  std::vector<std::int32_t> offsets = {0};
+  for (const std::int32_t count : counts) offsets.push_back(offsets.back() + count);
+  const DeviceBuffer<std::int32_t> device_rows(masked ? counts : offsets);
+  const std::int64_t x_rows = masked ? std::int64_t{c.experts} * kCapacity : total_rows;
   GroupedGemmProblem problem = {};
   problem.type = c.type;
-  problem.layout = GroupedGemmLayout::contiguous;
+  problem.layout = masked ? GroupedGemmLayout::masked : GroupedGemmLayout::contiguous;
   problem.tile = tile;
   problem.experts = c.experts;
   problem.n = c.n;
   problem.k = c.k;
-  problem.row_capacity = total_rows;
-  problem.rows = device_offsets.get();
+  problem.row_capacity = masked ? kCapacity : total_rows;
+  problem.rows = device_rows.get();
   problem.x = buffers.x.get();
   problem.x_scales = buffers.x_scales.get();
-  problem.ld_x_scales = total_rows;
+  problem.ld_x_scales = x_rows;
   problem.weights = buffers.weights.get();
   problem.weight_scales = buffers.weight_scales.get();
   problem.out = buffers.out.get();
   const GroupedGemmPlan plan = make_grouped_gemm_plan(problem);
   const std::string what = std::string(c.what) + " " + std::to_string(c.n) + "x" + std::to_string(c.k) + ", " + std::to_string(c.experts) +
-                           " experts x " + std::to_string(c.rows) + " rows, tile " + kTileNames[static_cast<int>(tile)] +
+                           " experts x " + std::to_string(c.rows) + " rows" +
+                           kRoutingNames[static_cast<int>(c.routing)] + ", tile " + kTileNames[static_cast<int>(tile)] +
                            (tile == grouped_gemm_tile_for(c.rows) ? " (default)" : "");
 
-  PELAGIC_CUDA(cudaMemset(buffers.out.get(), 0xFF, static_cast<std::size_t>(total_rows) * c.n * 2));
+  PELAGIC_CUDA(cudaMemset(buffers.out.get(), 0xFF, static_cast<std::size_t>(x_rows) * c.n * 2));
   PELAGIC_CUDA(launch_grouped_gemm(plan, bench.stream()));
   PELAGIC_CUDA(cudaStreamSynchronize(bench.stream()));
   std::vector<grouped_gemm::Sample> samples;
   constexpr int kSamples = 64;
   for (int i = 0; i < std::min(kSamples, total_rows); ++i) {
     const int row = static_cast<int>(random_bits(31, i) % total_rows);
-    samples.push_back({row / c.rows, row});
+    const int expert = static_cast<int>(std::upper_bound(offsets.begin(), offsets.end(), row) - offsets.begin()) - 1;
+    samples.push_back({expert, masked ? expert * kCapacity + row - offsets[expert] : row});
   }
   const double error = grouped_gemm::largest_error(problem, samples);
   if (!(error <= grouped_gemm::kTolerance)) {
@@ -101,6 +116,9 @@ void bench_grouped_gemm(Bench& bench) {
   fill_as(__nv_fp8_e4m3{});
   for (const Case& c : {Case{"fp8 gate+up", fp8_block_scaled, 2 * kExpert, kHidden, 256, 4},
                         Case{"fp8 gate+up", fp8_block_scaled, 2 * kExpert, kHidden, 256, 32},
+                        Case{"fp8 gate+up", fp8_block_scaled, 2 * kExpert, kHidden, 256, 4, Routing::random},
+                        Case{"fp8 gate+up", fp8_block_scaled, 2 * kExpert, kHidden, 256, 4, Routing::masked},
+                        Case{"fp8 gate+up", fp8_block_scaled, 2 * kExpert, kHidden, 256, 128, Routing::random},
                         Case{"fp8 gate+up", fp8_block_scaled, 2 * kExpert, kHidden, 8, 128},
                         Case{"fp8 gate+up", fp8_block_scaled, 2 * kExpert, kHidden, 8, 4096},
                         Case{"fp8 down", fp8_block_scaled, kHidden, kExpert, 256, 4},

@@ -117,13 +117,11 @@ void run(GroupedGemmType type, const Pool<T>& pool, const Arrangement& arrangeme
   problem.weight_scales = pool.weight_scales.get();
   problem.out = out.get();
   const GroupedGemmPlan plan = make_grouped_gemm_plan(problem);
-  PELAGIC_CUDA(launch_grouped_gemm(plan, nullptr));
-  PELAGIC_CUDA(cudaDeviceSynchronize());
+  test::run_from_graph([&](cudaStream_t stream) { PELAGIC_CUDA(launch_grouped_gemm(plan, stream)); });
 
   const int t = static_cast<int>(tile);
   if (!samples.empty()) {
     const double error = largest_error(problem, samples);
-    std::printf("%s, type %d, tile %d: error %.2e\n", arrangement.name, static_cast<int>(type), t, error);
     PELAGIC_EXPECT(error <= kTolerance, "%s, tile %d: error %.3e against float64", arrangement.name, t, error);
   }
   const std::vector<std::uint16_t> bits = out.download();

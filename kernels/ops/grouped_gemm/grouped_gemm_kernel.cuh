@@ -1,17 +1,12 @@
-// The kernel of every tile. Weights stand on wgmma's M, tokens on its N: N can be as small as 8, so few rows cost little.
+// The kernel of every tile. In narrow tiles weights stand on wgmma's M and tokens on its N, which can be as small as 8: few rows cost little.
+// In wide tiles tokens stand on M: then a thread needs two token scales and not one for each of its columns, and shared memory, whose
+// bandwidth is what such a tile runs out of first, is spared that. An element's products and sums are the same either way.
 #pragma once
 
 #include <cuda_bf16.h>
 
 #include "cuda/sm90.cuh"
 #include "ops/grouped_gemm/grouped_gemm_cuda.h"
-
-#ifndef PELAGIC_AHEAD
-#define PELAGIC_AHEAD 4
-#endif
-#ifndef PELAGIC_TURNS
-#define PELAGIC_TURNS 1
-#endif
 
 namespace pelagic::grouped_gemm {
 
@@ -43,23 +38,25 @@ struct Tile {
   static constexpr int kTokenRows = kTokenRowsOf;
   static constexpr int kBlocks = kBlocksOf;  // of a cluster
   static constexpr int kColumns = kFp8 ? 128 : 64;
-  static constexpr int kSlabs = kWeightRows / 128;  // of 64 weight rows, for each warpgroup
+  static constexpr bool kWide = kTokenRows == 128;
+  // A warpgroup owns half of the tile: 64 weight rows, or, in a wide tile, 64 token rows, which it does in parts of 128 weight rows.
+  static constexpr int kParts = kWide ? kWeightRows / 128 : 1;
+  static constexpr int kPartValues = kWide ? 64 : kTokenRows / 2;  // accumulators of a part in a thread
   static constexpr int kWeightBytes = kWeightRows * kRowBytes;
   static constexpr int kTokenBytes = kTokenRows * kRowBytes;
-  static constexpr int kScaleGroups = kSlabs;  // 128-row blocks of weights in the tile
-  static constexpr int kScales = kFp8 ? (kTokenRows < 16 ? 16 : kTokenRows) : 0;  // room for each block
-  static constexpr int kScaleBytes = kScaleGroups * kScales * 4;
+  // Scales of a stage: wide tiles keep token scales, then the weight scale of each part; narrow ones the products.
+  static constexpr int kScales = !kFp8 ? 0 : kWide ? kTokenRows + 32 : kTokenRows < 16 ? 16 : kTokenRows;
+  static constexpr int kScaleBytes = kScales * 4;
   static constexpr int kStageBytes = kWeightBytes + kTokenBytes + kScaleBytes;
-  static constexpr int kOutTokens = kTokenRows < 64 ? kTokenRows : 64;  // that leave together
+  static constexpr int kOutTokens = kTokenRows < 64 ? kTokenRows : 64;  // that a warpgroup stores together, 64 columns of each
   static constexpr int kOutBytes = 2 * kOutTokens * kRowBytes;
-  static constexpr bool kTurns = kSlabs > 1 && PELAGIC_TURNS;
   static constexpr int kPrefixBytes = 4 * 1028;  // up to 1,024 experts
   static constexpr int kAlignment = 1024;
   static constexpr int kFixedBytes = kAlignment + kOutBytes + kBarrierBytes + kPrefixBytes;
   static constexpr int kStages = (kSharedLimit - kFixedBytes) / kStageBytes;
   static constexpr int kSharedBytes = kFixedBytes + kStages * kStageBytes;
   static_assert(kStages >= 3 && 2 * kStages * 8 + 64 <= kBarrierBytes && kSharedBytes <= kSharedLimit);
-  static_assert(kTokenRows % 8 == 0 && kWeightRows % 128 == 0);
+  static_assert(kWide ? kWeightRows % 128 == 0 : kWeightRows == 128 && kTokenRows % 8 == 0 && kTokenRows <= 64);
 };
 
 inline constexpr int kMaxExperts = 1024;
@@ -148,11 +145,11 @@ __device__ void count_tiles(const KernelArguments& arguments, int* prefix, int* 
   __syncthreads();
 }
 
-// Where the scale of token column t stands: a consumer thread then reads its four of each 16 columns at once.
+// Where the scale of token column t stands in a narrow tile: a consumer thread then reads its four of each 16 columns at once.
 __device__ __forceinline__ int scale_place(int t) { return (t / 16 * 4 + t % 8 / 2) * 4 + t / 8 % 2 * 2 + t % 2; }
 
-// One warp keeps the stages' scales: token scale times weight scale, for each token of the tile and each 128 weight rows. Plain loads and not
-// the copy engine, which takes no row that begins off a multiple of 16 bytes; an expert's first row can be any.
+// One warp keeps the stages' scales. Plain loads and not the copy engine, which takes no row that begins off a multiple of 16 bytes; an
+// expert's first row can be any.
 template <typename T, typename Advance>
 __device__ void produce_scales(const KernelArguments& arguments, Walk<T>& walk, int rank, float* scale_stages, std::uint32_t full,
                                std::uint32_t empty, const int& stage, const std::uint32_t& phase, const Advance& advance) {
@@ -161,36 +158,37 @@ __device__ void produce_scales(const KernelArguments& arguments, Walk<T>& walk, 
   const int lane = static_cast<int>(threadIdx.x) % 32;
   Place place;
   while (walk.next(rank, place)) {
-    const float* weight_scales[T::kScaleGroups];
-#pragma unroll
-    for (int g = 0; g < T::kScaleGroups; ++g) {
-      // Past the last block the rows are not stored: any scale does.
-      const int block = min(place.weight_row / 128 + g, arguments.n_blocks - 1);
-      weight_scales[g] = arguments.weight_scales + (static_cast<std::int64_t>(place.expert) * arguments.n_blocks + block) * arguments.k_steps;
-    }
+    // Lane l brings the weight scale of part l (of wide tiles; a narrow tile has one). Past the last block of 128 the columns are not
+    // stored: any scale does.
+    const int block = min(place.weight_row / 128 + lane % T::kParts, arguments.n_blocks - 1);
+    const float* weight_scales =
+        arguments.weight_scales + (static_cast<std::int64_t>(place.expert) * arguments.n_blocks + block) * arguments.k_steps;
     const float* token_scales = arguments.x_scales + place.row + lane;
     for (int begin = 0; begin < arguments.k_steps; begin += kBatch) {
       float token[kBatch][kPerLane];
-      float weight[kBatch][T::kScaleGroups];
+      float weight[kBatch];
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
         const int step = min(begin + i, arguments.k_steps - 1);
 #pragma unroll
         for (int p = 0; p < kPerLane; ++p)
           token[i][p] = place.row + lane + 32 * p < place.row_end ? __ldg(token_scales + step * arguments.ld_x_scales + 32 * p) : 0.0f;
-#pragma unroll
-        for (int g = 0; g < T::kScaleGroups; ++g) weight[i][g] = __ldg(weight_scales[g] + step);
+        weight[i] = __ldg(weight_scales + step);
       }
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
         if (begin + i == arguments.k_steps) break;
         sm90::mbarrier_wait(empty + 8 * stage, phase ^ 1);
-        float* target = scale_stages + stage * (T::kScaleBytes / 4);
+        float* target = scale_stages + stage * T::kScales;
+        if constexpr (T::kWide) {
 #pragma unroll
-        for (int g = 0; g < T::kScaleGroups; ++g)
+          for (int p = 0; p < kPerLane; ++p) target[lane + 32 * p] = token[i][p];
+          target[T::kTokenRows + lane] = weight[i];
+        } else {
 #pragma unroll
           for (int p = 0; p < kPerLane; ++p)
-            if (lane + 32 * p < T::kTokenRows) target[g * T::kScales + scale_place(lane + 32 * p)] = token[i][p] * weight[i][g];
+            if (lane + 32 * p < T::kTokenRows) target[scale_place(lane + 32 * p)] = token[i][p] * weight[i];
+        }
         __syncwarp();
         if (lane == 0) sm90::mbarrier_arrive(full + 8 * stage);
         advance();
@@ -199,18 +197,34 @@ __device__ void produce_scales(const KernelArguments& arguments, Walk<T>& walk, 
   }
 }
 
-// total += acc * scale for up to 16 columns of the slab: 8 where kColumns is 8.
-template <int kColumns>
-__device__ __forceinline__ void promote(const float* acc, float4 scale, float* total) {
-  total[0] = __fmaf_rn(acc[0], scale.x, total[0]);
-  total[1] = __fmaf_rn(acc[1], scale.y, total[1]);
-  total[2] = __fmaf_rn(acc[2], scale.x, total[2]);
-  total[3] = __fmaf_rn(acc[3], scale.y, total[3]);
-  if constexpr (kColumns == 16) {
-    total[4] = __fmaf_rn(acc[4], scale.z, total[4]);
-    total[5] = __fmaf_rn(acc[5], scale.w, total[5]);
-    total[6] = __fmaf_rn(acc[6], scale.z, total[6]);
-    total[7] = __fmaf_rn(acc[7], scale.w, total[7]);
+// total += acc * (token scale * weight scale). Narrow: scales holds the products, one for each column.
+template <int kTokenRows>
+__device__ __forceinline__ void promote_narrow(const float (&acc)[kTokenRows / 2], const float* scales, float (&total)[kTokenRows / 2]) {
+  const float4* mine = reinterpret_cast<const float4*>(scales) + threadIdx.x % 4;
+#pragma unroll
+  for (int i = 0; i < kTokenRows / 2; i += 8) {
+    const float4 scale = mine[i / 2];
+    total[i + 0] = __fmaf_rn(acc[i + 0], scale.x, total[i + 0]);
+    total[i + 1] = __fmaf_rn(acc[i + 1], scale.y, total[i + 1]);
+    total[i + 2] = __fmaf_rn(acc[i + 2], scale.x, total[i + 2]);
+    total[i + 3] = __fmaf_rn(acc[i + 3], scale.y, total[i + 3]);
+    if constexpr (kTokenRows > 8) {
+      total[i + 4] = __fmaf_rn(acc[i + 4], scale.z, total[i + 4]);
+      total[i + 5] = __fmaf_rn(acc[i + 5], scale.w, total[i + 5]);
+      total[i + 6] = __fmaf_rn(acc[i + 6], scale.z, total[i + 6]);
+      total[i + 7] = __fmaf_rn(acc[i + 7], scale.w, total[i + 7]);
+    }
+  }
+}
+
+// Wide: one scale for the thread's upper row, one for its lower.
+__device__ __forceinline__ void promote_wide(const float (&acc)[64], float upper, float lower, float (&total)[64]) {
+#pragma unroll
+  for (int i = 0; i < 64; i += 4) {
+    total[i + 0] = __fmaf_rn(acc[i + 0], upper, total[i + 0]);
+    total[i + 1] = __fmaf_rn(acc[i + 1], upper, total[i + 1]);
+    total[i + 2] = __fmaf_rn(acc[i + 2], lower, total[i + 2]);
+    total[i + 3] = __fmaf_rn(acc[i + 3], lower, total[i + 3]);
   }
 }
 
@@ -219,41 +233,58 @@ __device__ __forceinline__ std::uint32_t pack(float low, float high) {
   return *reinterpret_cast<const std::uint32_t*>(&pair);
 }
 
-// Writes 64 weight rows x kTokenRows of the result. Columns of the accumulators are rows of out: they are transposed through the
-// warpgroup's part of shared memory, 128 bytes for each token, 16-byte pieces swizzled by the token so that no two lanes meet in a bank.
+// The warpgroup's piece of shared memory -> out: kTokens rows from `row` on, 64 columns from `column` on, 16 bytes a thread. A token has 128
+// bytes there, its 16-byte pieces swizzled by the token so that no two lanes meet in a bank.
+template <int kTokens>
+__device__ __forceinline__ void copy_out(const KernelArguments& arguments, const Place& place, int row, int column,
+                                         const unsigned char* out_stage) {
+  const int thread = static_cast<int>(threadIdx.x) % 128;
+  column += thread % 8 * 8;
+#pragma unroll
+  for (int i = 0; i < (kTokens * 8 + 127) / 128; ++i) {
+    const int token = (thread + 128 * i) / 8;
+    if (token < kTokens && row + token < place.row_end && column < arguments.n)
+      *reinterpret_cast<uint4*>(arguments.out + static_cast<std::int64_t>(row + token) * arguments.n + column) =
+          *reinterpret_cast<const uint4*>(out_stage + token * kRowBytes + ((thread % 8 ^ token % 8) * 16));
+  }
+}
+
+// Writes the warpgroup's part of the result, rounded to bf16: kTokenRows x 64 columns (narrow), 64 rows x 128 columns (wide).
 template <typename T>
-__device__ __forceinline__ void store_slab(const float (&total)[T::kTokenRows / 2], const KernelArguments& arguments, const Place& place,
-                                           int weight_row, unsigned char* out_stage, int group) {
-  constexpr int kTokens = T::kOutTokens;
+__device__ __forceinline__ void store_part(const float (&total)[T::kPartValues], const KernelArguments& arguments, const Place& place, int part,
+                                           int group, unsigned char* out_stage) {
   const int thread = static_cast<int>(threadIdx.x) % 128;
   const int lane = thread % 32;
-  const int piece = 2 * (thread / 32) + lane / 8 % 2;
-  const int barrier = 3 + group;
+  const int barrier = 1 + group;
   const std::uint32_t stage = sm90::shared_address(out_stage);
-  const std::uint32_t mine = stage + (lane / 16 * 8 + lane % 8) * kRowBytes + ((piece ^ (lane % 8)) * 16);
+  const auto four = [&](int i, std::uint32_t address, auto store) {
+    store(address, pack(total[i], total[i + 1]), pack(total[i + 2], total[i + 3]), pack(total[i + 4], total[i + 5]),
+          pack(total[i + 6], total[i + 7]));
+  };
+  if constexpr (T::kWide) {
+    const int token = 16 * (thread / 32) + lane % 16;
 #pragma unroll
-  for (int begin = 0; begin < T::kTokenRows; begin += kTokens) {
+    for (int half = 0; half < 2; ++half) {
+      sm90::barrier_sync(barrier, 128);
+#pragma unroll
+      for (int piece = 0; piece < 8; piece += 2)
+        four(32 * half + 4 * piece, stage + token * kRowBytes + (((piece + lane / 16) ^ (token % 8)) * 16), [](auto... x) { sm90::store_matrices(x...); });
+      sm90::barrier_sync(barrier, 128);
+      copy_out<64>(arguments, place, place.row + 64 * group, place.weight_row + 128 * part + 64 * half, out_stage);
+    }
+  } else {
+    // Columns of the accumulators are rows of out: transposed on the way.
+    const int piece = 2 * (thread / 32) + lane / 8 % 2;
+    const std::uint32_t mine = stage + (lane / 16 * 8 + lane % 8) * kRowBytes + ((piece ^ (lane % 8)) * 16);
     sm90::barrier_sync(barrier, 128);
-    if constexpr (kTokens == 8) {
+    if constexpr (T::kTokenRows == 8) {
       sm90::store_transposed(mine, pack(total[0], total[1]), pack(total[2], total[3]));
     } else {
 #pragma unroll
-      for (int t = 0; t < kTokens; t += 16) {
-        const float* from = total + (begin + t) / 2;
-        sm90::store_transposed(mine + t * kRowBytes, pack(from[0], from[1]), pack(from[2], from[3]), pack(from[4], from[5]),
-                               pack(from[6], from[7]));
-      }
+      for (int t = 0; t < T::kTokenRows; t += 16) four(t / 2, mine + t * kRowBytes, [](auto... x) { sm90::store_transposed(x...); });
     }
     sm90::barrier_sync(barrier, 128);
-#pragma unroll
-    for (int i = 0; i < (kTokens * 8 + 127) / 128; ++i) {
-      const int token = (thread + 128 * i) / 8;
-      const int column = weight_row + thread % 8 * 8;
-      const int row = place.row + begin + token;
-      if (token < kTokens && row < place.row_end && column < arguments.n)
-        *reinterpret_cast<uint4*>(arguments.out + static_cast<std::int64_t>(row) * arguments.n + column) =
-            *reinterpret_cast<const uint4*>(out_stage + token * kRowBytes + ((thread % 8 ^ token % 8) * 16));
-    }
+    copy_out<T::kTokenRows>(arguments, place, place.row, place.weight_row + 64 * group, out_stage);
   }
 }
 
@@ -335,71 +366,65 @@ __global__ void __launch_bounds__(kThreads, 1)
     // Through a shuffle, so that the compiler knows it is the same in the whole warp and keeps descriptors in uniform registers.
     const int group = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 128, 0);
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    constexpr int kGroupRows = T::kWeightRows / 2;
-    // The warpgroups take turns at the tensor cores: while one multiplies, the other promotes. Left alone they fall into step and do both
-    // together. The last turn that the second one gives stays unused.
-    if constexpr (T::kFp8 && T::kTurns)
-      if (group == 1) sm90::barrier_arrive(1, kConsumerThreads);
     while (walk.next(rank, place)) {
-      float total[T::kSlabs][T::kTokenRows / 2];
+      float total[T::kParts][T::kPartValues];
 #pragma unroll
-      for (int slab = 0; slab < T::kSlabs; ++slab)
+      for (int part = 0; part < T::kParts; ++part)
 #pragma unroll
-        for (int i = 0; i < T::kTokenRows / 2; ++i) total[slab][i] = 0.0f;
+        for (int i = 0; i < T::kPartValues; ++i) total[part][i] = 0.0f;
 
-      const int weight_row = place.weight_row + group * kGroupRows;
       for (int step = 0; step < arguments.k_steps; ++step, advance()) {
         sm90::mbarrier_wait(full + 8 * stage, phase);
-        const std::uint64_t tokens = sm90::tile_descriptor(sm90::shared_address(token_stages + stage * T::kTokenBytes));
-        const std::uint64_t weights = sm90::tile_descriptor(sm90::shared_address(weight_stages + stage * T::kWeightBytes) +
-                                                            group * kGroupRows * kRowBytes);
-        constexpr int kSteps = 4;  // of 32 bytes in the 128 of a stage
+        constexpr int kGroupBytes = 64 * kRowBytes;
+        const std::uint32_t token_tile = sm90::shared_address(token_stages + stage * T::kTokenBytes) + (T::kWide ? group * kGroupBytes : 0);
+        const std::uint32_t weight_tile = sm90::shared_address(weight_stages + stage * T::kWeightBytes) + (T::kWide ? 0 : group * kGroupBytes);
+        const std::uint64_t tokens = sm90::tile_descriptor(token_tile);
+        const std::uint64_t weights = sm90::tile_descriptor(weight_tile);
+        constexpr int kSteps = 4;                               // of 32 bytes in the 128 of a stage
+        constexpr int kPartStride = 128 * kRowBytes >> 4;       // of weights, in a descriptor
+        const std::uint64_t a = T::kWide ? tokens : weights;
+        const std::uint64_t b = T::kWide ? weights : tokens;
+        constexpr int kWidth = T::kWide ? 128 : T::kTokenRows;
         if constexpr (T::kFp8) {
-          const float4* scales = reinterpret_cast<const float4*>(scale_stages + stage * (T::kScaleBytes / 4) +
-                                                                 (T::kScaleGroups > 1 ? group * T::kScales : 0)) +
-                                 threadIdx.x % 4;
-          constexpr int kParts = T::kScales / 16;
-          constexpr int kPartColumns = T::kTokenRows < 16 ? 8 : 16;
-          // While the tensor cores work: the first scales, as many as registers are left for.
-          constexpr int kAhead = kParts < PELAGIC_AHEAD ? kParts : PELAGIC_AHEAD;
-          float acc[T::kTokenRows / 2];
+          const float* scales = scale_stages + stage * T::kScales;
+          float acc[T::kPartValues];
+          [[maybe_unused]] float upper = 0.0f, lower = 0.0f;
+          if constexpr (T::kWide) {
+            const int row = 64 * group + 16 * (threadIdx.x % 128 / 32) + lane / 4;
+            upper = scales[row];
+            lower = scales[row + 8];
+          }
 #pragma unroll
-          for (int slab = 0; slab < T::kSlabs; ++slab) {
-            if constexpr (T::kTurns) sm90::barrier_sync(1 + group, kConsumerThreads);
+          for (int part = 0; part < T::kParts; ++part) {
             sm90::hold(acc);
             sm90::wgmma_fence();
 #pragma unroll
-            for (int i = 0; i < kSteps; ++i)
-              sm90::Wgmma<T::kTokenRows>::e4m3(acc, weights + slab * (64 * kRowBytes >> 4) + 2 * i, tokens + 2 * i, i);
+            for (int i = 0; i < kSteps; ++i) sm90::Wgmma<kWidth>::e4m3(acc, a + 2 * i, b + part * kPartStride + 2 * i, i);
             sm90::wgmma_commit();
             sm90::hold(acc);
-            if constexpr (T::kTurns) sm90::barrier_arrive(2 - group, kConsumerThreads);
-            float4 ahead[kAhead + 1];
-#pragma unroll
-            for (int part = 0; part < kAhead; ++part) ahead[part] = scales[4 * part];
+            [[maybe_unused]] float weight_scale = 0.0f;
+            if constexpr (T::kWide) weight_scale = scales[T::kTokenRows + part];
             sm90::wgmma_wait_all();
             sm90::hold(acc);
-#pragma unroll
-            for (int part = 0; part < kParts; ++part)
-              promote<kPartColumns>(acc + 8 * part, part < kAhead ? ahead[part < kAhead ? part : 0] : scales[4 * part], total[slab] + 8 * part);
-            // Or the compiler would leave part of this until after the next wait for a turn.
-            if constexpr (T::kTurns) sm90::hold(total[slab]);
+            if constexpr (T::kWide)
+              promote_wide(acc, upper * weight_scale, lower * weight_scale, total[part]);
+            else
+              promote_narrow<T::kTokenRows>(acc, scales, total[part]);
           }
         } else {
 #pragma unroll
-          for (int slab = 0; slab < T::kSlabs; ++slab) sm90::hold(total[slab]);
+          for (int part = 0; part < T::kParts; ++part) sm90::hold(total[part]);
           sm90::wgmma_fence();
 #pragma unroll
-          for (int slab = 0; slab < T::kSlabs; ++slab)
+          for (int part = 0; part < T::kParts; ++part)
 #pragma unroll
-            for (int i = 0; i < kSteps; ++i)
-              sm90::Wgmma<T::kTokenRows>::bf16(total[slab], weights + slab * (64 * kRowBytes >> 4) + 2 * i, tokens + 2 * i, 1);
+            for (int i = 0; i < kSteps; ++i) sm90::Wgmma<kWidth>::bf16(total[part], a + 2 * i, b + part * kPartStride + 2 * i, 1);
           sm90::wgmma_commit();
 #pragma unroll
-          for (int slab = 0; slab < T::kSlabs; ++slab) sm90::hold(total[slab]);
+          for (int part = 0; part < T::kParts; ++part) sm90::hold(total[part]);
           sm90::wgmma_wait_all();
 #pragma unroll
-          for (int slab = 0; slab < T::kSlabs; ++slab) sm90::hold(total[slab]);
+          for (int part = 0; part < T::kParts; ++part) sm90::hold(total[part]);
         }
         __syncwarp();
         if constexpr (T::kBlocks > 1) {
@@ -409,8 +434,8 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
       }
 #pragma unroll
-      for (int slab = 0; slab < T::kSlabs; ++slab)
-        store_slab<T>(total[slab], arguments, place, weight_row + 64 * slab, out_stages + group * (T::kOutBytes / 2), group);
+      for (int part = 0; part < T::kParts; ++part)
+        store_part<T>(total[part], arguments, place, part, group, out_stages + group * (T::kOutBytes / 2));
     }
   }
   if constexpr (T::kBlocks > 1) {

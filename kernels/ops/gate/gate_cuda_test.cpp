@@ -7,7 +7,7 @@
 
 #include "backend/cpu/cpu_ops.h"
 #include "cuda/device_buffer.h"
-#include "cuda/random_fill.cuh"
+#include "cuda/random.h"
 #include "cuda/test.h"
 #include "ops/gate/gate_cuda.h"
 
@@ -71,8 +71,7 @@ Result on_gpu(const GateConfig& config, const std::vector<float>& logits, std::i
   weights.fill_bytes(0xFF);
   GateCudaCall call = {config, device_logits.get(), ld, rows, ids.get(), weights.get(), counts.get(), offsets.get(), workspace.get()};
   call.config.bias = bias.empty() ? nullptr : device_bias.get();
-  PELAGIC_CUDA(gate_cuda(call, path, nullptr));
-  PELAGIC_CUDA(cudaDeviceSynchronize());
+  test::run_from_graph([&](cudaStream_t stream) { PELAGIC_CUDA(gate_cuda(call, path, stream)); });
   Result result = {ids.download(), counts.download(), offsets.download(), weights.download()};
   for (int i = 0; i < config.top_k; ++i) {
     PELAGIC_EXPECT(result.ids.back() == -1, "wrote past the last row");
