@@ -98,17 +98,19 @@ void Bench::add(const std::string& what, double value, const std::string& unit, 
 void Bench::print() const {
   std::printf("%s, %s\n", name_.c_str(), machine_.c_str());
   for (const Row& row : rows_)
-    std::printf("%-64s %10.2f %-8s ceiling %10.2f ratio %.3f\n", row.what.c_str(), row.value, row.unit.c_str(), row.ceiling, row.ratio);
+    std::printf("%-64s %10.2f %-8s ceiling %10.2f ratio %.3f\n", row.what.c_str(), row.value, row.unit.c_str(),
+                row.ceiling, row.ratio);
 }
 
 void Bench::write_json(const std::string& path) const {
   std::FILE* file = std::fopen(path.c_str(), "w");
   if (file == nullptr) throw std::runtime_error("cannot write " + path);
-  std::fprintf(file, "{\"bench\": \"%s\", \"machine\": \"%s\", \"commit\": \"%s\", \"rows\": [", name_.c_str(), machine_.c_str(),
-               commit_.c_str());
+  std::fprintf(file, "{\"bench\": \"%s\", \"machine\": \"%s\", \"commit\": \"%s\", \"rows\": [", name_.c_str(),
+               machine_.c_str(), commit_.c_str());
   const char* separator = "";
   for (const Row& row : rows_) {
-    std::fprintf(file, "%s\n  {\"what\": \"%s\", \"value\": %.6g, \"unit\": \"%s\"", separator, row.what.c_str(), row.value, row.unit.c_str());
+    std::fprintf(file, "%s\n  {\"what\": \"%s\", \"value\": %.6g, \"unit\": \"%s\"", separator, row.what.c_str(),
+                 row.value, row.unit.c_str());
     if (row.ceiling != 0) std::fprintf(file, ", \"ceiling\": %.6g, \"ratio\": %.4f", row.ceiling, row.ratio);
     std::fprintf(file, "}");
     separator = ",";

@@ -1,4 +1,5 @@
-// Timing on the GPU: CUDA events around one call, the L2 emptied before each, the median of many; ceilings measured in the same run.
+// Timing on the GPU: CUDA events around one call, the L2 emptied before each, the median of many; ceilings measured in
+// the same run.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -11,13 +12,14 @@
 
 namespace pelagic {
 
-// What this card does at best, measured by Bench's constructor. A rate is 0 where it could not be measured (no cuBLASLt on the machine).
+// What this card does at best, measured by Bench's constructor. A rate is 0 where it could not be measured (no cuBLASLt
+// on the machine).
 struct Ceilings {
-  double copy_gbs = 0;      // device to device, bytes read + bytes written
+  double copy_gbs = 0;  // device to device, bytes read + bytes written
   double read_gbs = 0;
-  double bf16_tflops = 0;   // cuBLASLt, 8192 x 8192 x 8192
-  double fp8_tflops = 0;    // the same, e4m3, one scale for each matrix
-  double empty_us = 0;      // a kernel that does nothing
+  double bf16_tflops = 0;  // cuBLASLt, 8192 x 8192 x 8192
+  double fp8_tflops = 0;   // the same, e4m3, one scale for each matrix
+  double empty_us = 0;     // a kernel that does nothing
 };
 
 class Bench {
@@ -58,7 +60,8 @@ class Bench {
   std::vector<Row> rows_;
 };
 
-// A dense GEMM of n x n x n by cuBLASLt in TFLOP/s, the library opened at run time; 0 when it is not there or has no algorithm.
+// A dense GEMM of n x n x n by cuBLASLt in TFLOP/s, the library opened at run time; 0 when it is not there or has no
+// algorithm.
 double cublaslt_tflops(Bench& bench, int n, bool fp8);
 
 }  // namespace pelagic

@@ -27,11 +27,15 @@ double rate(const Library& library, Bench& bench, int n, cudaDataType_t type) {
   const auto desc_create = library.find<decltype(cublasLtMatmulDescCreate)>("cublasLtMatmulDescCreate");
   const auto desc_set = library.find<decltype(cublasLtMatmulDescSetAttribute)>("cublasLtMatmulDescSetAttribute");
   const auto layout_create = library.find<decltype(cublasLtMatrixLayoutCreate)>("cublasLtMatrixLayoutCreate");
-  const auto preference_create = library.find<decltype(cublasLtMatmulPreferenceCreate)>("cublasLtMatmulPreferenceCreate");
-  const auto preference_set = library.find<decltype(cublasLtMatmulPreferenceSetAttribute)>("cublasLtMatmulPreferenceSetAttribute");
+  const auto preference_create =
+      library.find<decltype(cublasLtMatmulPreferenceCreate)>("cublasLtMatmulPreferenceCreate");
+  const auto preference_set =
+      library.find<decltype(cublasLtMatmulPreferenceSetAttribute)>("cublasLtMatmulPreferenceSetAttribute");
   const auto heuristic = library.find<decltype(cublasLtMatmulAlgoGetHeuristic)>("cublasLtMatmulAlgoGetHeuristic");
   const auto matmul = library.find<decltype(cublasLtMatmul)>("cublasLtMatmul");
-  if (!create || !desc_create || !desc_set || !layout_create || !preference_create || !preference_set || !heuristic || !matmul) return 0;
+  if (!create || !desc_create || !desc_set || !layout_create || !preference_create || !preference_set || !heuristic ||
+      !matmul)
+    return 0;
 
   const std::size_t count = static_cast<std::size_t>(n) * n;
   DeviceBuffer<T> a(count), b(count);
@@ -46,7 +50,9 @@ double rate(const Library& library, Bench& bench, int n, cudaDataType_t type) {
   cublasLtMatmulDesc_t desc = nullptr;
   cublasLtMatrixLayout_t operand = nullptr, result = nullptr;
   cublasLtMatmulPreference_t preference = nullptr;
-  if (create(&lt) != CUBLAS_STATUS_SUCCESS || desc_create(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) != CUBLAS_STATUS_SUCCESS) return 0;
+  if (create(&lt) != CUBLAS_STATUS_SUCCESS ||
+      desc_create(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F) != CUBLAS_STATUS_SUCCESS)
+    return 0;
   const cublasOperation_t transposed = CUBLAS_OP_T;
   desc_set(desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed);
   if (type == CUDA_R_8F_E4M3) {
@@ -64,14 +70,16 @@ double rate(const Library& library, Bench& bench, int n, cudaDataType_t type) {
   constexpr int kCandidates = 4;
   cublasLtMatmulHeuristicResult_t found[kCandidates];
   int count_found = 0;
-  if (heuristic(lt, desc, operand, operand, result, result, preference, kCandidates, found, &count_found) != CUBLAS_STATUS_SUCCESS) return 0;
+  if (heuristic(lt, desc, operand, operand, result, result, preference, kCandidates, found, &count_found) !=
+      CUBLAS_STATUS_SUCCESS)
+    return 0;
   const float one = 1.0f, zero = 0.0f;
   double best_us = std::numeric_limits<double>::infinity();
   for (int i = 0; i < count_found; ++i) {
     bool ok = true;
     const double us = bench.time_us([&](cudaStream_t s) {
-      ok = ok && matmul(lt, desc, &one, a.get(), operand, b.get(), operand, &zero, c.get(), result, c.get(), result, &found[i].algo,
-                        workspace.get(), workspace.bytes(), s) == CUBLAS_STATUS_SUCCESS;
+      ok = ok && matmul(lt, desc, &one, a.get(), operand, b.get(), operand, &zero, c.get(), result, c.get(), result,
+                        &found[i].algo, workspace.get(), workspace.bytes(), s) == CUBLAS_STATUS_SUCCESS;
     });
     if (ok) best_us = std::min(best_us, us);
   }
@@ -83,7 +91,8 @@ double rate(const Library& library, Bench& bench, int n, cudaDataType_t type) {
 double cublaslt_tflops(Bench& bench, int n, bool fp8) {
   static const Library library;
   if (library.handle == nullptr) return 0;
-  return fp8 ? rate<__nv_fp8_e4m3>(library, bench, n, CUDA_R_8F_E4M3) : rate<__nv_bfloat16>(library, bench, n, CUDA_R_16BF);
+  return fp8 ? rate<__nv_fp8_e4m3>(library, bench, n, CUDA_R_8F_E4M3)
+             : rate<__nv_bfloat16>(library, bench, n, CUDA_R_16BF);
 }
 
 }  // namespace pelagic

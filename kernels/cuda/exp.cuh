@@ -1,4 +1,5 @@
-// base/exp.h on the GPU, with the same bits. Files that use it are built with -fmad=false, or the products below would be contracted.
+// base/exp.h on the GPU, with the same bits. Files that use it are built with -fmad=false, or the products below would
+// be contracted.
 #pragma once
 
 #include "base/exp.h"

@@ -1,4 +1,5 @@
-// Random numbers for tests and benches, on the host and on the GPU: a hash of seed and index, so that a value depends on nothing else.
+// Random numbers for tests and benches, on the host and on the GPU: a hash of seed and index, so that a value depends
+// on nothing else.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -18,8 +19,8 @@ __host__ __device__ inline std::uint64_t random_bits(std::uint64_t seed, std::ui
 // About normal with deviation 1, within +-3.5: the sum of four uniform numbers.
 __host__ __device__ inline float random_normal(std::uint64_t seed, std::uint64_t index) {
   const std::uint64_t bits = random_bits(seed, index);
-  const int sum = static_cast<int>(bits & 0xFFFF) + static_cast<int>(bits >> 16 & 0xFFFF) + static_cast<int>(bits >> 32 & 0xFFFF) +
-                  static_cast<int>(bits >> 48);
+  const int sum = static_cast<int>(bits & 0xFFFF) + static_cast<int>(bits >> 16 & 0xFFFF) +
+                  static_cast<int>(bits >> 32 & 0xFFFF) + static_cast<int>(bits >> 48);
   return static_cast<float>(sum - 2 * 65535) * (1.7320508f / 65536.0f);
 }
 

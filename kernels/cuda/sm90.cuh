@@ -18,8 +18,11 @@ __device__ __forceinline__ void mbarrier_init(std::uint32_t barrier, std::uint32
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 
-// Makes initialised barriers visible to the copy engine and to the other blocks of the cluster; a block or cluster barrier must follow.
-__device__ __forceinline__ void mbarrier_init_fence() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
+// Makes initialised barriers visible to the copy engine and to the other blocks of the cluster; a block or cluster
+// barrier must follow.
+__device__ __forceinline__ void mbarrier_init_fence() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
 
 // One arrival, and `bytes` more to come from the copy engine before the phase ends.
 __device__ __forceinline__ void mbarrier_arrive_expect(std::uint32_t barrier, std::uint32_t bytes) {
@@ -30,8 +33,9 @@ __device__ __forceinline__ void mbarrier_arrive(std::uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// Arrives at the barrier that lies at the same offset in block `rank` of the cluster (its own rank allowed). Releases at block scope, for
-// the same reason as mbarrier_wait: at cluster scope every arrival would drain all memory traffic of the thread.
+// Arrives at the barrier that lies at the same offset in block `rank` of the cluster (its own rank allowed). Releases
+// at block scope, for the same reason as mbarrier_wait: at cluster scope every arrival would drain all memory traffic
+// of the thread.
 __device__ __forceinline__ void mbarrier_arrive_at(std::uint32_t barrier, std::uint32_t rank) {
   asm volatile(
       "{\n"
@@ -43,8 +47,8 @@ __device__ __forceinline__ void mbarrier_arrive_at(std::uint32_t barrier, std::u
       : "memory");
 }
 
-// Returns once the phase of this parity is over. Acquires at block scope: at cluster scope each wait would also empty the L1 cache, and what
-// is handed over here was either written by the copy engine or only read by the other block.
+// Returns once the phase of this parity is over. Acquires at block scope: at cluster scope each wait would also empty
+// the L1 cache, and what is handed over here was either written by the copy engine or only read by the other block.
 __device__ __forceinline__ void mbarrier_wait(std::uint32_t barrier, std::uint32_t parity) {
   std::uint32_t done = 0;
   while (done == 0) {
@@ -62,7 +66,9 @@ __device__ __forceinline__ void mbarrier_wait(std::uint32_t barrier, std::uint32
 
 // ---- named barriers of a block (0 is __syncthreads') ----
 
-__device__ __forceinline__ void barrier_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+__device__ __forceinline__ void barrier_sync(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
 
 // ---- clusters ----
 
@@ -73,13 +79,18 @@ __device__ __forceinline__ std::uint32_t cluster_rank() {
 }
 
 // Orders nothing: says only that this block runs, so that others may reach its shared memory.
-__device__ __forceinline__ void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
-__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+__device__ __forceinline__ void cluster_arrive_relaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
-// Stores 16 bytes to the shared memory of block `rank`, at the offset that `address` has in this one, and tells the barrier that lies there at
-// the offset of `barrier`: whoever waits there for the bytes sees them.
-__device__ __forceinline__ void store_async_at(std::uint32_t address, std::uint32_t barrier, std::uint32_t rank, uint4 value) {
+// Stores 16 bytes to the shared memory of block `rank`, at the offset that `address` has in this one, and tells the
+// barrier that lies there at the offset of `barrier`: whoever waits there for the bytes sees them.
+__device__ __forceinline__ void store_async_at(std::uint32_t address, std::uint32_t barrier, std::uint32_t rank,
+                                               uint4 value) {
   asm volatile(
       "{\n"
       ".reg .b32 remote, told;\n"
@@ -93,14 +104,15 @@ __device__ __forceinline__ void store_async_at(std::uint32_t address, std::uint3
 
 // ---- bulk tensor copies ----
 
-// Cache policies as `createpolicy.fractional` makes them for the whole access (the encodings CUTLASS ships as constants).
+// Cache policies as `createpolicy.fractional` makes them for the whole access (the encodings CUTLASS ships as
+// constants).
 inline constexpr std::uint64_t kEvictNormal = 0x1000000000000000;
 inline constexpr std::uint64_t kEvictFirst = 0x12F0000000000000;
 
-// The box at (column, row) of a 2-D tensor map -> shared memory; completes on the barrier. What lies outside the tensor arrives as zeros
-// and counts as bytes.
-__device__ __forceinline__ void copy_box(std::uint32_t target, const CUtensorMap* map, int column, int row, std::uint32_t barrier,
-                                         std::uint64_t policy) {
+// The box at (column, row) of a 2-D tensor map -> shared memory; completes on the barrier. What lies outside the tensor
+// arrives as zeros and counts as bytes.
+__device__ __forceinline__ void copy_box(std::uint32_t target, const CUtensorMap* map, int column, int row,
+                                         std::uint32_t barrier, std::uint64_t policy) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint"
       " [%0], [%1, {%2, %3}], [%4], %5;" ::"r"(target),
@@ -112,7 +124,8 @@ __device__ __forceinline__ void copy_box(std::uint32_t target, const CUtensorMap
 __device__ __forceinline__ void copy_box_multicast(std::uint32_t target, const CUtensorMap* map, int column, int row,
                                                    std::uint32_t barrier, std::uint16_t blocks, std::uint64_t policy) {
   asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint"
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_"
+      "hint"
       " [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(target),
       "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(blocks), "l"(policy)
       : "memory");
@@ -139,50 +152,53 @@ __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.a
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_wait_all() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
 
-// Keeps the compiler from moving uses of the accumulators across this point: the instructions that write them are asynchronous.
+// Keeps the compiler from moving uses of the accumulators across this point: the instructions that write them are
+// asynchronous.
 template <int kCount>
 __device__ __forceinline__ void hold(float (&values)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(values[i])::"memory");
 }
 
-// Matrix descriptor of a tile whose rows are 128 bytes, K contiguous, in the 128-byte swizzle that copy_box wrote; the tile begins at a
-// multiple of 1,024 bytes. Eight rows are 1,024 bytes apart (stride field); the leading field has no meaning here. Add 2 to step 32 bytes in K.
+// Matrix descriptor of a tile whose rows are 128 bytes, K contiguous, in the 128-byte swizzle that copy_box wrote; the
+// tile begins at a multiple of 1,024 bytes. Eight rows are 1,024 bytes apart (stride field); the leading field has no
+// meaning here. Add 2 to step 32 bytes in K.
 __device__ __forceinline__ std::uint64_t tile_descriptor(std::uint32_t address) {
-  return static_cast<std::uint64_t>((address & 0x3FFFF) >> 4) | (std::uint64_t{1} << 16) | (std::uint64_t{1024 >> 4} << 32) |
-         (std::uint64_t{1} << 62);
+  return static_cast<std::uint64_t>((address & 0x3FFFF) >> 4) | (std::uint64_t{1} << 16) |
+         (std::uint64_t{1024 >> 4} << 32) | (std::uint64_t{1} << 62);
 }
 
 // d[64, N] = a[64, k] b[N, k]^T (+ d if accumulate): k = 32 for e4m3, 16 for bf16, float32 accumulators.
-// Thread t of the warpgroup holds, of each 8 columns j, d[4j], d[4j+1]: row 16 (t / 32) + t % 32 / 4, columns 8j + 2 (t % 4) and the next;
-// d[4j+2], d[4j+3]: the row 8 below.
+// Thread t of the warpgroup holds, of each 8 columns j, d[4j], d[4j+1]: row 16 (t / 32) + t % 32 / 4, columns 8j + 2 (t
+// % 4) and the next; d[4j+2], d[4j+3]: the row 8 below.
 template <int N>
 struct Wgmma;
 
-#define PELAGIC_WGMMA(N, LIST, OPERANDS, A, B, ACCUMULATE)                                                                                  \
-  template <>                                                                                                                          \
-  struct Wgmma<N> {                                                                                                                    \
-    __device__ __forceinline__ static void e4m3(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, int accumulate) {                 \
-      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #ACCUMULATE ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N                            \
-                   "k32.f32.e4m3.e4m3 {" LIST "}, %" #A ", %" #B ", p, 1, 1;\n}\n"                                                     \
-                   : OPERANDS                                                                                                          \
-                   : "l"(a), "l"(b), "r"(accumulate));                                                                                 \
-    }                                                                                                                                  \
-    __device__ __forceinline__ static void bf16(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, int accumulate) {                 \
-      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #ACCUMULATE ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N                            \
-                   "k16.f32.bf16.bf16 {" LIST "}, %" #A ", %" #B ", p, 1, 1, 0, 0;\n}\n"                                               \
-                   : OPERANDS                                                                                                          \
-                   : "l"(a), "l"(b), "r"(accumulate));                                                                                 \
-    }                                                                                                                                  \
+#define PELAGIC_WGMMA(N, LIST, OPERANDS, A, B, ACCUMULATE)                                                             \
+  template <>                                                                                                          \
+  struct Wgmma<N> {                                                                                                    \
+    __device__ __forceinline__ static void e4m3(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, int accumulate) { \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #ACCUMULATE ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N       \
+                   "k32.f32.e4m3.e4m3 {" LIST "}, %" #A ", %" #B ", p, 1, 1;\n}\n"                                     \
+                   : OPERANDS                                                                                          \
+                   : "l"(a), "l"(b), "r"(accumulate));                                                                 \
+    }                                                                                                                  \
+    __device__ __forceinline__ static void bf16(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, int accumulate) { \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #ACCUMULATE ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N       \
+                   "k16.f32.bf16.bf16 {" LIST "}, %" #A ", %" #B ", p, 1, 1, 0, 0;\n}\n"                               \
+                   : OPERANDS                                                                                          \
+                   : "l"(a), "l"(b), "r"(accumulate));                                                                 \
+    }                                                                                                                  \
   };
 
 #define PELAGIC_LIST_4 "%0,%1,%2,%3"
 #define PELAGIC_LIST_8 PELAGIC_LIST_4 ",%4,%5,%6,%7"
 #define PELAGIC_LIST_16 PELAGIC_LIST_8 ",%8,%9,%10,%11,%12,%13,%14,%15"
 #define PELAGIC_LIST_32 PELAGIC_LIST_16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
-#define PELAGIC_LIST_64                                                                                             \
-  PELAGIC_LIST_32 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55" \
-                  ",%56,%57,%58,%59,%60,%61,%62,%63"
+#define PELAGIC_LIST_64                                                                                  \
+  PELAGIC_LIST_32                                                                                        \
+      ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55" \
+      ",%56,%57,%58,%59,%60,%61,%62,%63"
 #define PELAGIC_IO_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define PELAGIC_IO_8(i) PELAGIC_IO_4(i), PELAGIC_IO_4(i + 4)
 #define PELAGIC_IO_16(i) PELAGIC_IO_8(i), PELAGIC_IO_8(i + 8)
@@ -207,19 +223,24 @@ PELAGIC_WGMMA(128, PELAGIC_LIST_64, PELAGIC_IO_64(0), 64, 65, 66)
 #undef PELAGIC_IO_32
 #undef PELAGIC_IO_64
 
-// Stores four 8x8 matrices of 16-bit elements: lane l holds row l / 4, columns 2 (l % 4) and the next of each, and names in `address` the 16
-// bytes for row l % 8 of matrix l / 8.
-__device__ __forceinline__ void store_matrices(std::uint32_t address, std::uint32_t a, std::uint32_t b, std::uint32_t c, std::uint32_t d) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c), "r"(d)
+// Stores four 8x8 matrices of 16-bit elements: lane l holds row l / 4, columns 2 (l % 4) and the next of each, and
+// names in `address` the 16 bytes for row l % 8 of matrix l / 8.
+__device__ __forceinline__ void store_matrices(std::uint32_t address, std::uint32_t a, std::uint32_t b, std::uint32_t c,
+                                               std::uint32_t d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b),
+               "r"(c), "r"(d)
                : "memory");
 }
 
 // The same transposed: `address` is for column l % 8 of matrix l / 8.
 __device__ __forceinline__ void store_transposed(std::uint32_t address, std::uint32_t a, std::uint32_t b) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(a), "r"(b) : "memory");
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(address), "r"(a), "r"(b)
+               : "memory");
 }
-__device__ __forceinline__ void store_transposed(std::uint32_t address, std::uint32_t a, std::uint32_t b, std::uint32_t c, std::uint32_t d) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c), "r"(d)
+__device__ __forceinline__ void store_transposed(std::uint32_t address, std::uint32_t a, std::uint32_t b,
+                                                 std::uint32_t c, std::uint32_t d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b),
+               "r"(c), "r"(d)
                : "memory");
 }
 

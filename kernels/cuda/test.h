@@ -10,14 +10,14 @@ namespace pelagic::test {
 
 inline int failures = 0;
 
-#define PELAGIC_EXPECT(condition, ...)                                    \
-  do {                                                                    \
-    if (!(condition)) {                                                   \
-      ++::pelagic::test::failures;                                        \
+#define PELAGIC_EXPECT(condition, ...)                                     \
+  do {                                                                     \
+    if (!(condition)) {                                                    \
+      ++::pelagic::test::failures;                                         \
       std::printf("%s:%d: %s is false: ", __FILE__, __LINE__, #condition); \
-      std::printf(__VA_ARGS__);                                           \
-      std::printf("\n");                                                  \
-    }                                                                     \
+      std::printf(__VA_ARGS__);                                            \
+      std::printf("\n");                                                   \
+    }                                                                      \
   } while (false)
 
 // Captures what `launch(stream)` does, runs it twice from the graph and waits.

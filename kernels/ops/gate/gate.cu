@@ -1,5 +1,5 @@
-// A warp routes a row: lane l holds experts [l * kPerLane, (l + 1) * kPerLane) in registers. Built with -fmad=false: the products and sums
-// are rounded one by one, as on the CPU.
+// A warp routes a row: lane l holds experts [l * kPerLane, (l + 1) * kPerLane) in registers. Built with -fmad=false:
+// the products and sums are rounded one by one, as on the CPU.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -13,8 +13,8 @@ namespace {
 
 constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 constexpr int kMaxExperts = 256;
-constexpr int kClusterWarps = 128;  // of a cluster: rows that are under way together
-constexpr std::uint32_t kTaken = 0;      // below the key of every number
+constexpr int kClusterWarps = 128;   // of a cluster: rows that are under way together
+constexpr std::uint32_t kTaken = 0;  // below the key of every number
 constexpr std::uint32_t kNanKey = 1;
 
 struct Arguments {
@@ -46,7 +46,8 @@ __device__ void load_row(const Arguments& a, const float* row, int lane, float (
     if (a.vector_loads) {
 #pragma unroll
       for (int j = 0; j < kPerLane; j += 4) {
-        const float4 four = first < a.config.experts ? __ldg(reinterpret_cast<const float4*>(row + first + j)) : float4{};
+        const float4 four =
+            first < a.config.experts ? __ldg(reinterpret_cast<const float4*>(row + first + j)) : float4{};
         x[j] = four.x;
         x[j + 1] = four.y;
         x[j + 2] = four.z;
@@ -85,9 +86,10 @@ __device__ void softmax(const Arguments& a, int lane, float (&x)[kPerLane], floa
   for (int j = 0; j < kPerLane; ++j) x[j] = x[j] / sum;
 }
 
-// 1 / y for y >= 1, rounded as the CPU rounds it. The compiler's division carries its rare cases with every element, and this kernel's code
-// is fetched from far away: one test for all elements instead. Below 2^126 the quotient is normal, and one Newton step from the
-// approximation gives the nearest float (the compiler's own division does the same there).
+// 1 / y for y >= 1, rounded as the CPU rounds it. The compiler's division carries its rare cases with every element,
+// and this kernel's code is fetched from far away: one test for all elements instead. Below 2^126 the quotient is
+// normal, and one Newton step from the approximation gives the nearest float (the compiler's own division does the same
+// there).
 template <int kCount>
 __device__ void reciprocals(float (&y)[kCount]) {
   bool rare = false;
@@ -177,8 +179,8 @@ struct alignas(16) Chosen {
 
 // Routes one row of logits (overwritten): lane r gets the choice of rank r.
 template <GateMethod kMethod, int kPerLane>
-__device__ Choice route_row(const Arguments& a, int lane, LaneGroup group, float (&score)[kPerLane], const float (&bias)[kPerLane],
-                            Chosen& chosen) {
+__device__ Choice route_row(const Arguments& a, int lane, LaneGroup group, float (&score)[kPerLane],
+                            const float (&bias)[kPerLane], Chosen& chosen) {
   constexpr bool kSigmoid = kMethod == GateMethod::sigmoid_noaux_tc;
   const GateConfig& config = a.config;
   const int first = lane * kPerLane;
@@ -226,7 +228,8 @@ __device__ Choice route_row(const Arguments& a, int lane, LaneGroup group, float
     int place = 0;
 #pragma unroll
     for (int j = kPerLane - 1; j >= 0; --j) place = key[j] == own ? j : place;
-    // The lowest expert with the best key: the lowest place in the lowest lane. That lane notes it down; nobody waits for it.
+    // The lowest expert with the best key: the lowest place in the lowest lane. That lane notes it down; nobody waits
+    // for it.
     const bool mine = lane == __ffs(__ballot_sync(kAllLanes, own == best)) - 1;
 #pragma unroll
     for (int j = 0; j < kPerLane; ++j) key[j] = mine && place == j ? kTaken : key[j];
@@ -255,7 +258,8 @@ __device__ void write_choice(const Arguments& a, int row, int lane, Choice choic
   a.weights[target] = choice.weight;
 }
 
-// counts and offsets from one number for each expert in thread `expert`; 0 from other threads. All threads of the block, at least 256.
+// counts and offsets from one number for each expert in thread `expert`; 0 from other threads. All threads of the
+// block, at least 256.
 __device__ void write_counts(const Arguments& a, std::uint32_t mine, std::uint32_t* warp_sums) {
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
@@ -340,7 +344,8 @@ __global__ void __launch_bounds__(kClusterWarps / kBlocks * 32) gate_cluster_ker
   write_counts(a, mine, shared.warp_sums);
 }
 
-// Any number of rows: a histogram for each block, added to the workspace; the block that finishes last turns it into counts and clears it.
+// Any number of rows: a histogram for each block, added to the workspace; the block that finishes last turns it into
+// counts and clears it.
 template <GateMethod kMethod, int kPerLane, int kWarps>
 __global__ void __launch_bounds__(kWarps * 32) gate_grid_kernel(const Arguments a) {
   __shared__ Shared<kWarps> shared;
@@ -423,7 +428,8 @@ cudaError_t launch_for(int per_lane, const Arguments& a, GateCudaPath path, cuda
   }
 }
 
-// The fewest experts in a lane such that 32 lanes hold them all and no lane holds experts of two groups; 0 if there is none.
+// The fewest experts in a lane such that 32 lanes hold them all and no lane holds experts of two groups; 0 if there is
+// none.
 int experts_per_lane(const GateConfig& config) {
   const bool grouped = config.method != GateMethod::softmax_greedy;
   const int group_size = grouped ? config.experts / config.groups : config.experts;
@@ -439,11 +445,21 @@ GateCudaPath gate_cuda_path_for(int rows) { return rows <= 256 ? GateCudaPath::c
 cudaError_t gate_cuda(const GateCudaCall& call, GateCudaPath path, cudaStream_t stream) {
   const int per_lane = experts_per_lane(call.config);
   if (per_lane == 0 || call.config.top_k > 32 || call.rows < 0) return cudaErrorInvalidValue;
-  const bool aligned = (reinterpret_cast<std::uintptr_t>(call.logits) | reinterpret_cast<std::uintptr_t>(call.config.bias)) % 16 == 0 &&
-                       call.ld_logits % 4 == 0;
-  const Arguments a = {call.config, call.logits, call.ld_logits, call.rows, call.ids, call.weights, call.counts, call.offsets, call.workspace,
-                       aligned && call.config.experts % per_lane == 0,
-                       call.config.method == GateMethod::softmax_greedy ? 32 : call.config.experts / call.config.groups / per_lane};
+  const bool aligned =
+      (reinterpret_cast<std::uintptr_t>(call.logits) | reinterpret_cast<std::uintptr_t>(call.config.bias)) % 16 == 0 &&
+      call.ld_logits % 4 == 0;
+  const Arguments a = {
+      call.config,
+      call.logits,
+      call.ld_logits,
+      call.rows,
+      call.ids,
+      call.weights,
+      call.counts,
+      call.offsets,
+      call.workspace,
+      aligned && call.config.experts % per_lane == 0,
+      call.config.method == GateMethod::softmax_greedy ? 32 : call.config.experts / call.config.groups / per_lane};
   switch (call.config.method) {
     case GateMethod::softmax_greedy:
       return launch_for<GateMethod::softmax_greedy>(per_lane, a, path, stream);

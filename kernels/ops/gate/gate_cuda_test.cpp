@@ -25,14 +25,39 @@ struct Shape {
 std::vector<Shape> shapes() {
   using enum GateMethod;
   return {
-      {"V3", {.method = sigmoid_noaux_tc, .experts = 256, .top_k = 8, .groups = 8, .top_k_groups = 4, .normalize = true, .routed_scaling_factor = 2.5f}, true},
-      {"V3 without bias", {.method = sigmoid_noaux_tc, .experts = 256, .top_k = 8, .groups = 8, .top_k_groups = 4}, false},
-      {"V2", {.method = softmax_group_limited, .experts = 160, .top_k = 6, .groups = 8, .top_k_groups = 3, .routed_scaling_factor = 16.0f}, false},
+      {"V3",
+       {.method = sigmoid_noaux_tc,
+        .experts = 256,
+        .top_k = 8,
+        .groups = 8,
+        .top_k_groups = 4,
+        .normalize = true,
+        .routed_scaling_factor = 2.5f},
+       true},
+      {"V3 without bias",
+       {.method = sigmoid_noaux_tc, .experts = 256, .top_k = 8, .groups = 8, .top_k_groups = 4},
+       false},
+      {"V2",
+       {.method = softmax_group_limited,
+        .experts = 160,
+        .top_k = 6,
+        .groups = 8,
+        .top_k_groups = 3,
+        .routed_scaling_factor = 16.0f},
+       false},
       {"V2-Lite", {.method = softmax_greedy, .experts = 64, .top_k = 6}, false},
-      {"greedy, experts no multiple of 32", {.method = softmax_greedy, .experts = 70, .top_k = 3, .normalize = true}, false},
-      {"small", {.method = sigmoid_noaux_tc, .experts = 16, .top_k = 4, .groups = 4, .top_k_groups = 2, .normalize = true}, true},
-      {"groups of one", {.method = sigmoid_noaux_tc, .experts = 8, .top_k = 2, .groups = 8, .top_k_groups = 3, .normalize = true}, true},
-      {"more chosen than kept", {.method = softmax_group_limited, .experts = 32, .top_k = 20, .groups = 4, .top_k_groups = 1}, false},
+      {"greedy, experts no multiple of 32",
+       {.method = softmax_greedy, .experts = 70, .top_k = 3, .normalize = true},
+       false},
+      {"small",
+       {.method = sigmoid_noaux_tc, .experts = 16, .top_k = 4, .groups = 4, .top_k_groups = 2, .normalize = true},
+       true},
+      {"groups of one",
+       {.method = sigmoid_noaux_tc, .experts = 8, .top_k = 2, .groups = 8, .top_k_groups = 3, .normalize = true},
+       true},
+      {"more chosen than kept",
+       {.method = softmax_group_limited, .experts = 32, .top_k = 20, .groups = 4, .top_k_groups = 1},
+       false},
       {"one expert", {.method = softmax_greedy, .experts = 1, .top_k = 1}, false},
   };
 }
@@ -59,17 +84,19 @@ struct Result {
   std::vector<float> weights;
 };
 
-Result on_gpu(const GateConfig& config, const std::vector<float>& logits, std::int64_t ld, int rows, const std::vector<float>& bias,
-              GateCudaPath path, DeviceBuffer<std::uint32_t>& workspace) {
+Result on_gpu(const GateConfig& config, const std::vector<float>& logits, std::int64_t ld, int rows,
+              const std::vector<float>& bias, GateCudaPath path, DeviceBuffer<std::uint32_t>& workspace) {
   const DeviceBuffer<float> device_logits(logits);
   const DeviceBuffer<float> device_bias(bias);
-  DeviceBuffer<std::int32_t> ids(static_cast<std::size_t>(rows + 1) * config.top_k), counts(config.experts), offsets(config.experts + 1);
+  DeviceBuffer<std::int32_t> ids(static_cast<std::size_t>(rows + 1) * config.top_k), counts(config.experts),
+      offsets(config.experts + 1);
   DeviceBuffer<float> weights(static_cast<std::size_t>(rows + 1) * config.top_k);
   ids.fill_bytes(0xFF);
   counts.fill_bytes(0xFF);
   offsets.fill_bytes(0xFF);
   weights.fill_bytes(0xFF);
-  GateCudaCall call = {config, device_logits.get(), ld, rows, ids.get(), weights.get(), counts.get(), offsets.get(), workspace.get()};
+  GateCudaCall call = {config,        device_logits.get(), ld, rows, ids.get(), weights.get(), counts.get(),
+                       offsets.get(), workspace.get()};
   call.config.bias = bias.empty() ? nullptr : device_bias.get();
   test::run_from_graph([&](cudaStream_t stream) { PELAGIC_CUDA(gate_cuda(call, path, stream)); });
   Result result = {ids.download(), counts.download(), offsets.download(), weights.download()};
@@ -86,7 +113,8 @@ void compare(const Shape& shape, Data data, int rows, DeviceBuffer<std::uint32_t
   const std::int64_t ld = config.experts % 4 == 0 ? config.experts + 4 : config.experts;
   const std::vector<float> logits = make_logits(data, rows, config.experts, ld);
   std::vector<float> bias;
-  for (int e = 0; shape.bias && e < config.experts; ++e) bias.push_back(data == Data::random ? 0.1f * random_normal(9, e) : 0.0f);
+  for (int e = 0; shape.bias && e < config.experts; ++e)
+    bias.push_back(data == Data::random ? 0.1f * random_normal(9, e) : 0.0f);
   config.bias = shape.bias ? bias.data() : nullptr;
 
   CpuOps ops = {};
@@ -114,7 +142,8 @@ void compare(const Shape& shape, Data data, int rows, DeviceBuffer<std::uint32_t
     PELAGIC_EXPECT(std::memcmp(actual.weights.data(), expected.weights.data(), actual.weights.size() * 4) == 0,
                    "weights: %s, data %d, %d rows, path %d", shape.name, d, rows, p);
     PELAGIC_EXPECT(actual.counts == expected.counts, "counts: %s, data %d, %d rows, path %d", shape.name, d, rows, p);
-    PELAGIC_EXPECT(actual.offsets == expected.offsets, "offsets: %s, data %d, %d rows, path %d", shape.name, d, rows, p);
+    PELAGIC_EXPECT(actual.offsets == expected.offsets, "offsets: %s, data %d, %d rows, path %d", shape.name, d, rows,
+                   p);
   }
 }
 
@@ -134,10 +163,12 @@ void nan_rows_are_valid(DeviceBuffer<std::uint32_t>& workspace) {
           const bool valid = id >= 0 && id < shape.config.experts && !seen[id];
           PELAGIC_EXPECT(valid, "%s: id %d in a row with NaN", shape.name, id);
           if (valid) seen[id] = true;
-          PELAGIC_EXPECT(std::isnan(result.weights[at]) == (row < 2), "%s: weight %f in row %d", shape.name, result.weights[at], row);
+          PELAGIC_EXPECT(std::isnan(result.weights[at]) == (row < 2), "%s: weight %f in row %d", shape.name,
+                         result.weights[at], row);
         }
       }
-      PELAGIC_EXPECT(result.offsets.back() == rows * shape.config.top_k, "%s: %d choices", shape.name, result.offsets.back());
+      PELAGIC_EXPECT(result.offsets.back() == rows * shape.config.top_k, "%s: %d choices", shape.name,
+                     result.offsets.back());
     }
   }
 }

@@ -9,7 +9,8 @@ namespace {
 using grouped_gemm::Entry;
 
 const Entry& entry_for(const GroupedGemmProblem& problem) {
-  return problem.type == GroupedGemmType::bf16 ? grouped_gemm::bf16_entry(problem.tile) : grouped_gemm::fp8_entry(problem.tile);
+  return problem.type == GroupedGemmType::bf16 ? grouped_gemm::bf16_entry(problem.tile)
+                                               : grouped_gemm::fp8_entry(problem.tile);
 }
 
 int blocks_of(int value, int block) { return (value + block - 1) / block; }
@@ -30,12 +31,14 @@ GroupedGemmPlan make_grouped_gemm_plan(const GroupedGemmProblem& problem) {
   };
   const bool fp8 = problem.type == GroupedGemmType::fp8_block_scaled;
   const int element_bytes = fp8 ? 1 : 2;
-  const std::int64_t rows = std::int64_t{problem.row_capacity} * (problem.layout == GroupedGemmLayout::masked ? problem.experts : 1);
+  const std::int64_t rows =
+      std::int64_t{problem.row_capacity} * (problem.layout == GroupedGemmLayout::masked ? problem.experts : 1);
   require(problem.experts >= 1 && problem.experts <= grouped_gemm::kMaxExperts, "experts must be 1 to 1,024");
   require(problem.n >= 8 && problem.n % 8 == 0, "n must be a multiple of 8");
   require(problem.k >= 16 && problem.k * element_bytes % 16 == 0, "a row of k must be a multiple of 16 bytes");
   require(problem.row_capacity >= 1, "row_capacity must be at least 1");
-  require(rows <= INT32_MAX && std::int64_t{problem.experts} * problem.n <= INT32_MAX, "rows or experts * n exceed 2^31 - 1");
+  require(rows <= INT32_MAX && std::int64_t{problem.experts} * problem.n <= INT32_MAX,
+          "rows or experts * n exceed 2^31 - 1");
   require(!fp8 || problem.ld_x_scales >= rows, "ld_x_scales must be at least the rows");
 
   const Entry& entry = entry_for(problem);

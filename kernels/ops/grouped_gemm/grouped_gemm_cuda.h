@@ -1,4 +1,5 @@
-// One GEMM for each expert over the rows routed to it: out[r, n] = sum_k x[r, k] W_e[n, k]. Maths, layouts and order of sums: README.md.
+// One GEMM for each expert over the rows routed to it: out[r, n] = sum_k x[r, k] W_e[n, k]. Maths, layouts and order of
+// sums: README.md.
 #pragma once
 
 #include <cuda.h>
@@ -15,7 +16,8 @@ enum class GroupedGemmLayout {
   masked,      // expert e has rows [e * row_capacity, e * row_capacity + counts[e])
 };
 
-// Which output tile a block computes: weight rows x token rows. Speed only: every row has the same bits under all of them.
+// Which output tile a block computes: weight rows x token rows. Speed only: every row has the same bits under all of
+// them.
 enum class GroupedGemmTile {
   w128_t8,
   w128_t16,

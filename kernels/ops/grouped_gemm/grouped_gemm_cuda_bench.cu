@@ -62,8 +62,8 @@ bool bench_case(Bench& bench, const Case& c, GroupedGemmTile tile, Buffers& buff
   problem.weight_scales = buffers.weight_scales.get();
   problem.out = buffers.out.get();
   const GroupedGemmPlan plan = make_grouped_gemm_plan(problem);
-  const std::string what = std::string(c.what) + " " + std::to_string(c.n) + "x" + std::to_string(c.k) + ", " + std::to_string(c.experts) +
-                           " experts x " + std::to_string(c.rows) + " rows" +
+  const std::string what = std::string(c.what) + " " + std::to_string(c.n) + "x" + std::to_string(c.k) + ", " +
+                           std::to_string(c.experts) + " experts x " + std::to_string(c.rows) + " rows" +
                            kRoutingNames[static_cast<int>(c.routing)] + ", tile " + kTileNames[static_cast<int>(tile)] +
                            (tile == grouped_gemm_tile_for(c.rows) ? " (default)" : "");
 
@@ -85,7 +85,8 @@ bool bench_case(Bench& bench, const Case& c, GroupedGemmTile tile, Buffers& buff
 
   const double us = bench.time_us([&](cudaStream_t s) { PELAGIC_CUDA(launch_grouped_gemm(plan, s)); }, 15);
   const double element = fp8 ? 1.0 : 2.0;
-  const double bytes = element * (static_cast<double>(c.experts) * c.n * c.k + static_cast<double>(total_rows) * c.k) + 2.0 * total_rows * c.n;
+  const double bytes = element * (static_cast<double>(c.experts) * c.n * c.k + static_cast<double>(total_rows) * c.k) +
+                       2.0 * total_rows * c.n;
   const double flops = 2.0 * total_rows * c.n * c.k;
   const double tflops = fp8 ? bench.ceilings().fp8_tflops : bench.ceilings().bf16_tflops;
   bench.add(what, us, "us", bench.roof_us(bytes, flops, tflops));
@@ -131,8 +132,10 @@ void bench_grouped_gemm(Bench& bench) {
     }
   }
   fill_as(__nv_bfloat16{});
-  for (const Case& c : {Case{"bf16 gate+up", bf16, 2 * kExpert, kHidden, 128, 4}, Case{"bf16 gate+up", bf16, 2 * kExpert, kHidden, 8, 128},
-                        Case{"bf16 gate+up", bf16, 2 * kExpert, kHidden, 8, 4096}, Case{"bf16 down", bf16, kHidden, kExpert, 8, 4096}})
+  for (const Case& c :
+       {Case{"bf16 gate+up", bf16, 2 * kExpert, kHidden, 128, 4},
+        Case{"bf16 gate+up", bf16, 2 * kExpert, kHidden, 8, 128},
+        Case{"bf16 gate+up", bf16, 2 * kExpert, kHidden, 8, 4096}, Case{"bf16 down", bf16, kHidden, kExpert, 8, 4096}})
     right = bench_case(bench, c, grouped_gemm_tile_for(c.rows), buffers) && right;
   if (!right) throw std::runtime_error("a grouped GEMM is further from float64 than rounding explains");
 }

@@ -22,8 +22,9 @@ constexpr int kKBlocks = (kK + 127) / 128;
 constexpr int kNBlocks = (kN + 127) / 128;
 constexpr std::uint16_t kPoison = 0xFFFF;
 
-constexpr GroupedGemmTile kTiles[] = {GroupedGemmTile::w128_t8,  GroupedGemmTile::w128_t16,  GroupedGemmTile::w128_t32,
-                                      GroupedGemmTile::w128_t64, GroupedGemmTile::w256_t128, GroupedGemmTile::w256_t128_pair};
+constexpr GroupedGemmTile kTiles[] = {GroupedGemmTile::w128_t8,   GroupedGemmTile::w128_t16,
+                                      GroupedGemmTile::w128_t32,  GroupedGemmTile::w128_t64,
+                                      GroupedGemmTile::w256_t128, GroupedGemmTile::w256_t128_pair};
 
 // Which pool rows each expert gets, in order.
 struct Arrangement {
@@ -57,7 +58,9 @@ struct Pool {
   DeviceBuffer<T> weights{static_cast<std::size_t>(kExperts) * kN * kK};
   DeviceBuffer<float> weight_scales{static_cast<std::size_t>(kExperts) * kNBlocks * kKBlocks};
 
-  Pool() : x(static_cast<std::size_t>(kExperts) * kPool * kK), scales(static_cast<std::size_t>(kExperts) * kPool * kKBlocks) {
+  Pool()
+      : x(static_cast<std::size_t>(kExperts) * kPool * kK),
+        scales(static_cast<std::size_t>(kExperts) * kPool * kKBlocks) {
     for (std::size_t i = 0; i < x.size(); ++i) random_value(21, i, x[i]);
     for (std::size_t i = 0; i < scales.size(); ++i) scales[i] = 0.01f * (0.5f + random_uniform(22, i));
     fill_random(weights.get(), weights.size(), 23, nullptr);
@@ -68,7 +71,8 @@ struct Pool {
 using RowBits = std::map<std::pair<int, int>, std::vector<std::uint16_t>>;  // (expert, pool row) -> its output
 
 template <typename T>
-void run(GroupedGemmType type, const Pool<T>& pool, const Arrangement& arrangement, GroupedGemmTile tile, RowBits& known) {
+void run(GroupedGemmType type, const Pool<T>& pool, const Arrangement& arrangement, GroupedGemmTile tile,
+         RowBits& known) {
   const bool is_masked = arrangement.layout == GroupedGemmLayout::masked;
   const int rows = arrangement.capacity * (is_masked ? kExperts : 1);
   const std::int64_t ld = rows + 3;
@@ -134,12 +138,14 @@ void run(GroupedGemmType type, const Pool<T>& pool, const Arrangement& arrangeme
     const auto [entry, first] = known.try_emplace({samples[i].expert, pool_rows[i]}, row);
     if (!first && entry->second != row) ++differing;
   }
-  PELAGIC_EXPECT(differing == 0, "%s, tile %d: %d of %zu rows have other bits than elsewhere", arrangement.name, t, differing, samples.size());
+  PELAGIC_EXPECT(differing == 0, "%s, tile %d: %d of %zu rows have other bits than elsewhere", arrangement.name, t,
+                 differing, samples.size());
   int touched = 0;
   for (int row = 0; row < rows; ++row)
     for (int n = 0; n < kN; ++n)
       if (!owned[static_cast<std::size_t>(row)] && bits[static_cast<std::size_t>(row) * kN + n] != kPoison) ++touched;
-  PELAGIC_EXPECT(touched == 0, "%s, tile %d: %d elements of rows that no expert has were written", arrangement.name, t, touched);
+  PELAGIC_EXPECT(touched == 0, "%s, tile %d: %d elements of rows that no expert has were written", arrangement.name, t,
+                 touched);
 }
 
 template <typename T>

@@ -1,6 +1,7 @@
-// The kernel of every tile. In narrow tiles weights stand on wgmma's M and tokens on its N, which can be as small as 8: few rows cost little.
-// In wide tiles tokens stand on M: then a thread needs two token scales and not one for each of its columns, and shared memory, whose
-// bandwidth is what such a tile runs out of first, is spared that. An element's products and sums are the same either way.
+// The kernel of every tile. In narrow tiles weights stand on wgmma's M and tokens on its N, which can be as small as 8:
+// few rows cost little. In wide tiles tokens stand on M: then a thread needs two token scales and not one for each of
+// its columns, and shared memory, whose bandwidth is what such a tile runs out of first, is spared that. An element's
+// products and sums are the same either way.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -10,10 +11,11 @@
 
 namespace pelagic::grouped_gemm {
 
-inline constexpr int kConsumerThreads = 256;  // two warpgroups: each half of the tile's weight rows
+inline constexpr int kConsumerThreads = 256;  // two warpgroups, each with half of the tile
 inline constexpr int kThreads = kConsumerThreads + 128;
 inline constexpr int kRowBytes = 128;  // of K in a stage: one swizzled row, 128 e4m3 or 64 bf16
 inline constexpr int kBarrierBytes = 1024;
+inline constexpr int kMaxExperts = 1024;
 inline constexpr int kSharedLimit = 232448;  // dynamic shared memory of one block on sm_90
 
 struct KernelArguments {
@@ -39,7 +41,8 @@ struct Tile {
   static constexpr int kBlocks = kBlocksOf;  // of a cluster
   static constexpr int kColumns = kFp8 ? 128 : 64;
   static constexpr bool kWide = kTokenRows == 128;
-  // A warpgroup owns half of the tile: 64 weight rows, or, in a wide tile, 64 token rows, which it does in parts of 128 weight rows.
+  // A warpgroup owns half of the tile: 64 weight rows, or, in a wide tile, 64 token rows, which it does in parts of 128
+  // weight rows.
   static constexpr int kParts = kWide ? kWeightRows / 128 : 1;
   static constexpr int kPartValues = kWide ? 64 : kTokenRows / 2;  // accumulators of a part in a thread
   static constexpr int kWeightBytes = kWeightRows * kRowBytes;
@@ -48,9 +51,10 @@ struct Tile {
   static constexpr int kScales = !kFp8 ? 0 : kWide ? kTokenRows + 32 : kTokenRows < 16 ? 16 : kTokenRows;
   static constexpr int kScaleBytes = kScales * 4;
   static constexpr int kStageBytes = kWeightBytes + kTokenBytes + kScaleBytes;
-  static constexpr int kOutTokens = kTokenRows < 64 ? kTokenRows : 64;  // that a warpgroup stores together, 64 columns of each
+  static constexpr int kOutTokens =
+      kTokenRows < 64 ? kTokenRows : 64;  // that a warpgroup stores together, 64 columns of each
   static constexpr int kOutBytes = 2 * kOutTokens * kRowBytes;
-  static constexpr int kPrefixBytes = 4 * 1028;  // up to 1,024 experts
+  static constexpr int kPrefixBytes = 4 * (kMaxExperts + 4);
   static constexpr int kAlignment = 1024;
   static constexpr int kFixedBytes = kAlignment + kOutBytes + kBarrierBytes + kPrefixBytes;
   static constexpr int kStages = (kSharedLimit - kFixedBytes) / kStageBytes;
@@ -59,18 +63,32 @@ struct Tile {
   static_assert(kWide ? kWeightRows % 128 == 0 : kWeightRows == 128 && kTokenRows % 8 == 0 && kTokenRows <= 64);
 };
 
-inline constexpr int kMaxExperts = 1024;
+struct RowRange {
+  int begin;
+  int end;
+};
+
+// The expert's rows of x and out. Never beyond the buffers, whatever the counts say.
+__device__ __forceinline__ RowRange rows_of(const KernelArguments& arguments, int expert) {
+  const int first = __ldg(arguments.rows + expert);
+  if (arguments.masked) {
+    const int begin = expert * arguments.row_capacity;
+    return {begin, begin + max(0, min(first, arguments.row_capacity))};
+  }
+  const int begin = max(0, first);
+  return {begin, max(begin, min(__ldg(arguments.rows + expert + 1), arguments.row_capacity))};
+}
 
 // A tile of the output: token rows [row, row + kTokenRows) of the expert, weight rows from weight_row.
 struct Place {
   int expert;
   int weight_row;
   int row;      // in x and out
-  int row_end;  // first row that is not the expert's
+  int row_end;  // of the expert
 };
 
-// Walks the output tiles of this block in order. prefix[e]: token tiles of the experts before e. Tiles of one expert and one weight tile
-// are neighbours, so that blocks that run together read the same weights.
+// Walks the output tiles of this block in order. prefix[e]: token tiles of the experts before e. Tiles of one expert
+// and one weight tile are neighbours, so that blocks that run together read the same weights.
 template <typename T>
 class Walk {
  public:
@@ -88,12 +106,11 @@ class Walk {
     const int local = next_ - begin * weight_tiles_;
     const int weight_tile = local / token_tiles;
     const int token_tile = (local - weight_tile * token_tiles) * T::kBlocks + rank;
-    const int first_row = arguments_.masked ? expert_ * arguments_.row_capacity : __ldg(arguments_.rows + expert_);
+    const RowRange rows = rows_of(arguments_, expert_);
     place.expert = expert_;
     place.weight_row = weight_tile * T::kWeightRows;
-    place.row = first_row + token_tile * T::kTokenRows;
-    place.row_end = arguments_.masked ? first_row + min(__ldg(arguments_.rows + expert_), arguments_.row_capacity)
-                                      : __ldg(arguments_.rows + expert_ + 1);
+    place.row = rows.begin + token_tile * T::kTokenRows;
+    place.row_end = rows.end;
     next_ += step_;
     return true;
   }
@@ -119,9 +136,8 @@ __device__ void count_tiles(const KernelArguments& arguments, int* prefix, int* 
     const int expert = base + static_cast<int>(threadIdx.x);
     int tiles = 0;
     if (expert < arguments.experts) {
-      const int rows = arguments.masked ? min(__ldg(arguments.rows + expert), arguments.row_capacity)
-                                        : __ldg(arguments.rows + expert + 1) - __ldg(arguments.rows + expert);
-      tiles = (max(rows, 0) + kRowsOfUnit - 1) / kRowsOfUnit;
+      const RowRange rows = rows_of(arguments, expert);
+      tiles = (rows.end - rows.begin + kRowsOfUnit - 1) / kRowsOfUnit;
     }
     int sum = tiles;
 #pragma unroll
@@ -145,24 +161,27 @@ __device__ void count_tiles(const KernelArguments& arguments, int* prefix, int* 
   __syncthreads();
 }
 
-// Where the scale of token column t stands in a narrow tile: a consumer thread then reads its four of each 16 columns at once.
+// Where the scale of token column t stands in a narrow tile: a consumer thread then reads its four of each 16 columns
+// at once.
 __device__ __forceinline__ int scale_place(int t) { return (t / 16 * 4 + t % 8 / 2) * 4 + t / 8 % 2 * 2 + t % 2; }
 
-// One warp keeps the stages' scales. Plain loads and not the copy engine, which takes no row that begins off a multiple of 16 bytes; an
-// expert's first row can be any.
+// One warp keeps the stages' scales. Plain loads and not the copy engine, which takes no row that begins off a multiple
+// of 16 bytes; an expert's first row can be any.
 template <typename T, typename Advance>
-__device__ void produce_scales(const KernelArguments& arguments, Walk<T>& walk, int rank, float* scale_stages, std::uint32_t full,
-                               std::uint32_t empty, const int& stage, const std::uint32_t& phase, const Advance& advance) {
+__device__ void produce_scales(const KernelArguments& arguments, Walk<T>& walk, int rank, float* scale_stages,
+                               std::uint32_t full, std::uint32_t empty, const int& stage, const std::uint32_t& phase,
+                               const Advance& advance) {
   constexpr int kPerLane = (T::kTokenRows + 31) / 32;
   constexpr int kBatch = kPerLane > 1 ? 2 : 4;  // steps whose loads are under way together
   const int lane = static_cast<int>(threadIdx.x) % 32;
   Place place;
   while (walk.next(rank, place)) {
-    // Lane l brings the weight scale of part l (of wide tiles; a narrow tile has one). Past the last block of 128 the columns are not
-    // stored: any scale does.
+    // Lane l brings the weight scale of part l (of wide tiles; a narrow tile has one). Past the last block of 128 the
+    // columns are not stored: any scale does.
     const int block = min(place.weight_row / 128 + lane % T::kParts, arguments.n_blocks - 1);
     const float* weight_scales =
-        arguments.weight_scales + (static_cast<std::int64_t>(place.expert) * arguments.n_blocks + block) * arguments.k_steps;
+        arguments.weight_scales +
+        (static_cast<std::int64_t>(place.expert) * arguments.n_blocks + block) * arguments.k_steps;
     const float* token_scales = arguments.x_scales + place.row + lane;
     for (int begin = 0; begin < arguments.k_steps; begin += kBatch) {
       float token[kBatch][kPerLane];
@@ -172,7 +191,9 @@ __device__ void produce_scales(const KernelArguments& arguments, Walk<T>& walk, 
         const int step = min(begin + i, arguments.k_steps - 1);
 #pragma unroll
         for (int p = 0; p < kPerLane; ++p)
-          token[i][p] = place.row + lane + 32 * p < place.row_end ? __ldg(token_scales + step * arguments.ld_x_scales + 32 * p) : 0.0f;
+          token[i][p] = place.row + lane + 32 * p < place.row_end
+                            ? __ldg(token_scales + step * arguments.ld_x_scales + 32 * p)
+                            : 0.0f;
         weight[i] = __ldg(weight_scales + step);
       }
 #pragma unroll
@@ -199,7 +220,8 @@ __device__ void produce_scales(const KernelArguments& arguments, Walk<T>& walk, 
 
 // total += acc * (token scale * weight scale). Narrow: scales holds the products, one for each column.
 template <int kTokenRows>
-__device__ __forceinline__ void promote_narrow(const float (&acc)[kTokenRows / 2], const float* scales, float (&total)[kTokenRows / 2]) {
+__device__ __forceinline__ void promote_narrow(const float (&acc)[kTokenRows / 2], const float* scales,
+                                               float (&total)[kTokenRows / 2]) {
   const float4* mine = reinterpret_cast<const float4*>(scales) + threadIdx.x % 4;
 #pragma unroll
   for (int i = 0; i < kTokenRows / 2; i += 8) {
@@ -233,8 +255,8 @@ __device__ __forceinline__ std::uint32_t pack(float low, float high) {
   return *reinterpret_cast<const std::uint32_t*>(&pair);
 }
 
-// The warpgroup's piece of shared memory -> out: kTokens rows from `row` on, 64 columns from `column` on, 16 bytes a thread. A token has 128
-// bytes there, its 16-byte pieces swizzled by the token so that no two lanes meet in a bank.
+// The warpgroup's piece of shared memory -> out: kTokens rows from `row` on, 64 columns from `column` on, 16 bytes a
+// thread. A token has 128 bytes there, its 16-byte pieces swizzled by the token so that no two lanes meet in a bank.
 template <int kTokens>
 __device__ __forceinline__ void copy_out(const KernelArguments& arguments, const Place& place, int row, int column,
                                          const unsigned char* out_stage) {
@@ -249,10 +271,11 @@ __device__ __forceinline__ void copy_out(const KernelArguments& arguments, const
   }
 }
 
-// Writes the warpgroup's part of the result, rounded to bf16: kTokenRows x 64 columns (narrow), 64 rows x 128 columns (wide).
+// Writes the warpgroup's part of the result, rounded to bf16: kTokenRows x 64 columns (narrow), 64 rows x 128 columns
+// (wide).
 template <typename T>
-__device__ __forceinline__ void store_part(const float (&total)[T::kPartValues], const KernelArguments& arguments, const Place& place, int part,
-                                           int group, unsigned char* out_stage) {
+__device__ __forceinline__ void store_part(const float (&total)[T::kPartValues], const KernelArguments& arguments,
+                                           const Place& place, int part, int group, unsigned char* out_stage) {
   const int thread = static_cast<int>(threadIdx.x) % 128;
   const int lane = thread % 32;
   const int barrier = 1 + group;
@@ -268,7 +291,8 @@ __device__ __forceinline__ void store_part(const float (&total)[T::kPartValues],
       sm90::barrier_sync(barrier, 128);
 #pragma unroll
       for (int piece = 0; piece < 8; piece += 2)
-        four(32 * half + 4 * piece, stage + token * kRowBytes + (((piece + lane / 16) ^ (token % 8)) * 16), [](auto... x) { sm90::store_matrices(x...); });
+        four(32 * half + 4 * piece, stage + token * kRowBytes + (((piece + lane / 16) ^ (token % 8)) * 16),
+             [](auto... x) { sm90::store_matrices(x...); });
       sm90::barrier_sync(barrier, 128);
       copy_out<64>(arguments, place, place.row + 64 * group, place.weight_row + 128 * part + 64 * half, out_stage);
     }
@@ -281,7 +305,8 @@ __device__ __forceinline__ void store_part(const float (&total)[T::kPartValues],
       sm90::store_transposed(mine, pack(total[0], total[1]), pack(total[2], total[3]));
     } else {
 #pragma unroll
-      for (int t = 0; t < T::kTokenRows; t += 16) four(t / 2, mine + t * kRowBytes, [](auto... x) { sm90::store_transposed(x...); });
+      for (int t = 0; t < T::kTokenRows; t += 16)
+        four(t / 2, mine + t * kRowBytes, [](auto... x) { sm90::store_transposed(x...); });
     }
     sm90::barrier_sync(barrier, 128);
     copy_out<T::kTokenRows>(arguments, place, place.row, place.weight_row + 64 * group, out_stage);
@@ -290,7 +315,8 @@ __device__ __forceinline__ void store_part(const float (&total)[T::kPartValues],
 
 template <typename T>
 __global__ void __launch_bounds__(kThreads, 1)
-    kernel(const __grid_constant__ CUtensorMap weight_map, const __grid_constant__ CUtensorMap token_map, const KernelArguments arguments) {
+    kernel(const __grid_constant__ CUtensorMap weight_map, const __grid_constant__ CUtensorMap token_map,
+           const KernelArguments arguments) {
   extern __shared__ unsigned char shared_raw[];
   unsigned char* const shared = shared_raw + (-sm90::shared_address(shared_raw) & (T::kAlignment - 1));
   unsigned char* const weight_stages = shared;
@@ -352,10 +378,11 @@ __global__ void __launch_bounds__(kThreads, 1)
           } else {
 #pragma unroll
             for (int box = 0; box < T::kWeightRows / 128; ++box)
-              sm90::copy_box(weights + box * kBoxBytes, &weight_map, column, weight_row + 128 * box, barrier, kWeightPolicy);
+              sm90::copy_box(weights + box * kBoxBytes, &weight_map, column, weight_row + 128 * box, barrier,
+                             kWeightPolicy);
           }
-          sm90::copy_box(sm90::shared_address(token_stages + stage * T::kTokenBytes), &token_map, column, place.row, barrier,
-                         sm90::kEvictNormal);
+          sm90::copy_box(sm90::shared_address(token_stages + stage * T::kTokenBytes), &token_map, column, place.row,
+                         barrier, sm90::kEvictNormal);
         }
       }
     } else if (T::kFp8 && threadIdx.x / 32 == kConsumerThreads / 32 + 1) {
@@ -363,7 +390,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   } else {
     sm90::registers_up<224>();
-    // Through a shuffle, so that the compiler knows it is the same in the whole warp and keeps descriptors in uniform registers.
+    // Through a shuffle, so that the compiler knows it is the same in the whole warp and keeps descriptors in uniform
+    // registers.
     const int group = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 128, 0);
     const int lane = static_cast<int>(threadIdx.x) % 32;
     while (walk.next(rank, place)) {
@@ -376,12 +404,14 @@ __global__ void __launch_bounds__(kThreads, 1)
       for (int step = 0; step < arguments.k_steps; ++step, advance()) {
         sm90::mbarrier_wait(full + 8 * stage, phase);
         constexpr int kGroupBytes = 64 * kRowBytes;
-        const std::uint32_t token_tile = sm90::shared_address(token_stages + stage * T::kTokenBytes) + (T::kWide ? group * kGroupBytes : 0);
-        const std::uint32_t weight_tile = sm90::shared_address(weight_stages + stage * T::kWeightBytes) + (T::kWide ? 0 : group * kGroupBytes);
+        const std::uint32_t token_tile =
+            sm90::shared_address(token_stages + stage * T::kTokenBytes) + (T::kWide ? group * kGroupBytes : 0);
+        const std::uint32_t weight_tile =
+            sm90::shared_address(weight_stages + stage * T::kWeightBytes) + (T::kWide ? 0 : group * kGroupBytes);
         const std::uint64_t tokens = sm90::tile_descriptor(token_tile);
         const std::uint64_t weights = sm90::tile_descriptor(weight_tile);
-        constexpr int kSteps = 4;                               // of 32 bytes in the 128 of a stage
-        constexpr int kPartStride = 128 * kRowBytes >> 4;       // of weights, in a descriptor
+        constexpr int kSteps = 4;                          // of 32 bytes in the 128 of a stage
+        constexpr int kPartStride = 128 * kRowBytes >> 4;  // of weights, in a descriptor
         const std::uint64_t a = T::kWide ? tokens : weights;
         const std::uint64_t b = T::kWide ? weights : tokens;
         constexpr int kWidth = T::kWide ? 128 : T::kTokenRows;
@@ -399,7 +429,8 @@ __global__ void __launch_bounds__(kThreads, 1)
             sm90::hold(acc);
             sm90::wgmma_fence();
 #pragma unroll
-            for (int i = 0; i < kSteps; ++i) sm90::Wgmma<kWidth>::e4m3(acc, a + 2 * i, b + part * kPartStride + 2 * i, i);
+            for (int i = 0; i < kSteps; ++i)
+              sm90::Wgmma<kWidth>::e4m3(acc, a + 2 * i, b + part * kPartStride + 2 * i, i);
             sm90::wgmma_commit();
             sm90::hold(acc);
             [[maybe_unused]] float weight_scale = 0.0f;
@@ -418,7 +449,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
           for (int part = 0; part < T::kParts; ++part)
 #pragma unroll
-            for (int i = 0; i < kSteps; ++i) sm90::Wgmma<kWidth>::bf16(total[part], a + 2 * i, b + part * kPartStride + 2 * i, 1);
+            for (int i = 0; i < kSteps; ++i)
+              sm90::Wgmma<kWidth>::bf16(total[part], a + 2 * i, b + part * kPartStride + 2 * i, 1);
           sm90::wgmma_commit();
 #pragma unroll
           for (int part = 0; part < T::kParts; ++part) sm90::hold(total[part]);
@@ -452,9 +484,11 @@ int grid_of() {
   int processors = 0;
   if (cudaGetDevice(&device) != cudaSuccess) return 0;
   if (cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) return 0;
-  if (cudaFuncSetAttribute(kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes) != cudaSuccess) return 0;
+  if (cudaFuncSetAttribute(kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, T::kSharedBytes) != cudaSuccess)
+    return 0;
   if constexpr (T::kBlocks > 1) {
-    // Each block walks its share of the tiles: all of them must run at once, and a processor left over in its group has no partner.
+    // Each block walks its share of the tiles: all of them must run at once, and a processor left over in its group has
+    // no partner.
     cudaLaunchConfig_t config = {};
     config.gridDim = processors / T::kBlocks * T::kBlocks;
     config.blockDim = kThreads;

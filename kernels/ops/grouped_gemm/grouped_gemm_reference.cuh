@@ -32,7 +32,8 @@ __global__ void compare_kernel(GroupedGemmProblem p, const Sample* samples, doub
     double total = 0.0;
     for (int block = 0; block < k_blocks; ++block) {
       double part = 0.0;
-      for (int k = 128 * block; k < min(p.k, 128 * block + 128); ++k) part += static_cast<double>(float(x[k])) * static_cast<double>(float(w[k]));
+      for (int k = 128 * block; k < min(p.k, 128 * block + 128); ++k)
+        part += static_cast<double>(float(x[k])) * static_cast<double>(float(w[k]));
       if (p.type == GroupedGemmType::fp8_block_scaled)
         part *= static_cast<double>(p.x_scales[block * p.ld_x_scales + sample.row]) *
                 p.weight_scales[(static_cast<std::int64_t>(sample.expert) * n_blocks + n / 128) * k_blocks + block];
@@ -60,9 +61,11 @@ inline double largest_error(const GroupedGemmProblem& problem, const std::vector
   const DeviceBuffer<Sample> device_samples(samples);
   DeviceBuffer<double> squares(2 * samples.size());
   if (problem.type == GroupedGemmType::bf16)
-    compare_kernel<__nv_bfloat16><<<static_cast<unsigned>(samples.size()), 256>>>(problem, device_samples.get(), squares.get());
+    compare_kernel<__nv_bfloat16>
+        <<<static_cast<unsigned>(samples.size()), 256>>>(problem, device_samples.get(), squares.get());
   else
-    compare_kernel<__nv_fp8_e4m3><<<static_cast<unsigned>(samples.size()), 256>>>(problem, device_samples.get(), squares.get());
+    compare_kernel<__nv_fp8_e4m3>
+        <<<static_cast<unsigned>(samples.size()), 256>>>(problem, device_samples.get(), squares.get());
   PELAGIC_CUDA(cudaGetLastError());
   PELAGIC_CUDA(cudaDeviceSynchronize());
   const std::vector<double> host = squares.download();
