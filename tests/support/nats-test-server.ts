@@ -1,9 +1,10 @@
 // A real nats-server for one test, on a random loopback port, that can be killed and started again on the same port.
 import { spawn, type ChildProcess } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { natsServerBinary } from "../../services/cli/nats-binary.ts";
+import { forgetNatsPort, readNatsPort } from "../../services/cli/stack/nats.ts";
 import { natsServerConfig, type NatsUser } from "../../services/lib/runtime/nats-permissions.ts";
 
 export interface NatsTestServer {
@@ -46,7 +47,7 @@ export async function startNatsTestServer(options: NatsTestOptions = {}): Promis
       dying.once("exit", () => resolve());
       dying.kill("SIGKILL");
     });
-    for (const file of portsFiles(dir)) rmSync(join(dir, file));
+    forgetNatsPort(dir);
   };
   await start();
   return {
@@ -60,20 +61,10 @@ export async function startNatsTestServer(options: NatsTestOptions = {}): Promis
   };
 }
 
-function portsFiles(dir: string): string[] {
-  return readdirSync(dir).filter((name) => name.endsWith(".ports"));
-}
-
 async function waitForPort(dir: string, child: ChildProcess): Promise<number> {
   for (let i = 0; i < 500; i++) {
-    for (const file of portsFiles(dir)) {
-      try {
-        const ports = JSON.parse(readFileSync(join(dir, file), "utf8")) as { nats: string[] };
-        return Number(new URL(ports.nats[0] as string).port);
-      } catch {
-        // Half written: read again.
-      }
-    }
+    const port = readNatsPort(dir);
+    if (port !== undefined) return port;
     if (child.exitCode !== null) break;
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
