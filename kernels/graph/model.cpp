@@ -134,6 +134,31 @@ void Model::measure() {
       2.0 * static_cast<double>(config_.layer_count * heads * (config_.latent_width() + config_.kv_rank));
 }
 
+Model::ReadPass Model::read_weights(std::span<const std::uint32_t> expert_counts) {
+  const auto experts = static_cast<std::size_t>(config_.expert_count);
+  check_length("expertCounts", expert_counts.size(), static_cast<std::size_t>(config_.moe_layer_count()) * experts);
+  std::vector<const BackendObject*> weights;
+  std::size_t moe_layer = 0;
+  for (const LayerWeights& layer : weights_.layers) {
+    for (const BackendObject* object : std::initializer_list<const BackendObject*>{
+             layer.compress.get(), layer.query.get(), layer.uk.get(), layer.uv.get(), layer.output.get(), layer.gate.get(),
+             layer.mlp.get()}) {
+      if (object != nullptr) weights.push_back(object);
+    }
+    if (layer.slots.empty()) continue;
+    for (std::size_t slot = 0; slot < layer.slots.size(); ++slot) {
+      // Without redundancy, slot i holds expert i.
+      if (expert_counts[moe_layer * experts + slot] > 0) weights.push_back(layer.slots[slot].get());
+    }
+    ++moe_layer;
+  }
+  weights.push_back(weights_.head.get());
+  ReadPass pass{0, 0};
+  for (const BackendObject* object : weights) pass.bytes += object->bytes();
+  pass.seconds = backend_->read_pass(weights);
+  return pass;
+}
+
 void Model::check_batch(const StepBatch& batch) {
   const std::size_t sequences = batch.row_counts.size();
   if (batch.tokens.empty()) refuse("tokens is empty: a step needs at least one row");

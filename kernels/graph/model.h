@@ -65,6 +65,14 @@ class Model {
   // Error(argument) naming the field, before anything is computed. One call at a time.
   void step(const StepBatch& batch, const std::function<void(int)>& on_layer, StepResult& result);
 
+  // For benches: reads the weights that a step reads whose expert_counts ([MoE layers, experts]) these are, and nothing
+  // else. Throws Error(argument). One call at a time, like step().
+  struct ReadPass {
+    std::uint64_t bytes;
+    double seconds;
+  };
+  ReadPass read_weights(std::span<const std::uint32_t> expert_counts);
+
   // Rows of one block and layer as bytes in the KV dtype: row_count * kv_layout().row_bytes(). Throw Error(argument)
   // for indices out of range or a span of another size. May be called while a step runs, for rows whose layer it has
   // reported, or that it does not touch.

@@ -83,6 +83,7 @@ class TimedBackend final : public Backend {
   void digest_rows(int rows, View x, int width, std::span<std::uint64_t> d) override {
     time("digest_rows", [&] { inner_->digest_rows(rows, x, width, d); });
   }
+  double read_pass(std::span<const BackendObject* const> weights) override { return inner_->read_pass(weights); }
   void read_rows(int rows, View x, int width, std::span<float> out) override { inner_->read_rows(rows, x, width, out); }
   void sample(View logits, int vocab, std::span<const std::int32_t> p, std::span<const SamplingParams* const> params,
               std::span<SampleResult> results) override {

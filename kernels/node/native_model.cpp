@@ -103,7 +103,7 @@ Napi::Function NativeModel::make_class(Napi::Env env) {
       env, "NativeModel",
       {InstanceAccessor<&NativeModel::info>("info"), InstanceMethod<&NativeModel::step>("step"),
        InstanceMethod<&NativeModel::pack_rows>("packRows"), InstanceMethod<&NativeModel::unpack_rows>("unpackRows"),
-       InstanceMethod<&NativeModel::copy_block>("copyBlock"), InstanceMethod<&NativeModel::close>("close")});
+       InstanceMethod<&NativeModel::copy_block>("copyBlock"), InstanceMethod<&NativeModel::read_weights>("readWeights"), InstanceMethod<&NativeModel::close>("close")});
 }
 
 NativeModel::NativeModel(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeModel>(info) {}
@@ -185,6 +185,38 @@ Napi::Value NativeModel::step(const Napi::CallbackInfo& info) {
       }
       post([this, batch, result, failure](Napi::Env loop_env) {
         end_call(loop_env, failure, [&] { return to_js(loop_env, batch->view(), *result); });
+      });
+    });
+    return promise;
+  } catch (const Napi::Error& error) {
+    return rejected(env, error);
+  } catch (...) {
+    return rejected(env, to_js_error(env, std::current_exception()));
+  }
+}
+
+Napi::Value NativeModel::read_weights(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  try {
+    open_model();
+    if (call_) throw Error(ErrorCode::busy, "the model is running a step: wait for it");
+    const auto counts = std::make_shared<std::vector<std::uint32_t>>(to_uint32s(info[0], "expertCounts"));
+    const Napi::Promise promise = begin_call(env, env.Undefined());
+    engine_->submit([this, counts] {
+      Model::ReadPass pass{0, 0};
+      std::exception_ptr failure;
+      try {
+        pass = model_->read_weights(*counts);
+      } catch (...) {
+        failure = std::current_exception();
+      }
+      post([this, pass, failure](Napi::Env loop_env) {
+        end_call(loop_env, failure, [&]() -> Napi::Value {
+          Napi::Object out = Napi::Object::New(loop_env);
+          out.Set("bytes", Napi::Number::New(loop_env, static_cast<double>(pass.bytes)));
+          out.Set("seconds", Napi::Number::New(loop_env, pass.seconds));
+          return out;
+        });
       });
     });
     return promise;

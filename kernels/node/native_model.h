@@ -41,6 +41,7 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
   Napi::Value pack_rows(const Napi::CallbackInfo& info);
   Napi::Value unpack_rows(const Napi::CallbackInfo& info);
   Napi::Value copy_block(const Napi::CallbackInfo& info);
+  Napi::Value read_weights(const Napi::CallbackInfo& info);
   Napi::Value close(const Napi::CallbackInfo& info);
   Napi::Value info(const Napi::CallbackInfo& info);
 

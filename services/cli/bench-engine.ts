@@ -60,15 +60,13 @@ export async function benchEngine(dir: string, threads: number, kvDtype: "float3
       const work = length * flops.prefillRow + (((length * (length + 1)) / 2) * flops.attentionPair * (flops.layers - 1)) / flops.layers;
       rows.push(row(`prefill ${length}`, length / seconds, "tokens/s", (fmaRate / work) * length));
     }
-    // The read pass is measured where decode is: between its runs, on the same bytes.
-    const readRate = await native.measureReadBandwidth(runner.info.activeWeightBytes, threads);
     for (const batch of [1, 8, 32]) {
-      const { seconds, bytes } = await decodeStep(runner, batch);
-      const readSeconds = bytes / (batch === 1 ? readRate : await native.measureReadBandwidth(bytes, threads));
+      const { seconds, readSeconds } = await decodeStep(runner, batch);
       const pairs = batch * (contextTokens + decodeTokens / 2);
       const fmaSeconds = (batch * flops.decodeRow + pairs * flops.attentionPair) / fmaRate;
       rows.push(row(`decode batch ${batch}`, batch / seconds, "tokens/s", batch / Math.max(readSeconds, batch === 1 ? 0 : fmaSeconds)));
     }
+    const readRate = await native.measureReadBandwidth(runner.info.weightBytes, threads);
     return { bench: "engine", machine: machine(threads, fmaRate, readRate), commit: commit(), rows };
   } finally {
     await runner.close();
@@ -111,37 +109,21 @@ async function prefillSeconds(runner: NativeRunner, length: number): Promise<num
   return best;
 }
 
-/** The median step of `batch` requests that all decode, and the weight bytes that one reads. */
-async function decodeStep(runner: NativeRunner, batch: number): Promise<{ seconds: number; bytes: number }> {
+/** The median step of `batch` requests that all decode, and of read passes over the weights that those very steps read. */
+async function decodeStep(runner: NativeRunner, batch: number): Promise<{ seconds: number; readSeconds: number }> {
   const engine = engineFor(runner, false);
-  const { info } = runner;
-  const at: number[] = [];
-  const expertsUsed: number[] = [];
-  engine.onExpertCounts = (counts) => {
-    expertsUsed.push(counts.reduce((sum, n) => sum + (n > 0 ? 1 : 0), 0));
-    at.push(performance.now());
-  };
+  const steps: { atMs: number; counts: Uint32Array }[] = [];
+  engine.onExpertCounts = (counts) => steps.push({ atMs: performance.now(), counts });
   const results = await Promise.all(
     Array.from({ length: batch }, (_, i) =>
       runLocal(engine, { id: `d${i}`, tokens: prompt(runner, contextTokens, i + 1), maxTokens: decodeTokens }),
     ),
   );
   for (const { end } of results) if (end.kind === "error") throw end.error;
-  const gaps = at.slice(1).map((time, i) => time - (at[i] as number));
-  const used = median(expertsUsed.slice(1));
-  // One token reads expertsPerToken experts in each MoE layer; a batch reads those that any of its tokens chose.
-  const routed = info.moeLayerCount * info.expertsPerToken;
-  const expertBytes = info.moeLayerCount === 0 ? 0 : expertWeightBytes(info.weightBytes, info.activeWeightBytes, info);
-  return { seconds: median(gaps) / 1000, bytes: info.activeWeightBytes + Math.max(0, used - routed) * expertBytes };
-}
-
-/** All weights minus the active ones are the experts that one token does not choose. */
-function expertWeightBytes(
-  all: number,
-  active: number,
-  info: { moeLayerCount: number; logicalExpertCount: number; expertsPerToken: number },
-): number {
-  return Math.round((all - active) / (info.moeLayerCount * (info.logicalExpertCount - info.expertsPerToken)));
+  const gaps = steps.slice(1).map(({ atMs }, i) => atMs - (steps[i]?.atMs ?? 0));
+  const passes: number[] = [];
+  for (const { counts } of steps.slice(1)) passes.push((await runner.readWeights(counts)).seconds);
+  return { seconds: median(gaps) / 1000, readSeconds: median(passes) };
 }
 
 /** Multiply-adds counted as two, from the shapes in config.json: GEMMs of one row, and attention of one (row, key) pair over all layers. */

@@ -5,15 +5,17 @@
 #include <stdexcept>
 #include <vector>
 
+#include "base/large_memory.h"
+
 namespace pelagic {
 
 PackedMatrix::PackedMatrix(int n, int k) : n_(n), k_(k) {
   if (n < 1 || k < 1) throw std::invalid_argument("a packed matrix needs n and k of at least 1");
-  data_ = AlignedBuffer<float>(static_cast<std::size_t>(panels()) * panel_floats());
+  data_ = large_memory(bytes());
 }
 
 void PackedMatrix::set_row(int packed_column, const float* row) {
-  float* out = data_.data() + static_cast<std::size_t>(packed_column / kPanelColumns) * panel_floats() +
+  float* out = data() + static_cast<std::size_t>(packed_column / kPanelColumns) * panel_floats() +
                packed_column % kPanelColumns;
   for (int k = 0; k < k_; ++k) out[static_cast<std::size_t>(k) * kPanelColumns] = row[k];
 }
@@ -39,7 +41,7 @@ PackedMatrix PackedMatrix::from_transposed(int n, int k, const float* source_kn,
   for (int p = 0; p < packed.panels(); ++p) {
     const int column = p * kPanelColumns;
     const auto columns = static_cast<std::size_t>(std::min(kPanelColumns, n - column));
-    float* out = packed.data_.data() + static_cast<std::size_t>(p) * packed.panel_floats();
+    float* out = packed.data() + static_cast<std::size_t>(p) * packed.panel_floats();
     for (int i = 0; i < k; ++i, out += kPanelColumns)
       std::memcpy(out, source_kn + i * row_stride + column, columns * sizeof(float));
   }

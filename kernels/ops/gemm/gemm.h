@@ -4,8 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 
-#include "base/aligned_buffer.h"
 #include "base/cpu_features.h"
 
 namespace pelagic {
@@ -37,17 +37,18 @@ class PackedMatrix {
   int n() const { return n_; }
   int k() const { return k_; }
   int panels() const { return (n_ + kPanelColumns - 1) / kPanelColumns; }
-  const float* panel(int index) const { return data_.data() + static_cast<std::size_t>(index) * panel_floats(); }
+  const float* panel(int index) const { return data() + static_cast<std::size_t>(index) * panel_floats(); }
   std::size_t panel_floats() const { return static_cast<std::size_t>(k_) * kPanelColumns; }
-  std::size_t bytes() const { return data_.size() * sizeof(float); }
+  std::size_t bytes() const { return static_cast<std::size_t>(panels()) * panel_floats() * sizeof(float); }
 
  private:
   PackedMatrix(int n, int k);
+  float* data() const { return reinterpret_cast<float*>(data_.get()); }
   void set_row(int packed_column, const float* row);
 
   int n_ = 0;
   int k_ = 0;
-  AlignedBuffer<float> data_;
+  std::shared_ptr<std::byte[]> data_;
 };
 
 struct GemmCall {

@@ -111,6 +111,10 @@ export class NativeRunner implements ModelRunner {
     this.model.unpackRows(layer, block, firstRow, rowCount, data, offset);
   }
 
+  readWeights(expertCounts: Uint32Array): Promise<{ bytes: number; seconds: number }> {
+    return this.model.readWeights(expertCounts);
+  }
+
   xxh64(data: Uint8Array): bigint {
     return nativeModule().xxh64(data);
   }

@@ -118,6 +118,11 @@ export interface NativeModel {
   unpackRows(layer: number, block: number, firstRow: number, rowCount: number, data: Uint8Array, offset: number): void;
   /** Copies a whole block, all layers, inside the cache (a fork's private copy of a partial block). */
   copyBlock(from: number, to: number): void;
+  /**
+   * For benches: reads the weights that a step reads whose expertCounts these are, and nothing else, with the same threads: what such a
+   * step cannot beat.
+   */
+  readWeights(expertCounts: Uint32Array): Promise<{ bytes: number; seconds: number }>;
   close(): Promise<void>;
 }
 
