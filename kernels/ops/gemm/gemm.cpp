@@ -67,9 +67,14 @@ int gemm_panels_per_task(const PackedMatrix& w, int m, int threads) {
   // A rough model of one thread: it computes at 100 GFLOP/s and reads weights at 25 GB/s. Only task sizes hang on it.
   const double flop = 2.0 * m * static_cast<double>(w.panel_floats());
   const double panel_us = std::max(flop / 100e3, static_cast<double>(w.panel_floats()) * sizeof(float) / 25e3);
-  constexpr double kTaskUs = 3.0;  // a few times what handing out a task costs
-  const double tasks = std::clamp(panel_us * w.panels() / kTaskUs, 1.0, threads * 4.0);
-  const int panels = std::max(1, static_cast<int>(w.panels() / tasks));
+  const double total_us = panel_us * w.panels();
+  // Handing out a task costs about 0.2 us. A short GEMM is therefore one equal share for each thread; a long one is cut
+  // finer, so that a thread that comes late does not keep the others waiting.
+  constexpr double kShareUs = 2.0;
+  constexpr double kFineTaskUs = 40.0;
+  const int shares = std::min(threads, static_cast<int>(total_us / kShareUs));
+  const int tasks = std::clamp(static_cast<int>(total_us / kFineTaskUs), std::max(1, shares), threads * 4);
+  const int panels = (w.panels() + tasks - 1) / tasks;
   return (panels + 1) / 2 * 2;
 }
 

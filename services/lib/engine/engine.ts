@@ -360,11 +360,14 @@ export class Engine {
       const result = await this.runner.run(work, {
         digests: planned.some(({ entry }) => entry.request.digests),
         logits: planned.some(({ entry }) => entry.request.logitsFrom !== undefined),
-        onLayer: (layer) => {
-          for (const { entry, firstRow, rowCount } of planned) {
-            if (!entry.cancelled) entry.request.listener.onLayerRows?.(layer, firstRow, rowCount);
-          }
-        },
+        // Waking the Node loop in the middle of a step costs compute: only where somebody sends layers.
+        ...(planned.some(({ entry }) => entry.request.listener.onLayerRows) && {
+          onLayer: (layer: number) => {
+            for (const { entry, firstRow, rowCount } of planned) {
+              if (!entry.cancelled) entry.request.listener.onLayerRows?.(layer, firstRow, rowCount);
+            }
+          },
+        }),
       });
       this.measure(work, (this.clock.nowMs() - started) / 1000);
       this.steps++;
