@@ -195,10 +195,10 @@ struct Wgmma;
 #define PELAGIC_LIST_8 PELAGIC_LIST_4 ",%4,%5,%6,%7"
 #define PELAGIC_LIST_16 PELAGIC_LIST_8 ",%8,%9,%10,%11,%12,%13,%14,%15"
 #define PELAGIC_LIST_32 PELAGIC_LIST_16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
-#define PELAGIC_LIST_64                                                                                  \
-  PELAGIC_LIST_32                                                                                        \
-      ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55" \
-      ",%56,%57,%58,%59,%60,%61,%62,%63"
+#define PELAGIC_LIST_64                                                                              \
+  PELAGIC_LIST_32                                                                                    \
+  ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55" \
+  ",%56,%57,%58,%59,%60,%61,%62,%63"
 #define PELAGIC_IO_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define PELAGIC_IO_8(i) PELAGIC_IO_4(i), PELAGIC_IO_4(i + 4)
 #define PELAGIC_IO_16(i) PELAGIC_IO_8(i), PELAGIC_IO_8(i + 8)

@@ -17,12 +17,13 @@ int blocks_of(int value, int block) { return (value + block - 1) / block; }
 
 }  // namespace
 
-GroupedGemmTile grouped_gemm_tile_for(int rows_per_expert) {
-  if (rows_per_expert <= 8) return GroupedGemmTile::w128_t8;
-  if (rows_per_expert <= 16) return GroupedGemmTile::w128_t16;
-  if (rows_per_expert <= 32) return GroupedGemmTile::w128_t32;
-  if (rows_per_expert <= 64) return GroupedGemmTile::w128_t64;
-  return rows_per_expert < 512 ? GroupedGemmTile::w256_t128 : GroupedGemmTile::w256_t128_pair;
+GroupedGemmTile grouped_gemm_tile_for(int rows_of_most_experts) {
+  if (rows_of_most_experts <= 8) return GroupedGemmTile::w128_t8;
+  if (rows_of_most_experts <= 16) return GroupedGemmTile::w128_t16;
+  if (rows_of_most_experts <= 32) return GroupedGemmTile::w128_t32;
+  if (rows_of_most_experts <= 64) return GroupedGemmTile::w128_t64;
+  // A pair spends 256 rows on an expert that has 129: sharing the weights is still worth more.
+  return rows_of_most_experts <= 128 ? GroupedGemmTile::w256_t128 : GroupedGemmTile::w256_t128_pair;
 }
 
 GroupedGemmPlan make_grouped_gemm_plan(const GroupedGemmProblem& problem) {

@@ -27,8 +27,8 @@ enum class GroupedGemmTile {
   w256_t128_pair,  // two blocks share each weight tile by multicast
 };
 
-// The fastest tile for experts of about this many rows.
-GroupedGemmTile grouped_gemm_tile_for(int rows_per_expert);
+// The fastest tile when few experts have more rows than this (for rows routed at random: the mean and two deviations).
+GroupedGemmTile grouped_gemm_tile_for(int rows_of_most_experts);
 
 struct GroupedGemmProblem {
   GroupedGemmType type;

@@ -1,6 +1,7 @@
 #include "ops/grouped_gemm/grouped_gemm_cuda_bench.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <stdexcept>
 #include <string>
@@ -34,6 +35,11 @@ struct Buffers {
 constexpr const char* kRoutingNames[] = {"", " on average, at random", ", masked"};
 constexpr const char* kTileNames[] = {"128x8", "128x16", "128x32", "128x64", "256x128", "256x128 pair"};
 
+GroupedGemmTile default_tile(const Case& c) {
+  return grouped_gemm_tile_for(c.routing == Routing::random ? c.rows + static_cast<int>(2 * std::sqrt(c.rows))
+                                                            : c.rows);
+}
+
 // Whether the result was right; a wrong one is named and not timed.
 bool bench_case(Bench& bench, const Case& c, GroupedGemmTile tile, Buffers& buffers) {
   const bool fp8 = c.type == GroupedGemmType::fp8_block_scaled;
@@ -65,7 +71,7 @@ bool bench_case(Bench& bench, const Case& c, GroupedGemmTile tile, Buffers& buff
   const std::string what = std::string(c.what) + " " + std::to_string(c.n) + "x" + std::to_string(c.k) + ", " +
                            std::to_string(c.experts) + " experts x " + std::to_string(c.rows) + " rows" +
                            kRoutingNames[static_cast<int>(c.routing)] + ", tile " + kTileNames[static_cast<int>(tile)] +
-                           (tile == grouped_gemm_tile_for(c.rows) ? " (default)" : "");
+                           (tile == default_tile(c) ? " (default)" : "");
 
   PELAGIC_CUDA(cudaMemset(buffers.out.get(), 0xFF, static_cast<std::size_t>(x_rows) * c.n * 2));
   PELAGIC_CUDA(launch_grouped_gemm(plan, bench.stream()));
@@ -112,7 +118,8 @@ void bench_grouped_gemm(Bench& bench) {
     fill_random(reinterpret_cast<T*>(buffers.weights.get()), buffers.weights.bytes() / sizeof(T), 40, bench.stream());
     fill_random(reinterpret_cast<T*>(buffers.x.get()), buffers.x.bytes() / sizeof(T), 41, bench.stream());
   };
-  constexpr GroupedGemmTile kPair = GroupedGemmTile::w256_t128_pair, kSingle = GroupedGemmTile::w256_t128;
+  constexpr GroupedGemmTile kPair = GroupedGemmTile::w256_t128_pair, kSingle = GroupedGemmTile::w256_t128,
+                            kNarrow = GroupedGemmTile::w128_t64;
   bool right = true;
   fill_as(__nv_fp8_e4m3{});
   for (const Case& c : {Case{"fp8 gate+up", fp8_block_scaled, 2 * kExpert, kHidden, 256, 4},
@@ -125,10 +132,11 @@ void bench_grouped_gemm(Bench& bench) {
                         Case{"fp8 down", fp8_block_scaled, kHidden, kExpert, 256, 4},
                         Case{"fp8 down", fp8_block_scaled, kHidden, kExpert, 8, 4096}}) {
     if (c.rows >= 128) {
+      if (c.routing == Routing::random) right = bench_case(bench, c, kNarrow, buffers) && right;
       right = bench_case(bench, c, kSingle, buffers) && right;
       right = bench_case(bench, c, kPair, buffers) && right;
     } else {
-      right = bench_case(bench, c, grouped_gemm_tile_for(c.rows), buffers) && right;
+      right = bench_case(bench, c, default_tile(c), buffers) && right;
     }
   }
   fill_as(__nv_bfloat16{});
@@ -136,7 +144,7 @@ void bench_grouped_gemm(Bench& bench) {
        {Case{"bf16 gate+up", bf16, 2 * kExpert, kHidden, 128, 4},
         Case{"bf16 gate+up", bf16, 2 * kExpert, kHidden, 8, 128},
         Case{"bf16 gate+up", bf16, 2 * kExpert, kHidden, 8, 4096}, Case{"bf16 down", bf16, kHidden, kExpert, 8, 4096}})
-    right = bench_case(bench, c, grouped_gemm_tile_for(c.rows), buffers) && right;
+    right = bench_case(bench, c, default_tile(c), buffers) && right;
   if (!right) throw std::runtime_error("a grouped GEMM is further from float64 than rounding explains");
 }
 

@@ -18,6 +18,14 @@ inline constexpr int kBarrierBytes = 1024;
 inline constexpr int kMaxExperts = 1024;
 inline constexpr int kSharedLimit = 232448;  // dynamic shared memory of one block on sm_90
 
+// Lanes of a warp that arrive at a barrier when the warp is done: one for all, after __syncwarp. compute-sanitizer's
+// racecheck follows a barrier only from the threads that arrive themselves; the build for it lets all of them.
+#ifdef PELAGIC_RACECHECK
+inline constexpr int kArrivals = 32;
+#else
+inline constexpr int kArrivals = 1;
+#endif
+
 struct KernelArguments {
   const std::int32_t* rows;
   const float* x_scales;
@@ -211,7 +219,7 @@ __device__ void produce_scales(const KernelArguments& arguments, Walk<T>& walk, 
             if (lane + 32 * p < T::kTokenRows) target[scale_place(lane + 32 * p)] = token[i][p] * weight[i];
         }
         __syncwarp();
-        if (lane == 0) sm90::mbarrier_arrive(full + 8 * stage);
+        if (lane < kArrivals) sm90::mbarrier_arrive(full + 8 * stage);
         advance();
       }
     }
@@ -332,8 +340,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int rank = T::kBlocks > 1 ? static_cast<int>(sm90::cluster_rank()) : 0;
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < T::kStages; ++stage) {
-      sm90::mbarrier_init(full + 8 * stage, T::kFp8 ? 2 : 1);  // the copies' producer, the scales' producer
-      sm90::mbarrier_init(empty + 8 * stage, kConsumerThreads / 32 * T::kBlocks);
+      sm90::mbarrier_init(full + 8 * stage, 1 + (T::kFp8 ? kArrivals : 0));  // the copies' producer, the scales' warp
+      sm90::mbarrier_init(empty + 8 * stage, kConsumerThreads / 32 * kArrivals * T::kBlocks);
     }
     sm90::mbarrier_init_fence();
   }
@@ -460,9 +468,11 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
         __syncwarp();
         if constexpr (T::kBlocks > 1) {
-          if (lane < T::kBlocks) sm90::mbarrier_arrive_at(empty + 8 * stage, lane);
+#pragma unroll
+          for (int block = 0; block < T::kBlocks; ++block)
+            if (lane == block || kArrivals > 1) sm90::mbarrier_arrive_at(empty + 8 * stage, block);
         } else {
-          if (lane == 0) sm90::mbarrier_arrive(empty + 8 * stage);
+          if (lane < kArrivals) sm90::mbarrier_arrive(empty + 8 * stage);
         }
       }
 #pragma unroll
