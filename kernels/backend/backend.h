@@ -157,8 +157,8 @@ class Backend {
   // Returns when everything asked for is done.
   virtual void finish() = 0;
 
-  // ---- For benches: seconds that reading these weights once takes and nothing else, with the ops' threads. What a step
-  // that reads the same weights cannot beat.
+  // ---- For benches: seconds that reading these weights once takes and nothing else, with the ops' threads. What a
+  // step that reads the same weights cannot beat.
   virtual double read_pass(std::span<const BackendObject* const> weights) = 0;
 
   // ---- The cache's rows as bytes in the KV dtype, synchronous. May be called from another thread while a step runs,

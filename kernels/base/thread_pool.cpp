@@ -6,8 +6,8 @@
 namespace pelagic {
 namespace {
 
-// Long enough to bridge the serial code between two jobs of a step, short enough not to be seen in a load average, and not to
-// take the processor from the Node loop between two steps (200 was measured: slower by a tenth).
+// Long enough to bridge the serial code between two jobs of a step, short enough not to be seen in a load average, and
+// not to take the processor from the Node loop between two steps (200 was measured: slower by a tenth).
 constexpr auto kSpinTime = std::chrono::microseconds(30);
 // Pauses between looks at the clock while spinning.
 constexpr int kPausesPerLook = 32;

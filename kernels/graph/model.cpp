@@ -141,8 +141,8 @@ Model::ReadPass Model::read_weights(std::span<const std::uint32_t> expert_counts
   std::size_t moe_layer = 0;
   for (const LayerWeights& layer : weights_.layers) {
     for (const BackendObject* object : std::initializer_list<const BackendObject*>{
-             layer.compress.get(), layer.query.get(), layer.uk.get(), layer.uv.get(), layer.output.get(), layer.gate.get(),
-             layer.mlp.get()}) {
+             layer.compress.get(), layer.query.get(), layer.uk.get(), layer.uv.get(), layer.output.get(),
+             layer.gate.get(), layer.mlp.get()}) {
       if (object != nullptr) weights.push_back(object);
     }
     if (layer.slots.empty()) continue;

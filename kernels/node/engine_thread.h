@@ -46,7 +46,8 @@ class EngineThread {
   void run() {
     std::unique_lock lock(mutex_);
     for (;;) {
-      // The next step usually comes as soon as the loop has looked at the last one: sooner than a sleeping thread wakes.
+      // The next step usually comes as soon as the loop has looked at the last one: sooner than a sleeping thread
+      // wakes.
       const auto deadline = std::chrono::steady_clock::now() + kSpinTime;
       while (!stopping_ && jobs_.empty() && std::chrono::steady_clock::now() < deadline) {
         lock.unlock();

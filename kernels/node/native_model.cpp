@@ -103,7 +103,8 @@ Napi::Function NativeModel::make_class(Napi::Env env) {
       env, "NativeModel",
       {InstanceAccessor<&NativeModel::info>("info"), InstanceMethod<&NativeModel::step>("step"),
        InstanceMethod<&NativeModel::pack_rows>("packRows"), InstanceMethod<&NativeModel::unpack_rows>("unpackRows"),
-       InstanceMethod<&NativeModel::copy_block>("copyBlock"), InstanceMethod<&NativeModel::read_weights>("readWeights"), InstanceMethod<&NativeModel::close>("close")});
+       InstanceMethod<&NativeModel::copy_block>("copyBlock"), InstanceMethod<&NativeModel::read_weights>("readWeights"),
+       InstanceMethod<&NativeModel::close>("close")});
 }
 
 NativeModel::NativeModel(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeModel>(info) {}

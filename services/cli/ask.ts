@@ -5,8 +5,7 @@ import { askQuestion } from "./chat-client.ts";
 import { CliError } from "./cli-error.ts";
 import { runningInstance } from "./instances.ts";
 import { interruptedExitCode, onInterrupt } from "./interrupt.ts";
-import { prepare } from "./prepare.ts";
-import { createProgress, progressMode } from "./stack/progress.ts";
+import { prepareFirst } from "./prepare.ts";
 import { checkStackOptions, startStack, type Stack } from "./stack/stack.ts";
 import { dimming } from "./terminal.ts";
 import { count, portNumber } from "./up.ts";
@@ -53,9 +52,7 @@ async function ask(question: string, options: AskOptions): Promise<void> {
     if (!serves) {
       await checkStackOptions({ model: options.model });
       // The build shows itself, where one is due; the start of the stack takes a second and does not.
-      const progress = createProgress(progressMode({}));
-      await prepare(progress);
-      progress.end();
+      await prepareFirst();
       stack = await startStack({ model: options.model, signal: interrupt });
     }
     const baseUrl = stack?.baseUrl ?? `http://127.0.0.1:${instance?.port}`;

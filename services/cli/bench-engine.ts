@@ -10,6 +10,7 @@ import { Engine } from "../lib/engine/engine.ts";
 import { runLocal } from "../lib/engine/local.ts";
 import { loadNativeRunner, type NativeRunner } from "../lib/engine/model-runner.ts";
 import { nativeModule } from "../lib/engine/native.ts";
+import { prepareFirst } from "./prepare.ts";
 import { embeddedModel } from "./stack/model-folder.ts";
 
 export interface BenchRow {
@@ -42,6 +43,7 @@ export function register(bench: Command): void {
     .option("--json", "print the report as JSON")
     .addHelpText("after", "\nExample:\n  ./pelagic bench engine --json")
     .action(async (options: { model?: string; threads: string; kvDtype: "float32" | "bfloat16"; json?: boolean }) => {
+      await prepareFirst();
       const report = await benchEngine(options.model ?? embeddedModel(), Number(options.threads), options.kvDtype);
       process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : formatReport(report));
     });

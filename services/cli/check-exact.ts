@@ -9,6 +9,7 @@ import { loadNativeRunner, type NativeRunner } from "../lib/engine/model-runner.
 import { nativeModule, type Isa, type KvDtype } from "../lib/engine/native.ts";
 import { CliError } from "./cli-error.ts";
 import { answerOverNats } from "./check-exact-nats.ts";
+import { prepareFirst } from "./prepare.ts";
 import { checkedModelFolder, embeddedModel } from "./stack/model-folder.ts";
 
 const isas: Isa[] = ["scalar", "avx2", "avx512"];
@@ -63,6 +64,7 @@ export function register(program: Command): void {
       if (temperatures.some((t) => !(t >= 0))) throw new CliError(`--temperature: ${options.temperature.join(" ")}: numbers of 0 or more`);
       if (options.kvDtype !== "float32" && options.kvDtype !== "bfloat16") throw new CliError("--kv-dtype: float32 or bfloat16");
       const dir = checkedModelFolder(options.model ?? embeddedModel(), { tokenizer: false });
+      await prepareFirst();
       const report = await checkExact(dir, temperatures, options.kvDtype, (way) => process.stderr.write(`  ${way}\n`));
       process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : format(report));
       process.exitCode = report.exact ? 0 : 1;

@@ -7,6 +7,7 @@ import { Engine, type EngineConfig } from "../lib/engine/engine.ts";
 import { runLocal } from "../lib/engine/local.ts";
 import { loadNativeRunner, type NativeRunner } from "../lib/engine/model-runner.ts";
 import { readGolden } from "./golden.ts";
+import { prepareFirst } from "./prepare.ts";
 
 const tolerance = 1e-4;
 const kvBlocks = 32;
@@ -29,6 +30,7 @@ export function register(program: Command): void {
       "\nExample:\n  ./pelagic check-model testdata/goldens/deepseek-v2-lite --json\n\nExit code 0 only at a largest logit error of 1e-4 or less and equal greedy tokens.",
     )
     .action(async (dir: string, options: { json?: boolean }) => {
+      await prepareFirst();
       const check = await checkModel(dir);
       const good = check.maxAbsLogitError <= tolerance && check.greedyEqual;
       if (options.json) process.stdout.write(`${JSON.stringify(check)}\n`);

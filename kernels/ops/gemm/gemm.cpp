@@ -15,8 +15,8 @@ PackedMatrix::PackedMatrix(int n, int k) : n_(n), k_(k) {
 }
 
 void PackedMatrix::set_row(int packed_column, const float* row) {
-  float* out = data() + static_cast<std::size_t>(packed_column / kPanelColumns) * panel_floats() +
-               packed_column % kPanelColumns;
+  float* out =
+      data() + static_cast<std::size_t>(packed_column / kPanelColumns) * panel_floats() + packed_column % kPanelColumns;
   for (int k = 0; k < k_; ++k) out[static_cast<std::size_t>(k) * kPanelColumns] = row[k];
 }
 
