@@ -91,6 +91,7 @@ export class Engine {
   private readonly identity: CacheIdentity;
   private readonly clock: Clock;
   private readonly log: Log;
+  /** In order of arrival, as a Map keeps its order; a preempted request keeps its place. */
   private readonly entries = new Map<string, Entry>();
   private arrivals = 0;
   private inStep: ReadonlySet<string> = new Set();
@@ -242,15 +243,10 @@ export class Engine {
     }
   }
 
-  private waitingInOrder(): Entry[] {
-    return [...this.entries.values()].filter((entry) => entry.phase === "waiting").sort((a, b) => a.arrival - b.arrival);
-  }
-
   /** A request for a remote prefill takes its blocks as soon as it is first in the queue, under the same rules as the scheduler's admission. */
   private reserveRemote(): void {
-    for (const entry of this.waitingInOrder()) {
-      // A listener called below may have ended others.
-      if (this.entries.get(entry.request.id) !== entry) continue;
+    for (const entry of this.entries.values()) {
+      if (entry.phase !== "waiting") continue;
       if (entry.mode !== "remote") return;
       const holders = this.count("running") + this.count("reserved");
       if (holders >= this.config.maxSequences) return;
@@ -266,15 +262,20 @@ export class Engine {
   }
 
   private plan(): Plan {
+    const running: Entry[] = [];
     const waiting: Entry[] = [];
-    for (const entry of this.waitingInOrder()) {
-      // One queue, first come first served: what stands behind a request that waits for blocks waits too.
-      if (entry.mode === "remote") break;
-      if (waiting.length === this.config.maxSequences) break;
-      waiting.push(entry);
+    let reserved = 0;
+    // One queue, first come first served: what stands behind a request that waits for blocks waits too.
+    let queueStands = false;
+    for (const entry of this.entries.values()) {
+      if (entry.phase === "running") running.push(entry);
+      else if (entry.phase === "reserved") reserved++;
+      else if (entry.phase === "waiting" && !queueStands) {
+        queueStands = entry.mode === "remote" || waiting.length === this.config.maxSequences;
+        if (!queueStands) waiting.push(entry);
+      }
     }
-    const running = [...this.entries.values()].filter((entry) => entry.phase === "running");
-    const maxSequences = Math.max(running.length, this.config.maxSequences - this.count("reserved"));
+    const maxSequences = Math.max(running.length, this.config.maxSequences - reserved);
     return schedule(
       { ...this.config, maxSequences },
       {
@@ -349,12 +350,14 @@ export class Engine {
 
   private async step(plan: Plan): Promise<void> {
     // A listener may have cancelled while the plan was applied.
-    const planned = plan.work
-      .filter((work) => work.rowCount > 0 && this.entries.has(work.id))
-      .map((work) => ({ ...work, entry: this.mustGet(work.id) }));
+    const planned: { entry: Entry; firstRow: number; rowCount: number }[] = [];
+    for (const { id, firstRow, rowCount } of plan.work) {
+      const entry = this.entries.get(id);
+      if (entry && rowCount > 0) planned.push({ entry, firstRow, rowCount });
+    }
     if (planned.length === 0) return;
     const work = planned.map(({ entry, firstRow, rowCount }) => this.sequenceWork(entry, firstRow, rowCount));
-    this.inStep = new Set(planned.map(({ id }) => id));
+    this.inStep = new Set(planned.map(({ entry }) => entry.request.id));
     const started = this.clock.nowMs();
     try {
       const result = await this.runner.run(work, {
