@@ -118,9 +118,15 @@ void bench_grouped_gemm(Bench& bench) {
     fill_random(reinterpret_cast<T*>(buffers.weights.get()), buffers.weights.bytes() / sizeof(T), 40, bench.stream());
     fill_random(reinterpret_cast<T*>(buffers.x.get()), buffers.x.bytes() / sizeof(T), 41, bench.stream());
   };
-  constexpr GroupedGemmTile kPair = GroupedGemmTile::w256_t128_pair, kSingle = GroupedGemmTile::w256_t128,
-                            kNarrow = GroupedGemmTile::w128_t64;
   bool right = true;
+  const auto bench_tiles = [&](const Case& c) {
+    if (c.rows < 128) {
+      right = bench_case(bench, c, default_tile(c), buffers) && right;
+      return;
+    }
+    for (const GroupedGemmTile tile : {GroupedGemmTile::w256_t128, GroupedGemmTile::w256_t128_pair})
+      right = bench_case(bench, c, tile, buffers) && right;
+  };
   fill_as(__nv_fp8_e4m3{});
   for (const Case& c : {Case{"fp8 gate+up", fp8_block_scaled, 2 * kExpert, kHidden, 256, 4},
                         Case{"fp8 gate+up", fp8_block_scaled, 2 * kExpert, kHidden, 256, 32},
@@ -131,20 +137,14 @@ void bench_grouped_gemm(Bench& bench) {
                         Case{"fp8 gate+up", fp8_block_scaled, 2 * kExpert, kHidden, 8, 4096},
                         Case{"fp8 down", fp8_block_scaled, kHidden, kExpert, 256, 4},
                         Case{"fp8 down", fp8_block_scaled, kHidden, kExpert, 8, 4096}}) {
-    if (c.rows >= 128) {
-      if (c.routing == Routing::random) right = bench_case(bench, c, kNarrow, buffers) && right;
-      right = bench_case(bench, c, kSingle, buffers) && right;
-      right = bench_case(bench, c, kPair, buffers) && right;
-    } else {
-      right = bench_case(bench, c, default_tile(c), buffers) && right;
-    }
+    bench_tiles(c);
   }
   fill_as(__nv_bfloat16{});
   for (const Case& c :
        {Case{"bf16 gate+up", bf16, 2 * kExpert, kHidden, 128, 4},
         Case{"bf16 gate+up", bf16, 2 * kExpert, kHidden, 8, 128},
         Case{"bf16 gate+up", bf16, 2 * kExpert, kHidden, 8, 4096}, Case{"bf16 down", bf16, kHidden, kExpert, 8, 4096}})
-    right = bench_case(bench, c, default_tile(c), buffers) && right;
+    bench_tiles(c);
   if (!right) throw std::runtime_error("a grouped GEMM is further from float64 than rounding explains");
 }
 

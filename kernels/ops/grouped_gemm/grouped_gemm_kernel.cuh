@@ -402,7 +402,26 @@ __global__ void __launch_bounds__(kThreads, 1)
     // registers.
     const int group = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 128, 0);
     const int lane = static_cast<int>(threadIdx.x) % 32;
+    // The warp is done with the stage: tells the producers of every block that fills it.
+    const auto release = [&] {
+      __syncwarp();
+      if constexpr (T::kBlocks > 1) {
+#pragma unroll
+        for (int block = 0; block < T::kBlocks; ++block)
+          if (lane == block || kArrivals > 1) sm90::mbarrier_arrive_at(empty + 8 * stage, block);
+      } else {
+        if (lane < kArrivals) sm90::mbarrier_arrive(empty + 8 * stage);
+      }
+    };
     while (walk.next(rank, place)) {
+      if (T::kWide && place.row + 64 * group >= place.row_end) {
+        // None of this warpgroup's rows exists: it leaves the tensor cores to the other.
+        for (int step = 0; step < arguments.k_steps; ++step, advance()) {
+          sm90::mbarrier_wait(full + 8 * stage, phase);
+          release();
+        }
+        continue;
+      }
       float total[T::kParts][T::kPartValues];
 #pragma unroll
       for (int part = 0; part < T::kParts; ++part)
@@ -466,14 +485,7 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
           for (int part = 0; part < T::kParts; ++part) sm90::hold(total[part]);
         }
-        __syncwarp();
-        if constexpr (T::kBlocks > 1) {
-#pragma unroll
-          for (int block = 0; block < T::kBlocks; ++block)
-            if (lane == block || kArrivals > 1) sm90::mbarrier_arrive_at(empty + 8 * stage, block);
-        } else {
-          if (lane < kArrivals) sm90::mbarrier_arrive(empty + 8 * stage);
-        }
+        release();
       }
 #pragma unroll
       for (int part = 0; part < T::kParts; ++part)
