@@ -56,11 +56,11 @@ export function register(program: Command): void {
     .command("up")
     .description("start NATS, the workers and the gateway on this machine, and ask them one question")
     .option("--port <port>", "the gateway's port on 127.0.0.1", portNumber, defaultPort)
-    .option("--prefill <n>", "prefill workers", count(0), 1)
-    .option("--decode <n>", "decode workers", count(1), 1)
+    .option("--prefill <n>", "prefill workers", count(0, maxWorkers), 1)
+    .option("--decode <n>", "decode workers", count(1, maxWorkers), 1)
     .option("--model <dir>", "a Hugging Face model folder (default: the one in models/)")
-    .option("--threads <n>", "compute threads of each worker (default: the cores, shared out)", count(1))
-    .option("--kv-blocks <n>", "KV blocks of 64 tokens in each worker", count(1))
+    .option("--threads <n>", "compute threads of each worker (default: the cores, shared out)", count(1, maxThreads))
+    .option("--kv-blocks <n>", "KV blocks of 64 tokens in each worker", count(4))
     .addOption(new Option("--kv-dtype <dtype>", "type of the cached latents").choices(["float32", "bfloat16"]))
     .option("--detach", "leave it running in the background; ./pelagic down stops it")
     .option("--json", "one JSON event a line on stdout")
@@ -226,10 +226,16 @@ export function portNumber(text: string): number {
   return port;
 }
 
-export function count(least: number): (text: string) => number {
+/** One machine: a mistyped number must not start ten thousand processes. */
+const maxWorkers = 64;
+/** The engine's own bound. */
+const maxThreads = 1024;
+
+export function count(least: number, most = Number.MAX_SAFE_INTEGER): (text: string) => number {
   return (text) => {
     const value = Number(text);
     if (!Number.isInteger(value) || value < least) throw new InvalidArgumentError(`a whole number, at least ${least}`);
+    if (value > most) throw new InvalidArgumentError(`at most ${most}`);
     return value;
   };
 }
