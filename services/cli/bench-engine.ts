@@ -12,6 +12,7 @@ import { loadNativeRunner, type NativeRunner } from "../lib/engine/model-runner.
 import { nativeModule } from "../lib/engine/native.ts";
 import { prepareFirst } from "./prepare.ts";
 import { embeddedModel } from "./stack/model-folder.ts";
+import { count, maxThreads } from "./up.ts";
 
 export interface BenchRow {
   what: string;
@@ -38,13 +39,13 @@ export function register(bench: Command): void {
     .command("engine")
     .description("prefill and decode speed of the native engine, beside ceilings measured in the same run")
     .option("--model <dir>", "model folder (default: the model in the box)")
-    .option("--threads <n>", "compute threads", String(cpus().length))
+    .option("--threads <n>", "compute threads", count(1, maxThreads), cpus().length)
     .option("--kv-dtype <dtype>", "float32 or bfloat16", "bfloat16")
     .option("--json", "print the report as JSON")
     .addHelpText("after", "\nExample:\n  ./pelagic bench engine --json")
-    .action(async (options: { model?: string; threads: string; kvDtype: "float32" | "bfloat16"; json?: boolean }) => {
+    .action(async (options: { model?: string; threads: number; kvDtype: "float32" | "bfloat16"; json?: boolean }) => {
       await prepareFirst();
-      const report = await benchEngine(options.model ?? embeddedModel(), Number(options.threads), options.kvDtype);
+      const report = await benchEngine(options.model ?? embeddedModel(), options.threads, options.kvDtype);
       process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : formatReport(report));
     });
 }

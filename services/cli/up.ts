@@ -229,7 +229,7 @@ export function portNumber(text: string): number {
 /** One machine: a mistyped number must not start ten thousand processes. */
 const maxWorkers = 64;
 /** The engine's own bound. */
-const maxThreads = 1024;
+export const maxThreads = 1024;
 
 export function count(least: number, most = Number.MAX_SAFE_INTEGER): (text: string) => number {
   return (text) => {
