@@ -57,7 +57,7 @@ export function register(program: Command): void {
     .option("--json", "print the report as JSON")
     .addHelpText(
       "after",
-      "\nExample:\n  ./pelagic check-exact --json\n\nExit code 0 only when every row of every request has one digest over all ways: chunk sizes, threads,\ninstruction sets, alone and in a batch, cache hit and miss, resumed, and prefill + NATS + decode as 1x1 and 2x2.",
+      "\nExample:\n  ./pelagic check-exact --json\n\nExit code 0 only when every row of every request has one digest over all ways: chunk sizes, threads,\ninstruction sets, alone and in a batch, cache hit and miss, preempted, resumed, and prefill + NATS + decode as 1x1 and 2x2.",
     )
     .action(async (options: { model?: string; temperature: string[]; kvDtype: string; json?: boolean }) => {
       const temperatures = options.temperature.map(Number);
@@ -106,6 +106,7 @@ export async function checkExact(
     }
     await answer(`in a batch of ${batchSize}`, () => batched(first, requests));
     await answer("after a cache hit", () => twice(first, requests));
+    await answer("preempted", () => preempted(first, requests));
     await answer(`resumed after ${resumedTokens} tokens`, () => resumed(first, requests, answers[0]?.answers as Map<string, ExactAnswer>));
   } finally {
     for (const runner of loaded.values()) await runner.close();
@@ -201,6 +202,29 @@ async function twice(runner: NativeRunner, requests: ExactRequest[]): Promise<Ma
     out.set(request.id, again);
   }
   return out;
+}
+
+/** In a cache too small for all at once, behind others that grow: requests lose their blocks in mid-answer and start over. */
+async function preempted(runner: NativeRunner, requests: ExactRequest[]): Promise<Map<string, ExactAnswer>> {
+  const kvBlocks = Math.max(...requests.map((request) => Math.ceil((request.promptLength + request.maxTokens) / 64))) + 2;
+  const config: EngineConfig = {
+    kvBlocks,
+    tokenBudget: 512,
+    chunkTokens: 128,
+    chunkAlignTokens: 64,
+    maxSequences: batchSize,
+    maxWaiting: 64,
+  };
+  const engine = new Engine(runner, { modelDigest: "", numericsId: "", kvDtype: "" }, config, systemClock, silentLog);
+  const like = requests[0] as ExactRequest;
+  // Each grows from one block to four while the requests decode.
+  const growers = Array.from({ length: 3 }, (_, i) =>
+    one(engine, { ...like, id: `grower${i}`, tokens: Uint32Array.of(1, 2, 3 + i), promptLength: 3, maxTokens: 200 }),
+  );
+  const answers = await Promise.all(requests.map(async (request) => [request.id, await one(engine, request)] as const));
+  await Promise.all(growers);
+  if (engine.stats().preemptions === 0) throw new Error("nothing was preempted: this way would prove nothing");
+  return new Map(answers);
 }
 
 async function resumed(runner: NativeRunner, requests: ExactRequest[], whole: Map<string, ExactAnswer>): Promise<Map<string, ExactAnswer>> {

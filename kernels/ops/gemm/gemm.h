@@ -66,8 +66,8 @@ struct GemmCall {
 // panel ranges and any m give the same bits for a row. Threads may take disjoint ranges of one call.
 PELAGIC_DECLARE_FOR_EACH_ISA(void gemm(const GemmCall& call, int panel_begin, int panel_end);)
 
-// Panels to give one task so that `threads` threads get several tasks each and none is smaller than about 10
-// microseconds. Always even, so that a from_gate_up pair is never cut.
+// Panels to give one task: an equal share for each of `threads` threads where the GEMM is short, several smaller tasks
+// where it is long. Always even, so that a from_gate_up pair is never cut.
 int gemm_panels_per_task(const PackedMatrix& w, int m, int threads);
 
 }  // namespace pelagic

@@ -20,14 +20,15 @@ export const Refusal = z.discriminatedUnion("kind", [
 
 /** Sampling of one request; absent fields are off. */
 export const Sampling = z.object({
-  temperature: z.number().min(0),
+  temperature: z.number().min(0).max(100),
   topK: z.number().int().positive().optional(),
-  topP: z.number().positive().max(1).optional(),
+  // Bounds that survive float32: a value that rounds to zero there would be refused with its whole batch.
+  topP: z.number().min(1e-6).max(1).optional(),
   minP: z.number().min(0).max(1).optional(),
-  repetitionPenalty: z.number().positive().optional(),
-  presencePenalty: z.number().optional(),
-  frequencyPenalty: z.number().optional(),
-  logitBias: z.array(z.tuple([count, z.number()])).optional(),
+  repetitionPenalty: z.number().min(1e-3).max(1e3).optional(),
+  presencePenalty: z.number().min(-1e3).max(1e3).optional(),
+  frequencyPenalty: z.number().min(-1e3).max(1e3).optional(),
+  logitBias: z.array(z.tuple([count, z.number().min(-1e6).max(1e6)])).optional(),
   /** 64-bit, decimal: JSON numbers cannot hold it. */
   seed: z.string().regex(/^\d{1,20}$/),
   choice: count,
@@ -118,14 +119,19 @@ export const Control = z.discriminatedUnion("kind", [
   z.object({ v: z.number(), kind: z.literal("cancel"), attemptId: id }),
   /** Gateway: these attempts are still wanted. */
   z.object({ v: z.number(), kind: z.literal("lease"), gatewayId: id, attemptIds: z.array(id), leaseMs: milliseconds }),
-  /** Prefill to decode, regularly: the transfer lives, and so many frames went out so far (what has not arrived a while later is lost). */
-  z.object({ v: z.number(), kind: z.literal("transfer-alive"), transferId, sentFrames: count }),
-  /** Prefill to decode: this transfer ended without all its frames. */
-  z.object({ v: z.number(), kind: z.literal("transfer-failed"), transferId, error: WireError }),
   /** Anyone with the right: take no new work and finish. Answered with a ControlReply. */
   z.object({ v: z.number(), kind: z.literal("drain") }),
 ]);
 export type Control = z.infer<typeof Control>;
+
+/** Prefill to decode, on the decode worker's notices subject. */
+export const TransferNotice = z.discriminatedUnion("kind", [
+  /** Regularly: the transfer lives, and so many frames went out so far (what has not arrived a while later is lost). */
+  z.object({ v: z.number(), kind: z.literal("alive"), transferId, sentFrames: count }),
+  /** The transfer ended without all its frames. */
+  z.object({ v: z.number(), kind: z.literal("failed"), transferId, error: WireError }),
+]);
+export type TransferNotice = z.infer<typeof TransferNotice>;
 
 export const ControlReply = z.object({ v: z.number(), ok: z.boolean(), message: z.string().optional() });
 export type ControlReply = z.infer<typeof ControlReply>;
@@ -136,7 +142,6 @@ export const PrefillRequest = z.object({
   requestId: id,
   transferId,
   decodeWorkerId: id,
-  framesSubject: z.string(),
   /** Must equal the prefill worker's own, or it refuses: blocks move only between equals. */
   modelDigest: hexDigest,
   numericsId: hexDigest,

@@ -17,6 +17,8 @@ export function subjects(service: string) {
     control: (workerId: string) => `${root}.control.${part(workerId, "worker id")}`,
     /** Decode to one prefill worker: a PrefillRequest, answered by a PrefillReply. */
     prefill: (workerId: string) => `${root}.prefill.${part(workerId, "worker id")}`,
+    /** Prefill to decode: a transfer lives, or has failed. */
+    notices: (decodeId: string) => `${root}.notices.${part(decodeId, "worker id")}`,
     /** Each worker's state: numbered deltas and snapshots. */
     state: (workerId: string) => `${root}.state.${part(workerId, "worker id")}`,
     allStates: `${root}.state.*`,

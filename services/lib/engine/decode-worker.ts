@@ -3,10 +3,11 @@
 import { randomBytes } from "node:crypto";
 import type { Bus, BusMessage, Clock, Log } from "../contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
-import { type Control, type Delta, Dispatch, PrefillReply } from "../contracts/messages.ts";
+import { type Control, type Delta, Dispatch, PrefillReply, TransferNotice } from "../contracts/messages.ts";
 import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { CreditBudget } from "./credit-budget.ts";
 import type { EngineEnd } from "./engine.ts";
+import type { SampledToken } from "./model-runner.ts";
 import type { RowSampling } from "./native.ts";
 import { TransferReceiver } from "./transfer-receiver.ts";
 import type { WorkerCore } from "./worker-core.ts";
@@ -28,8 +29,8 @@ const frameLossMs = 2_000;
 const prefillSlowMs = 15_000;
 const creditHeartbeatMs = 500;
 const busyRetryMs = 500;
-/** Tokens in one delta message at most; a resend of a long answer takes several. */
-const deltaTokens = 4_096;
+/** Logprobs are finite in JSON: what the model holds for impossible has this one. */
+const impossibleLogprob = -9999;
 
 interface Attempt {
   dispatch: Dispatch;
@@ -39,7 +40,6 @@ interface Attempt {
   output: { token: number; logprob: number; top: [number, number][]; digest: bigint | undefined }[];
   firstIndex: number;
   sent: number;
-  acked: number;
   end: Delta["end"];
   leaseUntilMs: number;
   deadlineAtMs: number;
@@ -92,6 +92,7 @@ export class DecodeWorker {
     this.credits = new CreditBudget(config.receiveBudgetBytes);
     core.onControl((message, respond) => this.onControl(message, respond));
     control.subscribe(core.subjects.dispatch(core.workerId), (message) => this.onDispatch(message));
+    control.subscribe(core.subjects.notices(core.workerId), (message) => this.onNotice(message));
     this.tick();
   }
 
@@ -139,6 +140,8 @@ export class DecodeWorker {
     const outside = tokens.findIndex((token) => token >= vocabSize);
     if (outside >= 0)
       throw new PelagicError("invalid_request", `token ${tokens[outside]} at position ${outside}: the vocabulary has ${vocabSize}`);
+    const biased = dispatch.sampling.logitBias?.find(([token]) => token >= vocabSize);
+    if (biased) throw new PelagicError("invalid_request", `logit bias for token ${biased[0]}: the vocabulary has ${vocabSize}`);
     const now = this.clock.nowMs();
     const attempt: Attempt = {
       dispatch,
@@ -147,7 +150,6 @@ export class DecodeWorker {
       output: [],
       firstIndex: tokens.length - dispatch.promptLength,
       sent: 0,
-      acked: 0,
       end: undefined,
       leaseUntilMs: now + dispatch.leaseMs,
       deadlineAtMs: now + dispatch.deadlineMs,
@@ -179,7 +181,7 @@ export class DecodeWorker {
           onReserved: (hitRows) => this.onReserved(attempt, hitRows, remote),
           onToken: (index, sampled, digest) => {
             attempt.firstTokenAtMs ??= this.clock.nowMs();
-            attempt.output[index - attempt.firstIndex] = { ...sampled, digest };
+            attempt.output[index - attempt.firstIndex] = finiteOutput(sampled, digest);
             this.markDirty(attempt);
           },
           onEnd: (end) => this.onEngineEnd(attempt, end),
@@ -199,8 +201,12 @@ export class DecodeWorker {
     attempt.cacheHitTokens = Math.min(hitRows, dispatch.promptLength - 1);
     if (!remote) return;
     const missing = dispatch.promptLength - 1 - hitRows;
-    if (missing < this.config.localPrefillTokens) this.core.engine.activate(dispatch.attemptId, hitRows);
-    else void this.askPrefill(attempt, dispatch.prefillWorkerId as string, hitRows);
+    if (missing === 0 || missing < this.config.localPrefillTokens) this.core.engine.activate(dispatch.attemptId, hitRows);
+    else {
+      this.askPrefill(attempt, dispatch.prefillWorkerId as string, hitRows).catch((error: unknown) => {
+        this.core.engine.cancel(dispatch.attemptId, toPelagicError(error));
+      });
+    }
   }
 
   // Transfers
@@ -243,7 +249,6 @@ export class DecodeWorker {
             requestId: dispatch.requestId,
             transferId: id,
             decodeWorkerId: core.workerId,
-            framesSubject,
             ...core.identity,
             cacheSalt: dispatch.cacheSalt,
             firstRow,
@@ -376,13 +381,14 @@ export class DecodeWorker {
   /** Sends output [from, ...), in several messages where it is long, and the end with the last. */
   private sendFrom(attempt: Attempt, from: number): void {
     const { dispatch, output } = attempt;
-    for (let at = from; ; at += deltaTokens) {
-      const part = output.slice(at, at + deltaTokens);
-      const last = at + deltaTokens >= output.length;
-      const first = attempt.firstIndex + at;
+    // With the most likely tokens of each, a token takes about half a kilobyte: parts are cut by what a message may hold.
+    let most = Number.POSITIVE_INFINITY;
+    for (let at = from; ; ) {
+      const part = output.slice(at, at + most);
+      const last = at + part.length >= output.length;
       const body: Omit<Delta, "v"> = {
         attemptId: dispatch.attemptId,
-        from: first,
+        from: attempt.firstIndex + at,
         ...(dispatch.sampling.logprobs === undefined ? {} : { logprobs: part.map(({ logprob, top }) => ({ logprob, top })) }),
         ...(dispatch.digests ? { digests: part.map(({ digest }) => (digest ?? 0n).toString(16).padStart(16, "0")) } : {}),
         ...(at === 0
@@ -390,10 +396,18 @@ export class DecodeWorker {
           : {}),
         ...(last && attempt.end ? { end: attempt.end, timings: this.timings(attempt) } : {}),
       };
-      const tokens = Uint32Array.from(part, ({ token }) => token);
+      const message = encodeMessage(
+        body,
+        Uint32Array.from(part, ({ token }) => token),
+      );
+      if (message.length > this.control.maxPayloadBytes && part.length > 1) {
+        most = Math.floor(part.length / 2);
+        continue;
+      }
       // Not sent while disconnected: the gateway asks again from its position.
-      if (!this.publish(attempt.replySubject, body, tokens)) return;
-      attempt.sent = Math.max(attempt.sent, at + part.length);
+      if (!this.publishBytes(attempt.replySubject, message)) return;
+      at += part.length;
+      attempt.sent = Math.max(attempt.sent, at);
       if (last) return;
     }
   }
@@ -410,9 +424,14 @@ export class DecodeWorker {
     };
   }
 
-  private publish(subject: string, body: object, tokens?: Uint32Array): boolean {
+  private publish(subject: string, body: object): void {
+    this.publishBytes(subject, encodeMessage(body));
+  }
+
+  /** False where it was not sent: whoever waits asks again. */
+  private publishBytes(subject: string, message: Uint8Array): boolean {
     try {
-      this.control.publish(subject, encodeMessage(body, tokens));
+      this.control.publish(subject, message);
       return true;
     } catch (error) {
       this.log.debug({ subject, error: String(error) }, "not sent");
@@ -428,7 +447,6 @@ export class DecodeWorker {
       case "ack": {
         const attempt = this.attempts.get(message.attemptId);
         if (!attempt) return;
-        attempt.acked = Math.max(attempt.acked, message.received);
         if (message.finished && attempt.end) this.attempts.delete(message.attemptId);
         return;
       }
@@ -463,20 +481,20 @@ export class DecodeWorker {
           if (attempt) attempt.leaseUntilMs = now + message.leaseMs;
         }
         return;
-      case "transfer-alive": {
-        const transfer = this.transfers.get(message.transferId)?.transfer;
-        if (!transfer) return;
-        transfer.lastHeardMs = now;
-        transfer.sentFrames = message.sentFrames;
-        return;
-      }
-      case "transfer-failed": {
-        const attempt = this.transfers.get(message.transferId);
-        if (attempt) this.fallBack(attempt, message.transferId, message.error.message);
-        return;
-      }
       case "drain":
         return;
+    }
+  }
+
+  private onNotice(message: BusMessage): void {
+    const { body } = decodeMessage(TransferNotice, message.data);
+    const attempt = this.transfers.get(body.transferId);
+    if (!attempt?.transfer) return;
+    if (body.kind === "failed") {
+      this.fallBack(attempt, body.transferId, body.error.message);
+    } else {
+      attempt.transfer.lastHeardMs = this.clock.nowMs();
+      attempt.transfer.sentFrames = body.sentFrames;
     }
   }
 
@@ -509,6 +527,16 @@ export class DecodeWorker {
     }
     this.stopTimer = this.clock.setTimer(tickMs, () => this.tick());
   }
+}
+
+function finiteOutput(sampled: SampledToken, digest: bigint | undefined): Attempt["output"][number] {
+  const finite = (logprob: number) => (Number.isFinite(logprob) ? logprob : impossibleLogprob);
+  return {
+    token: sampled.token,
+    logprob: finite(sampled.logprob),
+    top: sampled.top.map(([token, logprob]) => [token, finite(logprob)]),
+    digest,
+  };
 }
 
 function rowSampling({ sampling }: Dispatch): Omit<RowSampling, "promptTokens" | "outputTokens"> {

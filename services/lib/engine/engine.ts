@@ -189,7 +189,7 @@ export class Engine {
       if (entry.phase === "waiting" || entry.phase === "running") queued += Math.max(0, entry.length - entry.computedRows - 1);
     }
     return {
-      running: this.count("running") + this.count("reserved"),
+      running: this.entries.size - this.count("waiting"),
       waiting: this.count("waiting"),
       queuedPrefillTokens: queued,
       prefillTokensPerSecond: this.prefillRate,
@@ -222,11 +222,18 @@ export class Engine {
   private wake(): void {
     this.onChange();
     this.woken = true;
-    this.loop ??= this.run().finally(() => {
-      this.loop = undefined;
-      // Woken between the last look at the queue and here.
-      if (this.woken) this.wake();
-    });
+    this.loop ??= this.run()
+      .catch((error: unknown) => {
+        // Ours to mend, not to survive in silence: everyone here is told, and the engine goes on with those who come next.
+        const failure = toPelagicError(error);
+        this.log.error({ error: failure.stack }, "the engine's loop failed");
+        for (const entry of [...this.entries.values()]) this.end(entry, { kind: "error", error: failure });
+      })
+      .finally(() => {
+        this.loop = undefined;
+        // Woken between the last look at the queue and here.
+        if (this.woken) this.wake();
+      });
   }
 
   private async run(): Promise<void> {
@@ -437,6 +444,10 @@ export class Engine {
       return;
     }
     if (!result.sampled) return;
+    if (result.sampled.token < 0) {
+      this.end(entry, { kind: "error", error: new PelagicError("internal", `row ${firstRow + rowCount - 1}: the logits are not numbers`) });
+      return;
+    }
     const index = entry.length - request.promptLength;
     append(entry, result.sampled.token);
     const digest = request.digests ? result.digests[result.digests.length - 1] : undefined;

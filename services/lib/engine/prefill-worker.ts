@@ -2,7 +2,7 @@
 // every row, gives up, or falls silent for longer than the lease.
 import type { Bus, BusMessage, Clock, Log } from "../contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
-import { type Control, Credit, PrefillRequest } from "../contracts/messages.ts";
+import { Credit, PrefillRequest, type TransferNotice } from "../contracts/messages.ts";
 import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { TransferSender } from "./transfer-sender.ts";
 import type { WorkerCore } from "./worker-core.ts";
@@ -11,6 +11,8 @@ import type { WorkerCore } from "./worker-core.ts";
 export const transferLeaseMs = 3_000;
 const aliveMs = 500;
 const busyRetryMs = 200;
+
+type Notice = Omit<Extract<TransferNotice, { kind: "alive" }>, "v"> | Omit<Extract<TransferNotice, { kind: "failed" }>, "v">;
 
 interface Transfer {
   request: PrefillRequest;
@@ -84,7 +86,9 @@ export class PrefillWorker {
   private begin(request: PrefillRequest, tokens: Uint32Array): void {
     const id = request.transferId;
     const { engine, runner } = this.core;
-    const sender = new TransferSender(runner, this.data, request, () => engine.table(id));
+    const sender = new TransferSender(runner, this.data, this.core.subjects.frames(request.decodeWorkerId, id), request, () =>
+      engine.table(id),
+    );
     const credits = this.control.subscribe(this.core.subjects.credit(this.core.workerId, id), (message) => this.onCredit(message));
     const now = this.clock.nowMs();
     this.transfers.set(id, {
@@ -152,7 +156,7 @@ export class PrefillWorker {
     if (!transfer) return;
     this.log.warn({ request: transfer.request.requestId, transfer: id, error: error.message }, "transfer failed");
     this.onTransferEnd({ outcome: "failed", bytes: transfer.sender.sentBytes });
-    this.tell(transfer, { kind: "transfer-failed", transferId: id, error: { code: error.code, message: error.message } });
+    this.tell(transfer, { kind: "failed", transferId: id, error: { code: error.code, message: error.message } });
     this.free(id, error);
   }
 
@@ -167,9 +171,9 @@ export class PrefillWorker {
     this.transfers.delete(id);
   }
 
-  private tell(transfer: Transfer, body: Record<string, unknown> & { kind: Control["kind"] }): void {
+  private tell(transfer: Transfer, notice: Notice): void {
     try {
-      this.control.publish(this.core.subjects.control(transfer.request.decodeWorkerId), encodeMessage(body));
+      this.control.publish(this.core.subjects.notices(transfer.request.decodeWorkerId), encodeMessage(notice));
     } catch {
       // Disconnected: decode's own bound on silence ends its wait.
     }
@@ -180,7 +184,7 @@ export class PrefillWorker {
     for (const [id, transfer] of [...this.transfers]) {
       if (now > transfer.leaseUntilMs) this.end(id, new PelagicError("worker_lost", "decode fell silent"));
       else if (now > transfer.deadlineMs) this.end(id, new PelagicError("deadline_exceeded", "the request's deadline passed"));
-      else this.tell(transfer, { kind: "transfer-alive", transferId: id, sentFrames: transfer.sender.sentFrames });
+      else this.tell(transfer, { kind: "alive", transferId: id, sentFrames: transfer.sender.sentFrames });
     }
     this.stopTimer = this.clock.setTimer(aliveMs, () => this.tick());
   }

@@ -11,6 +11,11 @@ export const heartbeatMs = 500;
 /** Changes within this time leave together. */
 const gatherMs = 20;
 
+/** A short key and its quotes and comma are 19 bytes; the rest of the message is small. */
+function maxSnapshotKeys(maxPayloadBytes: number): number {
+  return Math.floor((maxPayloadBytes - 16 * 1024) / 20);
+}
+
 /** All of a WorkerState but what this file adds. */
 export type WorkerReport = Omit<WorkerState, "v" | "heartbeatMs" | "position" | "snapshot" | "stored" | "removed">;
 
@@ -76,7 +81,8 @@ export class StatePublisher {
         ...this.report(),
         heartbeatMs,
         position: this.position,
-        ...(this.snapshotWanted ? { snapshot: this.blocks.keys().map(shortKey) } : {}),
+        // What does not fit in a message is left out: routing is a guess anyway, and correctness never depends on it.
+        ...(this.snapshotWanted ? { snapshot: this.blocks.keys().slice(-maxSnapshotKeys(this.bus.maxPayloadBytes)).map(shortKey) } : {}),
         stored: events.stored.map(shortKey),
         removed: events.removed.map(shortKey),
       };

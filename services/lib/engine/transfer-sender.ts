@@ -7,7 +7,6 @@ import type { ModelRunner } from "./model-runner.ts";
 
 export interface TransferOptions {
   transferId: string;
-  framesSubject: string;
   kvDtype: FrameKvDtype;
   /** Rows [firstRow, endRow) of every layer are wanted. */
   firstRow: number;
@@ -26,6 +25,7 @@ export class TransferSender {
   readonly options: TransferOptions;
   private readonly runner: ModelRunner;
   private readonly dataBus: Bus;
+  private readonly framesSubject: string;
   private readonly table: () => readonly number[];
   private readonly rowsPerFrame: number;
   private readonly totalBytes: number;
@@ -37,7 +37,8 @@ export class TransferSender {
   sentBytes = 0;
 
   /** `table` gives the block ids of the rows' owner, in order of position. */
-  constructor(runner: ModelRunner, dataBus: Bus, options: TransferOptions, table: () => readonly number[]) {
+  constructor(runner: ModelRunner, dataBus: Bus, framesSubject: string, options: TransferOptions, table: () => readonly number[]) {
+    this.framesSubject = framesSubject;
     this.runner = runner;
     this.dataBus = dataBus;
     this.options = options;
@@ -101,7 +102,7 @@ export class TransferSender {
       },
       (data) => this.runner.xxh64(data),
     );
-    this.dataBus.publish(this.options.framesSubject, frame);
+    this.dataBus.publish(this.framesSubject, frame);
     this.sentFrames++;
     this.sentBytes += payloadBytes;
   }

@@ -148,10 +148,11 @@ export class WorkerCore {
     this.state.changed();
   }
 
-  /** Drains, and resolves when `done`; the caller's own bound ends a wait that lasts too long. */
-  async drainUntil(done: () => boolean): Promise<void> {
+  /** Drains, and resolves when `done` or when the bound is over: what still runs then ends with `shutting_down`. */
+  async drainUntil(done: () => boolean, boundMs: number): Promise<void> {
     this.drain();
-    while (!done()) await new Promise<void>((resolve) => this.clock.setTimer(20, resolve));
+    const endMs = this.clock.nowMs() + boundMs;
+    while (!done() && this.clock.nowMs() < endMs) await new Promise<void>((resolve) => this.clock.setTimer(20, resolve));
   }
 
   async stop(): Promise<void> {

@@ -234,7 +234,7 @@ describe("when something goes wrong", () => {
     [
       "prefill is silent after it accepted",
       () => {
-        broker.deliveries = (s) => (s.includes(".kv.") || s.includes(".control.decode") ? 0 : 1);
+        broker.deliveries = (s) => (s.includes(".kv.") || s.includes(".notices.") ? 0 : 1);
       },
     ],
   ];
@@ -336,6 +336,58 @@ describe("when something goes wrong", () => {
     expect(client.tokens).toEqual(await expected(prompt(300)));
     expect(client.first?.prefilledBy).toBeUndefined();
   });
+});
+
+test("what does not fit in one message leaves in several, an end with the last", async () => {
+  const decode = await startDecode();
+  const client = new Client("a1");
+  broker.deliveries = (s) => (s.includes(".deltas.") ? 0 : 1);
+  await client.dispatch(prompt(100), { maxTokens: 500, sampling: { temperature: 0, seed: "1", choice: 0, logprobs: 20 } });
+  await clock.advance(1000);
+  let messages = 0;
+  broker.deliveries = (s, data) => {
+    if (s.includes(".deltas.")) {
+      messages++;
+      expect(data.length).toBeLessThanOrEqual(4096);
+    }
+    return 1;
+  };
+  Object.defineProperty((decode.worker as unknown as { control: object }).control, "maxPayloadBytes", { value: 4096 });
+  client.control({ kind: "resend", attemptId: "a1", from: 0, replySubject: "pelagic.test.deltas.gw.a1" });
+  await settle();
+  expect(messages).toBeGreaterThan(1);
+  expect(client.tokens).toEqual(await expected(prompt(100), 500));
+  expect(client.end?.kind).toBe("finish");
+});
+
+test("one request whose logits are not numbers ends by name, and its neighbours go on", async () => {
+  const decode = await startDecode();
+  const run = decode.runner.run.bind(decode.runner);
+  decode.runner.run = async (work, options) => {
+    const result = await run(work, options);
+    // The request with 101 prompt tokens overflows at once.
+    work.forEach((sequence, i) => {
+      const { sampled } = result.sequences[i] as { sampled?: { token: number } };
+      if (sequence.promptLength === 101 && sampled) sampled.token = -1;
+    });
+    return result;
+  };
+  const [good, bad] = [new Client("a1"), new Client("a2")];
+  await good.dispatch(prompt(100));
+  await bad.dispatch(prompt(101));
+  await clock.advance(1000);
+  expect(bad.end).toMatchObject({ kind: "error", error: { code: "internal" } });
+  expect(bad.tokens).toEqual([]);
+  expect(good.tokens).toEqual(await expected(prompt(100)));
+  expect(decode.core.engine.blocks.owners()).toEqual([]);
+});
+
+test("sampling that float32 cannot hold, or a bias outside the vocabulary, is refused before it shares a batch", async () => {
+  await startDecode();
+  for (const field of [{ topP: 1e-50 }, { repetitionPenalty: 1e-50 }, { logitBias: [[97, 1]] }]) {
+    const reply = await new Client("a1").dispatch(prompt(10), { sampling: { temperature: 1, seed: "1", choice: 0, ...field } });
+    expect(reply.kind).toBe("error");
+  }
 });
 
 test("a worker that differs from the numerics id its model folder carries is not ready, and says so", async () => {

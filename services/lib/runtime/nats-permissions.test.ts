@@ -66,7 +66,7 @@ describe("permissions on a real server", () => {
     ["decode-0", "gateway-0", named.state("decode-0")],
     ["prefill-0", "cli", named.state("prefill-0")],
     ["prefill-0", "decode-0", named.frames("decode-0", transferId)],
-    ["prefill-0", "decode-0", named.control("decode-0")],
+    ["prefill-0", "decode-0", named.notices("decode-0")],
     ["decode-0", "prefill-0", named.credit("prefill-0", transferId)],
   ])("%s may speak to %s on %s", async (from, to, subject) => {
     expect(await reaches(from, to, subject)).toBe(true);

@@ -55,13 +55,12 @@ export function natsPermissions(service: string, user: Pick<NatsUser, "role" | "
     case "decode":
       return {
         publish: [all.deltas, all.prefill, all.credit, own.state],
-        subscribe: [own.dispatch, own.control, own.frames, all.stateRequest, inbox],
+        subscribe: [own.dispatch, own.control, own.notices, own.frames, all.stateRequest, inbox],
         answersRequests: true,
       };
     case "prefill":
       return {
-        // control: to tell decode that a transfer failed.
-        publish: [all.frames, all.control, own.state],
+        publish: [all.frames, all.notices, own.state],
         subscribe: [own.prefill, own.control, own.credit, all.stateRequest, inbox],
         answersRequests: true,
       };
@@ -126,6 +125,7 @@ function wildcardSubjects(service: string, id?: string) {
     dispatch: of(named.dispatch(who)),
     control: of(named.control(who)),
     prefill: of(named.prefill(who)),
+    notices: of(named.notices(who)),
     state: of(named.state(who)),
     stateRequest: named.stateRequest,
     deltas: of(named.deltas(who, any)),
