@@ -112,7 +112,8 @@ function privateBase(): string {
   const { XDG_RUNTIME_DIR: runtimeDir } = process.env;
   const candidates = [
     ...(runtimeDir ? [join(runtimeDir, "pelagic")] : []),
-    join(homedir(), ".cache", "pelagic", "run"),
+    // Where there is no such home, making it is not ours (and Node's recursive mkdir never returns under /proc).
+    ...(existsSync(homedir()) ? [join(homedir(), ".cache", "pelagic", "run")] : []),
     join(tmpdir(), `pelagic-${userInfo().uid}`),
   ];
   const reasons: string[] = [];
