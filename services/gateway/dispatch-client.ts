@@ -1,5 +1,5 @@
 // The caller's side of one request's life on the bus (docs/ARCHITECTURE.md, "Ownership and the bus"): sends the dispatch, takes the deltas
-// in whatever order and number they come, acknowledges, asks again, keeps the lease, cancels. Knows nothing of HTTP and no routing policy.
+// in whatever order and number they come, asks again, says when it has all, keeps the lease, cancels. Knows nothing of HTTP and no routing policy.
 //
 // Everything that waits is looked at by one timer for all requests, so that every wait has its bound in one place (Generation.check).
 import { randomBytes } from "node:crypto";
@@ -57,12 +57,14 @@ const dispatchReplyMs = 2_000;
 const dispatchTries = 3;
 const cancelReplyMs = 1_000;
 const cancelTries = 3;
-const ackTokens = 32;
-const ackMs = 200;
 /** Nothing came for so long: ask from our position. */
 const silenceMs = 2_000;
-/** A later token is here, so the missing one is lost: the bus keeps a sender's order. Ask at once, and again after so long. */
+/**
+ * A later token is here, so the missing one is lost: the bus keeps a sender's order. Ask at once, and again after so long; twice as long
+ * each time while nothing comes, since decode answers with all that is missing.
+ */
 const gapMs = 200;
+const maxGapMs = 2_000;
 /** Tokens given to a reader at once: one that comes late must not hold up the others by the size of its heap. */
 const maxBatchTokens = 1_024;
 /** Deltas kept ahead of a gap; further ones come again with the resend. */
@@ -199,8 +201,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
   private endAt: { position: number; end: NonNullable<Delta["end"]>; timings: Delta["timings"] } | null = null;
   private heardMs: number;
   private askedMs = Number.NEGATIVE_INFINITY;
-  private acked = 0;
-  private ackedMs: number;
+  /** How often we asked about a gap since the last token. */
+  private gapAsks = 0;
   private disconnectedSinceMs: number | null = null;
 
   /** Received and not yet read; bounded by the request's maxTokens. */
@@ -218,7 +220,6 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.routing = routing;
     this.startedMs = client.options.clock.nowMs();
     this.heardMs = this.startedMs;
-    this.ackedMs = this.startedMs;
   }
 
   /** Stops the request here at once, and at decode soon. Without effect after its end. */
@@ -335,6 +336,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
           throw new PelagicError(body.error.code, body.error.message);
         }
       } catch (error) {
+        // The request has moved on or ended: whatever became of this attempt is no longer its concern.
+        if (this.attemptId !== attemptId) break;
         if (!(error instanceof BusError)) throw error;
         if (error.code === "too_large") {
           throw new PelagicError("request_too_large", `a prompt of ${prompt.length} tokens is more than a message to the workers can hold`);
@@ -389,7 +392,6 @@ export class Generation implements AsyncIterable<TokenBatch> {
       return;
     }
     if (this.endAt !== null && this.received >= this.endAt.position) this.finish(this.endAt.end, this.endAt.timings);
-    else if (this.received - this.acked >= ackTokens) this.ack(false);
     this.deliver();
   }
 
@@ -404,6 +406,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
       const digest = body.digests?.[i];
       if (digest !== undefined) this.batch.digests.push(digest);
       this.received++;
+      this.gapAsks = 0;
       this.wasAccepted = true;
     }
   }
@@ -417,11 +420,9 @@ export class Generation implements AsyncIterable<TokenBatch> {
     }
   }
 
-  private ack(finished: boolean): void {
-    if (this.workerId === null) return;
-    this.acked = this.received;
-    this.ackedMs = this.client.options.clock.nowMs();
-    this.tell({ kind: "ack", attemptId: this.attemptId, received: this.received, finished });
+  /** Lets decode forget the attempt; where this is lost, its lease does. */
+  private acknowledgeEnd(): void {
+    this.tell({ kind: "ack", attemptId: this.attemptId, received: this.received, finished: true });
   }
 
   private resend(): void {
@@ -430,7 +431,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.tell({ kind: "resend", attemptId: this.attemptId, from: this.received, replySubject });
   }
 
-  /** What is lost here is said again: acknowledgements are cumulative, and check() repeats a resend. */
+  /** May be lost: check() repeats a resend, and a lease stands behind the rest. */
   private tell(control: object): void {
     const { bus, subjects } = this.client.options;
     if (this.workerId === null) return;
@@ -468,8 +469,13 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.disconnectedSinceMs = null;
     if (!this.accepted) return;
     const missing = this.early.size > 0 || (this.endAt !== null && this.endAt.position > this.received);
-    if (missing ? nowMs - this.askedMs >= gapMs : nowMs - Math.max(this.heardMs, this.askedMs) >= silenceMs) this.resend();
-    if (this.received > this.acked && nowMs - this.ackedMs >= ackMs) this.ack(false);
+    if (missing) {
+      if (nowMs - this.askedMs < Math.min(gapMs * 2 ** Math.max(0, this.gapAsks - 1), maxGapMs)) return;
+      this.gapAsks++;
+      this.resend();
+    } else if (nowMs - Math.max(this.heardMs, this.askedMs) >= silenceMs) {
+      this.resend();
+    }
   }
 
   /** @internal */
@@ -508,6 +514,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.instanceId = null;
     this.early.clear();
     this.endAt = null;
+    this.gapAsks = 0;
   }
 
   // The end
@@ -517,7 +524,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
   }
 
   private finish(end: NonNullable<Delta["end"]>, timings: Delta["timings"]): void {
-    this.ack(true);
+    this.acknowledgeEnd();
     if (end.kind === "error") {
       const error = new PelagicError(end.error.code, end.error.message);
       if (error.code === "worker_lost" || error.code === "shutting_down") this.lost(error);

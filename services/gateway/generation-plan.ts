@@ -7,6 +7,9 @@ import type { PromptMessage } from "./prompt-encoder.ts";
 import type { ServedModel } from "./served-model.ts";
 import type { TokenizerJob } from "./tokenizer-pool.ts";
 
+/** Below it every other token's probability is 0 in float32, or dividing by it overflows: greedy by another name. */
+const greedyBelowTemperature = 1e-4;
+
 /** The fields that chat and completions have in common, with the same meaning. */
 type CommonRequest = Pick<CompletionRequest, Exclude<Extract<keyof CompletionRequest, keyof ChatCompletionRequest>, "logprobs">>;
 
@@ -90,13 +93,14 @@ export function planGeneration(
 
 function sampling(request: CommonRequest, model: ServedModel): Sampling {
   const defaults = model.samplingDefaults;
+  const temperature = request.temperature ?? defaults.temperature;
   const topK = request.top_k ?? defaults.topK ?? 0;
   const topP = request.top_p ?? defaults.topP ?? 1;
   const repetitionPenalty = request.repetition_penalty ?? defaults.repetitionPenalty ?? 1;
   const bias = Object.entries(request.logit_bias ?? {}).map(([id, value]): [number, number] => [Number(id), value]);
   for (const [id] of bias) checkTokenId(id, model, "logit_bias");
   return {
-    temperature: request.temperature ?? defaults.temperature,
+    temperature: temperature < greedyBelowTemperature ? 0 : temperature,
     seed: seed(request.seed),
     choice: 0,
     ...(topK > 0 ? { topK } : {}),

@@ -208,6 +208,8 @@ describe("refusals", () => {
       [{ messages: Array.from({ length: 20_000 }, () => 1) }, "messages"],
       [{ temperature: 3 }, "temperature"],
       [{ top_p: 0 }, "top_p"],
+      [{ top_p: 1e-50 }, "top_p"],
+      [{ repetition_penalty: 1e-50 }, "repetition_penalty"],
       [{ max_tokens: 0 }, "max_tokens"],
       [{ seed: 1.5 }, "seed"],
       [{ stop: [""] }, "stop[0]"],

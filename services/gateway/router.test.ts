@@ -56,6 +56,12 @@ describe("router", () => {
     });
   });
 
+  it("lets decode prefill where every prefill worker would take more than twice as long", () => {
+    const queued = (queuedPrefillTokens: number) => route(snapshot(decode("d0"), prefill("p0", { queuedPrefillTokens })), request());
+    expect(queued(500)?.prefill).toEqual({ workerId: "p0" });
+    expect(queued(5_000)).toMatchObject({ prefill: null, reason: "cheaper than any prefill worker" });
+  });
+
   it("asks nobody who is not ready, excluded, or serves another model", () => {
     expect(route(snapshot(decode("d0", { state: "draining" })), request())).toBeNull();
     expect(route(snapshot(decode("d0", { modelName: "other" })), request())).toBeNull();

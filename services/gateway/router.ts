@@ -1,7 +1,8 @@
 // Chooses the workers of one request: a pure function of a snapshot. Every consideration is a number of seconds, and the smallest sum wins;
-// equal sums go to the smaller worker id.
+// equal sums go to prefill elsewhere, then to the smaller worker id. Only a short prompt does not compete: decode always prefills it.
 //
 //   prefillSeconds   tokens waiting before ours, and ours that the decode worker does not have, at the measured rate
+//   delaySeconds     prefill on decode itself: what it takes from the requests that run there
 //   transferSeconds  their latents' way to decode, as far as it takes longer than computing them (layers overlap)
 //   loadSeconds      each request that runs or waits there makes every step of ours longer
 //   memorySeconds    blocks that are neither free nor evictable must be waited for
@@ -22,6 +23,7 @@ export interface RouteRequest {
 
 export interface RouteCost {
   prefillSeconds: number;
+  delaySeconds: number;
   transferSeconds: number;
   loadSeconds: number;
   memorySeconds: number;
@@ -43,6 +45,12 @@ const defaultDecodeStepSeconds = 0.02;
 const defaultTransferBytesPerSecond = 100e6;
 /** Output tokens in which a request's load is felt: answers differ, and only the order of magnitude matters. */
 const typicalAnswerTokens = 256;
+/**
+ * Every second of ours on a decode worker is also taken from the steps of the requests that run or will soon run there. Counted once, however
+ * many they are: prefill comes in chunks between their steps, which slows them but stops none. So decode prefills a long prompt only where
+ * the prefill workers would take more than twice as long.
+ */
+const localPrefillDelay = 1;
 
 /** Workers with equal identities hold interchangeable blocks. */
 export function cacheIdentityOf(worker: { modelDigest: string; numericsId: string; kvDtype: string }): string {
@@ -62,7 +70,7 @@ export function route(snapshot: RoutingSnapshot, request: RouteRequest): Route |
 }
 
 export function total(cost: RouteCost): number {
-  return cost.prefillSeconds + cost.transferSeconds + cost.loadSeconds + cost.memorySeconds;
+  return cost.prefillSeconds + cost.delaySeconds + cost.transferSeconds + cost.loadSeconds + cost.memorySeconds;
 }
 
 function routeTo(decode: WorkerView, ready: readonly WorkerView[], request: RouteRequest): Route {
@@ -81,7 +89,12 @@ function routeTo(decode: WorkerView, ready: readonly WorkerView[], request: Rout
     ...shared,
     prefill: null,
     reason: "",
-    cost: { prefillSeconds: prefillSeconds(decode, uncachedTokens), transferSeconds: 0, ...loadAndMemory },
+    cost: {
+      prefillSeconds: prefillSeconds(decode, uncachedTokens),
+      delaySeconds: (uncachedTokens / prefillRate(decode)) * localPrefillDelay,
+      transferSeconds: 0,
+      ...loadAndMemory,
+    },
   };
   if (uncachedTokens < request.localPrefillTokens) return { ...local, reason: `fewer than ${request.localPrefillTokens} uncached tokens` };
 
@@ -89,18 +102,22 @@ function routeTo(decode: WorkerView, ready: readonly WorkerView[], request: Rout
   for (const prefill of ready) {
     if (prefill.role !== "prefill" || cacheIdentityOf(prefill) !== identity) continue;
     const prefillHits = Math.min(hitBlocks(prefill, keys) * kvBlockTokens, reusable);
-    const seconds = prefillSeconds(prefill, request.promptTokens - 1 - Math.max(prefillHits, hitTokens));
+    const seconds = prefillSeconds(prefill, request.promptTokens - 1 - Math.max(prefillHits, hitTokens), prefillRate(decode));
     const transferBytes = uncachedTokens * decode.kvBytesPerToken;
     const transfer = transferBytes / (decode.rates.transferBytesPerSecond || defaultTransferBytesPerSecond);
     const candidate: Route = {
       ...shared,
       prefill: { workerId: prefill.workerId },
       reason: "the cheapest prefill worker",
-      cost: { prefillSeconds: seconds, transferSeconds: Math.max(0, transfer - seconds), ...loadAndMemory },
+      cost: { prefillSeconds: seconds, delaySeconds: 0, transferSeconds: Math.max(0, transfer - seconds), ...loadAndMemory },
     };
     if (remote === null || total(candidate.cost) < total(remote.cost)) remote = candidate;
   }
-  return remote ?? { ...local, reason: "no prefill worker is ready" };
+  if (remote === null) return { ...local, reason: "no prefill worker is ready" };
+  // Without transferSeconds: the rate that decode measures holds the wait for prefill too, and would count it twice.
+  return total(local.cost) < total(remote.cost) - remote.cost.transferSeconds
+    ? { ...local, reason: "cheaper than any prefill worker" }
+    : remote;
 }
 
 function hitBlocks(worker: WorkerView, keys: readonly string[]): number {
@@ -109,9 +126,14 @@ function hitBlocks(worker: WorkerView, keys: readonly string[]): number {
   return hits;
 }
 
-function prefillSeconds(worker: WorkerView, tokens: number): number {
+/** `otherwise`: the rate of one that has not measured its own; such a prefill worker is taken to be as fast as decode, or it would not be tried. */
+function prefillSeconds(worker: WorkerView, tokens: number, otherwise?: number): number {
   const waiting = worker.queuedPrefillTokens + worker.unreported.prefillTokens;
-  return (waiting + tokens) / (worker.rates.prefillTokensPerSecond || defaultPrefillTokensPerSecond);
+  return (waiting + tokens) / prefillRate(worker, otherwise);
+}
+
+function prefillRate(worker: WorkerView, otherwise = defaultPrefillTokensPerSecond): number {
+  return worker.rates.prefillTokensPerSecond || otherwise;
 }
 
 function loadSeconds(worker: WorkerView): number {
@@ -138,6 +160,7 @@ export function explainRoute(chosen: Route): string {
     hitTokens: chosen.hitTokens,
     uncachedTokens: chosen.uncachedTokens,
     prefillSeconds: seconds(chosen.cost.prefillSeconds),
+    delaySeconds: seconds(chosen.cost.delaySeconds),
     transferSeconds: seconds(chosen.cost.transferSeconds),
     loadSeconds: seconds(chosen.cost.loadSeconds),
     memorySeconds: seconds(chosen.cost.memorySeconds),

@@ -27,7 +27,7 @@ import type { EncodedPrompt } from "./prompt-encoder.ts";
 import { cacheIdentityOf, explainRoute, type Route, route } from "./router.ts";
 import { checkModelName, type ServedModel } from "./served-model.ts";
 import { doneEvent, SseWriter, sseEvent } from "./sse.ts";
-import type { Encoder } from "./tokenizer-pool.ts";
+import type { EncodeLimits, Encoder } from "./tokenizer-pool.ts";
 import type { WorkerDirectory } from "./worker-directory.ts";
 
 export interface GatewayLimits {
@@ -89,7 +89,10 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
     leave = gateway.admission.enter();
     const parsed = parseRequest(gateway, endpoint, read.body);
     const maxPositions = readyMaxPositions(gateway);
-    const prompt = await encodePrompt(gateway, parsed.source, maxPositions);
+    const prompt = await encodePrompt(gateway, parsed.source, maxPositions, {
+      signal: gone.signal,
+      timeoutMs: gateway.limits.deadlineMs - (performance.now() - arrivedMs),
+    });
     releaseBody();
     const plan = planGeneration(parsed.request, parsed, prompt.tokens.length, gateway.model, {
       maxPositions,
@@ -216,11 +219,11 @@ export function readyDecodeWorkers({ directory, model }: Pick<Gateway, "director
     .workers.filter((worker) => worker.role === "decode" && worker.state === "ready" && worker.modelName === model.name);
 }
 
-async function encodePrompt(gateway: Gateway, source: PromptSource, maxPositions: number): Promise<EncodedPrompt> {
+async function encodePrompt(gateway: Gateway, source: PromptSource, maxPositions: number, limits: EncodeLimits): Promise<EncodedPrompt> {
   if ("tokens" in source) return { tokens: source.tokens, insideThink: false };
   checkPromptBytes(source.bytes, gateway.model, maxPositions);
   if (gateway.encoder === null) throw new PelagicError("internal", "no tokenizer for a prompt of text");
-  return await gateway.encoder.encode(source.job);
+  return await gateway.encoder.encode(source.job, limits);
 }
 
 /** The router's view of one request, kept over its re-routes. */

@@ -6,7 +6,9 @@ import { embeddedModel } from "../cli/stack/model-folder.ts";
 let pool: TokenizerPool | undefined;
 afterEach(() => pool?.close());
 
-function start(options: { threads?: number; maxWaiting?: number; jobTimeoutMs?: number; modelPath?: string } = {}): TokenizerPool {
+function start(
+  options: { threads?: number; maxWaiting?: number; jobTimeoutMs?: number; modelPath?: string; maxWaitMs?: number } = {},
+): TokenizerPool {
   pool = new TokenizerPool({
     // Threads run the build.
     workerUrl: new URL("../../dist/services/gateway/tokenizer-worker.js", import.meta.url),
@@ -55,6 +57,16 @@ describe("tokenizer pool", () => {
     const next = threads.encode({ kind: "text", text: "ok" });
     await expect(endless).rejects.toMatchObject({ code: "deadline_exceeded" });
     expect((await next).tokens).toHaveLength(2);
+  });
+
+  it("drops a job that waits too long or that nobody wants any more", async () => {
+    const threads = start({ modelPath: "services", maxWaitMs: 200 });
+    threads.ready().catch(() => undefined);
+    const gone = new AbortController();
+    const unwanted = threads.encode({ kind: "text", text: "a" }, { signal: gone.signal });
+    gone.abort();
+    await expect(unwanted).rejects.toMatchObject({ code: "cancelled" });
+    await expect(threads.encode({ kind: "text", text: "a" })).rejects.toMatchObject({ code: "internal" });
   });
 
   it("says so when the tokenizer cannot be loaded", async () => {

@@ -10,9 +10,16 @@ export interface TokenizerWorkerData {
   modelPath: string;
 }
 
+export interface EncodeLimits {
+  /** Nobody wants the tokens any more: rejects as cancelled, and a job that still waits is dropped. */
+  signal?: AbortSignal;
+  /** A job that has not begun within this is given up. */
+  timeoutMs?: number;
+}
+
 /** Anything that turns a job into tokens. */
 export interface Encoder {
-  encode(job: TokenizerJob): Promise<EncodedPrompt>;
+  encode(job: TokenizerJob, limits?: EncodeLimits): Promise<EncodedPrompt>;
 }
 
 export interface TokenizerPoolOptions {
@@ -24,29 +31,38 @@ export interface TokenizerPoolOptions {
   maxWaiting: number;
   /** A thread that takes longer over one job is replaced. */
   jobTimeoutMs: number;
+  /** A job waits no longer than this for a thread. Default: 30 s. */
+  maxWaitMs?: number;
   log: Log;
 }
 
 interface PendingJob {
   job: TokenizerJob;
+  stopWaiting(): void;
   resolve(prompt: EncodedPrompt): void;
   reject(error: PelagicError): void;
 }
 
 interface Thread {
   worker: Worker;
+  /** Takes jobs: has loaded, and was not told to end. */
   ready: boolean;
+  loaded: boolean;
   current: PendingJob | null;
   timer: NodeJS.Timeout | null;
 }
 
+const defaultMaxWaitMs = 30_000;
+/** Before another thread is tried where one could not load; twice as long each time that one after another fails. */
 const restartDelayMs = 500;
+const maxRestartDelayMs = 10_000;
 
 export class TokenizerPool implements Encoder {
   private readonly options: TokenizerPoolOptions;
   private readonly threads = new Set<Thread>();
   private waiting: PendingJob[] = [];
   private closed = false;
+  private failedLoads = 0;
   private readonly started: Promise<void>;
 
   constructor(options: TokenizerPoolOptions) {
@@ -61,22 +77,56 @@ export class TokenizerPool implements Encoder {
     return this.started;
   }
 
-  encode(job: TokenizerJob): Promise<EncodedPrompt> {
+  encode(job: TokenizerJob, limits: EncodeLimits = {}): Promise<EncodedPrompt> {
     if (this.closed) return Promise.reject(new PelagicError("shutting_down", "the gateway is shutting down"));
+    const { signal } = limits;
+    if (signal?.aborted) return Promise.reject(cancelled());
     if (this.waiting.length >= this.options.maxWaiting) {
       return Promise.reject(
         new PelagicError("overloaded", `${this.waiting.length} prompts wait to be tokenized; try again later`, { retryAfterMs: 1_000 }),
       );
     }
+    const waitMs = Math.max(1, Math.min(limits.timeoutMs ?? Number.POSITIVE_INFINITY, this.options.maxWaitMs ?? defaultMaxWaitMs));
     return new Promise((resolve, reject) => {
-      this.waiting.push({ job, resolve, reject });
+      const giveUp = (error: PelagicError) => {
+        pending.stopWaiting();
+        this.waiting = this.waiting.filter((one) => one !== pending);
+        // Of a job that runs only the answer is given up: its thread is free when it is done or late.
+        pending.reject(error);
+      };
+      const onAbort = () => giveUp(cancelled());
+      const timer = setTimeout(() => giveUp(this.waitedTooLong(waitMs)), waitMs);
+      const forget = () => signal?.removeEventListener("abort", onAbort);
+      const pending: PendingJob = {
+        job,
+        stopWaiting: () => clearTimeout(timer),
+        resolve: (prompt) => {
+          forget();
+          resolve(prompt);
+        },
+        reject: (error) => {
+          forget();
+          reject(error);
+        },
+      };
+      signal?.addEventListener("abort", onAbort, { once: true });
+      this.waiting.push(pending);
       this.assign();
     });
   }
 
+  private waitedTooLong(waitMs: number): PelagicError {
+    return [...this.threads].some((thread) => thread.ready)
+      ? new PelagicError("overloaded", `the prompt waited ${waitMs} ms to be tokenized; try again later`, { retryAfterMs: 1_000 })
+      : new PelagicError("internal", `no tokenizer thread was ready within ${waitMs} ms`);
+  }
+
   async close(): Promise<void> {
     this.closed = true;
-    for (const pending of this.waiting.splice(0)) pending.reject(new PelagicError("shutting_down", "the gateway is shutting down"));
+    for (const pending of this.waiting.splice(0)) {
+      pending.stopWaiting();
+      pending.reject(new PelagicError("shutting_down", "the gateway is shutting down"));
+    }
     await Promise.all([...this.threads].map((thread) => thread.worker.terminate()));
   }
 
@@ -85,8 +135,11 @@ export class TokenizerPool implements Encoder {
       if (this.waiting.length === 0) return;
       if (!thread.ready || thread.current !== null) continue;
       const pending = this.waiting.shift() as PendingJob;
+      pending.stopWaiting();
       thread.current = pending;
       thread.timer = setTimeout(() => {
+        // Before it has ended: the next job must not go to it.
+        thread.ready = false;
         this.settle(thread)?.reject(
           new PelagicError("deadline_exceeded", `the prompt was not tokenized within ${this.options.jobTimeoutMs} ms; shorten it`),
         );
@@ -106,12 +159,20 @@ export class TokenizerPool implements Encoder {
 
   private startThread(): Promise<void> {
     const workerData: TokenizerWorkerData = { modelPath: this.options.modelPath };
-    const thread: Thread = { worker: new Worker(this.options.workerUrl, { workerData }), ready: false, current: null, timer: null };
+    const thread: Thread = {
+      worker: new Worker(this.options.workerUrl, { workerData }),
+      ready: false,
+      loaded: false,
+      current: null,
+      timer: null,
+    };
     this.threads.add(thread);
     return new Promise((resolve, reject) => {
       thread.worker.on("message", (message: "ready" | TokenizerAnswer) => {
         if (message === "ready") {
           thread.ready = true;
+          thread.loaded = true;
+          this.failedLoads = 0;
           resolve();
         } else {
           const pending = this.settle(thread);
@@ -121,6 +182,7 @@ export class TokenizerPool implements Encoder {
         this.assign();
       });
       thread.worker.on("error", (error) => {
+        thread.ready = false;
         this.options.log.error({ error: error.message }, "tokenizer thread failed");
         reject(error);
       });
@@ -129,13 +191,15 @@ export class TokenizerPool implements Encoder {
         this.settle(thread)?.reject(new PelagicError(this.closed ? "shutting_down" : "internal", "the tokenizer thread ended; try again"));
         if (this.closed) return;
         // One that could not load would fail again at once: not in a tight loop.
-        setTimeout(
-          () => {
-            if (!this.closed) void this.startThread().catch(() => undefined);
-          },
-          thread.ready ? 0 : restartDelayMs,
-        );
+        const delayMs = thread.loaded ? 0 : Math.min(restartDelayMs * 2 ** this.failedLoads++, maxRestartDelayMs);
+        setTimeout(() => {
+          if (!this.closed) void this.startThread().catch(() => undefined);
+        }, delayMs);
       });
     });
   }
+}
+
+function cancelled(): PelagicError {
+  return new PelagicError("cancelled", "the client went away");
 }

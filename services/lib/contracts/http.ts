@@ -41,11 +41,12 @@ const generationFields = {
   stream: z.boolean().nullish(),
   stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).nullish(),
   max_tokens: z.number().int().min(1).max(httpLimits.tokenId).nullish().describe("New tokens at most, reasoning included."),
-  temperature: z.number().min(0).max(2).nullish().describe("0 takes the most likely token."),
-  top_p: z.number().gt(0).max(1).nullish(),
+  temperature: z.number().min(0).max(2).nullish().describe("0 takes the most likely token; so does anything below 0.0001."),
+  // This and the repetition penalty have lower bounds that workers, which count in float32, can still tell from 0.
+  top_p: z.number().min(1e-6).max(1).nullish(),
   top_k: z.number().int().min(-1).max(httpLimits.tokenId).nullish().describe("0 or -1: off."),
   min_p: z.number().min(0).max(1).nullish(),
-  repetition_penalty: z.number().gt(0).max(10).nullish(),
+  repetition_penalty: z.number().min(0.01).max(10).nullish(),
   presence_penalty: z.number().min(-2).max(2).nullish(),
   frequency_penalty: z.number().min(-2).max(2).nullish(),
   logit_bias: z
