@@ -1,4 +1,5 @@
 // The CLI behind ./pelagic: one file for each command.
+import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 import * as ask from "./ask.ts";
 import * as bench from "./bench.ts";
@@ -9,9 +10,12 @@ import { CliError, messageOf } from "./cli-error.ts";
 import * as down from "./down.ts";
 import * as status from "./status.ts";
 import * as test from "./test.ts";
+import { inTree } from "./tree.ts";
 import * as up from "./up.ts";
 
+const { version } = JSON.parse(readFileSync(inTree("package.json"), "utf8")) as { version: string };
 const program = new Command("pelagic")
+  .version(version)
   .description("Serves DeepSeek-class models: prefill and decode apart, latents over NATS, exact to the bit.")
   .configureOutput({
     outputError: (text, write) =>
