@@ -54,19 +54,20 @@ export async function benchEngine(dir: string, threads: number, kvDtype: "float3
   const native = nativeModule();
   const runner = await loadNativeRunner({ dir, kvDtype, threads, isa: "auto", kvBlocks: 256 });
   try {
-    const flops = rowFlops(dir);
+    const { gemmFlopsPerRow, attentionFlopsPerPair, layerCount } = runner.info;
+    const prefillRow = prefillRowFlops(dir, gemmFlopsPerRow);
     const fmaRate = await native.measureFmaRate(threads);
     const rows: BenchRow[] = [];
     for (const length of [512, 2048]) {
       const seconds = await prefillSeconds(runner, length);
       // Rows of the last layer end when their latents are written: nobody reads their output.
-      const work = length * flops.prefillRow + (((length * (length + 1)) / 2) * flops.attentionPair * (flops.layers - 1)) / flops.layers;
+      const work = length * prefillRow + (((length * (length + 1)) / 2) * attentionFlopsPerPair * (layerCount - 1)) / layerCount;
       rows.push(row(`prefill ${length}`, length / seconds, "tokens/s", (fmaRate / work) * length));
     }
     for (const batch of [1, 8, 32]) {
       const { seconds, readSeconds } = await decodeStep(runner, batch);
       const pairs = batch * (contextTokens + decodeTokens / 2);
-      const fmaSeconds = (batch * flops.decodeRow + pairs * flops.attentionPair) / fmaRate;
+      const fmaSeconds = (batch * gemmFlopsPerRow + pairs * attentionFlopsPerPair) / fmaRate;
       rows.push(row(`decode batch ${batch}`, batch / seconds, "tokens/s", batch / Math.max(readSeconds, batch === 1 ? 0 : fmaSeconds)));
     }
     const readRate = await native.measureReadBandwidth(runner.info.weightBytes, threads);
@@ -129,28 +130,22 @@ async function decodeStep(runner: NativeRunner, batch: number): Promise<{ second
   return { seconds: median(gaps) / 1000, readSeconds: median(passes) };
 }
 
-/** Multiply-adds counted as two, from the shapes in config.json: GEMMs of one row, and attention of one (row, key) pair over all layers. */
-export function rowFlops(dir: string): { decodeRow: number; prefillRow: number; attentionPair: number; layers: number } {
+/**
+ * FLOPs of a prefill row's GEMMs, from the shapes in config.json: a row without logits stops at the last layer's latents, so that layer's other
+ * products and the head are taken off the engine's own count.
+ */
+function prefillRowFlops(dir: string, gemmFlopsPerRow: number): number {
   const c = JSON.parse(readFileSync(join(dir, "config.json"), "utf8")) as Record<string, number>;
   const n = (name: string) => c[name] ?? 0;
   const heads = n("num_attention_heads");
   const [dn, dr, dv, rank, hidden] = [n("qk_nope_head_dim"), n("qk_rope_head_dim"), n("v_head_dim"), n("kv_lora_rank"), n("hidden_size")];
   const queryRank = n("q_lora_rank");
   const query = queryRank > 0 ? hidden * queryRank + queryRank * heads * (dn + dr) : hidden * heads * (dn + dr);
-  const keyValue = hidden * (rank + dr);
   const absorbed = heads * rank * (dn + dv) + heads * dv * hidden;
   const dense = 3 * hidden * n("intermediate_size");
   const moe = 3 * hidden * n("moe_intermediate_size") * (n("num_experts_per_tok") + n("n_shared_experts")) + hidden * n("n_routed_experts");
-  const layers = n("num_hidden_layers");
-  const denseLayers = Math.min(layers, n("first_k_dense_replace"));
-  const all = layers * (query + keyValue + absorbed) + denseLayers * dense + (layers - denseLayers) * moe;
-  const lastLayer = query + absorbed + (denseLayers === layers ? dense : moe);
-  return {
-    decodeRow: 2 * (all + hidden * n("vocab_size")),
-    prefillRow: 2 * (all - lastLayer),
-    attentionPair: 2 * layers * heads * (2 * rank + dr),
-    layers,
-  };
+  const feedForward = n("first_k_dense_replace") >= n("num_hidden_layers") ? dense : moe;
+  return gemmFlopsPerRow - 2 * (query + absorbed + feedForward + hidden * n("vocab_size"));
 }
 
 function median(values: number[]): number {

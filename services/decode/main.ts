@@ -8,9 +8,6 @@ import { busFields, processFields } from "../lib/runtime/config.ts";
 import { runProcess } from "../lib/runtime/process.ts";
 import { openWorkerPorts } from "../lib/runtime/worker-ports.ts";
 
-/** Kept back of drainMs for what comes after draining. */
-const stopMs = 1_000;
-
 await runProcess({
   name: "decode",
   config: z.object({ ...processFields, ...busFields, ...workerFields, ...decodeFields }),
@@ -31,8 +28,8 @@ await runProcess({
     onStop(() => worker.stop());
     observeWorker(core, metrics);
     observeDecode(worker, metrics);
-    // What runs may finish, and be heard; the rest of the stop needs its time too.
-    onStop(() => core.drainUntil(() => worker.liveAttempts === 0, config.drainMs - stopMs));
+    // What runs may finish, and be heard.
+    onStop(() => core.drainUntil(() => worker.liveAttempts === 0, config.drainMs));
     core.ready();
   },
 });

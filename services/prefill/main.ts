@@ -8,9 +8,6 @@ import { busFields, processFields } from "../lib/runtime/config.ts";
 import { runProcess } from "../lib/runtime/process.ts";
 import { openWorkerPorts } from "../lib/runtime/worker-ports.ts";
 
-/** Kept back of drainMs for what comes after draining. */
-const stopMs = 1_000;
-
 await runProcess({
   name: "prefill",
   config: z.object({ ...processFields, ...busFields, ...workerFields }),
@@ -28,8 +25,8 @@ await runProcess({
     onStop(() => worker.stop());
     observeWorker(core, metrics);
     observePrefill(worker, metrics);
-    // Transfers that run may finish; the rest of the stop needs its time too.
-    onStop(() => core.drainUntil(() => worker.activeTransfers === 0, config.drainMs - stopMs));
+    // Transfers that run may finish.
+    onStop(() => core.drainUntil(() => worker.activeTransfers === 0, config.drainMs));
     core.ready();
   },
 });

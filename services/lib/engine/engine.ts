@@ -199,10 +199,6 @@ export class Engine {
     };
   }
 
-  get idle(): boolean {
-    return this.entries.size === 0;
-  }
-
   /** Ends everything with `shutting_down` and waits for the step that runs. */
   async close(): Promise<void> {
     this.closed = true;

@@ -48,10 +48,6 @@ export class TransferSender {
     this.totalBytes = (options.endRow - options.firstRow) * runner.info.layerCount * runner.rowBytes;
   }
 
-  get allSent(): boolean {
-    return this.sentBytes === this.totalBytes;
-  }
-
   /** These rows of this layer are in the cache; those not wanted are skipped. `cached`: nobody computed them now. Throws BusError "disconnected". */
   rowsReady(layer: number, firstRow: number, rowCount: number, cached = false): void {
     const end = Math.min(firstRow + rowCount, this.options.endRow);

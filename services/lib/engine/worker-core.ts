@@ -25,6 +25,9 @@ export interface WorkerOptions {
   metricsPort?: number;
 }
 
+/** Kept back of drainMs for what comes after draining. */
+const afterDrainMs = 1_000;
+
 export type ControlHandler = (message: Control, respond: (body: object) => void) => void;
 
 export class WorkerCore {
@@ -148,10 +151,13 @@ export class WorkerCore {
     this.state.changed();
   }
 
-  /** Drains, and resolves when `done` or when the bound is over: what still runs then ends with `shutting_down`. */
-  async drainUntil(done: () => boolean, boundMs: number): Promise<void> {
+  /**
+   * Drains, and resolves when `done`, or a little before the process's drainMs is over: what still runs then ends with `shutting_down`, which
+   * takes its time too.
+   */
+  async drainUntil(done: () => boolean, drainMs: number): Promise<void> {
     this.drain();
-    const endMs = this.clock.nowMs() + boundMs;
+    const endMs = this.clock.nowMs() + drainMs - afterDrainMs;
     while (!done() && this.clock.nowMs() < endMs) await new Promise<void>((resolve) => this.clock.setTimer(20, resolve));
   }
 
