@@ -2,9 +2,8 @@
 // in whatever order and number they come, asks again, says when it has all, keeps the lease, cancels. Knows nothing of HTTP and no routing policy.
 //
 // Everything that waits is looked at by one timer for all requests, so that every wait has its bound in one place (Generation.check).
-import { randomBytes } from "node:crypto";
 import type { z } from "zod";
-import { type Bus, BusError, type Clock, type Log } from "../lib/contracts/bus.ts";
+import { type Bus, BusError, type Clock, type FreshId, type Log, randomId } from "../lib/contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
 import { ControlReply, Delta, DispatchReply, type RequestTimings, type Sampling, type TokenLogprobs } from "../lib/contracts/messages.ts";
 import type { Subjects } from "../lib/contracts/subjects.ts";
@@ -50,6 +49,7 @@ export interface DispatchClientOptions {
   /** Decode cancels what no lease names for so long; also the longest outage of the bus that a request survives. */
   leaseMs: number;
   log: Log;
+  freshId?: FreshId;
 }
 
 const checkMs = 50;
@@ -296,7 +296,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
   private async ask(target: DispatchTarget): Promise<"accepted" | { retryAfterMs?: number }> {
     const { bus, clock, subjects, gatewayId, leaseMs, log } = this.client.options;
     const { prompt, ...request } = this.request;
-    const attemptId = randomBytes(12).toString("hex");
+    const attemptId = (this.client.options.freshId ?? randomId)(12);
     const replySubject = subjects.deltas(gatewayId, attemptId);
     const subscription = bus.subscribe(replySubject, (message) => this.onDelta(attemptId, message.data));
     this.unsubscribe = () => subscription.unsubscribe();

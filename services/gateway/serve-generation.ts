@@ -2,14 +2,13 @@
 // "Life of a request"; what each step decides is in the file that it names.
 import { randomUUID } from "node:crypto";
 import type { Request, Response } from "express";
-import { blockKeys, kvBlockTokens, reusableRows, rootKey, shortKey } from "../lib/contracts/block-key.ts";
 import type { Log } from "../lib/contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
 import { ChatCompletionRequest, CompletionRequest, firstIssue, oversizedField, type Usage, unknownFields } from "../lib/contracts/http.ts";
 import type { z } from "zod";
 import type { Admission } from "./admission.ts";
 import { type AnswerFormat, ChatFormat, CompletionFormat, type FinishReason, type TokenReport } from "./answer-format.ts";
-import type { DispatchClient, Generation, Routing } from "./dispatch-client.ts";
+import type { DispatchClient, Generation } from "./dispatch-client.ts";
 import type { Endpoint, GatewayMetrics } from "./gateway-metrics.ts";
 import {
   chatPrompt,
@@ -24,7 +23,8 @@ import { errorBody, sendError } from "./http-error.ts";
 import { type ByteBudget, readJsonBody } from "./json-body.ts";
 import { OutputAssembler, type OutputPiece } from "./output-assembler.ts";
 import type { EncodedPrompt } from "./prompt-encoder.ts";
-import { cacheIdentityOf, explainRoute, type Route, route } from "./router.ts";
+import { RequestRouting } from "./request-routing.ts";
+import { explainRoute } from "./router.ts";
 import { checkModelName, type ServedModel } from "./served-model.ts";
 import { doneEvent, SseWriter, sseEvent } from "./sse.ts";
 import type { EncodeLimits, Encoder } from "./tokenizer-pool.ts";
@@ -99,7 +99,13 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
       defaultMaxTokens: gateway.limits.defaultMaxTokens,
     });
     if (gone.signal.aborted) throw new PelagicError("cancelled", "the client went away");
-    const routing = new RequestRouting(gateway, prompt.tokens, plan.maxTokens);
+    const routing = new RequestRouting(gateway.directory, {
+      modelName: gateway.model.name,
+      tokens: prompt.tokens,
+      maxTokens: plan.maxTokens,
+      cacheSalt,
+      localPrefillTokens: gateway.limits.localPrefillTokens,
+    });
     generation = gateway.client.start(
       {
         requestId,
@@ -224,45 +230,6 @@ async function encodePrompt(gateway: Gateway, source: PromptSource, maxPositions
   checkPromptBytes(source.bytes, gateway.model, maxPositions);
   if (gateway.encoder === null) throw new PelagicError("internal", "no tokenizer for a prompt of text");
   return await gateway.encoder.encode(source.job, limits);
-}
-
-/** The router's view of one request, kept over its re-routes. */
-class RequestRouting {
-  chosen: Route | null = null;
-  private readonly gateway: Gateway;
-  private readonly tokens: Uint32Array;
-  private readonly maxTokens: number;
-  private readonly keys = new Map<string, string[]>();
-
-  constructor(gateway: Gateway, tokens: Uint32Array, maxTokens: number) {
-    this.gateway = gateway;
-    this.tokens = tokens;
-    this.maxTokens = maxTokens;
-  }
-
-  readonly choose: Routing = (excluded) => {
-    const { directory, model, limits } = this.gateway;
-    const snapshot = directory.snapshot();
-    for (const worker of snapshot.workers) {
-      const identity = cacheIdentityOf(worker);
-      if (this.keys.has(identity)) continue;
-      this.keys.set(identity, blockKeys(rootKey(worker, cacheSalt), this.tokens, reusableRows(this.tokens.length)).map(shortKey));
-    }
-    this.chosen = route(snapshot, {
-      modelName: model.name,
-      promptTokens: this.tokens.length,
-      maxTokens: this.maxTokens,
-      blockKeys: this.keys,
-      excluded,
-      localPrefillTokens: limits.localPrefillTokens,
-    });
-    if (this.chosen === null) return null;
-    const { decode, prefill, hitTokens, uncachedTokens } = this.chosen;
-    const blocks = Math.ceil((this.tokens.length - hitTokens) / kvBlockTokens);
-    directory.view.noteDispatched(decode.workerId, { requests: 1, blocks, prefillTokens: prefill === null ? uncachedTokens : 0 });
-    if (prefill !== null) directory.view.noteDispatched(prefill.workerId, { requests: 1, blocks, prefillTokens: uncachedTokens });
-    return { workerId: decode.workerId, prefillWorkerId: prefill?.workerId ?? null };
-  };
 }
 
 /** Turns what decode sends into what the client reads, streamed or whole. */

@@ -1,4 +1,5 @@
-// What our code needs of a message bus. services/lib/runtime/nats-bus.ts is the real one.
+// What our code needs of the world around it: a message bus, time, chance, a log. services/lib/runtime/nats-bus.ts is the real one.
+import { randomBytes } from "node:crypto";
 
 export interface BusMessage {
   subject: string;
@@ -57,6 +58,11 @@ export const systemClock: Clock = {
     return () => clearTimeout(timer);
   },
 };
+
+/** Fresh ids of instances, attempts and transfers: so many random bytes as hex. A simulator gives its own, to replay a run exactly. */
+export type FreshId = (bytes: number) => string;
+
+export const randomId: FreshId = (bytes) => randomBytes(bytes).toString("hex");
 
 /** What code logs through; pino satisfies it. No prompt text, ever. */
 export interface Log {

@@ -1,4 +1,6 @@
-// How a message lies on the bus: a little-endian uint32 length, that many bytes of JSON, then binary (packed uint32 token ids).
+// How a message lies on the bus: a little-endian uint32 length, the CRC-32 of all that follows, that many bytes of JSON, then binary (packed
+// uint32 token ids). A flipped bit in JSON or a token id would be another valid message: the checksum makes it a lost one.
+import { crc32 } from "node:zlib";
 import type { z } from "zod";
 import { PelagicError } from "./errors.ts";
 
@@ -9,6 +11,7 @@ export const oldestProtocolVersion = 1;
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true });
 const none = new Uint8Array(0);
+const headBytes = 8;
 
 export interface WireMessage<T> {
   body: T;
@@ -19,23 +22,27 @@ export interface WireMessage<T> {
 export function encodeMessage(body: object, tokens?: Uint32Array): Uint8Array {
   const json = encoder.encode(JSON.stringify({ v: protocolVersion, ...body }));
   const tail = tokens ? new Uint8Array(tokens.buffer, tokens.byteOffset, tokens.byteLength) : none;
-  const out = new Uint8Array(4 + json.length + tail.length);
-  new DataView(out.buffer).setUint32(0, json.length, true);
-  out.set(json, 4);
-  out.set(tail, 4 + json.length);
+  const out = new Uint8Array(headBytes + json.length + tail.length);
+  out.set(json, headBytes);
+  out.set(tail, headBytes + json.length);
+  const head = new DataView(out.buffer);
+  head.setUint32(0, json.length, true);
+  head.setUint32(4, crc32(out.subarray(headBytes)), true);
   return out;
 }
 
 /** Throws PelagicError "internal" naming the field at fault; a receiver logs and drops such a message. */
 export function decodeMessage<S extends z.ZodType>(schema: S, data: Uint8Array): WireMessage<z.output<S>> {
-  if (data.length < 4) throw malformed(`${data.length} bytes, at least 4 expected`);
-  const length = new DataView(data.buffer, data.byteOffset, data.byteLength).getUint32(0, true);
-  if (4 + length > data.length) throw malformed(`header of ${length} bytes in a message of ${data.length}`);
-  const tail = data.subarray(4 + length);
+  if (data.length < headBytes) throw malformed(`${data.length} bytes, at least ${headBytes} expected`);
+  const head = new DataView(data.buffer, data.byteOffset, data.byteLength);
+  const length = head.getUint32(0, true);
+  if (headBytes + length > data.length) throw malformed(`header of ${length} bytes in a message of ${data.length}`);
+  if (crc32(data.subarray(headBytes)) !== head.getUint32(4, true)) throw malformed("checksum differs");
+  const tail = data.subarray(headBytes + length);
   if (tail.length % 4 !== 0) throw malformed(`token ids take ${tail.length} bytes, not a multiple of 4`);
   let json: unknown;
   try {
-    json = JSON.parse(decoder.decode(data.subarray(4, 4 + length)));
+    json = JSON.parse(decoder.decode(data.subarray(headBytes, headBytes + length)));
   } catch (error) {
     throw malformed(error instanceof Error ? error.message : String(error));
   }

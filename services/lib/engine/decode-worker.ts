@@ -1,6 +1,5 @@
 // The decode side of a request's life, from the one dispatch that names everything to the last token: it owns the request. It reserves
 // blocks, has the prompt's rows computed (elsewhere or here), samples every token, and keeps its output until the gateway has it all.
-import { randomBytes } from "node:crypto";
 import type { Bus, BusMessage, Clock, Log } from "../contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
 import { type Control, type Delta, Dispatch, PrefillReply, TransferNotice } from "../contracts/messages.ts";
@@ -214,7 +213,7 @@ export class DecodeWorker {
   private async askPrefill(attempt: Attempt, prefillWorkerId: string, firstRow: number): Promise<void> {
     const { dispatch } = attempt;
     const { core } = this;
-    const id = randomBytes(16).toString("hex");
+    const id = core.freshId(16);
     const endRow = dispatch.promptLength - 1;
     const receiver = new TransferReceiver(
       core.runner,

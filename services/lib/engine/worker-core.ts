@@ -1,9 +1,8 @@
 // What a prefill and a decode worker have in common: identity, engine, state on the bus, control messages, drain.
-import { randomBytes } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { kvBlockTokens, type CacheIdentity } from "../contracts/block-key.ts";
-import { type Bus, type Clock, type Log, systemClock } from "../contracts/bus.ts";
+import { type Bus, type Clock, type FreshId, type Log, randomId, systemClock } from "../contracts/bus.ts";
 import type { FrameKvDtype } from "../contracts/frame.ts";
 import { Control, type WorkerRole, type WorkerState } from "../contracts/messages.ts";
 import { subjects, type Subjects } from "../contracts/subjects.ts";
@@ -23,6 +22,7 @@ export interface WorkerOptions {
   kvDtype: FrameKvDtype;
   engine: EngineConfig;
   metricsPort?: number;
+  freshId?: FreshId;
 }
 
 /** Kept back of drainMs for what comes after draining. */
@@ -32,7 +32,8 @@ export type ControlHandler = (message: Control, respond: (body: object) => void)
 
 export class WorkerCore {
   readonly workerId: string;
-  readonly instanceId = randomBytes(8).toString("hex");
+  readonly instanceId: string;
+  readonly freshId: FreshId;
   readonly subjects: Subjects;
   readonly identity: CacheIdentity;
   readonly runner: ModelRunner;
@@ -47,8 +48,11 @@ export class WorkerCore {
   private reason: string | undefined;
   private controlHandler: ControlHandler = () => {};
 
-  private constructor(options: WorkerOptions, runner: ModelRunner, identity: CacheIdentity, bus: Bus, clock: Clock, log: Log) {
+  /** `identity` must be what `start` would measure: blocks move between workers on its word. */
+  constructor(options: WorkerOptions, runner: ModelRunner, identity: CacheIdentity, bus: Bus, clock: Clock, log: Log) {
     this.options = options;
+    this.freshId = options.freshId ?? randomId;
+    this.instanceId = this.freshId(8);
     this.workerId = options.workerId;
     this.subjects = subjects(options.service);
     this.identity = identity;
