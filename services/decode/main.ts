@@ -1,9 +1,10 @@
 // The decode process: owns requests from dispatch to last token, receives prompts' latents, samples.
 import { z } from "zod";
 import { DecodeWorker } from "../lib/engine/decode-worker.ts";
+import { RowServer } from "../lib/engine/row-server.ts";
 import { decodeFields, workerFields } from "../lib/engine/worker-config.ts";
 import { WorkerCore } from "../lib/engine/worker-core.ts";
-import { observeDecode, observeWorker } from "../lib/engine/worker-metrics.ts";
+import { observeDecode, observeRowServer, observeWorker } from "../lib/engine/worker-metrics.ts";
 import { busFields, processFields } from "../lib/runtime/config.ts";
 import { runProcess } from "../lib/runtime/process.ts";
 import { openWorkerPorts } from "../lib/runtime/worker-ports.ts";
@@ -26,10 +27,14 @@ await runProcess({
       receiveBudgetBytes: config.receiveBudgetMib * 1024 * 1024,
     });
     onStop(() => worker.stop());
+    // For peers that take over what runs here.
+    const rows = new RowServer(core, control, data, { servesWhileDraining: true });
+    onStop(() => rows.stop());
     observeWorker(core, metrics);
     observeDecode(worker, metrics);
-    // What runs may finish, and be heard.
-    onStop(() => core.drainUntil(() => worker.liveAttempts === 0, config.drainMs));
+    observeRowServer(rows, metrics);
+    // Gateways move what runs, or let it finish; peers fetch its blocks.
+    onStop(() => core.drainUntil(() => worker.liveAttempts === 0 && rows.activeTransfers === 0, config.drainMs));
     core.ready();
   },
 });

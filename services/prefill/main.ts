@@ -1,9 +1,9 @@
 // The prefill process: computes prompts' latents and sends them to decode workers.
 import { z } from "zod";
-import { PrefillWorker } from "../lib/engine/prefill-worker.ts";
+import { RowServer } from "../lib/engine/row-server.ts";
 import { workerFields } from "../lib/engine/worker-config.ts";
 import { WorkerCore } from "../lib/engine/worker-core.ts";
-import { observePrefill, observeWorker } from "../lib/engine/worker-metrics.ts";
+import { observeRowServer, observeWorker } from "../lib/engine/worker-metrics.ts";
 import { busFields, processFields } from "../lib/runtime/config.ts";
 import { runProcess } from "../lib/runtime/process.ts";
 import { openWorkerPorts } from "../lib/runtime/worker-ports.ts";
@@ -21,10 +21,10 @@ await runProcess({
     const core = await WorkerCore.load("prefill", config, metricsPort, control, log);
     loaded = core;
     onStop(() => core.stop());
-    const worker = new PrefillWorker(core, control, data);
+    const worker = new RowServer(core, control, data, { servesWhileDraining: false });
     onStop(() => worker.stop());
     observeWorker(core, metrics);
-    observePrefill(worker, metrics);
+    observeRowServer(worker, metrics);
     // Transfers that run may finish.
     onStop(() => core.drainUntil(() => worker.activeTransfers === 0, config.drainMs));
     core.ready();

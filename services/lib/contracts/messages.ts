@@ -55,6 +55,8 @@ export const Dispatch = z.object({
   cacheSalt: z.string(),
   /** Worker to ask for the prompt's rows; null: decode prefills itself. */
   prefillWorkerId: id.nullable(),
+  /** A decode worker that had the request before and is draining: its whole blocks, of prompt and answer, are asked for first. */
+  heldBy: id.optional(),
   /** The gateway renews its lease within this time, or decode cancels. */
   leaseMs: milliseconds,
   deadlineMs: milliseconds,
@@ -119,14 +121,14 @@ export const Control = z.discriminatedUnion("kind", [
   z.object({ v: z.number(), kind: z.literal("cancel"), attemptId: id }),
   /** Gateway: these attempts are still wanted. */
   z.object({ v: z.number(), kind: z.literal("lease"), gatewayId: id, attemptIds: z.array(id), leaseMs: milliseconds }),
-  /** Anyone with the right: take no new work and finish. Answered with a ControlReply. */
+  /** Anyone with the right: take no new work; gateways move what runs. Answered with a ControlReply. */
   z.object({ v: z.number(), kind: z.literal("drain") }),
 ]);
 export type Control = z.infer<typeof Control>;
 
-/** Prefill to decode, on the decode worker's notices subject. */
+/** The sender of rows to the decode worker that asked, on its notices subject. */
 export const TransferNotice = z.discriminatedUnion("kind", [
-  /** Regularly: the transfer lives, and so many frames went out so far (what has not arrived a while later is lost). */
+  /** Regularly: the transfer lives, and so many frames went out so far (what has not arrived a while later is asked for again). */
   z.object({ v: z.number(), kind: z.literal("alive"), transferId, sentFrames: count }),
   /** The transfer ended without all its frames. */
   z.object({ v: z.number(), kind: z.literal("failed"), transferId, error: WireError }),
@@ -136,13 +138,13 @@ export type TransferNotice = z.infer<typeof TransferNotice>;
 export const ControlReply = z.object({ v: z.number(), ok: z.boolean(), message: z.string().optional() });
 export type ControlReply = z.infer<typeof ControlReply>;
 
-/** Decode to prefill. Tail: token ids of rows [0, endRow). Rows [firstRow, endRow) are wanted as frames. */
-export const PrefillRequest = z.object({
+/** Decode to a worker that can have them: send rows [firstRow, endRow) as frames. Tail: token ids of rows [0, endRow). */
+export const RowsRequest = z.object({
   v: z.number(),
   requestId: id,
   transferId,
   decodeWorkerId: id,
-  /** Must equal the prefill worker's own, or it refuses: blocks move only between equals. */
+  /** Must equal the sender's own, or it refuses: blocks move only between equals. */
   modelDigest: hexDigest,
   numericsId: hexDigest,
   kvDtype: z.enum(kvDtypes),
@@ -154,18 +156,20 @@ export const PrefillRequest = z.object({
   /** First credit: payload bytes that may be sent. */
   grantedBytes: count,
 });
-export type PrefillRequest = z.infer<typeof PrefillRequest>;
+export type RowsRequest = z.infer<typeof RowsRequest>;
 
-export const PrefillReply = z.union([z.object({ v: z.number(), kind: z.literal("accepted"), instanceId: id }), Refusal]);
-export type PrefillReply = z.infer<typeof PrefillReply>;
+export const RowsReply = z.union([z.object({ v: z.number(), kind: z.literal("accepted"), instanceId: id }), Refusal]);
+export type RowsReply = z.infer<typeof RowsReply>;
 
-/** Decode to prefill, on the transfer's credit subject, and again as its heartbeat. Positions are cumulative over the transfer. */
+/** Receiver to sender, on the transfer's credit subject, and again as its heartbeat. Positions are cumulative over the transfer. */
 export const Credit = z.object({
   v: z.number(),
   transferId,
   grantedBytes: count,
   receivedFrames: count,
-  /** "complete": every row arrived, prefill may free; "abort": stop sending, the transfer is void. */
+  /** Something was lost: send again from frame receivedFrames on. */
+  resend: z.boolean().optional(),
+  /** "complete": every row arrived, the sender may free; "abort": stop sending, the transfer is void. */
   end: z.enum(["complete", "abort"]).optional(),
 });
 export type Credit = z.infer<typeof Credit>;

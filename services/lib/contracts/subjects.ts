@@ -15,9 +15,9 @@ export function subjects(service: string) {
     dispatch: (workerId: string) => `${root}.dispatch.${part(workerId, "worker id")}`,
     /** To one worker: Control, answered where it says so. */
     control: (workerId: string) => `${root}.control.${part(workerId, "worker id")}`,
-    /** Decode to one prefill worker: a PrefillRequest, answered by a PrefillReply. */
-    prefill: (workerId: string) => `${root}.prefill.${part(workerId, "worker id")}`,
-    /** Prefill to decode: a transfer lives, or has failed. */
+    /** Decode to one worker, of either role: a RowsRequest, answered by a RowsReply. */
+    rows: (workerId: string) => `${root}.rows.${part(workerId, "worker id")}`,
+    /** Sender to receiver: a transfer lives, or has failed. */
     notices: (decodeId: string) => `${root}.notices.${part(decodeId, "worker id")}`,
     /** Each worker's state: numbered deltas and snapshots. */
     state: (workerId: string) => `${root}.state.${part(workerId, "worker id")}`,
@@ -26,10 +26,10 @@ export function subjects(service: string) {
     stateRequest: `${root}.state-request`,
     /** Decode to one gateway: the deltas of one attempt. */
     deltas: (gatewayId: string, attemptId: string) => `${root}.deltas.${part(gatewayId, "gateway id")}.${part(attemptId, "attempt id")}`,
-    /** Prefill to decode: the frames of one transfer. A fresh id each attempt, so a late frame finds no subscriber. */
+    /** Sender to receiver: the frames of one transfer. A fresh id each attempt, so a late frame finds no subscriber. */
     frames: (decodeId: string, transferId: string) => `${root}.kv.${part(decodeId, "worker id")}.${part(transferId, "transfer id")}`,
-    /** Decode to prefill: credits and the end of one transfer. */
-    credit: (prefillId: string, transferId: string) => `${root}.credit.${part(prefillId, "worker id")}.${part(transferId, "transfer id")}`,
+    /** Receiver to sender: credits and the end of one transfer. */
+    credit: (senderId: string, transferId: string) => `${root}.credit.${part(senderId, "worker id")}.${part(transferId, "transfer id")}`,
   };
 }
 

@@ -1,14 +1,17 @@
 // The decode side of a request's life, from the one dispatch that names everything to the last token: it owns the request. It reserves
-// blocks, has the prompt's rows computed (elsewhere or here), samples every token, and keeps its output until the gateway has it all.
+// blocks, gets the rows that others have or compute, replays or computes the rest, samples every token, and keeps its output until the
+// gateway has it all.
+import { kvBlockTokens } from "../contracts/block-key.ts";
 import type { Bus, BusMessage, Clock, Log } from "../contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
-import { type Control, type Delta, Dispatch, PrefillReply, TransferNotice } from "../contracts/messages.ts";
+import { type Control, type Delta, Dispatch, RowsReply, TransferNotice } from "../contracts/messages.ts";
 import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { CreditBudget } from "./credit-budget.ts";
 import type { EngineEnd } from "./engine.ts";
 import type { SampledToken } from "./model-runner.ts";
 import type { RowSampling } from "./native.ts";
-import { TransferReceiver } from "./transfer-receiver.ts";
+import { Outage } from "./outage.ts";
+import { type Arrival, TransferReceiver } from "./transfer-receiver.ts";
 import type { WorkerCore } from "./worker-core.ts";
 
 export interface DecodeConfig {
@@ -19,13 +22,16 @@ export interface DecodeConfig {
 }
 
 const tickMs = 250;
-const prefillReplyMs = 1_000;
-/** A prefill worker says something at least every 500 ms. */
-const prefillSilenceMs = 2_500;
+const rowsReplyMs = 1_000;
+/** A worker that sends rows says something at least every 500 ms. */
+const senderSilenceMs = 2_500;
 /** Frames that left so long ago and are not here are lost: all that may be on its way fits in the receive budget. */
-const frameLossMs = 2_000;
-/** So long without a new row, and decode prefills itself. */
-const prefillSlowMs = 15_000;
+const frameLossMs = 1_000;
+/** A frame that was asked for again is asked for once more after so long, and the transfer is void after so many times in vain. */
+const resendGapMs = 300;
+const maxResendsInVain = 5;
+/** So long without a new row, and decode computes them itself. */
+const senderSlowMs = 15_000;
 const creditHeartbeatMs = 500;
 const busyRetryMs = 500;
 /** Logprobs are finite in JSON: what the model holds for impossible has this one. */
@@ -48,14 +54,24 @@ interface Attempt {
   firstTokenAtMs: number | undefined;
   cacheHitTokens: number;
   prefilledBy: string | undefined;
+  /** Who may still be asked for rows, best first. */
+  sources: RowSource[];
   transfer: IncomingTransfer | undefined;
   cancelReplies: (() => void)[];
   dirty: boolean;
 }
 
+interface RowSource {
+  workerId: string;
+  /** It has, or computes, rows [0, endRow). */
+  endRow: number;
+  /** It prefills: what it had cached counts as the client's cache hit, and it is named as who prefilled. */
+  prefills: boolean;
+}
+
 interface IncomingTransfer {
   id: string;
-  prefillWorkerId: string;
+  source: RowSource;
   receiver: TransferReceiver;
   unsubscribe: () => void;
   startedMs: number;
@@ -64,6 +80,9 @@ interface IncomingTransfer {
   sentFrames: number;
   lastRowMs: number;
   lastCreditMs: number;
+  /** The last time a frame was asked for again, and how often since the last new row. */
+  askedAgainMs: number;
+  resendsInVain: number;
 }
 
 export class DecodeWorker {
@@ -76,6 +95,7 @@ export class DecodeWorker {
   private readonly attempts = new Map<string, Attempt>();
   private readonly transfers = new Map<string, Attempt>();
   private readonly credits: CreditBudget;
+  private readonly outage: Outage;
   private stopTimer: () => void = () => {};
   onEnd: (end: { outcome: string; outputTokens: number; ttftSeconds: number | undefined; totalSeconds: number }) => void = () => {};
   onTransferEnd: (end: { outcome: "complete" | "failed"; bytes: number; seconds: number }) => void = () => {};
@@ -92,6 +112,9 @@ export class DecodeWorker {
     core.onControl((message, respond) => this.onControl(message, respond));
     control.subscribe(core.subjects.dispatch(core.workerId), (message) => this.onDispatch(message));
     control.subscribe(core.subjects.notices(core.workerId), (message) => this.onNotice(message));
+    this.outage = new Outage(control, core.clock);
+    control.onReconnect(() => this.heal());
+    data.onReconnect(() => this.heal());
     this.tick();
   }
 
@@ -158,12 +181,13 @@ export class DecodeWorker {
       firstTokenAtMs: undefined,
       cacheHitTokens: 0,
       prefilledBy: undefined,
+      sources: rowSources(dispatch, tokens.length),
       transfer: undefined,
       cancelReplies: [],
       dirty: false,
     };
     const id = dispatch.attemptId;
-    const remote = dispatch.prefillWorkerId !== null && dispatch.promptLength - 1 >= this.config.localPrefillTokens;
+    const remote = attempt.sources.some(({ endRow }) => endRow >= Math.max(1, this.config.localPrefillTokens));
     this.attempts.set(id, attempt);
     try {
       this.core.engine.submit({
@@ -198,23 +222,29 @@ export class DecodeWorker {
     if (attempt.reservedAtMs !== undefined) return;
     attempt.reservedAtMs = this.clock.nowMs();
     attempt.cacheHitTokens = Math.min(hitRows, dispatch.promptLength - 1);
-    if (!remote) return;
-    const missing = dispatch.promptLength - 1 - hitRows;
-    if (missing === 0 || missing < this.config.localPrefillTokens) this.core.engine.activate(dispatch.attemptId, hitRows);
-    else {
-      this.askPrefill(attempt, dispatch.prefillWorkerId as string, hitRows).catch((error: unknown) => {
-        this.core.engine.cancel(dispatch.attemptId, toPelagicError(error));
-      });
-    }
+    if (remote) this.findRows(attempt, hitRows);
   }
 
   // Transfers
 
-  private async askPrefill(attempt: Attempt, prefillWorkerId: string, firstRow: number): Promise<void> {
+  /** Rows [0, haveRows) are here: asks the next source for more, or computes the rest. */
+  private findRows(attempt: Attempt, haveRows: number): void {
+    for (let source = attempt.sources.shift(); source !== undefined; source = attempt.sources.shift()) {
+      const missing = source.endRow - haveRows;
+      if (missing <= 0 || missing < this.config.localPrefillTokens) continue;
+      this.askRows(attempt, source, haveRows).catch((error: unknown) => {
+        this.core.engine.cancel(attempt.dispatch.attemptId, toPelagicError(error));
+      });
+      return;
+    }
+    this.core.engine.activate(attempt.dispatch.attemptId, haveRows);
+  }
+
+  private async askRows(attempt: Attempt, source: RowSource, firstRow: number): Promise<void> {
     const { dispatch } = attempt;
     const { core } = this;
     const id = core.freshId(16);
-    const endRow = dispatch.promptLength - 1;
+    const { endRow } = source;
     const receiver = new TransferReceiver(
       core.runner,
       { transferId: id, kvDtype: core.identity.kvDtype as "float32" | "bfloat16", firstRow, endRow },
@@ -225,7 +255,7 @@ export class DecodeWorker {
     const subscription = this.data.subscribe(framesSubject, (message) => this.onFrame(attempt, id, message.data));
     attempt.transfer = {
       id,
-      prefillWorkerId,
+      source,
       receiver,
       unsubscribe: () => subscription.unsubscribe(),
       startedMs: now,
@@ -233,16 +263,18 @@ export class DecodeWorker {
       sentFrames: 0,
       lastRowMs: now,
       lastCreditMs: now,
+      askedAgainMs: Number.NEGATIVE_INFINITY,
+      resendsInVain: 0,
     };
     this.transfers.set(id, attempt);
     this.credits.open(id, receiver.totalBytes);
     this.distributeCredits(id);
     try {
-      // The subscription must stand before prefill can publish to it: they are different connections.
+      // The subscription must stand before the sender can publish to it: they are different connections.
       await this.data.flush();
       if (attempt.transfer?.id !== id) return;
       const answer = await this.control.request(
-        core.subjects.prefill(prefillWorkerId),
+        core.subjects.rows(source.workerId),
         encodeMessage(
           {
             requestId: dispatch.requestId,
@@ -258,9 +290,9 @@ export class DecodeWorker {
           },
           attempt.tokens.subarray(0, endRow),
         ),
-        prefillReplyMs,
+        rowsReplyMs,
       );
-      const { body } = decodeMessage(PrefillReply, answer);
+      const { body } = decodeMessage(RowsReply, answer);
       if (body.kind !== "accepted") throw new Error(body.kind === "busy" ? `busy: ${body.reason}` : body.error.message);
     } catch (error) {
       this.fallBack(attempt, id, error instanceof Error ? error.message : String(error));
@@ -270,46 +302,67 @@ export class DecodeWorker {
   private onFrame(attempt: Attempt, id: string, frame: Uint8Array): void {
     const transfer = attempt.transfer;
     if (transfer?.id !== id) return;
-    let bytes: number;
+    const now = this.clock.nowMs();
+    transfer.lastHeardMs = now;
+    let arrival: Arrival;
     try {
-      bytes = transfer.receiver.accept(frame);
+      arrival = transfer.receiver.accept(frame);
     } catch (error) {
       this.fallBack(attempt, id, error instanceof Error ? error.message : String(error));
       return;
     }
-    const now = this.clock.nowMs();
-    transfer.lastHeardMs = now;
+    if (arrival.kind === "missing") this.askAgain(attempt, transfer, arrival.reason);
+    if (arrival.kind !== "stored") return;
     transfer.lastRowMs = now;
-    this.credits.received(id, bytes);
+    transfer.resendsInVain = 0;
+    transfer.askedAgainMs = Number.NEGATIVE_INFINITY;
+    this.credits.received(id, arrival.payloadBytes);
     if (!transfer.receiver.complete) {
       this.distributeCredits();
       return;
     }
     const seconds = (now - transfer.startedMs) / 1000;
-    attempt.prefilledBy = transfer.prefillWorkerId;
-    // What prefill had cached beyond our own hit, nobody computed either.
-    attempt.cacheHitTokens += transfer.receiver.cachedRows;
+    if (transfer.source.prefills) {
+      attempt.prefilledBy = transfer.source.workerId;
+      // What prefill had cached beyond our own hit, nobody computed either.
+      attempt.cacheHitTokens += transfer.receiver.cachedRows;
+    }
     attempt.prefilledAtMs = now;
     this.onTransferEnd({ outcome: "complete", bytes: transfer.receiver.receivedBytes, seconds });
     this.core.transferBytesPerSecond = transfer.receiver.receivedBytes / Math.max(1e-6, seconds);
     const rows = transfer.receiver.completeRows;
     this.endTransfer(attempt, "complete");
-    this.core.engine.activate(attempt.dispatch.attemptId, rows);
+    // A peer's whole blocks may end before the prompt does: then prefill has the rest.
+    this.findRows(attempt, rows);
   }
 
-  /** Whatever went wrong with the transfer: rows that came whole are kept, the rest is computed here. */
+  /** The frame that is due was lost or damaged on its way: the sender has its place and sends it, and all after it, again. */
+  private askAgain(attempt: Attempt, transfer: IncomingTransfer, reason: string): void {
+    const now = this.clock.nowMs();
+    if (now - transfer.askedAgainMs < resendGapMs) return;
+    if (transfer.resendsInVain >= maxResendsInVain) {
+      this.fallBack(attempt, transfer.id, `${reason}; asked ${maxResendsInVain} times in vain`);
+      return;
+    }
+    transfer.askedAgainMs = now;
+    transfer.resendsInVain++;
+    this.log.debug({ transfer: transfer.id, frame: transfer.receiver.frames, reason }, "asking again");
+    this.sendCredit(transfer, { resend: true });
+  }
+
+  /** Whatever went wrong with the transfer: rows that came whole are kept, the rest comes from the next source or is computed here. */
   private fallBack(attempt: Attempt, id: string, reason: string): void {
     const transfer = attempt.transfer;
     if (transfer?.id !== id) return;
     const rows = transfer.receiver.completeRows;
-    this.log.warn({ request: attempt.dispatch.requestId, prefill: transfer.prefillWorkerId, rows, reason }, "prefilling here instead");
+    this.log.warn({ request: attempt.dispatch.requestId, sender: transfer.source.workerId, rows, reason }, "transfer given up");
     this.onTransferEnd({
       outcome: "failed",
       bytes: transfer.receiver.receivedBytes,
       seconds: (this.clock.nowMs() - transfer.startedMs) / 1000,
     });
     this.endTransfer(attempt, "abort");
-    this.core.engine.activate(attempt.dispatch.attemptId, rows);
+    this.findRows(attempt, rows);
   }
 
   private endTransfer(attempt: Attempt, end: "complete" | "abort"): void {
@@ -318,7 +371,7 @@ export class DecodeWorker {
     attempt.transfer = undefined;
     this.transfers.delete(transfer.id);
     transfer.unsubscribe();
-    this.sendCredit(transfer, end);
+    this.sendCredit(transfer, { end });
     this.credits.close(transfer.id);
     this.distributeCredits();
   }
@@ -331,13 +384,13 @@ export class DecodeWorker {
     }
   }
 
-  private sendCredit(transfer: IncomingTransfer, end?: "complete" | "abort"): void {
+  private sendCredit(transfer: IncomingTransfer, more: { end?: "complete" | "abort"; resend?: true } = {}): void {
     transfer.lastCreditMs = this.clock.nowMs();
-    this.publish(this.core.subjects.credit(transfer.prefillWorkerId, transfer.id), {
+    this.publish(this.core.subjects.credit(transfer.source.workerId, transfer.id), {
       transferId: transfer.id,
       grantedBytes: this.credits.grantedBytes(transfer.id),
       receivedFrames: transfer.receiver.frames,
-      ...(end ? { end } : {}),
+      ...more,
     });
   }
 
@@ -497,10 +550,24 @@ export class DecodeWorker {
     }
   }
 
+  /** After an outage nobody is to blame for silence. Transfers go on from their position. */
+  private heal(): void {
+    const now = this.clock.nowMs();
+    for (const attempt of this.attempts.values()) {
+      attempt.leaseUntilMs = Math.max(attempt.leaseUntilMs, now + attempt.dispatch.leaseMs);
+      const { transfer } = attempt;
+      if (!transfer) continue;
+      transfer.lastHeardMs = now;
+      transfer.lastRowMs = now;
+      this.sendCredit(transfer, { resend: true });
+    }
+  }
+
   private tick(): void {
+    this.outage.look();
     const now = this.clock.nowMs();
     for (const [id, attempt] of [...this.attempts]) {
-      if (now > attempt.leaseUntilMs) {
+      if (now > attempt.leaseUntilMs && !this.outage.excuses(attempt.dispatch.leaseMs)) {
         if (attempt.end) {
           this.attempts.delete(id);
         } else {
@@ -514,18 +581,33 @@ export class DecodeWorker {
     for (const [id, attempt] of [...this.transfers]) {
       const transfer = attempt.transfer;
       if (!transfer) continue;
-      if (now - transfer.lastHeardMs > prefillSilenceMs) {
-        this.fallBack(attempt, id, `prefill ${transfer.prefillWorkerId} fell silent`);
+      if (now - transfer.lastHeardMs > senderSilenceMs && !this.outage.excuses(attempt.dispatch.leaseMs)) {
+        this.fallBack(attempt, id, `${transfer.source.workerId} fell silent`);
+      } else if (now - transfer.lastRowMs > senderSlowMs) {
+        this.fallBack(attempt, id, `${transfer.source.workerId} is slow`);
       } else if (transfer.sentFrames > transfer.receiver.frames && now - transfer.lastRowMs > frameLossMs) {
-        this.fallBack(attempt, id, `${transfer.sentFrames - transfer.receiver.frames} frames were lost`);
-      } else if (now - transfer.lastRowMs > prefillSlowMs) {
-        this.fallBack(attempt, id, `prefill ${transfer.prefillWorkerId} is slow`);
+        this.askAgain(attempt, transfer, `${transfer.sentFrames - transfer.receiver.frames} frames were lost`);
       } else if (now - transfer.lastCreditMs > creditHeartbeatMs) {
         this.sendCredit(transfer);
       }
     }
     this.stopTimer = this.clock.setTimer(tickMs, () => this.tick());
   }
+}
+
+/**
+ * Who to ask for rows, in this order: a peer that had the request (its whole blocks, generated ones included), then prefill. The last row is
+ * always computed here: its logits give the next token.
+ */
+function rowSources(dispatch: Dispatch, knownTokens: number): RowSource[] {
+  const sources: RowSource[] = [];
+  if (dispatch.heldBy !== undefined) {
+    sources.push({ workerId: dispatch.heldBy, endRow: Math.floor((knownTokens - 1) / kvBlockTokens) * kvBlockTokens, prefills: false });
+  }
+  if (dispatch.prefillWorkerId !== null) {
+    sources.push({ workerId: dispatch.prefillWorkerId, endRow: dispatch.promptLength - 1, prefills: true });
+  }
+  return sources;
 }
 
 function finiteOutput(sampled: SampledToken, digest: bigint | undefined): Attempt["output"][number] {

@@ -322,8 +322,11 @@ export class Engine {
   private apply(plan: Plan): void {
     for (const id of plan.preempt) {
       const entry = this.mustGet(id);
-      // Frames are read from these blocks. They are reserved whole at admission, so a worker that only computes rows never runs short.
-      if (entry.mode === "rows") throw new Error(`${id} was preempted while its rows are being sent`);
+      // Frames are read from these blocks: without them the transfer is over, and the receiver computes the rows itself.
+      if (entry.mode === "rows") {
+        this.end(entry, { kind: "error", error: new PelagicError("overloaded", "no KV block left") });
+        continue;
+      }
       this.blocks.close(id);
       entry.phase = "waiting";
       entry.mode = "local";

@@ -1,7 +1,7 @@
-// One transfer, as decode sees it: frames in, rows into reserved blocks. It accepts exactly the next frame; anything else means that
-// something was lost or damaged, and the transfer is void. Rows that every layer has by then are kept.
+// One transfer, as the receiver sees it: frames in, rows into reserved blocks. It stores exactly the next frame, once: an earlier one is a
+// repetition, a later one says that something was lost, and both are told apart for whoever asks again. Rows that every layer has are whole.
 import { kvBlockTokens } from "../contracts/block-key.ts";
-import { frameHeaderBytes, readFrame, type FrameKvDtype } from "../contracts/frame.ts";
+import { frameHeaderBytes, type FrameHeader, readFrame, type FrameKvDtype } from "../contracts/frame.ts";
 import type { ModelRunner } from "./model-runner.ts";
 
 export interface ReceiverOptions {
@@ -10,6 +10,9 @@ export interface ReceiverOptions {
   firstRow: number;
   endRow: number;
 }
+
+/** `missing`: this frame is not the next, or arrived damaged; the next must be sent again. */
+export type Arrival = { kind: "stored"; payloadBytes: number } | { kind: "repeated" } | { kind: "missing"; reason: string };
 
 export class TransferReceiver {
   private readonly runner: ModelRunner;
@@ -43,12 +46,18 @@ export class TransferReceiver {
     return this.completeRows === this.options.endRow;
   }
 
-  /** Verifies and stores a frame; returns its payload bytes. Throws an error that says what is wrong; then nothing was written. */
-  accept(frame: Uint8Array): number {
-    const header = readFrame(frame, (data) => this.runner.xxh64(data));
+  /** Throws an error that says what is wrong where the frame contradicts the transfer; then nothing was written. */
+  accept(frame: Uint8Array): Arrival {
+    let header: FrameHeader;
+    try {
+      header = readFrame(frame, (data) => this.runner.xxh64(data));
+    } catch (error) {
+      return { kind: "missing", reason: error instanceof Error ? error.message : String(error) };
+    }
     const { options } = this;
     if (header.transferId !== options.transferId) throw new Error(`frame of transfer ${header.transferId}`);
-    if (header.sequence !== this.frames) throw new Error(`frame ${header.sequence} where ${this.frames} was due`);
+    if (header.sequence < this.frames) return { kind: "repeated" };
+    if (header.sequence > this.frames) return { kind: "missing", reason: `frame ${header.sequence} where ${this.frames} was due` };
     if (header.kvDtype !== options.kvDtype) throw new Error(`frame in ${header.kvDtype}`);
     const next = this.nextRow[header.layer];
     if (next === undefined) throw new Error(`frame of layer ${header.layer}`);
@@ -71,6 +80,6 @@ export class TransferReceiver {
     if (header.cached && header.layer === 0) this.cachedRows += header.rowCount;
     this.frames++;
     this.receivedBytes += header.payloadBytes;
-    return header.payloadBytes;
+    return { kind: "stored", payloadBytes: header.payloadBytes };
   }
 }

@@ -1,5 +1,6 @@
-// One transfer, as prefill sees it: rows become ready layer by layer, credits come back, frames go out in order. What has no credit yet is
-// not copied: its place in the cache is remembered, and the blocks are held until the transfer ends.
+// One transfer, as the sender sees it: rows become ready layer by layer, credits come back, frames go out in order. What has no credit yet is
+// not copied: its place in the cache is remembered, and the blocks are held until the transfer ends. So a frame that was lost is sent again
+// from its place.
 import { kvBlockTokens } from "../contracts/block-key.ts";
 import type { Bus } from "../contracts/bus.ts";
 import { frameHeaderBytes, writeFrameHeader, type FrameKvDtype } from "../contracts/frame.ts";
@@ -14,11 +15,14 @@ export interface TransferOptions {
   grantedBytes: number;
 }
 
-interface PendingRows {
+interface FramePlace {
   layer: number;
   firstRow: number;
   rowCount: number;
   cached: boolean;
+  /** Payload bytes of the frame, and of all frames before it: positions never change, however often a frame is sent. */
+  payloadBytes: number;
+  bytesBefore: number;
 }
 
 export class TransferSender {
@@ -29,12 +33,18 @@ export class TransferSender {
   private readonly table: () => readonly number[];
   private readonly rowsPerFrame: number;
   private readonly totalBytes: number;
-  private readonly pending: PendingRows[] = [];
+  /** By sequence number, from the first that is not acknowledged to the last that is ready. */
+  private readonly places = new Map<number, FramePlace>();
+  private readyFrames = 0;
+  private readyBytes = 0;
+  private acknowledgedFrames = 0;
   private granted: number;
-  /** Frames published. */
+  /** The next frame to publish has this sequence number. */
   sentFrames = 0;
-  /** Payload bytes published. */
+  /** Payload bytes published, repeated ones included. */
   sentBytes = 0;
+  resentFrames = 0;
+  private furthestFrame = 0;
 
   /** `table` gives the block ids of the rows' owner, in order of position. */
   constructor(runner: ModelRunner, dataBus: Bus, framesSubject: string, options: TransferOptions, table: () => readonly number[]) {
@@ -48,13 +58,22 @@ export class TransferSender {
     this.totalBytes = (options.endRow - options.firstRow) * runner.info.layerCount * runner.rowBytes;
   }
 
-  /** These rows of this layer are in the cache; those not wanted are skipped. `cached`: nobody computed them now. Throws BusError "disconnected". */
+  /** These rows of this layer are in the cache; those not wanted are skipped. `cached`: nobody computed them now. */
   rowsReady(layer: number, firstRow: number, rowCount: number, cached = false): void {
     const end = Math.min(firstRow + rowCount, this.options.endRow);
     for (let row = Math.max(firstRow, this.options.firstRow); row < end; ) {
       const blockEnd = (Math.floor(row / kvBlockTokens) + 1) * kvBlockTokens;
       const next = Math.min(end, blockEnd, row + this.rowsPerFrame);
-      this.pending.push({ layer, firstRow: row, rowCount: next - row, cached });
+      const payloadBytes = (next - row) * this.runner.rowBytes;
+      this.places.set(this.readyFrames++, {
+        layer,
+        firstRow: row,
+        rowCount: next - row,
+        cached,
+        payloadBytes,
+        bytesBefore: this.readyBytes,
+      });
+      this.readyBytes += payloadBytes;
       row = next;
     }
     this.send();
@@ -67,31 +86,43 @@ export class TransferSender {
     this.send();
   }
 
-  private send(): void {
-    let sent = 0;
-    for (const rows of this.pending) {
-      const payloadBytes = rows.rowCount * this.runner.rowBytes;
-      if (this.sentBytes + payloadBytes > this.granted) break;
-      this.publish(rows, payloadBytes);
-      sent++;
-    }
-    this.pending.splice(0, sent);
+  /** Frames before this one have arrived and are never asked for again. */
+  acknowledge(receivedFrames: number): void {
+    while (this.acknowledgedFrames < Math.min(receivedFrames, this.furthestFrame)) this.places.delete(this.acknowledgedFrames++);
+    this.sentFrames = Math.max(this.sentFrames, this.acknowledgedFrames);
   }
 
-  private publish(rows: PendingRows, payloadBytes: number): void {
+  /** Sends again from this frame on. One that was acknowledged, or not sent yet, changes nothing. */
+  resend(fromFrame: number): void {
+    if (fromFrame < this.acknowledgedFrames || fromFrame >= this.sentFrames) return;
+    this.sentFrames = fromFrame;
+    this.send();
+  }
+
+  /** As far as credit reaches. While the bus is away nothing is sent: the receiver asks again, or a later call goes on from here. */
+  send(): void {
+    while (this.dataBus.connected) {
+      const place = this.places.get(this.sentFrames);
+      if (place === undefined || place.bytesBefore + place.payloadBytes > this.granted) return;
+      this.publish(place);
+    }
+  }
+
+  private publish(place: FramePlace): void {
+    const { layer, firstRow, rowCount, cached, payloadBytes } = place;
     const frame = new Uint8Array(frameHeaderBytes + payloadBytes);
-    const block = this.table()[Math.floor(rows.firstRow / kvBlockTokens)] as number;
-    const payloadChecksum = this.runner.packRows(rows.layer, block, rows.firstRow % kvBlockTokens, rows.rowCount, frame, frameHeaderBytes);
+    const block = this.table()[Math.floor(firstRow / kvBlockTokens)] as number;
+    const payloadChecksum = this.runner.packRows(layer, block, firstRow % kvBlockTokens, rowCount, frame, frameHeaderBytes);
     writeFrameHeader(
       frame,
       {
         transferId: this.options.transferId,
         sequence: this.sentFrames,
-        layer: rows.layer,
-        last: this.sentBytes + payloadBytes === this.totalBytes,
-        cached: rows.cached,
-        firstRow: rows.firstRow,
-        rowCount: rows.rowCount,
+        layer,
+        last: place.bytesBefore + payloadBytes === this.totalBytes,
+        cached,
+        firstRow,
+        rowCount,
         payloadBytes,
         kvDtype: this.options.kvDtype,
         payloadChecksum,
@@ -99,7 +130,9 @@ export class TransferSender {
       (data) => this.runner.xxh64(data),
     );
     this.dataBus.publish(this.framesSubject, frame);
+    if (this.sentFrames < this.furthestFrame) this.resentFrames++;
     this.sentFrames++;
+    this.furthestFrame = Math.max(this.furthestFrame, this.sentFrames);
     this.sentBytes += payloadBytes;
   }
 }

@@ -1,7 +1,7 @@
 // Prometheus metrics of a worker. Names follow vLLM's where autoscalers and dashboards know them.
 import { Counter, Gauge, Histogram, type Registry } from "prom-client";
 import type { DecodeWorker } from "./decode-worker.ts";
-import type { PrefillWorker } from "./prefill-worker.ts";
+import type { RowServer } from "./row-server.ts";
 import type { WorkerCore } from "./worker-core.ts";
 
 const secondsBuckets = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
@@ -39,11 +39,13 @@ export function observeWorker(core: WorkerCore, registry: Registry): void {
   };
 }
 
-export function observePrefill(worker: PrefillWorker, registry: Registry): void {
+export function observeRowServer(worker: RowServer, registry: Registry): void {
   const { bytes, ended } = transferMetrics(registry);
+  const resent = new Counter({ name: "pelagic_kv_resent_frames_total", help: "Frames sent again on request", registers: [registry] });
   worker.onTransferEnd = (end) => {
-    bytes.inc(end.bytes);
-    ended.inc({ outcome: end.outcome });
+    bytes.inc({ direction: "sent" }, end.bytes);
+    ended.inc({ direction: "sent", outcome: end.outcome });
+    resent.inc(end.resentFrames);
   };
 }
 
@@ -51,13 +53,13 @@ export function observeDecode(worker: DecodeWorker, registry: Registry): void {
   const { bytes, ended } = transferMetrics(registry);
   const transferSeconds = new Histogram({
     name: "pelagic_kv_transfer_seconds",
-    help: "From the request to prefill to the last row, prefill's compute included",
+    help: "From the request for rows to the last of them, their computation included",
     buckets: secondsBuckets,
     registers: [registry],
   });
   worker.onTransferEnd = (end) => {
-    bytes.inc(end.bytes);
-    ended.inc({ outcome: end.outcome });
+    bytes.inc({ direction: "received" }, end.bytes);
+    ended.inc({ direction: "received", outcome: end.outcome });
     transferSeconds.observe(end.seconds);
   };
   const requests = new Counter({ name: "pelagic_requests_total", help: "Ended requests", labelNames: ["outcome"], registers: [registry] });
@@ -83,9 +85,12 @@ export function observeDecode(worker: DecodeWorker, registry: Registry): void {
   });
 }
 
+/** A decode worker receives, and sends to peers: both directions are labels of one metric, made by whoever comes first. */
 function transferMetrics(registry: Registry) {
+  const counter = (name: string, help: string, labelNames: string[]) =>
+    (registry.getSingleMetric(name) as Counter | undefined) ?? new Counter({ name, help, labelNames, registers: [registry] });
   return {
-    bytes: new Counter({ name: "pelagic_kv_transfer_bytes_total", help: "Latent bytes moved between workers", registers: [registry] }),
-    ended: new Counter({ name: "pelagic_kv_transfers_total", help: "Ended transfers", labelNames: ["outcome"], registers: [registry] }),
+    bytes: counter("pelagic_kv_transfer_bytes_total", "Latent bytes moved between workers", ["direction"]),
+    ended: counter("pelagic_kv_transfers_total", "Ended transfers", ["direction", "outcome"]),
   };
 }

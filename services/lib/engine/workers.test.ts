@@ -9,7 +9,7 @@ import { Delta, DispatchReply, type WorkerRole } from "../contracts/messages.ts"
 import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { DecodeWorker } from "./decode-worker.ts";
 import { Engine, type EngineEnd } from "./engine.ts";
-import { PrefillWorker } from "./prefill-worker.ts";
+import { RowServer } from "./row-server.ts";
 import { CacheRunner } from "./testing/cache-runner.ts";
 import { ManualClock, MemoryBroker, settle } from "./testing/memory-bus.ts";
 import { WorkerCore } from "./worker-core.ts";
@@ -39,7 +39,7 @@ async function startDecode(workerId = "decode-0", kvBlocks?: number) {
 
 async function startPrefill(workerId = "prefill-0") {
   const { core, runner, bus } = await startWorker("prefill", workerId);
-  const worker = new PrefillWorker(core, bus, broker.connect(clock));
+  const worker = new RowServer(core, bus, broker.connect(clock), { servesWhileDraining: false });
   core.ready();
   return { core, runner, worker };
 }
@@ -187,7 +187,7 @@ describe("when something goes wrong", () => {
 
   const faults: [string, () => void][] = [
     [
-      "a frame is lost",
+      "a frame is lost each time",
       () => {
         broker.deliveries = (s, d) => (frameOf(s, d)?.sequence === 4 ? 0 : 1);
       },
@@ -228,7 +228,7 @@ describe("when something goes wrong", () => {
     [
       "the prefill request is lost",
       () => {
-        broker.deliveries = (s) => (s.includes(".prefill.") ? 0 : 1);
+        broker.deliveries = (s) => (s.includes(".rows.") ? 0 : 1);
       },
     ],
     [
@@ -252,6 +252,56 @@ describe("when something goes wrong", () => {
     expect(prefill.core.engine.blocks.owners()).toEqual([]);
     expect(prefill.worker.activeTransfers).toBe(0);
     decode.core.engine.blocks.check();
+  });
+
+  test.each([
+    ["lost", 0],
+    ["damaged", 1],
+    ["doubled", 2],
+    ["late", 3],
+  ])("a frame that is %s once is sent again, and decode computes no row that prefill computed", async (_, how) => {
+    const decode = await startDecode();
+    const prefill = await startPrefill();
+    let struck = 0;
+    broker.deliveries = (s, d) => {
+      if (frameOf(s, d)?.sequence !== 4 || struck++ > 0 || how === 1) return 1;
+      if (how === 3) clock.setTimer(50, () => broker.send(s, d));
+      return how === 2 ? 2 : 0;
+    };
+    broker.tamper = (s, d) => {
+      if (how === 1 && frameOf(s, d)?.sequence === 4 && struck++ === 0) d[100] = (d[100] as number) ^ 1;
+      return d;
+    };
+    const before = decode.runner.rows;
+    const client = new Client("a1");
+    await client.dispatch(prompt(700));
+    await clock.advance(2_000);
+    expect(client.tokens).toEqual(await expected(prompt(700)));
+    expect(decode.runner.rows - before).toBe(20);
+    expect(decode.worker.receivingBytes).toBe(0);
+    expect(prefill.worker.activeTransfers).toBe(0);
+  });
+
+  test("an outage shorter than the lease ends nothing, a longer one frees everything", async () => {
+    const decode = await startDecode();
+    const prefill = await startPrefill();
+    const client = new Client("a1");
+    decode.runner.beforeStep = () => new Promise((resolve) => clock.setTimer(1_000, resolve));
+    prefill.runner.beforeStep = () => new Promise((resolve) => clock.setTimer(1_000, resolve));
+    await client.dispatch(prompt(300), { maxTokens: 1_000, leaseMs: 3_000 });
+    await clock.advance(1_000);
+    broker.connected = false;
+    await clock.advance(2_800);
+    expect(decode.worker.liveAttempts).toBe(1);
+    expect(prefill.worker.activeTransfers).toBe(1);
+    broker.restart();
+    await clock.advance(2_800);
+    expect(decode.worker.liveAttempts).toBe(1);
+    broker.connected = false;
+    await clock.advance(7_500);
+    expect(decode.worker.liveAttempts).toBe(0);
+    expect(decode.core.engine.blocks.owners()).toEqual([]);
+    expect(prefill.core.engine.blocks.owners()).toEqual([]);
   });
 
   test("no prefill worker is there: decode prefills", async () => {
@@ -403,6 +453,41 @@ test("a worker that differs from the numerics id its model folder carries is not
   const equal = await WorkerCore.start({ ...options, engine: engineConfig }, new CacheRunner(64), broker.connect(clock), clock, silentLog);
   equal.ready();
   expect(equal.readiness.ready).toBe(true);
+});
+
+test("a request that moves takes its whole blocks from the draining peer, and prefill is not asked", async () => {
+  const old = await startDecode("decode-1");
+  const server = new RowServer(old.core, broker.connect(clock), broker.connect(clock), { servesWhileDraining: true });
+  const fresh = await startDecode();
+  const prefill = await startPrefill();
+  const whole = await expected(prompt(200), 150);
+  const known = Uint32Array.from([...prompt(200), ...whole.slice(0, 100)]);
+  // The old worker has served it until here: 300 tokens, 4 whole blocks.
+  await new Promise<EngineEnd>((onEnd) =>
+    old.core.engine.submit({
+      id: "before",
+      tokens: known,
+      promptLength: 200,
+      cacheSalt: "tenant",
+      mode: "local",
+      maxTokens: 101,
+      stopTokenIds: new Set(),
+      sampling: { temperature: 0, seed: 1n, choice: 0 },
+      listener: { onEnd },
+    }),
+  );
+  old.core.drain();
+  const before = { old: old.runner.rows, fresh: fresh.runner.rows, prefill: prefill.runner.rows };
+  const client = new Client("a1");
+  await client.dispatch(known, { promptLength: 200, maxTokens: 150, heldBy: "decode-1" });
+  await clock.advance(1_000);
+  expect(client.tokens.slice(100)).toEqual(whole.slice(100));
+  expect(old.runner.rows).toBe(before.old);
+  expect(prefill.runner.rows).toBe(before.prefill);
+  // Rows 256 to 299 are replayed, then one for each further token.
+  expect(fresh.runner.rows - before.fresh).toBe(300 - 256 + 49);
+  expect(server.activeTransfers).toBe(0);
+  expect(old.core.engine.blocks.owners()).toEqual([]);
 });
 
 test("a resumed request replays its tokens as rows and goes on with the same ones", async () => {

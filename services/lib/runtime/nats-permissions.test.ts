@@ -68,6 +68,8 @@ describe("permissions on a real server", () => {
     ["prefill-0", "decode-0", named.frames("decode-0", transferId)],
     ["prefill-0", "decode-0", named.notices("decode-0")],
     ["decode-0", "prefill-0", named.credit("prefill-0", transferId)],
+    ["decode-0", "decode-1", named.rows("decode-1")],
+    ["decode-0", "decode-1", named.frames("decode-1", transferId)],
   ])("%s may speak to %s on %s", async (from, to, subject) => {
     expect(await reaches(from, to, subject)).toBe(true);
   });
@@ -78,7 +80,7 @@ describe("permissions on a real server", () => {
     ["decode-0", "gateway-0", named.state("prefill-0")],
     ["decode-0", "decode-1", named.control("decode-1")],
     ["cli", "decode-0", named.dispatch("decode-0")],
-    ["gateway-0", "prefill-0", named.prefill("prefill-0")],
+    ["gateway-0", "prefill-0", named.rows("prefill-0")],
   ])("%s may not publish to %s on %s", async (from, to, subject) => {
     expect(await reaches(from, to, subject)).toBe(false);
     await vi.waitFor(() => expect(refusals.get(from)?.join()).toContain("Permissions Violation for Publish"));
@@ -102,7 +104,7 @@ describe("permissions on a real server", () => {
     await bus("decode-0").flush();
     expect(await bus("gateway-0").request(named.dispatch("decode-0"), payload, 2_000)).toEqual(payload);
     subscription.unsubscribe();
-    await expect(bus("gateway-0").request(named.prefill("prefill-0"), payload, 1_000)).rejects.toMatchObject({ code: "no_responders" });
+    await expect(bus("gateway-0").request(named.rows("prefill-0"), payload, 1_000)).rejects.toMatchObject({ code: "no_responders" });
   });
 
   it("refuses a wrong password at once", async () => {

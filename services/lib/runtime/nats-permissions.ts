@@ -54,14 +54,15 @@ export function natsPermissions(service: string, user: Pick<NatsUser, "role" | "
       };
     case "decode":
       return {
-        publish: [all.deltas, all.prefill, all.credit, own.state],
-        subscribe: [own.dispatch, own.control, own.notices, own.frames, all.stateRequest, inbox],
+        // A draining decode worker sends rows to its peers as prefill does.
+        publish: [all.deltas, all.rows, all.credit, all.frames, all.notices, own.state],
+        subscribe: [own.dispatch, own.control, own.notices, own.frames, own.rows, own.credit, all.stateRequest, inbox],
         answersRequests: true,
       };
     case "prefill":
       return {
         publish: [all.frames, all.notices, own.state],
-        subscribe: [own.prefill, own.control, own.credit, all.stateRequest, inbox],
+        subscribe: [own.rows, own.control, own.credit, all.stateRequest, inbox],
         answersRequests: true,
       };
     case "cli":
@@ -124,7 +125,7 @@ function wildcardSubjects(service: string, id?: string) {
   return {
     dispatch: of(named.dispatch(who)),
     control: of(named.control(who)),
-    prefill: of(named.prefill(who)),
+    rows: of(named.rows(who)),
     notices: of(named.notices(who)),
     state: of(named.state(who)),
     stateRequest: named.stateRequest,

@@ -14,6 +14,14 @@ export class MemoryBroker {
   /** The last say over its bytes. */
   tamper: (subject: string, data: Uint8Array) => Uint8Array = (_, data) => data;
   connected = true;
+  /** Called when it is back. */
+  readonly reconnectHandlers = new Set<() => void>();
+
+  /** Ends an outage. */
+  restart(): void {
+    this.connected = true;
+    for (const handler of this.reconnectHandlers) handler();
+  }
 
   connect(clock: Clock): MemoryBus {
     return new MemoryBus(this, clock);
@@ -83,7 +91,9 @@ export class MemoryBus implements Bus {
   }
 
   async flush(): Promise<void> {}
-  onReconnect(): void {}
+  onReconnect(handler: () => void): void {
+    this.broker.reconnectHandlers.add(handler);
+  }
   async close(): Promise<void> {}
 }
 

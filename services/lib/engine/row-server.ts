@@ -1,13 +1,15 @@
-// The prefill side of a request's life: rows [0, P-1) are computed here, never a token. Each transfer holds its blocks until decode has
+// Sends rows of a sequence to a decode worker that asks for them, computing those that are not cached: all that a prefill worker does, and
+// what a decode worker does for the peers that take over its requests. Never a token. Each transfer holds its blocks until the receiver has
 // every row, gives up, or falls silent for longer than the lease.
 import type { Bus, BusMessage, Clock, Log } from "../contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
-import { Credit, PrefillRequest, type TransferNotice } from "../contracts/messages.ts";
+import { Credit, RowsRequest, type TransferNotice } from "../contracts/messages.ts";
 import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
+import { Outage } from "./outage.ts";
 import { TransferSender } from "./transfer-sender.ts";
 import type { WorkerCore } from "./worker-core.ts";
 
-/** Decode sends credits at least this often; twice missed and more, it is gone. */
+/** Receivers send credits at least every 500 ms; one that is silent for so long is gone. */
 export const transferLeaseMs = 3_000;
 const aliveMs = 500;
 const busyRetryMs = 200;
@@ -15,32 +17,38 @@ const busyRetryMs = 200;
 type Notice = Omit<Extract<TransferNotice, { kind: "alive" }>, "v"> | Omit<Extract<TransferNotice, { kind: "failed" }>, "v">;
 
 interface Transfer {
-  request: PrefillRequest;
+  request: RowsRequest;
   sender: TransferSender;
   leaseUntilMs: number;
   deadlineMs: number;
   unsubscribe: () => void;
 }
 
-export class PrefillWorker {
+export class RowServer {
   private readonly core: WorkerCore;
   private readonly control: Bus;
   private readonly data: Bus;
   private readonly clock: Clock;
   private readonly log: Log;
+  private readonly servesWhileDraining: boolean;
+  private readonly outage: Outage;
   private readonly transfers = new Map<string, Transfer>();
   private stopTimer: () => void = () => {};
   /** Rows sent, for metrics. */
-  onTransferEnd: (end: { outcome: "complete" | "aborted" | "failed"; bytes: number }) => void = () => {};
+  onTransferEnd: (end: { outcome: "complete" | "aborted" | "failed"; bytes: number; resentFrames: number }) => void = () => {};
 
   /** `data` is a connection of its own: control messages do not queue behind frames. */
-  constructor(core: WorkerCore, control: Bus, data: Bus) {
+  constructor(core: WorkerCore, control: Bus, data: Bus, options: { servesWhileDraining: boolean }) {
     this.core = core;
     this.control = control;
     this.data = data;
     this.clock = core.clock;
     this.log = core.log;
-    control.subscribe(core.subjects.prefill(core.workerId), (message) => this.onRequest(message));
+    this.servesWhileDraining = options.servesWhileDraining;
+    this.outage = new Outage(control, core.clock);
+    control.subscribe(core.subjects.rows(core.workerId), (message) => this.onRequest(message));
+    control.onReconnect(() => this.heal());
+    data.onReconnect(() => this.heal());
     this.tick();
   }
 
@@ -50,15 +58,15 @@ export class PrefillWorker {
 
   stop(): void {
     this.stopTimer();
-    for (const id of [...this.transfers.keys()]) this.end(id, new PelagicError("shutting_down", "the prefill worker is stopping"));
+    for (const id of [...this.transfers.keys()]) this.end(id, new PelagicError("shutting_down", "the sending worker is stopping"));
   }
 
   private onRequest(message: BusMessage): void {
     const reply = (body: object) => message.respond?.(encodeMessage(body));
     try {
-      const { body, tokens } = decodeMessage(PrefillRequest, message.data);
+      const { body, tokens } = decodeMessage(RowsRequest, message.data);
       const mine = this.core.identity;
-      if (this.core.draining) {
+      if (this.core.draining && !this.servesWhileDraining) {
         reply({ kind: "busy", reason: "draining", retryAfterMs: busyRetryMs });
         return;
       }
@@ -68,11 +76,8 @@ export class PrefillWorker {
           `decode ${body.decodeWorkerId} has numerics ${body.numericsId.slice(0, 12)} (${body.kvDtype}), this worker ${mine.numericsId.slice(0, 12)} (${mine.kvDtype}): blocks move only between equals`,
         );
       }
-      if (tokens.length !== body.endRow || body.firstRow >= body.endRow || body.endRow > body.promptLength) {
-        throw new PelagicError(
-          "internal",
-          `rows ${body.firstRow} to ${body.endRow} of a prompt of ${body.promptLength}, ${tokens.length} token ids`,
-        );
+      if (tokens.length !== body.endRow || body.firstRow >= body.endRow) {
+        throw new PelagicError("internal", `rows ${body.firstRow} to ${body.endRow}, ${tokens.length} token ids`);
       }
       if (!this.transfers.has(body.transferId)) this.begin(body, tokens);
       reply({ kind: "accepted", instanceId: this.core.instanceId });
@@ -83,7 +88,7 @@ export class PrefillWorker {
     }
   }
 
-  private begin(request: PrefillRequest, tokens: Uint32Array): void {
+  private begin(request: RowsRequest, tokens: Uint32Array): void {
     const id = request.transferId;
     const { engine, runner } = this.core;
     const sender = new TransferSender(runner, this.data, this.core.subjects.frames(request.decodeWorkerId, id), request, () =>
@@ -139,25 +144,31 @@ export class PrefillWorker {
     if (!transfer) return;
     transfer.leaseUntilMs = this.clock.nowMs() + transferLeaseMs;
     if (body.end) {
-      this.onTransferEnd({ outcome: body.end === "complete" ? "complete" : "aborted", bytes: transfer.sender.sentBytes });
-      this.free(body.transferId, new PelagicError("cancelled", "decode ended the transfer"));
+      this.report(transfer, body.end === "complete" ? "complete" : "aborted");
+      this.free(body.transferId, new PelagicError("cancelled", "the receiver ended the transfer"));
       return;
     }
     try {
+      transfer.sender.acknowledge(body.receivedFrames);
+      if (body.resend) transfer.sender.resend(body.receivedFrames);
       transfer.sender.grant(body.grantedBytes);
     } catch (error) {
       this.end(body.transferId, toPelagicError(error));
     }
   }
 
-  /** A transfer that cannot go on: decode is told, and prefills itself. */
+  /** A transfer that cannot go on: the receiver is told, and finds the rows elsewhere. */
   private end(id: string, error: PelagicError): void {
     const transfer = this.transfers.get(id);
     if (!transfer) return;
     this.log.warn({ request: transfer.request.requestId, transfer: id, error: error.message }, "transfer failed");
-    this.onTransferEnd({ outcome: "failed", bytes: transfer.sender.sentBytes });
+    this.report(transfer, "failed");
     this.tell(transfer, { kind: "failed", transferId: id, error: { code: error.code, message: error.message } });
     this.free(id, error);
+  }
+
+  private report({ sender }: Transfer, outcome: "complete" | "aborted" | "failed"): void {
+    this.onTransferEnd({ outcome, bytes: sender.sentBytes, resentFrames: sender.resentFrames });
   }
 
   private free(id: string, error: PelagicError): void {
@@ -175,16 +186,30 @@ export class PrefillWorker {
     try {
       this.control.publish(this.core.subjects.notices(transfer.request.decodeWorkerId), encodeMessage(notice));
     } catch {
-      // Disconnected: decode's own bound on silence ends its wait.
+      // Disconnected: the receiver's own bound on silence ends its wait.
+    }
+  }
+
+  /** After an outage nobody is to blame for silence, and what became ready meanwhile goes out. */
+  private heal(): void {
+    const now = this.clock.nowMs();
+    for (const transfer of this.transfers.values()) {
+      transfer.leaseUntilMs = Math.max(transfer.leaseUntilMs, now + transferLeaseMs);
+      transfer.sender.send();
     }
   }
 
   private tick(): void {
+    this.outage.look();
     const now = this.clock.nowMs();
     for (const [id, transfer] of [...this.transfers]) {
-      if (now > transfer.leaseUntilMs) this.end(id, new PelagicError("worker_lost", "decode fell silent"));
-      else if (now > transfer.deadlineMs) this.end(id, new PelagicError("deadline_exceeded", "the request's deadline passed"));
-      else this.tell(transfer, { kind: "alive", transferId: id, sentFrames: transfer.sender.sentFrames });
+      if (now > transfer.leaseUntilMs && !this.outage.excuses(transferLeaseMs)) {
+        this.end(id, new PelagicError("worker_lost", "the receiver fell silent"));
+      } else if (now > transfer.deadlineMs) {
+        this.end(id, new PelagicError("deadline_exceeded", "the request's deadline passed"));
+      } else {
+        this.tell(transfer, { kind: "alive", transferId: id, sentFrames: transfer.sender.sentFrames });
+      }
     }
     this.stopTimer = this.clock.setTimer(aliveMs, () => this.tick());
   }
