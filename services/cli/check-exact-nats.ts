@@ -36,6 +36,7 @@ export async function answerOverNats(
       subjects: subjects(stack.service),
       gatewayId: processId,
       leaseMs: 10_000,
+      resumeWaitMs: 10_000,
       log: silentLog,
     });
     const answers = await Promise.all(
@@ -52,7 +53,13 @@ export async function answerOverNats(
             deadlineMs,
             digests: true,
           },
-          () => ({ workerId: `decode-${i % decode}`, prefillWorkerId: `prefill-${Math.floor(i / decode) % prefill}` }),
+          {
+            choose: (_, excluded) => {
+              const worker = { workerId: `decode-${i % decode}`, instanceId: `decode-${i % decode}` };
+              return excluded.has(worker.instanceId) ? null : { ...worker, prefillWorkerId: `prefill-${Math.floor(i / decode) % prefill}` };
+            },
+            shouldMove: () => false,
+          },
         );
         const answer: ExactAnswer = { from: 0, digests: [], tokens: [] };
         for await (const batch of generation) {

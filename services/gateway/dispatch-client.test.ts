@@ -13,13 +13,22 @@ const leaseMs = 10_000;
 function setup(scripts: Record<string, Script | ((attempt: number) => Script)>) {
   const clock = new ManualClock();
   const bus = new MemoryBus(clock);
-  const client = new DispatchClient({ bus, clock, subjects: subjects("test"), gatewayId: "gateway-0", leaseMs, log: silentLog });
+  const client = new DispatchClient({
+    bus,
+    clock,
+    subjects: subjects("test"),
+    gatewayId: "gateway-0",
+    leaseMs,
+    resumeWaitMs: 30_000,
+    log: silentLog,
+  });
   const directory = new WorkerDirectory({
     bus,
     clock,
     subjects: subjects("test"),
     log: silentLog,
     onGone: (instance) => client.workerGone(instance),
+    onDraining: (instance) => client.workerDraining(instance),
   });
   const workers = Object.fromEntries(
     Object.entries(scripts).map(([workerId, script]) => {
@@ -45,9 +54,12 @@ function setup(scripts: Record<string, Script | ((attempt: number) => Script)>) 
         deadlineMs: 60_000,
         ...more,
       },
-      (excluded) => {
-        const workerId = Object.keys(workers).find((id) => !excluded.has(id));
-        return workerId === undefined ? null : { workerId, prefillWorkerId: null };
+      {
+        choose: (_, excluded) => {
+          const worker = Object.values(workers).find((one) => one.state.state !== "draining" && !excluded.has(one.instanceId));
+          return worker === undefined ? null : { workerId: worker.workerId, instanceId: worker.instanceId, prefillWorkerId: null };
+        },
+        shouldMove: (workerId) => Object.values(workers).some((one) => one.workerId !== workerId && one.state.state !== "draining"),
       },
     );
     return { generation, reader: read(generation) };
@@ -133,25 +145,78 @@ describe("dispatch client", () => {
     expect(reader).toMatchObject({ tokens: [2], error: null });
   });
 
-  it("ends a request whose worker died after its first token", async () => {
-    const { clock, worker, start } = setup({ d0: { tokens: range(50), gapMs: 100 }, d1: { tokens: [2] } });
-    const { reader } = start();
+  it.each(["dies", "restarts", "forgets it", "stops"])(
+    "goes on elsewhere, without a token lost or doubled, when its worker %s in mid-answer",
+    async (how) => {
+      const answer = { tokens: range(50), gapMs: 100 };
+      const { clock, worker, client, start } = setup({ d0: answer, d1: answer });
+      const { reader, generation } = start();
+      await clock.advance(550);
+      const before = [...reader.tokens];
+      expect(before.length).toBeGreaterThan(0);
+      if (how === "dies") worker("d0").kill();
+      if (how === "restarts") worker("d0").instanceId = "d0-2";
+      if (how !== "dies") for (const attempt of worker("d0").attempts.values()) attempt.stopTimer();
+      if (how === "stops") worker("d0").state = { state: "stopped" };
+      if (how !== "dies") worker("d0").attempts.clear();
+      await clock.runUntil(() => reader.ends > 0, 15_000);
+      expect(reader).toEqual({ tokens: range(50), ends: 1, error: null });
+      expect(generation.resumes).toBe(1);
+      const resumed = worker("d1").dispatches[0] ?? worker("d0").dispatches[1];
+      expect(resumed?.body).toMatchObject({ promptLength: 3, maxTokens: 100 });
+      expect([...(resumed?.tokens ?? [])].slice(3)).toEqual(range(before.length));
+      expect(client.running).toBe(0);
+    },
+  );
+
+  it("waits for a worker to come back when its only one died, and says which was lost when none does", async () => {
+    const { clock, worker, start } = setup({ d0: { tokens: range(50), gapMs: 100 } });
+    const first = start();
     await clock.advance(550);
     worker("d0").kill();
-    await clock.runUntil(() => reader.ends > 0, 4_000);
-    expect(reader.error).toMatchObject({ code: "worker_lost" });
-    expect(reader.tokens.length).toBeGreaterThan(0);
-    expect(worker("d1").dispatches).toHaveLength(0);
+    await clock.advance(8_000);
+    expect(first.reader.ends).toBe(0);
+    await clock.runUntil(() => first.reader.ends > 0, 40_000);
+    expect(first.reader.error).toMatchObject({ code: "worker_lost" });
   });
 
-  it("notices a restarted worker by its instance id", async () => {
-    const { clock, worker, start } = setup({ d0: { tokens: range(50), gapMs: 100 } });
+  it("gives a request up that loses one worker after another without a token", async () => {
+    const { clock, worker, start } = setup({ d0: { tokens: [], error: new PelagicError("shutting_down", "stopping") } });
+    const { reader } = start();
+    await clock.runUntil(() => reader.ends > 0, 60_000);
+    expect(reader.error).toMatchObject({ code: "shutting_down" });
+    expect(worker("d0").dispatches.length).toBeLessThanOrEqual(6);
+  });
+
+  it("moves off a draining worker once that has stopped, and names it to the next one", async () => {
+    const answer = { tokens: range(50), gapMs: 100 };
+    const { clock, worker, client, start } = setup({ d0: answer, d1: answer });
     const { reader } = start();
     await clock.advance(550);
-    worker("d0").instanceId = "d0-2";
-    worker("d0").attempts.clear();
-    await clock.runUntil(() => reader.ends > 0, 600);
-    expect(reader.error).toMatchObject({ code: "worker_lost" });
+    worker("d0").state = { state: "draining" };
+    worker("d0").sayState();
+    await clock.advance(50);
+    expect(worker("d0").attempts.size).toBe(0);
+    expect(worker("d1").dispatches[0]?.body.heldBy).toBe("d0");
+    await clock.runUntil(() => reader.ends > 0, 10_000);
+    expect(reader).toEqual({ tokens: range(50), ends: 1, error: null });
+    expect(client.running).toBe(0);
+  });
+
+  it("stays on a draining worker while there is no other, and moves when one comes", async () => {
+    const answer = { tokens: range(50), gapMs: 100 };
+    const { clock, worker, start } = setup({ d0: answer, d1: answer });
+    worker("d1").state = { state: "draining" };
+    const { reader } = start();
+    await clock.advance(550);
+    worker("d0").state = { state: "draining" };
+    await clock.advance(2_000);
+    expect(worker("d0").attempts.size).toBe(1);
+    worker("d1").state = {};
+    await clock.advance(1_000);
+    expect(worker("d0").attempts.size).toBe(0);
+    await clock.runUntil(() => reader.ends > 0, 10_000);
+    expect(reader).toEqual({ tokens: range(50), ends: 1, error: null });
   });
 
   it("cancels at decode at once when the reader leaves, and tries again a bounded number of times", async () => {

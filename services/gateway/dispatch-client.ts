@@ -1,5 +1,7 @@
 // The caller's side of one request's life on the bus (docs/ARCHITECTURE.md, "Ownership and the bus"): sends the dispatch, takes the deltas
-// in whatever order and number they come, asks again, says when it has all, keeps the lease, cancels. Knows nothing of HTTP and no routing policy.
+// in whatever order and number they come, asks again, says when it has all, keeps the lease, cancels. A worker that is lost or draining in
+// mid-answer costs a pause: prompt and tokens so far go to another one, which continues with the same bits (the row rule). Knows nothing of
+// HTTP and no routing policy.
 //
 // Everything that waits is looked at by one timer for all requests, so that every wait has its bound in one place (Generation.check).
 import type { z } from "zod";
@@ -23,11 +25,16 @@ export interface GenerationRequest {
 
 export interface DispatchTarget {
   workerId: string;
+  instanceId: string;
   prefillWorkerId: string | null;
 }
 
-/** Where to send a request that these workers have refused or lost; null: nowhere. */
-export type Routing = (excluded: ReadonlySet<string>) => DispatchTarget | null;
+export interface Routing {
+  /** Where to send a request of which these tokens are known, and which these instances have refused or lost; null: nowhere. */
+  choose(tokens: Uint32Array, excluded: ReadonlySet<string>): DispatchTarget | null;
+  /** The request runs on this draining worker: whether another can take it, sooner than it would end there. */
+  shouldMove(workerId: string, tokens: Uint32Array): boolean;
+}
 
 export interface TokenBatch {
   tokens: Uint32Array;
@@ -48,6 +55,8 @@ export interface DispatchClientOptions {
   gatewayId: string;
   /** Decode cancels what no lease names for so long; also the longest outage of the bus that a request survives. */
   leaseMs: number;
+  /** A request on which work was spent waits so long for a worker that can go on with it. */
+  resumeWaitMs: number;
   log: Log;
   freshId?: FreshId;
 }
@@ -69,6 +78,11 @@ const maxGapMs = 2_000;
 const maxBatchTokens = 1_024;
 /** Deltas kept ahead of a gap; further ones come again with the resend. */
 const maxEarlyDeltas = 256;
+const resumeRetryMs = 100;
+/** So many workers in a row lost it without one more token: perhaps it is the request that kills them. */
+const maxLossesWithoutToken = 5;
+/** How often a request on a draining worker looks for another one. */
+const moveCheckMs = 250;
 
 export class DispatchClient {
   readonly options: DispatchClientOptions;
@@ -76,6 +90,8 @@ export class DispatchClient {
   private stopTimer: (() => void) | null = null;
   private leasedAtMs = Number.NEGATIVE_INFINITY;
   private cancelling = 0;
+  /** Instances that drain: what they run is moved. */
+  private draining = new Set<string>();
 
   constructor(options: DispatchClientOptions) {
     this.options = options;
@@ -99,9 +115,22 @@ export class DispatchClient {
     return generation;
   }
 
-  /** The instance will send no more: what it ran fails, or moves if nothing of it was delivered. */
+  /** The instance will send no more: what it ran goes on elsewhere. */
   workerGone(instance: { workerId: string; instanceId: string }): void {
+    this.draining.delete(instance.instanceId);
     for (const generation of [...this.live]) generation.workerGone(instance);
+  }
+
+  /** The instance takes no new work: what it runs moves, or ends there where that is sooner. */
+  workerDraining({ instanceId }: { workerId: string; instanceId: string }): void {
+    this.draining.add(instanceId);
+    const now = this.options.clock.nowMs();
+    for (const generation of [...this.live]) generation.check(now);
+  }
+
+  /** @internal */
+  isDraining(instanceId: string | null): boolean {
+    return instanceId !== null && this.draining.has(instanceId);
   }
 
   /** Ends everything that runs. */
@@ -186,14 +215,29 @@ export class Generation implements AsyncIterable<TokenBatch> {
   received = 0;
   /** Some decode worker took the request: work was spent on it. */
   wasAccepted = false;
+  /** How often it went on elsewhere. */
+  resumes = 0;
 
   private readonly client: DispatchClient;
   private readonly request: GenerationRequest;
   private readonly routing: Routing;
   private readonly startedMs: number;
+  /** The prompt and all tokens received; grows by doubling. */
+  private tokens: Uint32Array;
+  /** Instances that refused or lost the request. */
   private readonly excluded = new Set<string>();
   /** Why an earlier worker has the request no longer. */
   private lostWith: PelagicError | null = null;
+  /** How many lost it since the last token. */
+  private losses = 0;
+  /** Until then a request that was lost, or met a worker that did not answer, waits for one that does. */
+  private patientUntilMs: number | null = null;
+  /** The draining worker that it left: its blocks may still be there. */
+  private heldBy: string | null = null;
+  /** A delta of this attempt came, whatever became of the answer to the dispatch. */
+  private heardFrom = false;
+  private moving = false;
+  private moveConsideredMs = Number.NEGATIVE_INFINITY;
   private instanceId: string | null = null;
   private unsubscribe: () => void = () => {};
 
@@ -220,6 +264,12 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.routing = routing;
     this.startedMs = client.options.clock.nowMs();
     this.heardMs = this.startedMs;
+    this.tokens = request.prompt.slice();
+  }
+
+  /** Prompt and output so far. */
+  private get knownTokens(): Uint32Array {
+    return this.tokens.subarray(0, this.request.prompt.length + this.received);
   }
 
   /** Stops the request here at once, and at decode soon. Without effect after its end. */
@@ -277,20 +327,34 @@ export class Generation implements AsyncIterable<TokenBatch> {
 
   /** Asks one worker after another until one accepts. */
   private async dispatch(): Promise<void> {
+    const { clock } = this.client.options;
     let retryAfterMs: number | undefined;
     while (!this.isOver) {
-      const target = this.routing(this.excluded);
+      const target = this.routing.choose(this.knownTokens, this.excluded);
       if (target === null) {
-        if (this.lostWith !== null) throw this.lostWith;
-        throw retryAfterMs === undefined
-          ? new PelagicError("no_workers", "no decode worker is ready; try again later", { retryAfterMs: 1_000 })
-          : new PelagicError("overloaded", "every decode worker is busy; try again later", { retryAfterMs });
+        if (this.patientUntilMs === null || clock.nowMs() >= this.patientUntilMs) throw this.refusal(retryAfterMs);
+        await new Promise<void>((resolve) => clock.setTimer(resumeRetryMs, resolve));
+        this.excluded.clear();
+        continue;
       }
       const outcome = await this.ask(target);
-      if (outcome === "accepted") return;
+      if (outcome === "accepted") {
+        if (this.instanceId !== null) this.patientUntilMs = null;
+        return;
+      }
+      this.excluded.add(target.instanceId);
       if (outcome.retryAfterMs !== undefined) retryAfterMs = Math.min(retryAfterMs ?? Number.POSITIVE_INFINITY, outcome.retryAfterMs);
-      this.excluded.add(target.workerId);
+      // It should be there: after an outage workers come back one by one.
+      else this.patientUntilMs ??= clock.nowMs() + this.client.options.resumeWaitMs;
     }
+  }
+
+  private refusal(retryAfterMs: number | undefined): PelagicError {
+    if (this.lostWith !== null) return this.lostWith;
+    if (retryAfterMs === undefined) {
+      return new PelagicError("no_workers", "no decode worker is ready; try again later", { retryAfterMs: 1_000 });
+    }
+    return new PelagicError("overloaded", "every decode worker is busy; try again later", { retryAfterMs });
   }
 
   private async ask(target: DispatchTarget): Promise<"accepted" | { retryAfterMs?: number }> {
@@ -306,6 +370,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.heardMs = clock.nowMs();
 
     const { workerId } = target;
+    const known = this.knownTokens.slice();
+    const receivedBefore = this.received;
     let outcome: "accepted" | { retryAfterMs?: number } | null = null;
     for (let attempt = 1; outcome === null && this.attemptId === attemptId && !this.isOver; attempt++) {
       const message = encodeMessage(
@@ -316,10 +382,11 @@ export class Generation implements AsyncIterable<TokenBatch> {
           replySubject,
           promptLength: prompt.length,
           prefillWorkerId: target.prefillWorkerId,
+          ...(this.heldBy === null || this.heldBy === workerId ? {} : { heldBy: this.heldBy }),
           leaseMs,
           deadlineMs: Math.max(0, this.deadlineMs - clock.nowMs()),
         },
-        prompt,
+        known,
       );
       try {
         // The same attempt each time: decode accepts it once, however often it arrives.
@@ -340,7 +407,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
         if (this.attemptId !== attemptId) break;
         if (!(error instanceof BusError)) throw error;
         if (error.code === "too_large") {
-          throw new PelagicError("request_too_large", `a prompt of ${prompt.length} tokens is more than a message to the workers can hold`);
+          throw new PelagicError("request_too_large", `${known.length} tokens are more than a message to the workers can hold`);
         }
         log.debug({ requestId: request.requestId, workerId, attempt, error: error.message }, "dispatch not answered");
         if (error.code === "no_responders" || (error.code === "timeout" && attempt >= dispatchTries)) outcome = {};
@@ -351,7 +418,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
         }
       }
       // Deltas say as much as an answer.
-      if (this.attemptId === attemptId && this.received > 0) outcome = "accepted";
+      if (this.attemptId === attemptId && this.received > receivedBefore) outcome = "accepted";
     }
     const current = this.attemptId === attemptId && !this.isOver;
     if (outcome === "accepted" && current) return "accepted";
@@ -378,6 +445,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
     }
     if (delta.body.attemptId !== attemptId) return;
     this.heardMs = clock.nowMs();
+    this.heardFrom = true;
     if (delta.body.end !== undefined) {
       this.endAt = { position: delta.body.from + delta.tokens.length, end: delta.body.end, timings: delta.body.timings };
     }
@@ -397,9 +465,13 @@ export class Generation implements AsyncIterable<TokenBatch> {
 
   /** Appends the part of a delta that is new; it begins at or before our position. */
   private take({ body, tokens }: { body: Delta; tokens: Uint32Array }): void {
-    if (body.cacheHitTokens !== undefined) this.cacheHitTokens = body.cacheHitTokens;
-    if (body.prefilledBy !== undefined) this.prefilledBy = body.prefilledBy;
+    // Of the first worker: what later ones replay is no hit of the client's.
+    if (this.received === 0) {
+      if (body.cacheHitTokens !== undefined) this.cacheHitTokens = body.cacheHitTokens;
+      if (body.prefilledBy !== undefined) this.prefilledBy = body.prefilledBy;
+    }
     for (let i = this.received - body.from; i < tokens.length; i++) {
+      this.remember(tokens[i] as number);
       this.batch.tokens.push(tokens[i] as number);
       const logprobs = body.logprobs?.[i];
       if (logprobs !== undefined) this.batch.logprobs.push(logprobs);
@@ -407,8 +479,19 @@ export class Generation implements AsyncIterable<TokenBatch> {
       if (digest !== undefined) this.batch.digests.push(digest);
       this.received++;
       this.gapAsks = 0;
+      this.losses = 0;
       this.wasAccepted = true;
     }
+  }
+
+  private remember(token: number): void {
+    const at = this.request.prompt.length + this.received;
+    if (at === this.tokens.length) {
+      const grown = new Uint32Array(Math.max(64, 2 * at));
+      grown.set(this.tokens);
+      this.tokens = grown;
+    }
+    this.tokens[at] = token;
   }
 
   private takeEarly(): void {
@@ -449,7 +532,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
   }
 
   private get accepted(): boolean {
-    return this.instanceId !== null || this.received > 0;
+    return this.workerId !== null && (this.instanceId !== null || this.heardFrom);
   }
 
   /** @internal */
@@ -468,6 +551,10 @@ export class Generation implements AsyncIterable<TokenBatch> {
     }
     this.disconnectedSinceMs = null;
     if (!this.accepted) return;
+    if (this.client.isDraining(this.instanceId) && !this.moving && nowMs - this.moveConsideredMs >= moveCheckMs) {
+      this.moveConsideredMs = nowMs;
+      if (this.routing.shouldMove(this.workerId as string, this.knownTokens)) void this.move();
+    }
     const missing = this.early.size > 0 || (this.endAt !== null && this.endAt.position > this.received);
     if (missing) {
       if (nowMs - this.askedMs < Math.min(gapMs * 2 ** Math.max(0, this.gapAsks - 1), maxGapMs)) return;
@@ -490,18 +577,41 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.lost(new PelagicError("worker_lost", `decode worker ${workerId} was lost while it answered`));
   }
 
-  /** Moves a request of which nothing was delivered, once; ends any other. */
+  /** The worker will not go on: another one does, from the tokens that are here. */
   private lost(error: PelagicError): void {
-    if (this.received > 0 || this.lostWith !== null || this.workerId === null) {
+    if (this.isOver || this.workerId === null) return;
+    if (++this.losses > maxLossesWithoutToken) {
       this.fail(error);
       return;
     }
-    this.lostWith = error;
-    this.client.options.log.warn(
-      { requestId: this.request.requestId, workerId: this.workerId, reason: error.message },
+    const { workerId, attemptId } = this;
+    this.goElsewhere(error, null);
+    // In case it was only slow.
+    void this.client.cancelAttempt(workerId, attemptId);
+  }
+
+  /** From a draining worker to another: it stops first, so that its answer says that everything it sent is here. */
+  private async move(): Promise<void> {
+    const { workerId, attemptId } = this;
+    if (workerId === null) return;
+    this.moving = true;
+    await this.client.cancelAttempt(workerId, attemptId);
+    this.moving = false;
+    if (this.isOver || this.attemptId !== attemptId) return;
+    this.goElsewhere(new PelagicError("worker_lost", `decode worker ${workerId} is draining, and no other one took the request`), workerId);
+  }
+
+  private goElsewhere(reason: PelagicError, heldBy: string | null): void {
+    const { clock, log, resumeWaitMs } = this.client.options;
+    log.info(
+      { requestId: this.request.requestId, workerId: this.workerId, tokens: this.received, reason: reason.message },
       "dispatching again",
     );
-    this.excluded.add(this.workerId);
+    this.lostWith = reason;
+    this.heldBy = heldBy;
+    this.patientUntilMs = clock.nowMs() + resumeWaitMs;
+    this.resumes++;
+    if (this.instanceId !== null) this.excluded.add(this.instanceId);
     this.leaveAttempt();
     this.begin();
   }
@@ -512,6 +622,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.workerId = null;
     this.attemptId = "";
     this.instanceId = null;
+    this.heardFrom = false;
     this.early.clear();
     this.endAt = null;
     this.gapAsks = 0;
@@ -527,7 +638,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.acknowledgeEnd();
     if (end.kind === "error") {
       const error = new PelagicError(end.error.code, end.error.message);
-      if (error.code === "worker_lost" || error.code === "shutting_down") this.lost(error);
+      // A deadline is the gateway's to keep: decode's clock may have jumped.
+      if (error.code === "worker_lost" || error.code === "shutting_down" || error.code === "deadline_exceeded") this.lost(error);
       else this.fail(error, false);
       return;
     }

@@ -44,6 +44,8 @@ const GatewayConfig = z.object({
   defaultMaxTokens: positive.default(32_768),
   deadlineMs: positive.default(600_000),
   leaseMs: positive.default(10_000),
+  /** How long a request that lost its worker waits for another one. */
+  resumeWaitMs: positive.default(30_000),
   localPrefillTokens: z.coerce.number().int().nonnegative().default(256),
   stallMs: positive.default(60_000),
   tokenizerThreads: positive.default(Math.max(1, Math.min(4, Math.floor(availableParallelism() / 2)))),
@@ -84,8 +86,23 @@ await runProcess({
       log,
     });
     onStop(() => bus.close());
-    const client = new DispatchClient({ bus, clock: systemClock, subjects, gatewayId: config.gatewayId, leaseMs: config.leaseMs, log });
-    const directory = new WorkerDirectory({ bus, clock: systemClock, subjects, log, onGone: (instance) => client.workerGone(instance) });
+    const client = new DispatchClient({
+      bus,
+      clock: systemClock,
+      subjects,
+      gatewayId: config.gatewayId,
+      leaseMs: config.leaseMs,
+      resumeWaitMs: config.resumeWaitMs,
+      log,
+    });
+    const directory = new WorkerDirectory({
+      bus,
+      clock: systemClock,
+      subjects,
+      log,
+      onGone: (instance) => client.workerGone(instance),
+      onDraining: (instance) => client.workerDraining(instance),
+    });
     onStop(() => directory.close());
 
     const admission = new Admission(config.maxRunning);

@@ -1,22 +1,24 @@
-// The router's view of one request, kept over its re-routes: derives the block keys, asks the router, counts what was sent where.
+// The router's view of one request, kept over its re-routes and moves: derives the block keys, asks the router, counts what was sent where.
 import { blockKeys, kvBlockTokens, reusableRows, rootKey, shortKey } from "../lib/contracts/block-key.ts";
-import type { Routing } from "./dispatch-client.ts";
+import type { DispatchTarget, Routing } from "./dispatch-client.ts";
+import { quickerToMove } from "./move.ts";
 import { cacheIdentityOf, type Route, route } from "./router.ts";
 import type { WorkerDirectory } from "./worker-directory.ts";
 
 export interface RoutedRequest {
   modelName: string;
-  tokens: Uint32Array;
+  promptLength: number;
   maxTokens: number;
   cacheSalt: string;
   /** Fewer uncached prompt tokens than this are prefilled by decode itself. */
   localPrefillTokens: number;
 }
 
-export class RequestRouting {
+export class RequestRouting implements Routing {
   chosen: Route | null = null;
   private readonly directory: WorkerDirectory;
   private readonly request: RoutedRequest;
+  /** By cache identity: whole keys, which grow with the answer. */
   private readonly keys = new Map<string, string[]>();
 
   constructor(directory: WorkerDirectory, request: RoutedRequest) {
@@ -24,28 +26,45 @@ export class RequestRouting {
     this.request = request;
   }
 
-  readonly choose: Routing = (excluded) => {
-    const { modelName, tokens, maxTokens, cacheSalt, localPrefillTokens } = this.request;
-    const snapshot = this.directory.snapshot();
-    for (const worker of snapshot.workers) {
-      const identity = cacheIdentityOf(worker);
-      if (this.keys.has(identity)) continue;
-      this.keys.set(identity, blockKeys(rootKey(worker, cacheSalt), tokens, reusableRows(tokens.length)).map(shortKey));
-    }
-    this.chosen = route(snapshot, {
-      modelName,
-      promptTokens: tokens.length,
-      maxTokens,
-      blockKeys: this.keys,
-      excluded,
-      localPrefillTokens,
-    });
-    if (this.chosen === null) return null;
-    const { decode, prefill, hitTokens, uncachedTokens } = this.chosen;
+  choose(tokens: Uint32Array, excluded: ReadonlySet<string>): DispatchTarget | null {
+    const chosen = this.route(tokens, excluded);
+    if (chosen === null) return null;
+    this.chosen = chosen;
+    const { decode, prefill, hitTokens, uncachedTokens } = chosen;
     const { view } = this.directory;
     const blocks = Math.ceil((tokens.length - hitTokens) / kvBlockTokens);
     view.noteDispatched(decode.workerId, { requests: 1, blocks, prefillTokens: prefill === null ? uncachedTokens : 0 });
     if (prefill !== null) view.noteDispatched(prefill.workerId, { requests: 1, blocks, prefillTokens: uncachedTokens });
-    return { workerId: decode.workerId, prefillWorkerId: prefill?.workerId ?? null };
-  };
+    return { ...decode, prefillWorkerId: prefill?.workerId ?? null };
+  }
+
+  shouldMove(workerId: string, tokens: Uint32Array): boolean {
+    const from = this.directory.snapshot().workers.find((worker) => worker.workerId === workerId);
+    if (from === undefined) return false;
+    const to = this.route(tokens, new Set([from.instanceId]));
+    if (to === null) return false;
+    const { promptLength, maxTokens } = this.request;
+    return quickerToMove(from, { uncachedTokens: to.uncachedTokens, remainingTokens: promptLength + maxTokens - tokens.length });
+  }
+
+  private route(tokens: Uint32Array, excluded: ReadonlySet<string>): Route | null {
+    const { modelName, promptLength, maxTokens, cacheSalt, localPrefillTokens } = this.request;
+    const snapshot = this.directory.snapshot();
+    const short = new Map<string, string[]>();
+    for (const worker of snapshot.workers) {
+      const identity = cacheIdentityOf(worker);
+      if (short.has(identity)) continue;
+      const keys = blockKeys(rootKey(worker, cacheSalt), tokens, reusableRows(tokens.length), this.keys.get(identity));
+      this.keys.set(identity, keys);
+      short.set(identity, keys.map(shortKey));
+    }
+    return route(snapshot, {
+      modelName,
+      promptTokens: tokens.length,
+      maxTokens: maxTokens - (tokens.length - promptLength),
+      blockKeys: short,
+      excluded,
+      localPrefillTokens,
+    });
+  }
 }

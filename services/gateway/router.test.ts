@@ -65,7 +65,7 @@ describe("router", () => {
   it("asks nobody who is not ready, excluded, or serves another model", () => {
     expect(route(snapshot(decode("d0", { state: "draining" })), request())).toBeNull();
     expect(route(snapshot(decode("d0", { modelName: "other" })), request())).toBeNull();
-    expect(route(snapshot(decode("d0")), request({ excluded: new Set(["d0"]) }))).toBeNull();
+    expect(route(snapshot(decode("d0")), request({ excluded: new Set(["d0-1"]) }))).toBeNull();
     expect(route(snapshot(prefill("p0")), request())).toBeNull();
   });
 

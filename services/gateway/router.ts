@@ -15,7 +15,7 @@ export interface RouteRequest {
   maxTokens: number;
   /** Short keys of the prompt's full blocks, by cacheIdentityOf the workers that the snapshot has. */
   blockKeys: ReadonlyMap<string, readonly string[]>;
-  /** Decode workers that have already refused or lost this request. */
+  /** Instances of decode workers that have already refused or lost this request. */
   excluded: ReadonlySet<string>;
   /** Fewer uncached tokens than this are prefilled by decode itself. */
   localPrefillTokens: number;
@@ -62,7 +62,7 @@ export function route(snapshot: RoutingSnapshot, request: RouteRequest): Route |
   const ready = snapshot.workers.filter((worker) => worker.state === "ready" && worker.modelName === request.modelName);
   let best: Route | null = null;
   for (const decode of ready) {
-    if (decode.role !== "decode" || request.excluded.has(decode.workerId)) continue;
+    if (decode.role !== "decode" || request.excluded.has(decode.instanceId)) continue;
     const candidate = routeTo(decode, ready, request);
     if (best === null || total(candidate.cost) < total(best.cost)) best = candidate;
   }

@@ -101,7 +101,7 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
     if (gone.signal.aborted) throw new PelagicError("cancelled", "the client went away");
     const routing = new RequestRouting(gateway.directory, {
       modelName: gateway.model.name,
-      tokens: prompt.tokens,
+      promptLength: prompt.tokens.length,
       maxTokens: plan.maxTokens,
       cacheSalt,
       localPrefillTokens: gateway.limits.localPrefillTokens,
@@ -117,7 +117,7 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
         deadlineMs: Math.max(1, gateway.limits.deadlineMs - (performance.now() - arrivedMs)),
         ...(parsed.request.pelagic?.digests ? { digests: true } : {}),
       },
-      routing.choose,
+      routing,
     );
     const started = generation;
     gone.signal.addEventListener("abort", () => started.cancel());
@@ -148,6 +148,7 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
         completionTokens: generation?.received ?? 0,
         cacheHitTokens: generation?.cacheHitTokens ?? 0,
         prefilledBy: generation?.prefilledBy,
+        resumes: generation?.resumes ?? 0,
       },
       "request",
     );
@@ -206,9 +207,8 @@ function validate<S extends typeof ChatCompletionRequest | typeof CompletionRequ
   return parsed.data as z.output<S>;
 }
 
-/** The context that every ready decode worker has; refuses early where there is none. */
+/** The context that every ready decode worker has; refuses early where there is none. An outage of the bus is waited for later. */
 function readyMaxPositions(gateway: Gateway): number {
-  if (!gateway.client.options.bus.connected) throw new PelagicError("bus_unavailable", "the message bus is not reachable; try again later");
   const maxPositions = servedContext(gateway);
   if (maxPositions === null) throw new PelagicError("no_workers", "no decode worker is ready; try again later");
   return maxPositions;

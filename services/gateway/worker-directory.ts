@@ -18,6 +18,8 @@ export interface WorkerDirectoryOptions {
   log: Log;
   /** The instance takes no more messages and sends none: it stopped, was replaced, or fell silent. */
   onGone(instance: WorkerInstance): void;
+  /** The instance takes no new work. Called with each of its messages that say so. */
+  onDraining?(instance: WorkerInstance): void;
 }
 
 export class WorkerDirectory {
@@ -26,6 +28,8 @@ export class WorkerDirectory {
   private readonly subscription: BusSubscription;
   private stopTimer: () => void = () => {};
   private wasConnected = true;
+  /** The bus was there at this time. */
+  private heardUntilMs: number;
   private snapshotWanted = true;
   private askedAtMs = Number.NEGATIVE_INFINITY;
   private checkedAtMs: number;
@@ -33,13 +37,16 @@ export class WorkerDirectory {
   constructor(options: WorkerDirectoryOptions) {
     this.options = options;
     this.checkedAtMs = options.clock.nowMs();
+    this.heardUntilMs = this.checkedAtMs;
     this.subscription = options.bus.subscribe(options.subjects.allStates, (message) => this.onState(message.data));
     options.bus.onReconnect(() => this.reconnected());
     this.check();
   }
 
+  /** During an outage of the bus: as things stood before it. */
   snapshot(): RoutingSnapshot {
-    return this.view.snapshot(this.options.clock.nowMs());
+    const { bus, clock } = this.options;
+    return this.view.snapshot(bus.connected ? clock.nowMs() : this.heardUntilMs);
   }
 
   close(): void {
@@ -57,6 +64,7 @@ export class WorkerDirectory {
     }
     const { gap, gone } = this.view.apply(state, this.options.clock.nowMs());
     if (gone !== null) this.options.onGone(gone);
+    if (state.state === "draining") this.options.onDraining?.({ workerId: state.workerId, instanceId: state.instanceId });
     if (gap) {
       this.snapshotWanted = true;
       this.ask();
@@ -75,6 +83,7 @@ export class WorkerDirectory {
     if (clock.nowMs() - this.checkedAtMs > pausedMs) this.view.forgiveSilence(clock.nowMs());
     this.checkedAtMs = clock.nowMs();
     if (bus.connected) {
+      this.heardUntilMs = clock.nowMs();
       if (!this.wasConnected) this.reconnected();
       for (const instance of this.view.expire(clock.nowMs())) {
         log.warn(instance, "worker fell silent");

@@ -34,7 +34,15 @@ export async function startGatewayUnderTest(
   const bus = new MemoryBus();
   const subjects = subjectsOf("test");
   const log = silentLog;
-  const client = new DispatchClient({ bus, clock: systemClock, subjects, gatewayId: "gateway-0", leaseMs: 10_000, log });
+  const client = new DispatchClient({
+    bus,
+    clock: systemClock,
+    subjects,
+    gatewayId: "gateway-0",
+    leaseMs: 10_000,
+    resumeWaitMs: 1_500,
+    log,
+  });
   const directory = new WorkerDirectory({ bus, clock: systemClock, subjects, log, onGone: (instance) => client.workerGone(instance) });
   const decode = new ScriptedDecode({ bus, script: () => say("hello") });
   const folder = loadModelFolder(embeddedModel());

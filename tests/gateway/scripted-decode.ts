@@ -7,6 +7,7 @@ import { subjects as subjectsOf } from "../../services/lib/contracts/subjects.ts
 import { decodeMessage, encodeMessage } from "../../services/lib/contracts/wire.ts";
 
 export interface Script {
+  /** The whole answer; a resumed attempt goes on where the dispatch says. */
   tokens: number[];
   /** Default: stop. */
   reason?: "stop" | "length";
@@ -120,7 +121,13 @@ export class ScriptedDecode {
     if (!this.attempts.has(body.attemptId)) {
       this.dispatches.push({ body, tokens });
       const script = this.script(body, tokens);
-      const attempt: Attempt = { dispatch: body, script, ready: 0, replySubject: body.replySubject, stopTimer: () => {} };
+      const attempt: Attempt = {
+        dispatch: body,
+        script,
+        ready: tokens.length - body.promptLength,
+        replySubject: body.replySubject,
+        stopTimer: () => {},
+      };
       this.attempts.set(body.attemptId, attempt);
       attempt.stopTimer = this.clock.setTimer(script.gapMs ?? 0, () => this.produce(attempt));
     }
