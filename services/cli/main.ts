@@ -8,6 +8,7 @@ import * as checkExact from "./check-exact.ts";
 import * as checkModel from "./check-model.ts";
 import { CliError, messageOf } from "./cli-error.ts";
 import * as down from "./down.ts";
+import * as drain from "./drain.ts";
 import * as status from "./status.ts";
 import * as test from "./test.ts";
 import { inTree } from "./tree.ts";
@@ -29,7 +30,7 @@ const program = new Command("pelagic")
   .exitOverride();
 
 // Sub-commands copy the settings above when they are made.
-for (const command of [up, ask, status, down, build, test, checkModel, checkExact, bench]) command.register(program);
+for (const command of [up, ask, status, drain, down, build, test, checkModel, checkExact, bench]) command.register(program);
 
 // A reader that went away (`| head`) is no reason to leave a stack half stopped.
 for (const stream of [process.stdout, process.stderr]) stream.on("error", () => undefined);

@@ -1,7 +1,7 @@
 // SIGKILL of any process while requests run: whoever still has its gateway gets the undisturbed answer. Afterwards the stack is whole again.
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { startStack, type Stack } from "../../services/cli/stack/stack.ts";
-import { waitFor, workersOf } from "./support.ts";
+import { type Outcome, stream, waitFor, workersOf } from "./support.ts";
 
 let stack: Stack;
 
@@ -14,48 +14,8 @@ beforeAll(async () => {
 }, 120_000);
 afterAll(() => stack?.stop());
 
-type Outcome = { tokens: number[]; end: string };
-
-/** One streamed request, from the first byte to the end of the body. */
-async function stream(seed: number): Promise<Outcome> {
-  let response: Response;
-  try {
-    response = await fetch(`${stack.baseUrl}/v1/completions`, {
-      method: "POST",
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify({
-        model: stack.modelName,
-        prompt: Array.from({ length: 300 }, (_, i) => (i * 31 + seed) % 256),
-        max_tokens: 400,
-        ignore_eos: true,
-        // A seed and penalties: a resume that forgot one of them would show.
-        temperature: 1,
-        seed,
-        presence_penalty: 0.5,
-        stream: true,
-        return_token_ids: true,
-      }),
-    });
-  } catch {
-    return { tokens: [], end: "connection refused" };
-  }
-  if (!response.ok) return { tokens: [], end: ((await response.json()) as { error: { code: string } }).error.code };
-  let text = "";
-  try {
-    for await (const part of response.body as unknown as AsyncIterable<Uint8Array>) text += Buffer.from(part).toString("utf8");
-  } catch {
-    return { tokens: [], end: "connection closed" };
-  }
-  const events = text.split("\n\n").flatMap((event) => (event.startsWith("data: {") ? [JSON.parse(event.slice(6))] : []));
-  const error = events.find((event) => event.error)?.error.code;
-  const finish = events.flatMap((event) => event.choices ?? []).find((choice) => choice.finish_reason)?.finish_reason;
-  const tokens = events.flatMap((event) => event.choices ?? []).flatMap((choice) => choice.token_ids ?? []);
-  expect(text).toContain("data: [DONE]");
-  return { tokens, end: error ?? finish ?? "none" };
-}
-
 async function killDuring(name: string): Promise<Outcome[]> {
-  const running = Array.from({ length: 8 }, (_, i) => stream(i));
+  const running = Array.from({ length: 8 }, (_, i) => stream(stack, i));
   await waitFor("requests run", async () => (await workersOf(stack)).some(({ requests }) => requests.running > 0));
   stack.processes.find((process) => process.name === name)?.kill("SIGKILL");
   const outcomes = await Promise.all(running);
@@ -73,15 +33,19 @@ async function killDuring(name: string): Promise<Outcome[]> {
 /** The undisturbed answers. */
 let right: Outcome[];
 beforeAll(async () => {
-  right = await Promise.all(Array.from({ length: 8 }, (_, i) => stream(i)));
+  right = await Promise.all(Array.from({ length: 8 }, (_, i) => stream(stack, i)));
   for (const { tokens, end } of right) expect({ tokens: tokens.length, end }).toEqual({ tokens: 400, end: "length" });
 }, 60_000);
 
-test.each(["prefill-0", "decode-0", "nats"])("%s killed: every request ends as if nothing had happened", async (name) => {
-  expect(await killDuring(name)).toEqual(right);
-}, 90_000);
+test.each(["prefill-0", "decode-0", "nats"])(
+  "%s killed: every request ends as if nothing had happened",
+  async (name) => {
+    expect(await killDuring(name)).toEqual(right);
+  },
+  90_000,
+);
 
 test("the gateway killed: its connections close, and its requests are freed", async () => {
   for (const { end } of await killDuring("gateway-0")) expect(["connection closed", "connection refused", "length"]).toContain(end);
-  expect(await Promise.all(right.map((_, i) => stream(i)))).toEqual(right);
+  expect(await Promise.all(right.map((_, i) => stream(stack, i)))).toEqual(right);
 }, 90_000);

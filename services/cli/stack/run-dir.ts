@@ -21,6 +21,8 @@ export interface Instance {
   /** The gateway's user port and admin port, once they are known. */
   port: number | null;
   adminPort: number | null;
+  /** host:port of its NATS server, and the credentials with which a command may speak to workers. */
+  nats: { url: string; credentialsFile: string; service: string } | null;
   /** The model folder. */
   model: string;
   ready: boolean;

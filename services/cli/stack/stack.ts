@@ -350,6 +350,8 @@ class LocalStack implements Stack {
       processes: this.all().flatMap((child) => (child.identity ? [{ name: child.name, ...child.identity }] : [])),
       port: gateway?.port ?? null,
       adminPort: gateway?.metricsPort ?? null,
+      nats:
+        this.natsPort === undefined ? null : { url: this.natsUrl, credentialsFile: this.credentialsFor("cli").file, service: this.service },
       model: this.model,
       ready: this.isReady,
       startedAt: this.startedAt,

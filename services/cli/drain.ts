@@ -1,0 +1,105 @@
+// ./pelagic drain WORKER: the worker takes no new work, gateways move what it runs to its peers, and the command ends when nothing is left.
+import type { Command } from "commander";
+import { BusError, silentLog, type Bus } from "../lib/contracts/bus.ts";
+import { ControlReply, WorkerState } from "../lib/contracts/messages.ts";
+import { subjects } from "../lib/contracts/subjects.ts";
+import { decodeMessage, encodeMessage } from "../lib/contracts/wire.ts";
+import { readNatsCredentials } from "../lib/runtime/config.ts";
+import { connectBus } from "../lib/runtime/nats-bus.ts";
+import { CliError, messageOf } from "./cli-error.ts";
+import { runningInstance } from "./instances.ts";
+import { portNumber } from "./up.ts";
+
+const replyMs = 2_000;
+const tries = 3;
+
+interface DrainOptions {
+  port?: number;
+  timeout: string;
+  json?: boolean;
+}
+
+export function register(program: Command): void {
+  program
+    .command("drain")
+    .description("take a worker out of service: its running requests move to its peers")
+    .argument("<worker>", "its id, as `status` shows it")
+    .option("--port <port>", "the instance on this port", portNumber)
+    .option("--timeout <seconds>", "give up waiting after so long; the worker goes on draining", "60")
+    .option("--json", "print what happened as JSON")
+    .addHelpText("after", "\nExample:\n  ./pelagic drain decode-0")
+    .action(drain);
+}
+
+async function drain(workerId: string, options: DrainOptions): Promise<void> {
+  const boundMs = Number(options.timeout) * 1000;
+  if (!(boundMs > 0)) throw new CliError(`--timeout: ${options.timeout} is no number of seconds`);
+  const instance = runningInstance(options.port);
+  if (!instance?.nats) throw new CliError("nothing is running here: ./pelagic up starts it");
+  const named = subjects(instance.nats.service);
+  let subject: string;
+  try {
+    subject = named.control(workerId);
+  } catch (error) {
+    throw new CliError(messageOf(error));
+  }
+  const bus = await connectBus({
+    servers: instance.nats.url,
+    ...readNatsCredentials(instance.nats.credentialsFile),
+    name: "cli",
+    log: silentLog,
+  });
+  try {
+    const begunMs = performance.now();
+    const idle = whenIdle(bus, named.state(workerId), boundMs, (left) => {
+      if (!options.json) process.stderr.write(`${workerId}: ${left} requests left\n`);
+    });
+    await ask(bus, subject, workerId, instance.port);
+    const done = await idle;
+    const seconds = Math.round(performance.now() - begunMs) / 1000;
+    if (options.json) process.stdout.write(`${JSON.stringify({ worker: workerId, drained: done, seconds })}\n`);
+    else if (done) process.stdout.write(`${workerId} is drained (${seconds} s); it takes no work until it is restarted\n`);
+    if (!done) throw new CliError(`${workerId} still runs requests after ${options.timeout} s: it goes on draining`);
+  } finally {
+    await bus.close();
+  }
+}
+
+async function ask(bus: Bus, subject: string, workerId: string, port: number | null): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      const { body } = decodeMessage(ControlReply, await bus.request(subject, encodeMessage({ kind: "drain" }), replyMs));
+      if (!body.ok) throw new CliError(`${workerId} refuses to drain: ${body.message ?? "no reason given"}`);
+      return;
+    } catch (error) {
+      if (!(error instanceof BusError)) throw error;
+      if (error.code === "no_responders") {
+        throw new CliError(`no worker ${workerId} is running${port === null ? "" : ` on port ${port}`}: ./pelagic status lists them`);
+      }
+      if (attempt === tries) throw new CliError(`${workerId} does not answer: ${error.message}`);
+    }
+  }
+}
+
+/** True when the draining worker reports that it runs nothing more, false when the bound is over. */
+function whenIdle(bus: Bus, subject: string, boundMs: number, onProgress: (left: number) => void): Promise<boolean> {
+  return new Promise((resolve) => {
+    let shown = -1;
+    const finish = (done: boolean) => {
+      clearTimeout(timer);
+      subscription.unsubscribe();
+      resolve(done);
+    };
+    const timer = setTimeout(() => finish(false), boundMs);
+    const subscription = bus.subscribe(subject, (message) => {
+      const { body } = decodeMessage(WorkerState, message.data);
+      // One that stopped has nothing left either.
+      if (body.state === "stopped") finish(true);
+      if (body.state !== "draining") return;
+      const left = body.requests.running + body.requests.waiting;
+      if (left === 0) finish(true);
+      else if (left !== shown) onProgress(left);
+      shown = left;
+    });
+  });
+}
