@@ -87,8 +87,12 @@ Tensor parse_tensor(const JsonField& field, const std::string& name, const std::
   const JsonField offsets = field.at("data_offsets");
   if (offsets.size() != 2) offsets.fail("must be [begin, end]");
   const int64_t size = static_cast<int64_t>(data.size());
-  const int64_t begin = offsets.element(0).integer(0, size);
-  const int64_t end = offsets.element(1).integer(begin, size);
+  const int64_t begin = offsets.element(0).integer(0, INT64_MAX);
+  const int64_t end = offsets.element(1).integer(begin, INT64_MAX);
+  if (end > size) {
+    offsets.fail("end at byte " + std::to_string(end) + ", but the file holds " + std::to_string(size) +
+                 " bytes of tensors: it is cut short, or its header is wrong");
+  }
   if (bytes != static_cast<uint64_t>(end - begin)) {
     offsets.fail("span " + std::to_string(end - begin) + " bytes, but " + tensor.dtype_name + " " +
                  shape_text(tensor.shape) + " takes " + std::to_string(bytes));
