@@ -57,7 +57,7 @@ test("a model from loading to closing", async () => {
   assert.ok(info.activeWeightBytes <= info.weightBytes);
 
   const layers = [];
-  const result = await model.step(batch(70, { logitRows: [5, 69], sampling: greedy }), (layer) => layers.push(layer));
+  const [result] = await model.step(batch(70, { logitRows: [5, 69], sampling: greedy }), (layer) => layers.push(layer));
   assert.deepEqual(
     layers,
     Array.from({ length: info.layerCount }, (_, i) => i),
@@ -67,10 +67,22 @@ test("a model from loading to closing", async () => {
   assert.ok(result.logprobs[0] <= 0);
   assert.equal(result.expertCounts.length, info.moeLayerCount * info.logicalExpertCount);
 
-  const again = await model.step(batch(1, { start: 69, logitRows: [0] }));
+  const [again] = await model.step(batch(1, { start: 69, logitRows: [0] }));
   assert.equal(again.digests[0], result.digests[1]);
   assert.deepEqual([...again.tokens], [-1]);
   assert.ok(Number.isNaN(again.logprobs[0]));
+
+  const decode = batch(1, { start: 70, logitRows: [0], sampling: greedy });
+  const steps = await model.step({ ...decode, steps: 3, budgetMs: 1e6 });
+  assert.equal(steps.length, 3);
+  const next = { ...decode, tokens: Uint32Array.of(steps[0].tokens[0]), startPositions: Uint32Array.of(71) };
+  assert.deepEqual((await model.step(next))[0].digests, steps[1].digests);
+  const stopTokens = Uint32Array.of(steps[0].tokens[0]);
+  assert.equal((await model.step({ ...decode, sampling: [{ ...greedy, stopTokens }], steps: 3, budgetMs: 1e6 })).length, 1);
+  assert.equal((await model.step({ ...decode, steps: 3, budgetMs: 0 })).length, 1);
+  await assert.rejects(model.step({ ...decode, steps: 0, budgetMs: 1 }), coded("argument", /steps/));
+  await assert.rejects(model.step({ ...decode, steps: 2 }), coded("argument", /budgetMs/));
+  await assert.rejects(model.step({ ...batch(2), steps: 2, budgetMs: 1 }), coded("argument", /one row/));
 
   const bytes = new Uint8Array(64 * info.latentWidth * 2 + 4);
   const hash = model.packRows(0, 0, 0, 64, bytes, 4);

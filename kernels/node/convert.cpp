@@ -114,13 +114,23 @@ OwnedBatch::OwnedBatch(const Napi::Object& batch)
   if (!sampling.IsArray()) refuse("sampling must be an array");
   const auto rows = sampling.As<Napi::Array>();
   if (rows.Length() != logit_rows_.size()) refuse("sampling must have one entry for each of logitRows");
+  stop_tokens_.resize(logit_rows_.size());
   for (std::uint32_t i = 0; i < rows.Length(); ++i) {
     const Napi::Value row = rows.Get(i);
     const std::string name = "sampling[" + std::to_string(i) + "]";
     if (!row.IsNull() && !row.IsObject()) refuse(name + " must be an object or null");
     rows_.push_back(row.IsNull() ? nullptr : read_sampling(row.As<Napi::Object>(), name + "."));
     sampling_.push_back(rows_.back() == nullptr ? nullptr : &rows_.back()->params);
+    if (rows_.back() == nullptr) continue;
+    const Napi::Value stops = row.As<Napi::Object>().Get("stopTokens");
+    if (!is_absent(stops)) stop_tokens_[i] = to_uint32s(stops, name + ".stopTokens");
   }
+  const Napi::Value steps = batch.Get("steps");
+  if (is_absent(steps)) return;
+  steps_ = static_cast<int>(to_integer(steps, "steps", 1, 1024));
+  const double budget_ms = to_number(member(batch, "budgetMs"), "budgetMs");
+  if (!(budget_ms >= 0 && budget_ms <= 1e6)) refuse("budgetMs must be a number from 0 to 1000000");
+  budget_ = std::chrono::microseconds(static_cast<std::int64_t>(budget_ms * 1e3));
 }
 
 std::unique_ptr<OwnedBatch::RowSampling> OwnedBatch::read_sampling(const Napi::Object& row, const std::string& where) {
@@ -175,7 +185,11 @@ StepBatch OwnedBatch::view() const {
           .logits = logits_};
 }
 
-Napi::Object to_js(Napi::Env env, const StepBatch& batch, const StepResult& result) {
+StepRun OwnedBatch::run() const { return {.steps = steps_, .budget = budget_, .stop_tokens = stop_tokens_}; }
+
+namespace {
+
+Napi::Object step_to_js(Napi::Env env, const StepBatch& batch, const StepResult& result) {
   const std::size_t rows = batch.logit_rows.size();
   std::vector<std::int32_t> tokens(rows, -1);
   std::vector<float> logprobs(rows, std::numeric_limits<float>::quiet_NaN());
@@ -202,6 +216,16 @@ Napi::Object to_js(Napi::Env env, const StepBatch& batch, const StepResult& resu
   if (batch.digests) out.Set("digests", typed_array<Napi::BigUint64Array>(env, result.digests));
   if (batch.logits) out.Set("logits", typed_array<Napi::Float32Array>(env, result.logits));
   out.Set("expertCounts", typed_array<Napi::Uint32Array>(env, result.expert_counts));
+  return out;
+}
+
+}  // namespace
+
+Napi::Array to_js(Napi::Env env, const StepBatch& batch, const std::vector<StepResult>& results) {
+  const Napi::Array out = Napi::Array::New(env, results.size());
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    out.Set(static_cast<std::uint32_t>(i), step_to_js(env, batch, results[i]));
+  }
   return out;
 }
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "graph/model.h"
+#include "graph/decode_steps.h"
 
 namespace pelagic {
 
@@ -31,6 +31,7 @@ class OwnedBatch {
  public:
   explicit OwnedBatch(const Napi::Object& batch);
   StepBatch view() const;
+  StepRun run() const;
 
  private:
   // Owns what SamplingParams' spans refer to.
@@ -45,11 +46,14 @@ class OwnedBatch {
       logit_rows_;
   std::vector<std::unique_ptr<RowSampling>> rows_;
   std::vector<const SamplingParams*> sampling_;
+  std::vector<std::vector<std::uint32_t>> stop_tokens_;
+  int steps_ = 1;
+  std::chrono::microseconds budget_{0};
   bool digests_ = false;
   bool logits_ = false;
 };
 
-// batch: the one that gave the result.
-Napi::Object to_js(Napi::Env env, const StepBatch& batch, const StepResult& result);
+// batch: the one that gave the results.
+Napi::Array to_js(Napi::Env env, const StepBatch& batch, const std::vector<StepResult>& results);
 
 }  // namespace pelagic

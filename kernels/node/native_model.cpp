@@ -168,10 +168,10 @@ Napi::Value NativeModel::step(const Napi::CallbackInfo& info) {
     if (call_) throw Error(ErrorCode::busy, "the model is running another step: wait for it before the next one");
     if (!info[0].IsObject()) throw Error(ErrorCode::argument, "batch must be an object");
     const auto batch = std::make_shared<OwnedBatch>(info[0].As<Napi::Object>());
-    const auto result = std::make_shared<StepResult>();
+    const auto results = std::make_shared<std::vector<StepResult>>();
     const Napi::Promise promise = begin_call(env, info[1]);
     const bool wants_layers = !call_->callback.IsEmpty();
-    engine_->submit([this, batch, result, wants_layers] {
+    engine_->submit([this, batch, results, wants_layers] {
       std::function<void(int)> on_layer;
       if (wants_layers) {
         on_layer = [this](int layer) {
@@ -180,12 +180,12 @@ Napi::Value NativeModel::step(const Napi::CallbackInfo& info) {
       }
       std::exception_ptr failure;
       try {
-        model_->step(batch->view(), on_layer, *result);
+        *results = run_steps(*model_, batch->view(), batch->run(), on_layer);
       } catch (...) {
         failure = std::current_exception();
       }
-      post([this, batch, result, failure](Napi::Env loop_env) {
-        end_call(loop_env, failure, [&] { return to_js(loop_env, batch->view(), *result); });
+      post([this, batch, results, failure](Napi::Env loop_env) {
+        end_call(loop_env, failure, [&] { return to_js(loop_env, batch->view(), *results); });
       });
     });
     return promise;

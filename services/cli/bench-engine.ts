@@ -113,21 +113,26 @@ async function prefillSeconds(runner: NativeRunner, length: number): Promise<num
   return best;
 }
 
-/** The median step of `batch` requests that all decode, and of read passes over the weights that those very steps read. */
+/** Seconds a step of `batch` requests that all decode, the median of some runs; and of read passes over the weights that those very steps read. */
 async function decodeStep(runner: NativeRunner, batch: number): Promise<{ seconds: number; readSeconds: number }> {
-  const engine = engineFor(runner, false);
-  const steps: { atMs: number; counts: Uint32Array }[] = [];
-  engine.onExpertCounts = (counts) => steps.push({ atMs: performance.now(), counts });
-  const results = await Promise.all(
-    Array.from({ length: batch }, (_, i) =>
-      runLocal(engine, { id: `d${i}`, tokens: prompt(runner, contextTokens, i + 1), maxTokens: decodeTokens }),
-    ),
-  );
-  for (const { end } of results) if (end.kind === "error") throw end.error;
-  const gaps = steps.slice(1).map(({ atMs }, i) => atMs - (steps[i]?.atMs ?? 0));
+  const runs: number[] = [];
   const passes: number[] = [];
-  for (const { counts } of steps.slice(1)) passes.push((await runner.readWeights(counts)).seconds);
-  return { seconds: median(gaps) / 1000, readSeconds: median(passes) };
+  for (let run = 0; run < repeats; run++) {
+    const engine = engineFor(runner, false);
+    const steps: { atMs: number; counts: Uint32Array }[] = [];
+    engine.onExpertCounts = (counts) => steps.push({ atMs: performance.now(), counts });
+    const results = await Promise.all(
+      Array.from({ length: batch }, (_, i) =>
+        runLocal(engine, { id: `d${i}`, tokens: prompt(runner, contextTokens, i + 1), maxTokens: decodeTokens }),
+      ),
+    );
+    for (const { end } of results) if (end.kind === "error") throw end.error;
+    // The prompts' step is over when its counts come; all that follow decode, several of them in one call.
+    const [prefill, ...decode] = steps;
+    runs.push(((decode.at(-1)?.atMs ?? Number.NaN) - (prefill?.atMs ?? Number.NaN)) / decode.length);
+    for (const { counts } of decode) passes.push((await runner.readWeights(counts)).seconds);
+  }
+  return { seconds: median(runs) / 1000, readSeconds: median(passes) };
 }
 
 /**

@@ -5,7 +5,7 @@ import type { Command } from "commander";
 import { silentLog, systemClock } from "../lib/contracts/bus.ts";
 import { Engine, type EngineConfig } from "../lib/engine/engine.ts";
 import { runLocal } from "../lib/engine/local.ts";
-import { loadNativeRunner, type NativeRunner } from "../lib/engine/model-runner.ts";
+import { loadNativeRunner, type ModelRunner, type NativeRunner } from "../lib/engine/model-runner.ts";
 import { nativeModule, type Isa, type KvDtype } from "../lib/engine/native.ts";
 import { CliError } from "./cli-error.ts";
 import { answerOverNats } from "./check-exact-nats.ts";
@@ -104,6 +104,7 @@ export async function checkExact(
         await answer(`${isa}, ${threads} threads`, () => alone(runner, 128, requests));
       }
     }
+    await answer("one decode step a call", () => alone(oneStepACall(first), 128, requests));
     await answer(`in a batch of ${batchSize}`, () => batched(first, requests));
     await answer("after a cache hit", () => twice(first, requests));
     await answer("preempted", () => preempted(first, requests));
@@ -140,7 +141,13 @@ function makeRequests(vocabSize: number, maxPositions: number, temperature: numb
     }));
 }
 
-function engineFor(runner: NativeRunner, chunkTokens: number): Engine {
+/** The same runner: the scheduler lets an answer of one request take several steps a call, and this one takes one. */
+function oneStepACall(runner: ModelRunner): ModelRunner {
+  const run: ModelRunner["run"] = (work, options) => runner.run(work, { ...options, steps: 1 });
+  return Object.assign(Object.create(runner) as ModelRunner, { run });
+}
+
+function engineFor(runner: ModelRunner, chunkTokens: number): Engine {
   const config: EngineConfig = {
     kvBlocks: 192,
     tokenBudget: 512,
@@ -170,7 +177,7 @@ async function one(engine: Engine, request: ExactRequest, id = request.id): Prom
   };
 }
 
-async function alone(runner: NativeRunner, chunk: number, requests: ExactRequest[]): Promise<Map<string, ExactAnswer>> {
+async function alone(runner: ModelRunner, chunk: number, requests: ExactRequest[]): Promise<Map<string, ExactAnswer>> {
   const out = new Map<string, ExactAnswer>();
   // A new engine each: nothing is cached.
   for (const request of requests) out.set(request.id, await one(engineFor(runner, chunk), request));

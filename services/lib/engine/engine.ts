@@ -1,12 +1,12 @@
-// The step loop: schedule, run, postprocess, always that way. It owns the requests, the block tables and the one runner of a worker,
+// The loop: schedule, run, postprocess, always that way. It owns the requests, the block tables and the one runner of a worker,
 // and tells its listener what happened. Nothing here knows a bus, a socket or a GPU.
 import { blockKeys, kvBlockTokens, rootKey, type CacheIdentity } from "../contracts/block-key.ts";
 import type { Clock, Log } from "../contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
 import { BlockManager } from "./block-manager.ts";
-import type { ModelRunner, SampledToken, SequenceWork } from "./model-runner.ts";
+import type { ModelRunner, SampledToken, SequenceResult, SequenceWork } from "./model-runner.ts";
 import type { RowSampling } from "./native.ts";
-import { blocksForRows, schedule, type Plan, type SchedulerConfig } from "./scheduler.ts";
+import { blocksForRows, decodeCallMs, schedule, type Plan, type SchedulerConfig } from "./scheduler.ts";
 
 export interface EngineConfig extends SchedulerConfig {
   kvBlocks: number;
@@ -30,7 +30,7 @@ export interface EngineRequest {
   maxTokens: number;
   stopTokenIds: ReadonlySet<number>;
   /** Sampling of every new token; null in mode "rows". */
-  sampling: Omit<RowSampling, "promptTokens" | "outputTokens"> | null;
+  sampling: Omit<RowSampling, "promptTokens" | "outputTokens" | "stopTokens"> | null;
   digests?: boolean;
   /** check-model: keep the raw logits of rows from here on. */
   logitsFrom?: number;
@@ -72,6 +72,8 @@ interface Entry {
   mode: EngineRequest["mode"];
   arrival: number;
   cancelled: PelagicError | undefined;
+  /** request.sampling as every call takes it. */
+  sampling: RowSampling | null;
 }
 
 export interface EngineStats {
@@ -104,7 +106,7 @@ export class Engine {
   private decodeSeconds = 0;
   /** Called after each step and whenever requests or blocks changed. */
   onChange: () => void = () => {};
-  /** Tokens routed to each logical expert in the last step, [MoE layers, experts]. */
+  /** Called for each step: tokens routed to each logical expert, [MoE layers, experts]. */
   onExpertCounts: (counts: Uint32Array) => void = () => {};
 
   constructor(runner: ModelRunner, identity: CacheIdentity, config: EngineConfig, clock: Clock, log: Log) {
@@ -146,6 +148,7 @@ export class Engine {
       mode: request.mode,
       arrival: this.arrivals++,
       cancelled: undefined,
+      sampling: request.sampling && { ...request.sampling, stopTokens: Uint32Array.from(request.stopTokenIds) },
     });
     this.wake();
   }
@@ -165,7 +168,7 @@ export class Engine {
     this.wake();
   }
 
-  /** Ends a request with this error; after the step that is computing it, if one is. Unknown ids are ignored. */
+  /** Ends a request with this error; after the call that is computing it, if one is. Unknown ids are ignored. */
   cancel(id: string, error: PelagicError): void {
     const entry = this.entries.get(id);
     if (!entry) return;
@@ -287,6 +290,7 @@ export class Engine {
           id: entry.request.id,
           computedRows: entry.computedRows,
           targetRows: entry.length,
+          tokensLeft: entry.sampling ? Math.max(1, entry.request.promptLength + entry.request.maxTokens - entry.length) : 1,
           heldBlocks: this.blocks.table(entry.request.id).length,
           unsharedBlocks: this.blocks.unshared(entry.request.id),
           arrival: entry.arrival,
@@ -366,7 +370,9 @@ export class Engine {
     this.inStep = new Set(planned.map(({ entry }) => entry.request.id));
     const started = this.clock.nowMs();
     try {
-      const result = await this.runner.run(work, {
+      const results = await this.runner.run(work, {
+        steps: plan.steps,
+        budgetMs: decodeCallMs,
         digests: planned.some(({ entry }) => entry.request.digests),
         logits: planned.some(({ entry }) => entry.request.logitsFrom !== undefined),
         // Waking the Node loop in the middle of a step costs compute: only where somebody sends layers.
@@ -378,12 +384,16 @@ export class Engine {
           },
         }),
       });
-      this.measure(work, (this.clock.nowMs() - started) / 1000);
-      this.steps++;
+      this.measure(work, (this.clock.nowMs() - started) / 1000 / results.length);
       this.inStep = new Set();
-      this.onExpertCounts(result.expertCounts);
-      planned.forEach(({ entry, firstRow, rowCount }, i) => {
-        this.postprocess(entry, firstRow, rowCount, result.sequences[i] as (typeof result.sequences)[number]);
+      results.forEach((result, step) => {
+        this.steps++;
+        this.onExpertCounts(result.expertCounts);
+        planned.forEach(({ entry, firstRow, rowCount }, i) => {
+          // A listener may have ended it in a step before this one.
+          if (this.entries.get(entry.request.id) !== entry) return;
+          this.postprocess(entry, firstRow + step, rowCount, result.sequences[i] as SequenceResult);
+        });
       });
     } catch (error) {
       // One call carries many requests: a native failure ends those, by name, and nothing else.
@@ -397,37 +407,28 @@ export class Engine {
   private sequenceWork(entry: Entry, firstRow: number, rowCount: number): SequenceWork {
     const { request } = entry;
     const end = firstRow + rowCount;
-    const samples = request.sampling !== null && end === entry.length;
+    const samples = end === entry.length;
+    const sampling = samples ? entry.sampling : null;
     const penalised =
-      request.sampling !== null &&
-      (request.sampling.repetitionPenalty !== undefined ||
-        request.sampling.presencePenalty !== undefined ||
-        request.sampling.frequencyPenalty !== undefined);
+      sampling !== null &&
+      (sampling.repetitionPenalty !== undefined || sampling.presencePenalty !== undefined || sampling.frequencyPenalty !== undefined);
     return {
       tokens: entry.tokens.subarray(firstRow, end),
       firstRow,
       promptLength: request.promptLength,
       blocks: this.blocks.table(request.id),
-      logitsFrom: request.logitsFrom ?? (samples ? end - 1 : end),
-      sampling:
-        samples && request.sampling
-          ? penalised
-            ? {
-                ...request.sampling,
-                promptTokens: entry.tokens.subarray(0, request.promptLength),
-                outputTokens: entry.tokens.subarray(request.promptLength, entry.length),
-              }
-            : request.sampling
-          : null,
+      logitsFrom: request.logitsFrom ?? (sampling ? end - 1 : end),
+      sampling: penalised
+        ? {
+            ...sampling,
+            promptTokens: entry.tokens.subarray(0, request.promptLength),
+            outputTokens: entry.tokens.subarray(request.promptLength, entry.length),
+          }
+        : sampling,
     };
   }
 
-  private postprocess(
-    entry: Entry,
-    firstRow: number,
-    rowCount: number,
-    result: { sampled?: SampledToken; digests: bigint[]; logits?: Float32Array },
-  ): void {
+  private postprocess(entry: Entry, firstRow: number, rowCount: number, result: SequenceResult): void {
     const { request } = entry;
     entry.computedRows = firstRow + rowCount;
     this.registerFullBlocks(entry);

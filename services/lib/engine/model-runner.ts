@@ -1,7 +1,7 @@
 // The only door to native code: sequences in, tokens and latents out. The simulator has another implementation of the same interface.
 import { createHash } from "node:crypto";
 import { kvBlockTokens } from "../contracts/block-key.ts";
-import type { LoadOptions, ModelInfo, NativeModel, RowSampling, StepBatch } from "./native.ts";
+import type { LoadOptions, ModelInfo, NativeModel, RowSampling, StepBatch, StepResult } from "./native.ts";
 import { nativeModule } from "./native.ts";
 
 /** Some rows of one sequence. */
@@ -11,7 +11,7 @@ export interface SequenceWork {
   firstRow: number;
   /** P, see the row rule. */
   promptLength: number;
-  /** The sequence's blocks, covering all rows up to the last of this work. */
+  /** The sequence's blocks, covering all rows up to the last of this work, and of the steps after it. */
   blocks: readonly number[];
   /** Logits are computed for rows from here on; at or beyond the end: none. */
   logitsFrom: number;
@@ -35,6 +35,12 @@ export interface SequenceResult {
 }
 
 export interface RunOptions {
+  /**
+   * Steps at most, see StepBatch; one unless given. A runner may make fewer, never none: it stops after the step that samples a stop token, and
+   * when budgetMs have passed.
+   */
+  steps?: number;
+  budgetMs?: number;
   digests?: boolean;
   logits?: boolean;
   /** All rows' latents of this layer are in the cache; later layers still compute. */
@@ -43,7 +49,7 @@ export interface RunOptions {
 
 export interface RunResult {
   sequences: SequenceResult[];
-  /** [MoE layers, logical experts] tokens routed in this call. */
+  /** [MoE layers, logical experts] tokens routed in this step. */
   expertCounts: Uint32Array;
 }
 
@@ -51,7 +57,8 @@ export interface ModelRunner {
   readonly info: Pick<ModelInfo, "layerCount" | "vocabSize" | "latentWidth" | "maxPositionEmbeddings">;
   /** Bytes of one row of one layer as cached and sent. */
   readonly rowBytes: number;
-  run(work: readonly SequenceWork[], options?: RunOptions): Promise<RunResult>;
+  /** One result for each step made. */
+  run(work: readonly SequenceWork[], options?: RunOptions): Promise<RunResult[]>;
   /** Copies rows of one block and layer to out[offset..]; returns their XXH64. */
   packRows(layer: number, block: number, firstRow: number, rowCount: number, out: Uint8Array, offset: number): bigint;
   unpackRows(layer: number, block: number, firstRow: number, rowCount: number, data: Uint8Array, offset: number): void;
@@ -78,9 +85,13 @@ export class NativeRunner implements ModelRunner {
     this.rowBytes = model.info.latentWidth * (options.kvDtype === "float32" ? 4 : 2);
   }
 
-  async run(work: readonly SequenceWork[], options: RunOptions = {}): Promise<RunResult> {
+  async run(work: readonly SequenceWork[], options: RunOptions = {}): Promise<RunResult[]> {
     const batch = packBatch(work, options);
-    const result = await this.model.step(batch, options.onLayer);
+    const steps = await this.model.step(batch, options.onLayer);
+    return steps.map((step) => this.bySequence(work, step));
+  }
+
+  private bySequence(work: readonly SequenceWork[], result: StepResult): RunResult {
     const vocab = this.info.vocabSize;
     let row = 0;
     const sequences = work.map((sequence) => {
@@ -129,6 +140,7 @@ function logitsRowCount(work: SequenceWork): number {
 }
 
 function packBatch(work: readonly SequenceWork[], options: RunOptions): StepBatch {
+  const steps = options.steps ?? 1;
   const rows = work.reduce((sum, sequence) => sum + sequence.tokens.length, 0);
   const tokens = new Uint32Array(rows);
   const blockOffsets = new Uint32Array(work.length + 1);
@@ -138,7 +150,7 @@ function packBatch(work: readonly SequenceWork[], options: RunOptions): StepBatc
   let at = 0;
   work.forEach((sequence, i) => {
     tokens.set(sequence.tokens, at);
-    const end = sequence.firstRow + sequence.tokens.length;
+    const end = sequence.firstRow + sequence.tokens.length + steps - 1;
     for (const block of sequence.blocks.slice(0, Math.ceil(end / kvBlockTokens))) blockTable.push(block);
     blockOffsets[i + 1] = blockTable.length;
     const count = logitsRowCount(sequence);
@@ -159,6 +171,8 @@ function packBatch(work: readonly SequenceWork[], options: RunOptions): StepBatc
     sampling,
     digests: options.digests ?? false,
     logits: options.logits ?? false,
+    steps,
+    budgetMs: options.budgetMs ?? 0,
   };
 }
 
@@ -174,7 +188,9 @@ export async function measureNumericsId(runner: ModelRunner): Promise<string> {
   const rows = Math.min(probeRows, maxPositionEmbeddings);
   const tokens = Uint32Array.from({ length: rows }, (_, i) => (i * 7919 + 13) % vocabSize);
   const blocks = Array.from({ length: Math.ceil(rows / kvBlockTokens) }, (_, i) => i);
-  const result = await runner.run([{ tokens, firstRow: 0, promptLength: rows, blocks, logitsFrom: 0, sampling: null }], { digests: true });
+  const [result] = await runner.run([{ tokens, firstRow: 0, promptLength: rows, blocks, logitsFrom: 0, sampling: null }], {
+    digests: true,
+  });
   const hash = createHash("sha256");
   const latents = new Uint8Array(kvBlockTokens * runner.rowBytes);
   for (let layer = 0; layer < layerCount; layer++) {
@@ -184,6 +200,6 @@ export async function measureNumericsId(runner: ModelRunner): Promise<string> {
       hash.update(latents.subarray(0, count * runner.rowBytes));
     }
   }
-  for (const digest of result.sequences[0]?.digests ?? []) hash.update(digest.toString(16));
+  for (const digest of result?.sequences[0]?.digests ?? []) hash.update(digest.toString(16));
   return hash.digest("hex");
 }

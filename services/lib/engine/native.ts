@@ -65,9 +65,11 @@ export interface RowSampling {
   choice: number;
   /** Most likely tokens to report beside the chosen one (0 to 20); absent: no logprobs at all. */
   logprobs?: number;
+  /** Where a call makes several steps: tokens after which it makes no other. */
+  stopTokens?: Uint32Array;
 }
 
-/** One native call: some rows of some sequences, in the order given. */
+/** One native call: some rows of some sequences, in the order given; once, or several steps of decode. */
 export interface StepBatch {
   /** Token ids of all rows, sequence after sequence. */
   tokens: Uint32Array;
@@ -89,8 +91,16 @@ export interface StepBatch {
   digests?: boolean;
   /** Report the raw logits themselves, [logitRows, vocab]. */
   logits?: boolean;
+  /**
+   * Steps at most; one unless given. In each further one every sequence goes on with the token it has just sampled: all have one row, sampled,
+   * and blocks for the rows to come. The call ends with the step that samples a stop token or nothing valid, or once budgetMs have passed.
+   */
+  steps?: number;
+  /** Needed with `steps`: no further step begins when so much time has passed. */
+  budgetMs?: number;
 }
 
+/** What one step computed. */
 export interface StepResult {
   /** Sampled id for each logit row, -1 where nothing was sampled. */
   tokens: Int32Array;
@@ -101,17 +111,18 @@ export interface StepResult {
   topLogprobs: Float32Array[];
   digests?: BigUint64Array;
   logits?: Float32Array;
-  /** Tokens routed to each logical expert in this call, [moeLayerCount, logicalExpertCount]. */
+  /** Tokens routed to each logical expert in this step, [moeLayerCount, logicalExpertCount]. */
   expertCounts: Uint32Array;
 }
 
 export interface NativeModel {
   readonly info: ModelInfo;
   /**
-   * Runs the batch on the engine's own threads; the promise settles on the Node loop. onLayer(layer) is called when a layer's
-   * latents of all rows of this call are in the cache, while later layers still compute. One call at a time: a second one rejects.
+   * Runs the batch on the engine's own threads; the promise settles on the Node loop, with one result for each step made. onLayer(layer) is
+   * called when a layer's latents of all rows of this call are in the cache, while later layers still compute. One call at a time: a second
+   * one rejects.
    */
-  step(batch: StepBatch, onLayer?: (layer: number) => void): Promise<StepResult>;
+  step(batch: StepBatch, onLayer?: (layer: number) => void): Promise<StepResult[]>;
   /** Copies the latents of rows [firstRow, firstRow + rowCount) of one block and layer, in the KV dtype, to out[offset..]; returns their XXH64. */
   packRows(layer: number, block: number, firstRow: number, rowCount: number, out: Uint8Array, offset: number): bigint;
   /** The inverse. The caller has verified the checksum. */

@@ -10,13 +10,14 @@ import {
   type Snapshot,
   schedule,
   type WaitingView,
+  maxDecodeSteps,
 } from "./scheduler.ts";
 
 const config: SchedulerConfig = { tokenBudget: 256, maxSequences: 8, chunkTokens: 128, chunkAlignTokens: 64 };
 
 function running(id: string, arrival: number, computedRows: number, targetRows: number, more: Partial<RunningView> = {}): RunningView {
   const heldBlocks = blocksForRows(targetRows);
-  return { id, arrival, computedRows, targetRows, heldBlocks, unsharedBlocks: heldBlocks, ...more };
+  return { id, arrival, computedRows, targetRows, tokensLeft: 1, heldBlocks, unsharedBlocks: heldBlocks, ...more };
 }
 
 function waiting(id: string, arrival: number, targetRows: number, more: Partial<WaitingView> = {}): WaitingView {
@@ -42,9 +43,31 @@ describe("schedule", () => {
         { id: "prefill", firstRow: 64, rowCount: 128, growBlocks: 0 },
         { id: "new", firstRow: 0, rowCount: 40, growBlocks: 1 },
       ],
+      steps: 1,
       admit: ["new"],
       preempt: [],
     });
+  });
+
+  it("makes several steps when all decode, as many as the first to end has tokens, over free blocks only", () => {
+    const decoding = [running("second", 2, 63, 64, { tokensLeft: 9 }), running("first", 1, 99, 100, { tokensLeft: 500 })];
+    const plan = (availableBlocks: number, others: Partial<Snapshot> = {}) =>
+      schedule(config, { running: decoding, waiting: [], availableBlocks, ...others });
+    expect(plan(1)).toEqual({
+      work: [
+        { id: "first", firstRow: 99, rowCount: 1, growBlocks: 0 },
+        { id: "second", firstRow: 63, rowCount: 1, growBlocks: 1 },
+      ],
+      steps: 9,
+      admit: [],
+      preempt: [],
+    });
+    expect(plan(0).steps).toBe(1);
+    expect(plan(1, { waiting: [waiting("new", 3, 640)] }).steps).toBe(9);
+    expect(plan(9, { waiting: [waiting("new", 3, 40)] }).steps).toBe(1);
+    expect(plan(9, { running: [...decoding, running("prefill", 3, 0, 64)] }).steps).toBe(1);
+    expect(plan(9, { running: [running("only", 1, 99, 100, { tokensLeft: 500 })] }).steps).toBe(maxDecodeSteps);
+    expect(schedule({ ...config, tokenBudget: 1 }, { running: decoding, waiting: [], availableBlocks: 9 }).steps).toBe(1);
   });
 
   it("reserves all blocks of a new request that are not hit, and skips the rows that are", () => {
@@ -62,7 +85,7 @@ describe("schedule", () => {
       waiting: [waiting("hit", 1, 64, { hitRows: 64, hitBlocks: 1, idleHitBlocks: 1 })],
       availableBlocks: 1,
     });
-    expect(plan).toEqual({ work: [{ id: "hit", firstRow: 64, rowCount: 0, growBlocks: 0 }], admit: ["hit"], preempt: [] });
+    expect(plan).toEqual({ work: [{ id: "hit", firstRow: 64, rowCount: 0, growBlocks: 0 }], steps: 1, admit: ["hit"], preempt: [] });
   });
 
   it("ends chunks on block boundaries, except the last", () => {
@@ -124,7 +147,12 @@ describe("schedule", () => {
         availableBlocks: 1,
       },
     );
-    expect(plan).toEqual({ work: [{ id: "prefill", firstRow: 64, rowCount: 65, growBlocks: 2 }], admit: [], preempt: ["decode"] });
+    expect(plan).toEqual({
+      work: [{ id: "prefill", firstRow: 64, rowCount: 65, growBlocks: 2 }],
+      steps: 1,
+      admit: [],
+      preempt: ["decode"],
+    });
   });
 
   it("pauses the earliest, rather than give it up, when the preempted shared their blocks", () => {
@@ -134,11 +162,25 @@ describe("schedule", () => {
       waiting: [],
       availableBlocks: 0,
     });
-    expect(plan).toEqual({ work: [], admit: [], preempt: ["third", "second"] });
+    expect(plan).toEqual({ work: [], steps: 1, admit: [], preempt: ["third", "second"] });
   });
 });
 
 const byArrival = (left: { arrival: number }, right: { arrival: number }) => left.arrival - right.arrival;
+
+/** Most steps that a call may make: one unless nobody comes or goes and all who can run decode; never more than anyone's tokens or blocks. */
+function bestSteps({ running, availableBlocks }: Snapshot, plan: Plan): number {
+  const runnable = running.filter(({ computedRows, targetRows }) => computedRows < targetRows);
+  const decoding = runnable.every(({ computedRows, targetRows }) => computedRows + 1 === targetRows);
+  if (!decoding || plan.admit.length + plan.preempt.length > 0 || plan.work.length !== runnable.length || runnable.length === 0) return 1;
+  let steps = 1;
+  for (let more = 2; more <= maxDecodeSteps; more++) {
+    const blocks = runnable.map(({ computedRows, heldBlocks }) => Math.max(0, blocksForRows(computedRows + more) - heldBlocks));
+    const fits = blocks.reduce((sum, n) => sum + n, 0) <= availableBlocks;
+    if (fits && runnable.every(({ tokensLeft }) => more <= tokensLeft)) steps = more;
+  }
+  return steps;
+}
 
 /** What must hold for the plan of any snapshot. */
 function checkPlan(config: SchedulerConfig, snapshot: Snapshot, plan: Plan): void {
@@ -162,6 +204,7 @@ function checkPlan(config: SchedulerConfig, snapshot: Snapshot, plan: Plan): voi
   for (const { id, hitRows, targetRows, hitBlocks } of admitted) views.set(id, { firstRow: hitRows, targetRows, blocks: hitBlocks });
   let tokensLeft = config.tokenBudget;
   let blocksLeft = snapshot.availableBlocks;
+  let blocksAhead = 0;
   for (const { unsharedBlocks } of preempted) blocksLeft += unsharedBlocks;
   for (const { idleHitBlocks } of admitted) blocksLeft -= idleHitBlocks;
   for (const { id, firstRow, rowCount, growBlocks } of plan.work) {
@@ -174,12 +217,15 @@ function checkPlan(config: SchedulerConfig, snapshot: Snapshot, plan: Plan): voi
     expect(end).toBeLessThanOrEqual(view.targetRows);
     expect(end === view.targetRows || end % align === 0 || end - (end % align) <= firstRow).toBe(true);
     const reserved = plan.admit.includes(id) ? view.targetRows : end;
-    expect(growBlocks).toBe(Math.max(0, blocksForRows(reserved) - view.blocks));
+    const firstStepBlocks = Math.max(0, blocksForRows(reserved) - view.blocks);
+    expect(growBlocks).toBe(Math.max(0, blocksForRows(reserved + plan.steps - 1) - view.blocks));
     tokensLeft -= rowCount;
-    blocksLeft -= growBlocks;
+    blocksLeft -= firstStepBlocks;
+    blocksAhead += growBlocks - firstStepBlocks;
   }
   expect(tokensLeft).toBeGreaterThanOrEqual(0);
-  expect(blocksLeft).toBeGreaterThanOrEqual(0);
+  expect(blocksLeft).toBeGreaterThanOrEqual(blocksAhead);
+  expect(plan.steps).toBe(bestSteps(snapshot, plan));
   if (admitted.length > 0) expect(views.size).toBeLessThanOrEqual(config.maxSequences);
   for (const { id } of admitted) expect(workOf.has(id)).toBe(true);
 
@@ -225,10 +271,22 @@ const anyConfig: fc.Arbitrary<SchedulerConfig> = fc.record({
 
 describe("schedule on any snapshot", () => {
   const anyRunning = fc
-    .record({ computed: fc.nat(300), left: fc.oneof(fc.constant(1), fc.nat(200)), spare: fc.nat(2), unshared: fc.nat(4) })
-    .map(({ computed, left, spare, unshared }) => {
+    .record({
+      computed: fc.nat(300),
+      left: fc.oneof({ weight: 4, arbitrary: fc.constant(1) }, { weight: 1, arbitrary: fc.nat(200) }),
+      tokensLeft: fc.integer({ min: 1, max: 40 }),
+      spare: fc.nat(2),
+      unshared: fc.nat(4),
+    })
+    .map(({ computed, left, tokensLeft, spare, unshared }) => {
       const heldBlocks = blocksForRows(computed) + spare;
-      return { computedRows: computed, targetRows: computed + left, heldBlocks, unsharedBlocks: Math.min(unshared, heldBlocks) };
+      return {
+        computedRows: computed,
+        targetRows: computed + left,
+        tokensLeft,
+        heldBlocks,
+        unsharedBlocks: Math.min(unshared, heldBlocks),
+      };
     });
   const anyWaiting = fc.record({ hit: fc.nat(3), left: fc.nat(300), idle: fc.nat(3) }).map(({ hit, left, idle }) => ({
     targetRows: Math.max(1, hit * kvBlockTokens + left),
@@ -278,7 +336,7 @@ interface Simulated extends Script {
 }
 
 /** Runs the scripts to their end on a real block manager; every step must keep the rules. */
-function simulate(config: SchedulerConfig, blockCount: number, scripts: Script[]): { preemptions: number } {
+function simulate(config: SchedulerConfig, blockCount: number, scripts: Script[]): { preemptions: number; aheadSteps: number } {
   const blocks = new BlockManager(blockCount);
   const requests = scripts
     .toSorted((left, right) => left.arrivesAtStep - right.arrivesAtStep)
@@ -295,6 +353,7 @@ function simulate(config: SchedulerConfig, blockCount: number, scripts: Script[]
   let running: Simulated[] = [];
   let unarrived = requests;
   let preemptions = 0;
+  let aheadSteps = 0;
   let admittedLastStep = false;
 
   for (let step = 0; ; step++) {
@@ -304,7 +363,7 @@ function simulate(config: SchedulerConfig, blockCount: number, scripts: Script[]
     if (waiting.length + running.length + unarrived.length === 0) {
       expect(blocks.owners()).toEqual([]);
       expect(blocks.available).toBe(blockCount);
-      return { preemptions };
+      return { preemptions, aheadSteps };
     }
     const snapshot: Snapshot = {
       running: running.map((request) => ({
@@ -312,6 +371,7 @@ function simulate(config: SchedulerConfig, blockCount: number, scripts: Script[]
         arrival: request.arrival,
         computedRows: request.computedRows,
         targetRows: step < request.pausedUntilStep ? request.computedRows : request.knownRows,
+        tokensLeft: Math.max(1, request.promptRows + request.answerRows - request.knownRows),
         heldBlocks: blocks.table(request.id).length,
         unsharedBlocks: blocks.unshared(request.id),
       })),
@@ -349,19 +409,25 @@ function simulate(config: SchedulerConfig, blockCount: number, scripts: Script[]
       running.push(request);
     }
     for (const { id, growBlocks } of plan.work) expect(blocks.grow(id, growBlocks)).toBe(true);
-    for (const { id, firstRow, rowCount } of plan.work) {
-      const request = byId.get(id) as Simulated;
-      expect(firstRow).toBe(request.computedRows);
-      request.computedRows += rowCount;
-      expect(blocks.table(id).length * kvBlockTokens).toBeGreaterThanOrEqual(request.computedRows);
-      const fullBlocks = Math.floor(request.computedRows / kvBlockTokens);
-      for (const [index, key] of keysOf(request).slice(0, fullBlocks).entries()) blocks.register(id, index, key);
-      if (request.computedRows < request.knownRows) continue;
-      if (request.knownRows < request.promptRows + request.answerRows - 1) {
-        request.knownRows++;
-      } else {
-        blocks.close(id);
-        running = running.filter((other) => other !== request);
+    // A runner may stop early, after a slow step for one.
+    const made = 1 + (step % plan.steps);
+    aheadSteps += made - 1;
+    for (let ahead = 0; ahead < made; ahead++) {
+      for (const { id, firstRow, rowCount } of plan.work) {
+        const request = byId.get(id) as Simulated;
+        expect(firstRow + ahead).toBe(request.computedRows);
+        request.computedRows += rowCount;
+        expect(blocks.table(id).length * kvBlockTokens).toBeGreaterThanOrEqual(request.computedRows);
+        const fullBlocks = Math.floor(request.computedRows / kvBlockTokens);
+        for (const [index, key] of keysOf(request).slice(0, fullBlocks).entries()) blocks.register(id, index, key);
+        if (request.computedRows < request.knownRows) continue;
+        if (request.knownRows < request.promptRows + request.answerRows - 1) {
+          request.knownRows++;
+        } else {
+          expect(ahead).toBe(made - 1);
+          blocks.close(id);
+          running = running.filter((other) => other !== request);
+        }
       }
     }
     blocks.check();
@@ -395,7 +461,8 @@ describe("schedule over simulated histories", () => {
       family,
       pausedUntilStep: 0,
     }));
-    const { preemptions } = simulate(config, 8, scripts);
+    const { preemptions, aheadSteps } = simulate(config, 8, scripts);
     expect(preemptions).toBeGreaterThan(0);
+    expect(aheadSteps).toBeGreaterThan(0);
   });
 });

@@ -1,4 +1,4 @@
-// What the next step runs: a pure function of a snapshot. It counts tokens and blocks and touches neither; the engine applies
+// What the next call runs: a pure function of a snapshot. It counts tokens and blocks and touches neither; the engine applies
 // the plan to the block manager and hands the work to the model runner.
 //
 // The policy:
@@ -8,6 +8,8 @@
 //     prompt is not overtaken for ever by short ones.
 //   - A request that starts gets all blocks of its known rows at once; later it needs one block per 64 tokens of answer.
 //     When none is left, the latest arrival gives its blocks up. The earliest therefore always advances, and so all finish.
+//   - Where a call could only be followed by the same requests' next tokens, it makes several steps of decode (decodeSteps): small models
+//     take less time for one than the way to the runner and back.
 import { kvBlockTokens } from "../contracts/block-key.ts";
 
 export interface SchedulerConfig {
@@ -21,12 +23,19 @@ export interface SchedulerConfig {
   chunkAlignTokens: 1 | 64;
 }
 
+/** Steps of decode in one call at most. */
+export const maxDecodeSteps = 16;
+/** A call of several steps begins none after so long: what a newcomer waits beside one step. So a slow model makes one step a call. */
+export const decodeCallMs = 4;
+
 /** A request that holds blocks. All of them count as running and may be preempted, also those with nothing to compute now. */
 export interface RunningView {
   id: string;
   computedRows: number;
   /** Rows whose token ids are known and that are wanted; for a decoding request computedRows + 1. */
   targetRows: number;
+  /** Tokens it may sample from here on, at least 1; 1 for one that samples none. */
+  tokensLeft: number;
   heldBlocks: number;
   /** Those of heldBlocks that no other request holds: what preempting this one surely gives back. */
   unsharedBlocks: number;
@@ -54,8 +63,9 @@ export interface Snapshot {
 export interface Work {
   id: string;
   firstRow: number;
-  /** 0 only for a request that starts with every row hit: it takes its blocks and has nothing to run. */
+  /** In the first step. 0 only for a request that starts with every row hit: it takes its blocks and has nothing to run. */
   rowCount: number;
+  /** For the rows of all steps. */
   growBlocks: number;
 }
 
@@ -65,6 +75,8 @@ export interface Work {
  */
 export interface Plan {
   work: Work[];
+  /** Steps to make in this call at most; more than 1 only where all of `work` decodes, and none of it has fewer tokens left. */
+  steps: number;
   /** Waiting requests that start now; each is also in `work`. */
   admit: string[];
   /** Running requests that go back to waiting; none of them is in `work`. */
@@ -119,7 +131,7 @@ export function schedule(config: SchedulerConfig, snapshot: Snapshot): Plan {
 
   // A step that preempts admits nobody: what it freed is for those that run, and the preempted come before later arrivals.
   // (Their blocks are also cached from now on, so the snapshot's hits no longer tell which of them are idle.)
-  if (preempt.size > 0) return { work: [...work.values()], admit, preempt: [...preempt] };
+  if (preempt.size > 0) return { work: [...work.values()], steps: 1, admit, preempt: [...preempt] };
 
   for (const request of snapshot.waiting.toSorted(byArrival)) {
     const { id, hitRows: firstRow, targetRows, hitBlocks, idleHitBlocks } = request;
@@ -137,7 +149,24 @@ export function schedule(config: SchedulerConfig, snapshot: Snapshot): Plan {
     tokensLeft -= rowCount;
     blocksLeft -= growBlocks + idleHitBlocks;
   }
-  return { work: [...work.values()], admit, preempt: [...preempt] };
+  const plan = { work: [...work.values()], steps: 1, admit, preempt: [] };
+  const allDecode = decoding.length > 0 && prefilling.length === 0 && admit.length === 0 && plan.work.length === decoding.length;
+  return allDecode ? withMoreSteps(plan, decoding, snapshot.availableBlocks) : plan;
+}
+
+/**
+ * A plan of decode rows that admits and preempts nobody. Whoever waits now waits for a request to end, and the call ends with the first that does
+ * (a stop token, or its last token). Steps ahead take free blocks only.
+ */
+function withMoreSteps(plan: Plan, decoding: readonly RunningView[], availableBlocks: number): Plan {
+  let steps = Math.min(maxDecodeSteps, ...decoding.map(({ tokensLeft }) => tokensLeft));
+  for (; steps > 1; steps--) {
+    const work = decoding.map(({ id, computedRows: firstRow, heldBlocks }) => {
+      return { id, firstRow, rowCount: 1, growBlocks: Math.max(0, blocksForRows(firstRow + steps) - heldBlocks) };
+    });
+    if (work.reduce((sum, { growBlocks }) => sum + growBlocks, 0) <= availableBlocks) return { ...plan, work, steps };
+  }
+  return plan;
 }
 
 function chunkRows(config: SchedulerConfig, firstRow: number, targetRows: number, limit: number): number {

@@ -27,7 +27,7 @@ export function observeWorker(core: WorkerCore, registry: Registry): void {
   gauge("pelagic_prefill_tokens_per_second", "Measured over recent steps", () => core.engine.stats().prefillTokensPerSecond);
   gauge("pelagic_decode_step_seconds", "Measured over recent steps without prefill", () => core.engine.stats().decodeStepSeconds);
   const preemptions = new Counter({ name: "pelagic_preemptions_total", help: "Requests that gave their blocks up", registers: [registry] });
-  const steps = new Counter({ name: "pelagic_engine_steps_total", help: "Native calls", registers: [registry] });
+  const steps = new Counter({ name: "pelagic_engine_steps_total", help: "Steps; a native call may make several", registers: [registry] });
   const experts = new Counter({ name: "pelagic_expert_tokens_total", help: "Tokens routed to experts, all layers", registers: [registry] });
   let seen = { preemptions: 0, steps: 0 };
   core.engine.onExpertCounts = (counts) => {

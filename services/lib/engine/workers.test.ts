@@ -414,13 +414,13 @@ test("one request whose logits are not numbers ends by name, and its neighbours 
   const decode = await startDecode();
   const run = decode.runner.run.bind(decode.runner);
   decode.runner.run = async (work, options) => {
-    const result = await run(work, options);
+    const results = await run(work, options);
     // The request with 101 prompt tokens overflows at once.
     work.forEach((sequence, i) => {
-      const { sampled } = result.sequences[i] as { sampled?: { token: number } };
+      const sampled = results[0]?.sequences[i]?.sampled;
       if (sequence.promptLength === 101 && sampled) sampled.token = -1;
     });
-    return result;
+    return results;
   };
   const [good, bad] = [new Client("a1"), new Client("a2")];
   await good.dispatch(prompt(100));

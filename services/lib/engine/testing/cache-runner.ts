@@ -17,7 +17,7 @@ export class CacheRunner implements ModelRunner {
   steps = 0;
   /** Rows computed so far: what a cache hit saves. */
   rows = 0;
-  /** Called in every step before its first layer; a test holds the step here. */
+  /** Called in every call before its first step; a test holds the call here. */
   beforeStep: () => Promise<void> = async () => {};
 
   constructor(blockCount: number) {
@@ -25,34 +25,49 @@ export class CacheRunner implements ModelRunner {
     this.cache = new Uint8Array(layerCount * blockCount * kvBlockTokens * rowBytes).fill(0xee);
   }
 
-  async run(work: readonly SequenceWork[], options: RunOptions = {}): Promise<RunResult> {
-    if (this.running) throw new Error("two steps at once");
+  async run(work: readonly SequenceWork[], options: RunOptions = {}): Promise<RunResult[]> {
+    if (this.running) throw new Error("two calls at once");
     this.running = true;
     try {
-      this.steps++;
       await this.beforeStep();
-      for (let layer = 0; layer < layerCount; layer++) {
-        for (const sequence of work) {
-          for (const [i, token] of sequence.tokens.entries()) this.computeRow(layer, sequence, sequence.firstRow + i, token);
-        }
-        options.onLayer?.(layer);
-        await Promise.resolve();
+      const results = [await this.step(work, options)];
+      for (let step = 1; step < (options.steps ?? 1); step++) {
+        const next: SequenceWork[] = [];
+        work.forEach((sequence, i) => {
+          const token = results.at(-1)?.sequences[i]?.sampled?.token;
+          if (token === undefined || sequence.sampling?.stopTokens?.includes(token)) return;
+          next.push({ ...sequence, tokens: Uint32Array.of(token), firstRow: sequence.firstRow + step });
+        });
+        if (next.length < work.length) break;
+        results.push(await this.step(next, options));
       }
-      this.rows += work.reduce((sum, sequence) => sum + sequence.tokens.length, 0);
-      return {
-        expertCounts: new Uint32Array(0),
-        sequences: work.map((sequence) => {
-          const end = sequence.firstRow + sequence.tokens.length;
-          const digests: bigint[] = [];
-          for (let row = Math.max(sequence.firstRow, sequence.logitsFrom); row < end; row++) digests.push(this.rowDigest(sequence, row));
-          if (!sequence.sampling || digests.length === 0) return { digests };
-          const last = digests[digests.length - 1] as bigint;
-          return { digests, sampled: { token: Number(last % BigInt(vocabSize)), logprob: -1, top: [] } };
-        }),
-      };
+      return results;
     } finally {
       this.running = false;
     }
+  }
+
+  private async step(work: readonly SequenceWork[], options: RunOptions): Promise<RunResult> {
+    this.steps++;
+    for (let layer = 0; layer < layerCount; layer++) {
+      for (const sequence of work) {
+        for (const [i, token] of sequence.tokens.entries()) this.computeRow(layer, sequence, sequence.firstRow + i, token);
+      }
+      options.onLayer?.(layer);
+      await Promise.resolve();
+    }
+    this.rows += work.reduce((sum, sequence) => sum + sequence.tokens.length, 0);
+    return {
+      expertCounts: new Uint32Array(0),
+      sequences: work.map((sequence) => {
+        const end = sequence.firstRow + sequence.tokens.length;
+        const digests: bigint[] = [];
+        for (let row = Math.max(sequence.firstRow, sequence.logitsFrom); row < end; row++) digests.push(this.rowDigest(sequence, row));
+        if (!sequence.sampling || digests.length === 0) return { digests };
+        const last = digests[digests.length - 1] as bigint;
+        return { digests, sampled: { token: Number(last % BigInt(vocabSize)), logprob: -1, top: [] } };
+      }),
+    };
   }
 
   packRows(layer: number, block: number, firstRow: number, rowCount: number, out: Uint8Array, offset: number): bigint {

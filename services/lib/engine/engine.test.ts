@@ -1,0 +1,100 @@
+// Calls of several decode steps: answers are those of an engine that makes one step a call, whatever ends them.
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { silentLog } from "../contracts/bus.ts";
+import { PelagicError } from "../contracts/errors.ts";
+import { Engine, type EngineEnd } from "./engine.ts";
+import { maxDecodeSteps } from "./scheduler.ts";
+import { CacheRunner } from "./testing/cache-runner.ts";
+import { ManualClock } from "./testing/memory-bus.ts";
+
+interface Script {
+  promptRows: number;
+  salt: number;
+  maxTokens: number;
+  stopTokenIds: number[];
+  /** Cancels itself as it hears this token. */
+  cancelAt: number | undefined;
+}
+
+interface Answer {
+  tokens: number[];
+  digests: bigint[];
+  end: EngineEnd | undefined;
+}
+
+/** Runs the requests; `steps` bounds what one call may do. */
+async function answers(scripts: Script[], kvBlocks: number, steps: number) {
+  const runner = new CacheRunner(kvBlocks);
+  const run = runner.run.bind(runner);
+  let calls = 0;
+  runner.run = (work, options) => {
+    calls++;
+    return run(work, { ...options, steps: Math.min(steps, options?.steps ?? 1) });
+  };
+  const config = { kvBlocks, tokenBudget: 128, chunkTokens: 128, chunkAlignTokens: 64 as const, maxSequences: 4, maxWaiting: 16 };
+  const engine = new Engine(runner, { modelDigest: "", numericsId: "", kvDtype: "" }, config, new ManualClock(), silentLog);
+  const results = await Promise.all(
+    scripts.map(
+      (script, i) =>
+        new Promise<Answer>((resolve) => {
+          const answer: Answer = { tokens: [], digests: [], end: undefined };
+          engine.submit({
+            id: `r${i}`,
+            tokens: Uint32Array.from({ length: script.promptRows }, (_, row) => (row * 31 + script.salt) % 97),
+            promptLength: script.promptRows,
+            cacheSalt: "",
+            mode: "local",
+            maxTokens: script.maxTokens,
+            stopTokenIds: new Set(script.stopTokenIds),
+            sampling: { temperature: 0, seed: 1n, choice: 0 },
+            digests: true,
+            listener: {
+              onToken: (index, sampled, digest) => {
+                answer.tokens[index] = sampled.token;
+                answer.digests[index] = digest as bigint;
+                if (index === script.cancelAt) engine.cancel(`r${i}`, new PelagicError("cancelled", "heard enough"));
+              },
+              onEnd: (end) => {
+                expect(answer.end).toBeUndefined();
+                answer.end = end;
+                resolve(answer);
+              },
+            },
+          });
+        }),
+    ),
+  );
+  await engine.close();
+  engine.blocks.check();
+  expect(engine.blocks.owners()).toEqual([]);
+  return { results, calls, steps: runner.steps };
+}
+
+const anyScript: fc.Arbitrary<Script> = fc.record({
+  promptRows: fc.integer({ min: 1, max: 200 }),
+  salt: fc.nat(2),
+  maxTokens: fc.integer({ min: 1, max: 90 }),
+  stopTokenIds: fc.uniqueArray(fc.nat(96), { maxLength: 2 }),
+  cancelAt: fc.option(fc.nat(60), { nil: undefined }),
+});
+
+describe("several steps in one call", () => {
+  test("give the tokens, digests and ends of one step a call", async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.array(anyScript, { minLength: 1, maxLength: 6 }), fc.integer({ min: 5, max: 16 }), async (scripts, kvBlocks) => {
+        const several = await answers(scripts, kvBlocks, maxDecodeSteps);
+        const single = await answers(scripts, kvBlocks, 1);
+        expect(several.results).toEqual(single.results);
+        expect(single.calls).toBe(single.steps);
+      }),
+      { numRuns: 60 },
+    );
+  }, 60_000);
+
+  test("are made: an answer of 65 tokens takes a call for its prompt and one for each 16 more, and no step too many", async () => {
+    const script = { promptRows: 10, salt: 0, maxTokens: 65, stopTokenIds: [], cancelAt: undefined };
+    const { calls, steps } = await answers([script], 8, maxDecodeSteps);
+    expect([calls, steps]).toEqual([1 + 64 / maxDecodeSteps, 65]);
+  });
+});
