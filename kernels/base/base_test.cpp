@@ -88,6 +88,10 @@ TEST("exp: limits") {
   CHECK(exp_f32(88.72285f) == kInfinity);
   CHECK(exp_f32(-103.0f) > 0.0f);  // a subnormal
   CHECK(exp_f32(-104.5f) == 0.0f);
+  CHECK(softmax_exp_f32(-64.0f) == exp_f32(-64.0f) && softmax_exp_f32(-64.0f) > 0.0f);
+  CHECK(softmax_exp_f32(-64.00001f) == 0.0f);
+  CHECK(softmax_exp_f32(-kInfinity) == 0.0f);
+  CHECK(std::isnan(softmax_exp_f32(std::numeric_limits<float>::quiet_NaN())));
 }
 
 TEST("log: against the C library") {

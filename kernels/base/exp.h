@@ -52,4 +52,11 @@ static inline float exp_f32(float x) {
   return p * std::bit_cast<float>((second + 127u) << 23);
 }
 
+// Where e^x counts as 0 in a softmax: 2^-92, which no float32 sum beside the largest weight, a 1, can hold. Left in,
+// such weights make subnormal numbers, over which many processors take a hundred times as long.
+inline constexpr float kLowestSoftmaxExponent = -64.0f;
+
+// A softmax's weight: e^x, x at most 0; NaN gives NaN.
+static inline float softmax_exp_f32(float x) { return x < kLowestSoftmaxExponent ? 0.0f : exp_f32(x); }
+
 }  // namespace pelagic

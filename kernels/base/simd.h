@@ -4,7 +4,7 @@
 //
 // F32x16: zero, splat, load, load_first(p, n) (lanes past n are 0 and their memory is not read), load_bf16, store,
 // store_first, first_of; + - * / fma(a, b, c) = a*b + c rounded once; min_of(a, b) = a < b ? a : b and max_of(a, b) = a
-// > b ? a : b, so NaN in b passes.
+// > b ? a : b, so NaN in b passes; zero_where_below(a, b, c) = a < b ? 0 : c.
 #pragma once
 
 #include "base/exp.h"
@@ -58,6 +58,12 @@ inline F32x16 exp(F32x16 x) {
   p = fma(p, r2, r);
   p = p + F32x16::splat(1.0f);
   return scale_by_power(p, rounded, C::kRoundBits);
+}
+
+// softmax_exp_f32 in every lane.
+inline F32x16 softmax_exp(F32x16 x) {
+  const F32x16 lowest = F32x16::splat(kLowestSoftmaxExponent);
+  return zero_where_below(x, lowest, exp(max_of(lowest, x)));
 }
 
 }  // namespace pelagic::PELAGIC_SIMD_NAMESPACE

@@ -60,6 +60,10 @@ inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) {
 }
 inline F32x16 min_of(F32x16 a, F32x16 b) { return {_mm256_min_ps(a.low, b.low), _mm256_min_ps(a.high, b.high)}; }
 inline F32x16 max_of(F32x16 a, F32x16 b) { return {_mm256_max_ps(a.low, b.low), _mm256_max_ps(a.high, b.high)}; }
+inline F32x16 zero_where_below(F32x16 a, F32x16 b, F32x16 c) {
+  return {_mm256_and_ps(_mm256_cmp_ps(a.low, b.low, _CMP_NLT_UQ), c.low),
+          _mm256_and_ps(_mm256_cmp_ps(a.high, b.high, _CMP_NLT_UQ), c.high)};
+}
 
 // Even lanes a*b - c, odd lanes a*b + c.
 inline F32x16 fma_sub_add(F32x16 a, F32x16 b, F32x16 c) {

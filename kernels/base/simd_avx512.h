@@ -43,6 +43,9 @@ inline F32x16 operator/(F32x16 a, F32x16 b) { return {_mm512_div_ps(a.v, b.v)}; 
 inline F32x16 fma(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 inline F32x16 min_of(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline F32x16 max_of(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+inline F32x16 zero_where_below(F32x16 a, F32x16 b, F32x16 c) {
+  return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_NLT_UQ), c.v)};
+}
 
 // Even lanes a*b - c, odd lanes a*b + c.
 inline F32x16 fma_sub_add(F32x16 a, F32x16 b, F32x16 c) { return {_mm512_fmaddsub_ps(a.v, b.v, c.v)}; }

@@ -110,10 +110,9 @@ class TimedBackend final : public Backend {
   std::map<std::string, double>& times_;
 };
 
-// One step of `sequences` sequences, each with `rows` rows from position `start` on.
-double time_step(Model& model, int sequences, int rows, int start, int round) {
+// One step of `sequences` sequences with `blocks` blocks each: `rows` rows from position `start` on.
+double time_step(Model& model, int sequences, int blocks, int rows, int start, int round) {
   std::vector<std::uint32_t> tokens, counts, starts, table, offsets = {0}, logit_rows;
-  const int blocks = (start + rows + kBlockRows - 1) / kBlockRows;
   for (int s = 0; s < sequences; ++s) {
     for (int r = 0; r < rows; ++r) {
       const std::int64_t mixed = (round * 31 + s * 17 + r * 7) % model.config().vocab_size;
@@ -142,10 +141,13 @@ double time_step(Model& model, int sequences, int rows, int start, int round) {
 }
 
 void bench(Model& model, std::map<std::string, double>& op_times, int sequences, int rows, int start, int rounds) {
-  for (int i = 0; i < rounds / 4 + 1; ++i) time_step(model, sequences, rows, start, i);
+  const int blocks = (start + rows + kBlockRows - 1) / kBlockRows;
+  // What earlier rows look like counts: attention over zeros is quicker than over latents.
+  if (start > 0) time_step(model, sequences, blocks, start, 0, 0);
+  for (int i = 0; i < rounds / 4 + 1; ++i) time_step(model, sequences, blocks, rows, start, i);
   op_times.clear();
   std::vector<double> times;
-  for (int i = 0; i < rounds; ++i) times.push_back(time_step(model, sequences, rows, start, i));
+  for (int i = 0; i < rounds; ++i) times.push_back(time_step(model, sequences, blocks, rows, start, i));
   std::sort(times.begin(), times.end());
   const double median = times[times.size() / 2];
   std::printf("%4d sequences x %4d rows from %4d: median %8.3f ms, min %8.3f ms, %8.0f rows/s\n", sequences, rows,
@@ -178,7 +180,7 @@ int main(int argc, char** argv) {
           static_cast<double>(model.info().active_weight_bytes) / 1e6,
           measure_fma_rate(pool, cpu_ops(best_isa())) / 1e9);
     }
-    for (const int sequences : {1, 8, 32}) bench(model, op_times, sequences, 1, 100, 400);
+    for (const int sequences : {1, 8, 32}) bench(model, op_times, sequences, 1, 160, 400);
     bench(model, op_times, 1, 512, 0, 5);
     bench(model, op_times, 1, 2048, 0, 3);
   } catch (const std::exception& error) {

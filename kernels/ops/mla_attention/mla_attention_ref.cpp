@@ -51,10 +51,10 @@ void attend(const MlaAttentionCall& call, int row, int head, int column_begin, i
     }
     float chains[kChains] = {};
     for (int j = 0; j < keys; ++j) {
-      p[j] = exp_f32(p[j] - m_new);
+      p[j] = softmax_exp_f32(p[j] - m_new);
       chains[j % kChains] = chains[j % kChains] + p[j];
     }
-    const float correction = exp_f32(m - m_new);
+    const float correction = softmax_exp_f32(m - m_new);
     l = l * correction + sum_chains(chains);
     m = m_new;
     for (int i = column_begin; i < column_end; ++i) u[i] = u[i] * correction;

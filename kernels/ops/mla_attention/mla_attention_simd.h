@@ -122,11 +122,11 @@ inline void softmax_step(float* scores, int keys, float& maximum, float& sum, fl
   const F32x16 shift = F32x16::splat(new_maximum);
   F32x16 chains = F32x16::zero();
   for (int v = 0; v < kVectors; ++v) {
-    p[v] = exp(p[v] - shift);
+    p[v] = softmax_exp(p[v] - shift);
     chains = chains + p[v];
     p[v].store(scores + 16 * v);
   }
-  correction = exp_f32(maximum - new_maximum);
+  correction = softmax_exp_f32(maximum - new_maximum);
   sum = sum * correction + sum_lanes(chains);
   maximum = new_maximum;
 }
