@@ -98,3 +98,43 @@ describe("several steps in one call", () => {
     expect([calls, steps]).toEqual([1 + 64 / maxDecodeSteps, 65]);
   });
 });
+
+test("a tenant that floods the queue does not hold up another one, nor take its place", async () => {
+  const config = { kvBlocks: 64, tokenBudget: 64, chunkTokens: 64, chunkAlignTokens: 64 as const, maxSequences: 1, maxWaiting: 20 };
+  const engine = new Engine(new CacheRunner(64), { modelDigest: "", numericsId: "", kvDtype: "" }, config, new ManualClock(), silentLog);
+  const ended: string[] = [];
+  const all: Promise<void>[] = [];
+  const submit = (tenant: string, id: string) =>
+    engine.submit({
+      id,
+      tokens: Uint32Array.of(1, 2, 3),
+      promptLength: 3,
+      cacheSalt: tenant,
+      mode: "local",
+      maxTokens: 20,
+      stopTokenIds: new Set(),
+      sampling: { temperature: 0, seed: 1n, choice: 0 },
+      listener: {
+        onEnd: () => {
+          ended.push(id);
+          done.get(id)?.();
+        },
+      },
+    });
+  const done = new Map<string, () => void>();
+  const begin = (tenant: string, id: string) => {
+    all.push(new Promise((resolve) => done.set(id, resolve)));
+    submit(tenant, id);
+  };
+  let flood = 0;
+  expect(() => {
+    for (;;) begin("flood", `f${flood++}`);
+  }).toThrow("of this tenant");
+  all.pop();
+  begin("other", "o0");
+  begin("third", "t0");
+  await Promise.all(all);
+  expect(ended.slice(0, 3)).toEqual(["f0", "o0", "t0"]);
+  expect(ended).toHaveLength(flood + 1);
+  await engine.close();
+});

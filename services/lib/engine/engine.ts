@@ -4,6 +4,7 @@ import { blockKeys, kvBlockTokens, rootKey, type CacheIdentity } from "../contra
 import type { Clock, Log } from "../contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
 import { BlockManager } from "./block-manager.ts";
+import { comparePlaces, FairOrder, mayWait, type Place } from "./fair-order.ts";
 import type { ModelRunner, SampledToken, SequenceResult, SequenceWork } from "./model-runner.ts";
 import type { RowSampling } from "./native.ts";
 import { blocksForRows, decodeCallMs, schedule, type Plan, type SchedulerConfig } from "./scheduler.ts";
@@ -70,7 +71,8 @@ interface Entry {
   phase: Phase;
   /** The request's mode; a preempted one computes its rows here. */
   mode: EngineRequest["mode"];
-  arrival: number;
+  /** Its place in the queue, for life: a preempted request keeps it. */
+  place: Place;
   cancelled: PelagicError | undefined;
   /** request.sampling as every call takes it. */
   sampling: RowSampling | null;
@@ -93,9 +95,10 @@ export class Engine {
   private readonly identity: CacheIdentity;
   private readonly clock: Clock;
   private readonly log: Log;
-  /** In order of arrival, as a Map keeps its order; a preempted request keeps its place. */
   private readonly entries = new Map<string, Entry>();
-  private arrivals = 0;
+  /** All entries in the order of their places. */
+  private readonly queue: Entry[] = [];
+  private readonly order = new FairOrder();
   private inStep: ReadonlySet<string> = new Set();
   private loop: Promise<void> | undefined;
   private closed = false;
@@ -132,11 +135,13 @@ export class Engine {
         `${lastRow} tokens need ${blocksForRows(lastRow)} KV blocks; this worker has ${this.blocks.total}`,
       );
     }
-    if (this.count("waiting") >= this.config.maxWaiting) {
-      throw new PelagicError("overloaded", `${this.config.maxWaiting} requests are waiting already`);
+    const waiting = this.queue.filter((entry) => entry.phase === "waiting");
+    const own = waiting.filter((entry) => entry.request.cacheSalt === request.cacheSalt).length;
+    if (!mayWait(own, waiting.length, this.config.maxWaiting)) {
+      throw new PelagicError("overloaded", `${waiting.length} requests are waiting already, ${own} of this tenant`);
     }
     const root = rootKey(this.identity, request.cacheSalt);
-    this.entries.set(request.id, {
+    const entry: Entry = {
       request,
       tokens: request.tokens.slice(),
       length: request.tokens.length,
@@ -146,10 +151,13 @@ export class Engine {
       registeredBlocks: 0,
       phase: "waiting",
       mode: request.mode,
-      arrival: this.arrivals++,
+      place: this.order.place(request.cacheSalt, fairTokens(request)),
       cancelled: undefined,
       sampling: request.sampling && { ...request.sampling, stopTokens: Uint32Array.from(request.stopTokenIds) },
-    });
+    };
+    this.entries.set(request.id, entry);
+    const before = this.queue.findLastIndex((other) => comparePlaces(other.place, entry.place) < 0);
+    this.queue.splice(before + 1, 0, entry);
     this.wake();
   }
 
@@ -181,7 +189,7 @@ export class Engine {
   release(id: string): void {
     const entry = this.entries.get(id);
     if (entry?.phase !== "holding") return;
-    this.entries.delete(id);
+    this.remove(entry);
     this.blocks.close(id);
     this.wake();
   }
@@ -251,7 +259,8 @@ export class Engine {
 
   /** A request for a remote prefill takes its blocks as soon as it is first in the queue, under the same rules as the scheduler's admission. */
   private reserveRemote(): void {
-    for (const entry of this.entries.values()) {
+    // A copy: whoever hears of its reservation may end.
+    for (const entry of [...this.queue]) {
       if (entry.phase !== "waiting") continue;
       if (entry.mode !== "remote") return;
       const holders = this.count("running") + this.count("reserved");
@@ -263,6 +272,7 @@ export class Engine {
       this.openTable(entry);
       this.blocks.grow(entry.request.id, needed);
       entry.phase = "reserved";
+      this.order.admitted(entry.place);
       entry.request.listener.onReserved?.(entry.computedRows);
     }
   }
@@ -271,9 +281,10 @@ export class Engine {
     const running: Entry[] = [];
     const waiting: Entry[] = [];
     let reserved = 0;
-    // One queue, first come first served: what stands behind a request that waits for blocks waits too.
+    // One queue: what stands behind a request that waits for blocks waits too.
     let queueStands = false;
-    for (const entry of this.entries.values()) {
+    const position = new Map(this.queue.map((entry, index) => [entry, index]));
+    for (const entry of this.queue) {
       if (entry.phase === "running") running.push(entry);
       else if (entry.phase === "reserved") reserved++;
       else if (entry.phase === "waiting" && !queueStands) {
@@ -293,7 +304,7 @@ export class Engine {
           tokensLeft: entry.sampling ? Math.max(1, entry.request.promptLength + entry.request.maxTokens - entry.length) : 1,
           heldBlocks: this.blocks.table(entry.request.id).length,
           unsharedBlocks: this.blocks.unshared(entry.request.id),
-          arrival: entry.arrival,
+          position: position.get(entry) as number,
         })),
         waiting: waiting.map((entry) => {
           const { hitBlocks, idleHitBlocks } = this.blocks.lookup(this.reusableKeys(entry));
@@ -303,7 +314,7 @@ export class Engine {
             hitRows: hitBlocks * kvBlockTokens,
             hitBlocks,
             idleHitBlocks,
-            arrival: entry.arrival,
+            position: position.get(entry) as number,
           };
         }),
       },
@@ -343,6 +354,7 @@ export class Engine {
     for (const entry of admitted) {
       this.openTable(entry);
       entry.phase = "running";
+      this.order.admitted(entry.place);
     }
     for (const work of plan.work) {
       if (work.growBlocks > 0 && !this.blocks.grow(work.id, work.growBlocks)) {
@@ -477,10 +489,15 @@ export class Engine {
   private end(entry: Entry, end: EngineEnd): void {
     const { id } = entry.request;
     if (this.entries.get(id) !== entry) return;
-    this.entries.delete(id);
+    this.remove(entry);
     if (entry.phase !== "waiting") this.blocks.close(id);
     // A holding request has heard its end already ("rows-done").
     if (entry.phase !== "holding") entry.request.listener.onEnd(end);
+  }
+
+  private remove(entry: Entry): void {
+    this.entries.delete(entry.request.id);
+    this.queue.splice(this.queue.indexOf(entry), 1);
   }
 
   private measure(work: readonly SequenceWork[], seconds: number): void {
@@ -495,6 +512,14 @@ export class Engine {
     if (!entry) throw new Error(`no request ${id}`);
     return entry;
   }
+}
+
+/** Output tokens that a place in the queue counts: few say how long their answer will be, and most allow far more than they use. */
+const typicalAnswerTokens = 256;
+
+function fairTokens(request: EngineRequest): number {
+  const left = request.mode === "rows" ? 0 : request.promptLength + request.maxTokens - request.tokens.length;
+  return request.tokens.length + Math.min(left, typicalAnswerTokens);
 }
 
 function append(entry: Entry, token: number): void {

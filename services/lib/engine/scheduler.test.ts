@@ -15,13 +15,13 @@ import {
 
 const config: SchedulerConfig = { tokenBudget: 256, maxSequences: 8, chunkTokens: 128, chunkAlignTokens: 64 };
 
-function running(id: string, arrival: number, computedRows: number, targetRows: number, more: Partial<RunningView> = {}): RunningView {
+function running(id: string, position: number, computedRows: number, targetRows: number, more: Partial<RunningView> = {}): RunningView {
   const heldBlocks = blocksForRows(targetRows);
-  return { id, arrival, computedRows, targetRows, tokensLeft: 1, heldBlocks, unsharedBlocks: heldBlocks, ...more };
+  return { id, position, computedRows, targetRows, tokensLeft: 1, heldBlocks, unsharedBlocks: heldBlocks, ...more };
 }
 
-function waiting(id: string, arrival: number, targetRows: number, more: Partial<WaitingView> = {}): WaitingView {
-  return { id, arrival, targetRows, hitRows: 0, hitBlocks: 0, idleHitBlocks: 0, ...more };
+function waiting(id: string, position: number, targetRows: number, more: Partial<WaitingView> = {}): WaitingView {
+  return { id, position, targetRows, hitRows: 0, hitBlocks: 0, idleHitBlocks: 0, ...more };
 }
 
 describe("blocksForRows", () => {
@@ -112,7 +112,7 @@ describe("schedule", () => {
     expect(schedule({ ...config, maxSequences: 2 }, snapshot(14)).admit).toEqual(["long"]);
   });
 
-  it("preempts the latest arrival for an earlier one that needs a block", () => {
+  it("preempts the last in the queue for one before it that needs a block", () => {
     const one = { heldBlocks: 1, unsharedBlocks: 1 };
     const plan = schedule(config, {
       running: [running("second", 2, 10, 11, one), running("first", 1, 64, 65, one), running("third", 3, 20, 21, one)],
@@ -166,7 +166,7 @@ describe("schedule", () => {
   });
 });
 
-const byArrival = (left: { arrival: number }, right: { arrival: number }) => left.arrival - right.arrival;
+const byPosition = (left: { position: number }, right: { position: number }) => left.position - right.position;
 
 /** Most steps that a call may make: one unless nobody comes or goes and all who can run decode; never more than anyone's tokens or blocks. */
 function bestSteps({ running, availableBlocks }: Snapshot, plan: Plan): number {
@@ -188,11 +188,11 @@ function checkPlan(config: SchedulerConfig, snapshot: Snapshot, plan: Plan): voi
   const workOf = new Map(plan.work.map((work) => [work.id, work]));
   expect(workOf.size).toBe(plan.work.length);
 
-  const runningInOrder = snapshot.running.toSorted(byArrival);
+  const runningInOrder = snapshot.running.toSorted(byPosition);
   const kept = runningInOrder.slice(0, runningInOrder.length - plan.preempt.length);
   const preempted = runningInOrder.slice(kept.length);
   expect(plan.preempt).toEqual(preempted.map(({ id }) => id).toReversed());
-  const waitingInOrder = snapshot.waiting.toSorted(byArrival);
+  const waitingInOrder = snapshot.waiting.toSorted(byPosition);
   const admitted = waitingInOrder.slice(0, plan.admit.length);
   expect(plan.admit).toEqual(admitted.map(({ id }) => id));
   if (plan.preempt.length > 0) expect(plan.admit).toEqual([]);
@@ -303,9 +303,9 @@ describe("schedule on any snapshot", () => {
         fc.array(anyWaiting, { maxLength: 5 }),
         fc.nat(12),
         fc.uniqueArray(fc.nat(), { minLength: 12, maxLength: 12 }),
-        (config, runningParts, waitingParts, availableBlocks, arrivals) => {
-          const running = runningParts.map((part, index) => ({ id: `r${index}`, arrival: arrivals[index] as number, ...part }));
-          const waiting = waitingParts.map((part, index) => ({ id: `w${index}`, arrival: arrivals[7 + index] as number, ...part }));
+        (config, runningParts, waitingParts, availableBlocks, positions) => {
+          const running = runningParts.map((part, index) => ({ id: `r${index}`, position: positions[index] as number, ...part }));
+          const waiting = waitingParts.map((part, index) => ({ id: `w${index}`, position: positions[7 + index] as number, ...part }));
           const plan = scheduleAndCheck(config, { running, waiting, availableBlocks });
           const runnable = running.some(({ computedRows, targetRows }) => computedRows < targetRows);
           if (runnable) expect(plan.work.length + plan.preempt.length).toBeGreaterThan(0);
@@ -329,7 +329,7 @@ interface Script {
 
 interface Simulated extends Script {
   id: string;
-  arrival: number;
+  position: number;
   /** Rows whose token ids are known: the prompt and the answer so far. */
   knownRows: number;
   computedRows: number;
@@ -340,7 +340,7 @@ function simulate(config: SchedulerConfig, blockCount: number, scripts: Script[]
   const blocks = new BlockManager(blockCount);
   const requests = scripts
     .toSorted((left, right) => left.arrivesAtStep - right.arrivesAtStep)
-    .map((script, index): Simulated => ({ ...script, id: `q${index}`, arrival: index, knownRows: script.promptRows, computedRows: 0 }));
+    .map((script, index): Simulated => ({ ...script, id: `q${index}`, position: index, knownRows: script.promptRows, computedRows: 0 }));
   const byId = new Map(requests.map((request) => [request.id, request]));
   const keysOf = ({ id, family, promptRows, knownRows }: Simulated) =>
     Array.from({ length: Math.floor(knownRows / kvBlockTokens) }, (_, index) =>
@@ -368,7 +368,7 @@ function simulate(config: SchedulerConfig, blockCount: number, scripts: Script[]
     const snapshot: Snapshot = {
       running: running.map((request) => ({
         id: request.id,
-        arrival: request.arrival,
+        position: request.position,
         computedRows: request.computedRows,
         targetRows: step < request.pausedUntilStep ? request.computedRows : request.knownRows,
         tokensLeft: Math.max(1, request.promptRows + request.answerRows - request.knownRows),
@@ -377,13 +377,19 @@ function simulate(config: SchedulerConfig, blockCount: number, scripts: Script[]
       })),
       waiting: waiting.map((request) => {
         const hit = blocks.lookup(reusableKeys(request));
-        return { id: request.id, arrival: request.arrival, targetRows: request.knownRows, hitRows: hit.hitBlocks * kvBlockTokens, ...hit };
+        return {
+          id: request.id,
+          position: request.position,
+          targetRows: request.knownRows,
+          hitRows: hit.hitBlocks * kvBlockTokens,
+          ...hit,
+        };
       }),
       availableBlocks: blocks.available,
     };
     const plan = scheduleAndCheck(config, snapshot);
 
-    const earliest = running.toSorted(byArrival)[0];
+    const earliest = running.toSorted(byPosition)[0];
     if (earliest !== undefined) expect(plan.preempt).not.toContain(earliest.id);
     if (admittedLastStep) expect(plan.preempt).toEqual([]);
     const runnable = snapshot.running.some(({ computedRows, targetRows }) => computedRows < targetRows);

@@ -2,12 +2,12 @@
 // the plan to the block manager and hands the work to the model runner.
 //
 // The policy:
-//   - Requests that run go first, in order of arrival: decode (one row left) before prefill, so that a long prompt delays
+//   - Requests that run go first, in the order of the queue: decode (one row left) before prefill, so that a long prompt delays
 //     no answer by more than one chunk.
-//   - Then waiting requests start, strictly in order of arrival: the first that does not fit stops admission, so a long
+//   - Then waiting requests start, strictly in the order of the queue: the first that does not fit stops admission, so a long
 //     prompt is not overtaken for ever by short ones.
 //   - A request that starts gets all blocks of its known rows at once; later it needs one block per 64 tokens of answer.
-//     When none is left, the latest arrival gives its blocks up. The earliest therefore always advances, and so all finish.
+//     When none is left, the last in the queue gives its blocks up. The first therefore always advances, and so all finish.
 //   - Where a call could only be followed by the same requests' next tokens, it makes several steps of decode (decodeSteps): small models
 //     take less time for one than the way to the runner and back.
 import { kvBlockTokens } from "../contracts/block-key.ts";
@@ -39,8 +39,8 @@ export interface RunningView {
   heldBlocks: number;
   /** Those of heldBlocks that no other request holds: what preempting this one surely gives back. */
   unsharedBlocks: number;
-  /** Order of arrival, kept over preemptions; distinct. */
-  arrival: number;
+  /** Place in the queue (fair-order.ts): the order of any two requests never changes, preempted or not. Distinct. */
+  position: number;
 }
 
 /** A request without blocks. One whose targetRows can exceed the whole cache must be refused before it gets here. */
@@ -51,7 +51,7 @@ export interface WaitingView {
   hitRows: number;
   hitBlocks: number;
   idleHitBlocks: number;
-  arrival: number;
+  position: number;
 }
 
 export interface Snapshot {
@@ -96,7 +96,7 @@ export function schedule(config: SchedulerConfig, snapshot: Snapshot): Plan {
   let blocksLeft = snapshot.availableBlocks;
 
   /** Running requests not preempted, earliest first: the last one is the next victim. */
-  const kept = snapshot.running.toSorted(byArrival);
+  const kept = snapshot.running.toSorted(byPosition);
   const decoding = kept.filter((request) => request.targetRows - request.computedRows === 1);
   const prefilling = kept.filter((request) => request.targetRows - request.computedRows > 1);
 
@@ -129,11 +129,11 @@ export function schedule(config: SchedulerConfig, snapshot: Snapshot): Plan {
     }
   }
 
-  // A step that preempts admits nobody: what it freed is for those that run, and the preempted come before later arrivals.
+  // A step that preempts admits nobody: what it freed is for those that run, and the preempted come before those behind them.
   // (Their blocks are also cached from now on, so the snapshot's hits no longer tell which of them are idle.)
   if (preempt.size > 0) return { work: [...work.values()], steps: 1, admit, preempt: [...preempt] };
 
-  for (const request of snapshot.waiting.toSorted(byArrival)) {
+  for (const request of snapshot.waiting.toSorted(byPosition)) {
     const { id, hitRows: firstRow, targetRows, hitBlocks, idleHitBlocks } = request;
     const running = kept.length + admit.length;
     if (running >= config.maxSequences) break;
@@ -178,6 +178,6 @@ function chunkRows(config: SchedulerConfig, firstRow: number, targetRows: number
   return Math.max(0, end - firstRow);
 }
 
-function byArrival(left: { arrival: number }, right: { arrival: number }): number {
-  return left.arrival - right.arrival;
+function byPosition(left: { position: number }, right: { position: number }): number {
+  return left.position - right.position;
 }
