@@ -24,7 +24,7 @@ export async function answerOverNats(
     prefill,
     decode,
     kvDtype,
-    gateway: false,
+    gateways: 0,
     env: { PELAGIC_LOCAL_PREFILL_TOKENS: String(localPrefillTokens) },
   });
   try {

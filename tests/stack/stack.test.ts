@@ -59,13 +59,13 @@ describe("a stack", () => {
   });
 
   it("gives credentials to act on the bus in the place of a gateway", async () => {
-    const stack = await start({ gateway: false });
+    const stack = await start({ gateways: 0 });
     expect(() => stack.baseUrl).toThrow();
     const { user, password, processId } = stack.credentialsFor("gateway");
     const bus = await connectBus({ servers: stack.natsUrl, user, password, name: processId, log: silentLog });
     expect(bus.connected).toBe(true);
     await bus.close();
-    const other = await start({ gateway: false });
+    const other = await start({ gateways: 0 });
     await expect(connectBus({ servers: other.natsUrl, user, password, name: "x", log: silentLog })).rejects.toThrow(/refuses user/);
   });
 

@@ -21,10 +21,12 @@ export interface StackOptions {
   /** Workers of each role; at least one decode. */
   prefill?: number;
   decode?: number;
-  /** The gateway's port; 0, the default: any free one. */
+  /** The first gateway's port; 0, the default: any free one. */
   port?: number;
-  /** False: NATS and workers only, for a caller that speaks to the bus itself. */
-  gateway?: boolean;
+  /** Default 1. 0: NATS and workers only, for a caller that speaks to the bus itself. */
+  gateways?: number;
+  /** Adds a user that hears everything on the bus. */
+  observer?: boolean;
   /** Compute threads of each worker; default: the cores, shared out. */
   threads?: number;
   kvBlocks?: number;
@@ -64,9 +66,11 @@ export interface StackProcess {
 }
 
 export interface Stack {
-  /** http://127.0.0.1:PORT of the gateway; throws without one. */
+  /** http://127.0.0.1:PORT of the first gateway; throws without one. */
   readonly baseUrl: string;
-  /** The gateway's admin port: /metrics, /ready, /status. */
+  /** Of each gateway. */
+  readonly baseUrls: string[];
+  /** The first gateway's admin port: /metrics, /ready, /status. */
   readonly adminUrl: string;
   readonly natsUrl: string;
   readonly service: string;
@@ -95,8 +99,8 @@ const requestTimeoutMs = 2_000;
 
 /** The model folder. Throws what the user can mend, before anything is built or started. */
 export async function checkStackOptions(options: StackOptions): Promise<string> {
-  const model = checkedModelFolder(options.model ?? embeddedModel(), { tokenizer: options.gateway !== false });
-  if (options.gateway !== false && options.port) await checkPortFree("127.0.0.1", options.port);
+  const model = checkedModelFolder(options.model ?? embeddedModel(), { tokenizer: options.gateways !== 0 });
+  if (options.gateways !== 0 && options.port) await checkPortFree("127.0.0.1", options.port);
   return model;
 }
 
@@ -125,7 +129,7 @@ class LocalStack implements Stack {
   private readonly natsFiles: NatsFiles;
   private readonly nats: SupervisedProcess;
   private readonly workers: SupervisedProcess[];
-  private readonly gateway: SupervisedProcess | undefined;
+  private readonly gateways: SupervisedProcess[];
   private readonly announced = new Map<string, Announcement>();
   private readonly begunMs = performance.now();
   private readonly startedAt = new Date().toISOString();
@@ -144,9 +148,14 @@ class LocalStack implements Stack {
       this.resolveFailed = resolve;
     });
     const workerIds = [...ids("prefill", options.prefill ?? 1), ...ids("decode", options.decode ?? 1)];
-    const gatewayIds = ids("gateway", options.gateway === false ? 0 : 1);
-    // Without a gateway of ours the caller acts as one, so its user exists all the same.
-    const busUsers = [...workerIds, ...ids("gateway", 1), { id: "cli", role: "cli" as const }];
+    const gatewayIds = ids("gateway", options.gateways ?? 1);
+    const busUsers = [
+      ...workerIds,
+      // Without a gateway of ours the caller acts as one, so its user exists all the same.
+      ...ids("gateway", Math.max(1, gatewayIds.length)),
+      { id: "cli", role: "cli" as const },
+      ...(options.observer ? [{ id: "observer", role: "observer" as const }] : []),
+    ];
     this.runDir = createRunDir();
     this.natsFiles = writeNatsFiles(this.runDir, service, busUsers);
     const threads = options.threads ?? Math.max(1, Math.floor(availableParallelism() / workerIds.length));
@@ -170,13 +179,13 @@ class LocalStack implements Stack {
         })),
       ),
     );
-    [this.gateway] = gatewayIds.map(({ id }) =>
+    this.gateways = gatewayIds.map(({ id }, index) =>
       this.supervise(
         this.nodeProcess(id, "gateway", () => ({
           PELAGIC_GATEWAY_ID: id,
           PELAGIC_HOST: "127.0.0.1",
           // A restarted gateway comes back where its users know it.
-          PELAGIC_PORT: String(this.announced.get(id)?.port ?? options.port ?? 0),
+          PELAGIC_PORT: String(this.announced.get(id)?.port ?? (index === 0 ? (options.port ?? 0) : 0)),
           PELAGIC_METRICS_PORT: String(this.announced.get(id)?.metricsPort ?? 0),
           PELAGIC_DRAIN_MS: String(stopBoundsMs.gateway - 500),
         })),
@@ -186,6 +195,10 @@ class LocalStack implements Stack {
 
   get baseUrl(): string {
     return `http://127.0.0.1:${this.gatewayAnnouncement().port}`;
+  }
+
+  get baseUrls(): string[] {
+    return this.gateways.map(({ name }) => `http://127.0.0.1:${this.announced.get(name)?.port}`);
   }
 
   get adminUrl(): string {
@@ -224,7 +237,7 @@ class LocalStack implements Stack {
       this.natsPort = readNatsPort(this.natsFiles.portsDir);
       return this.natsPort === undefined ? "it does not listen" : undefined;
     });
-    const others = [...this.workers, ...(this.gateway ? [this.gateway] : [])];
+    const others = [...this.workers, ...this.gateways];
     for (const child of others) child.start();
     await Promise.all(others.map((child) => this.waitFor(child.name, deadlineMs, () => this.whyNotReady(child.name))));
     this.isReady = true;
@@ -246,7 +259,7 @@ class LocalStack implements Stack {
       if (child.identity !== undefined) this.options.onEvent?.({ event: "stopping", process: child.name });
       await child.stop(boundMs);
     };
-    if (this.gateway) await stopOne(this.gateway, stopBoundsMs.gateway);
+    await Promise.all(this.gateways.map((gateway) => stopOne(gateway, stopBoundsMs.gateway)));
     await Promise.all(this.workers.map((worker) => stopOne(worker, stopBoundsMs.worker)));
     await stopOne(this.nats, stopBoundsMs.nats);
     removeRunDir(this.runDir, keepLogs);
@@ -335,14 +348,14 @@ class LocalStack implements Stack {
   }
 
   private gatewayAnnouncement(): Announcement {
-    const announcement = this.gateway && this.announced.get(this.gateway.name);
+    const announcement = this.gateways[0] && this.announced.get(this.gateways[0].name);
     if (!announcement) throw new Error("this stack has no gateway");
     return announcement;
   }
 
   private record(): void {
     if (this.stopped) return;
-    const gateway = this.gateway && this.announced.get(this.gateway.name);
+    const gateway = this.gateways[0] && this.announced.get(this.gateways[0].name);
     writeInstance(this.runDir, {
       tree: treeRoot,
       kind: this.options.kind ?? "private",
@@ -359,7 +372,7 @@ class LocalStack implements Stack {
   }
 
   private all(): SupervisedProcess[] {
-    return [this.nats, ...this.workers, ...(this.gateway ? [this.gateway] : [])];
+    return [this.nats, ...this.workers, ...this.gateways];
   }
 
   private logFile(name: string): string {

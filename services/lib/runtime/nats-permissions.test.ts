@@ -18,6 +18,7 @@ const users: NatsUser[] = (
     ["decode", "decode-0"],
     ["decode", "decode-1"],
     ["cli", undefined],
+    ["observer", undefined],
   ] as [NatsRole, string | undefined][]
 ).map(([role, id]) => ({ role, id, user: natsUserName(service, id ?? role), password: `password of ${id ?? role}` }));
 
@@ -70,6 +71,8 @@ describe("permissions on a real server", () => {
     ["decode-0", "prefill-0", named.credit("prefill-0", transferId)],
     ["decode-0", "decode-1", named.rows("decode-1")],
     ["decode-0", "decode-1", named.frames("decode-1", transferId)],
+    ["prefill-0", "observer", named.frames("decode-0", transferId)],
+    ["gateway-0", "observer", named.control("decode-0")],
   ])("%s may speak to %s on %s", async (from, to, subject) => {
     expect(await reaches(from, to, subject)).toBe(true);
   });
@@ -81,6 +84,7 @@ describe("permissions on a real server", () => {
     ["decode-0", "decode-1", named.control("decode-1")],
     ["cli", "decode-0", named.dispatch("decode-0")],
     ["gateway-0", "prefill-0", named.rows("prefill-0")],
+    ["observer", "decode-0", named.control("decode-0")],
   ])("%s may not publish to %s on %s", async (from, to, subject) => {
     expect(await reaches(from, to, subject)).toBe(false);
     await vi.waitFor(() => expect(refusals.get(from)?.join()).toContain("Permissions Violation for Publish"));

@@ -2,7 +2,7 @@
 // Pure: from roles to a nats-server configuration file. The same rules serve a laptop (a user per process) and a cluster (a user per role).
 import { subjects } from "../contracts/subjects.ts";
 
-export const natsRoles = ["gateway", "prefill", "decode", "cli"] as const;
+export const natsRoles = ["gateway", "prefill", "decode", "cli", "observer"] as const;
 export type NatsRole = (typeof natsRoles)[number];
 
 export interface NatsUser {
@@ -71,6 +71,9 @@ export function natsPermissions(service: string, user: Pick<NatsUser, "role" | "
         subscribe: [all.state, inbox],
         answersRequests: false,
       };
+    case "observer":
+      // Sees all and says nothing: ./pelagic chaos, on a server of its own. No other server has such a user.
+      return { publish: [], subscribe: [">"], answersRequests: false };
   }
 }
 
@@ -105,7 +108,8 @@ export function natsServerConfig(options: NatsServerOptions): string {
 
 function serverPermissions(permissions: NatsPermissions): object {
   return {
-    publish: { allow: permissions.publish },
+    // To the server an empty list of what is allowed means everything.
+    publish: permissions.publish.length > 0 ? { allow: permissions.publish } : { deny: [">"] },
     subscribe: { allow: permissions.subscribe },
     ...(permissions.answersRequests ? { allow_responses: { max: 1, expires: "2m" } } : {}),
   };
