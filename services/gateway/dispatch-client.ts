@@ -9,7 +9,7 @@ import { type Bus, BusError, type Clock, type FreshId, type Log, randomId } from
 import { PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
 import { ControlReply, Delta, DispatchReply, type RequestTimings, type Sampling, type TokenLogprobs } from "../lib/contracts/messages.ts";
 import type { Subjects } from "../lib/contracts/subjects.ts";
-import { decodeMessage, encodeMessage } from "../lib/contracts/wire.ts";
+import { DamagedMessage, decodeMessage, encodeMessage } from "../lib/contracts/wire.ts";
 
 export interface GenerationRequest {
   requestId: string;
@@ -397,7 +397,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
           outcome = "accepted";
         } else if (body.kind === "busy") {
           outcome = { retryAfterMs: body.retryAfterMs };
-        } else if (body.error.code === "shutting_down" || body.error.code === "worker_lost") {
+        } else if (["shutting_down", "worker_lost", "cancelled"].includes(body.error.code)) {
           outcome = {};
         } else {
           throw new PelagicError(body.error.code, body.error.message);
@@ -405,6 +405,10 @@ export class Generation implements AsyncIterable<TokenBatch> {
       } catch (error) {
         // The request has moved on or ended: whatever became of this attempt is no longer its concern.
         if (this.attemptId !== attemptId) break;
+        if (error instanceof DamagedMessage) {
+          if (attempt >= dispatchTries) outcome = {};
+          continue;
+        }
         if (!(error instanceof BusError)) throw error;
         if (error.code === "too_large") {
           throw new PelagicError("request_too_large", `${known.length} tokens are more than a message to the workers can hold`);

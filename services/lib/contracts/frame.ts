@@ -51,6 +51,14 @@ export function writeFrameHeader(frame: Uint8Array, header: FrameHeader, xxh64: 
   view.setBigUint64(56, xxh64(frame.subarray(0, 56)), true);
 }
 
+/** Where a frame stands in its transfer, unverified: for whoever only watches. null: not a frame. */
+export function readFrameFlags(frame: Uint8Array): { sequence: number; last: boolean } | null {
+  if (frame.length < frameHeaderBytes) return null;
+  const view = new DataView(frame.buffer, frame.byteOffset, frameHeaderBytes);
+  if (view.getUint32(0, true) !== magic) return null;
+  return { sequence: view.getUint32(24, true), last: (view.getUint16(30, true) & lastFlag) !== 0 };
+}
+
 /** Reads and verifies header and payload; throws an error that names the field at fault. */
 export function readFrame(frame: Uint8Array, xxh64: Xxh64): FrameHeader {
   if (frame.length < frameHeaderBytes) throw bad("length", `${frame.length} bytes, at least ${frameHeaderBytes} expected`);

@@ -31,13 +31,20 @@ export function encodeMessage(body: object, tokens?: Uint32Array): Uint8Array {
   return out;
 }
 
-/** Throws PelagicError "internal" naming the field at fault; a receiver logs and drops such a message. */
+/** A message that did not arrive as it was sent. Like one that did not arrive: it is dropped, not answered, and whoever waits asks again. */
+export class DamagedMessage extends PelagicError {
+  constructor(detail: string) {
+    super("internal", `damaged message: ${detail}`);
+  }
+}
+
+/** Throws DamagedMessage, or PelagicError "internal" naming the field at fault; a receiver logs and drops such a message. */
 export function decodeMessage<S extends z.ZodType>(schema: S, data: Uint8Array): WireMessage<z.output<S>> {
-  if (data.length < headBytes) throw malformed(`${data.length} bytes, at least ${headBytes} expected`);
+  if (data.length < headBytes) throw new DamagedMessage(`${data.length} bytes, at least ${headBytes} expected`);
   const head = new DataView(data.buffer, data.byteOffset, data.byteLength);
   const length = head.getUint32(0, true);
-  if (headBytes + length > data.length) throw malformed(`header of ${length} bytes in a message of ${data.length}`);
-  if (crc32(data.subarray(headBytes)) !== head.getUint32(4, true)) throw malformed("checksum differs");
+  if (headBytes + length > data.length) throw new DamagedMessage(`header of ${length} bytes in a message of ${data.length}`);
+  if (crc32(data.subarray(headBytes)) !== head.getUint32(4, true)) throw new DamagedMessage("checksum differs");
   const tail = data.subarray(headBytes + length);
   if (tail.length % 4 !== 0) throw malformed(`token ids take ${tail.length} bytes, not a multiple of 4`);
   let json: unknown;

@@ -5,12 +5,13 @@ import { kvBlockTokens } from "../contracts/block-key.ts";
 import type { Bus, BusMessage, Clock, Log } from "../contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
 import { type Control, type Delta, Dispatch, RowsReply, TransferNotice } from "../contracts/messages.ts";
-import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
+import { DamagedMessage, decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { CreditBudget } from "./credit-budget.ts";
 import type { EngineEnd } from "./engine.ts";
 import type { SampledToken } from "./model-runner.ts";
 import type { RowSampling } from "./native.ts";
 import { Outage } from "./outage.ts";
+import { RecentIds } from "./recent-ids.ts";
 import { type Arrival, TransferReceiver } from "./transfer-receiver.ts";
 import type { WorkerCore } from "./worker-core.ts";
 
@@ -94,6 +95,7 @@ export class DecodeWorker {
   private readonly log: Log;
   private readonly attempts = new Map<string, Attempt>();
   private readonly transfers = new Map<string, Attempt>();
+  private readonly ended = new RecentIds();
   private readonly credits: CreditBudget;
   private readonly outage: Outage;
   private stopTimer: () => void = () => {};
@@ -142,9 +144,11 @@ export class DecodeWorker {
         reply({ kind: "busy", reason: "draining", retryAfterMs: busyRetryMs });
         return;
       }
+      if (this.ended.has(body.attemptId)) throw new PelagicError("cancelled", "the attempt is over");
       if (!this.attempts.has(body.attemptId)) this.admit(body, tokens);
       reply({ kind: "accepted", instanceId: this.core.instanceId });
     } catch (error) {
+      if (error instanceof DamagedMessage) throw error;
       const failure = toPelagicError(error);
       if (failure.code === "overloaded") reply({ kind: "busy", reason: failure.message, retryAfterMs: busyRetryMs });
       else reply({ kind: "error", error: { code: failure.code, message: failure.message } });
@@ -413,7 +417,7 @@ export class DecodeWorker {
     for (const answer of attempt.cancelReplies) answer();
     if (end.kind === "error" && end.error.code === "cancelled") {
       // Nobody waits for its output.
-      this.attempts.delete(attempt.dispatch.attemptId);
+      this.forget(attempt.dispatch.attemptId);
       return;
     }
     // From here the lease only bounds how long the output is kept for a gateway that does not acknowledge it.
@@ -491,6 +495,11 @@ export class DecodeWorker {
     }
   }
 
+  private forget(attemptId: string): void {
+    this.attempts.delete(attemptId);
+    this.ended.add(attemptId);
+  }
+
   // What gateways and prefill workers say
 
   private onControl(message: Control, respond: (body: object) => void): void {
@@ -499,7 +508,7 @@ export class DecodeWorker {
       case "ack": {
         const attempt = this.attempts.get(message.attemptId);
         if (!attempt) return;
-        if (message.finished && attempt.end) this.attempts.delete(message.attemptId);
+        if (message.finished && attempt.end) this.forget(message.attemptId);
         return;
       }
       case "resend": {
@@ -519,7 +528,8 @@ export class DecodeWorker {
       case "cancel": {
         const attempt = this.attempts.get(message.attemptId);
         if (!attempt || attempt.end) {
-          this.attempts.delete(message.attemptId);
+          // Also one that was never here: its dispatch may still be on the way.
+          this.forget(message.attemptId);
           respond({ ok: true });
           return;
         }
@@ -569,7 +579,7 @@ export class DecodeWorker {
     for (const [id, attempt] of [...this.attempts]) {
       if (now > attempt.leaseUntilMs && !this.outage.excuses(attempt.dispatch.leaseMs)) {
         if (attempt.end) {
-          this.attempts.delete(id);
+          this.forget(id);
         } else {
           this.log.warn({ request: attempt.dispatch.requestId, gateway: attempt.dispatch.gatewayId }, "the gateway's lease ran out");
           this.core.engine.cancel(id, new PelagicError("cancelled", "the gateway's lease ran out"));

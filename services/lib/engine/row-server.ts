@@ -4,8 +4,9 @@
 import type { Bus, BusMessage, Clock, Log } from "../contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
 import { Credit, RowsRequest, type TransferNotice } from "../contracts/messages.ts";
-import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
+import { DamagedMessage, decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { Outage } from "./outage.ts";
+import { RecentIds } from "./recent-ids.ts";
 import { TransferSender } from "./transfer-sender.ts";
 import type { WorkerCore } from "./worker-core.ts";
 
@@ -33,6 +34,7 @@ export class RowServer {
   private readonly servesWhileDraining: boolean;
   private readonly outage: Outage;
   private readonly transfers = new Map<string, Transfer>();
+  private readonly ended = new RecentIds();
   private stopTimer: () => void = () => {};
   /** Rows sent, for metrics. */
   onTransferEnd: (end: { outcome: "complete" | "aborted" | "failed"; bytes: number; resentFrames: number }) => void = () => {};
@@ -79,9 +81,11 @@ export class RowServer {
       if (tokens.length !== body.endRow || body.firstRow >= body.endRow) {
         throw new PelagicError("internal", `rows ${body.firstRow} to ${body.endRow}, ${tokens.length} token ids`);
       }
+      if (this.ended.has(body.transferId)) throw new PelagicError("cancelled", "the transfer is over");
       if (!this.transfers.has(body.transferId)) this.begin(body, tokens);
       reply({ kind: "accepted", instanceId: this.core.instanceId });
     } catch (error) {
+      if (error instanceof DamagedMessage) throw error;
       const failure = toPelagicError(error);
       if (failure.code === "overloaded") reply({ kind: "busy", reason: failure.message, retryAfterMs: busyRetryMs });
       else reply({ kind: "error", error: { code: failure.code, message: failure.message } });
@@ -173,6 +177,7 @@ export class RowServer {
 
   private free(id: string, error: PelagicError): void {
     this.forget(id);
+    this.ended.add(id);
     this.core.engine.release(id);
     this.core.engine.cancel(id, error);
   }

@@ -339,6 +339,39 @@ describe("when something goes wrong", () => {
     expect(decode.worker.liveAttempts).toBe(0);
   });
 
+  test("a dispatch or a request for rows that comes again after its end begins nothing, a damaged one is not answered", async () => {
+    const decode = await startDecode();
+    const prefill = await startPrefill();
+    const seen: [string, Uint8Array][] = [];
+    broker.tamper = (s, d) => {
+      if (s.includes(".dispatch.") || s.includes(".rows.")) seen.push([s, d.slice()]);
+      return d;
+    };
+    const client = new Client("a1");
+    await client.dispatch(prompt(300));
+    await clock.advance(1_000);
+    client.control({ kind: "ack", attemptId: "a1", received: 20, finished: true });
+    await clock.advance(100);
+    broker.tamper = (_, d) => d;
+    expect(seen.map(([s]) => s)).toEqual(["pelagic.test.dispatch.decode-0", "pelagic.test.rows.prefill-0"]);
+    const rows = decode.runner.rows + prefill.runner.rows;
+    for (const [s, d] of seen) broker.send(s, d);
+    await clock.advance(1_000);
+    expect(decode.worker.liveAttempts + prefill.worker.activeTransfers).toBe(0);
+    expect(decode.runner.rows + prefill.runner.rows).toBe(rows);
+    // Cancelled before it came.
+    client.control({ kind: "cancel", attemptId: "a2" });
+    await settle();
+    expect(await new Client("a2").dispatch(prompt(10))).toMatchObject({ kind: "error", error: { code: "cancelled" } });
+    broker.tamper = (s, d) => {
+      if (s.includes(".dispatch.")) d[20] = (d[20] as number) ^ 1;
+      return d;
+    };
+    const damaged = new Client("a3").dispatch(prompt(10)).catch((error: unknown) => error);
+    await clock.advance(1_500);
+    expect(await damaged).toMatchObject({ code: "timeout" });
+  });
+
   test("deltas are lost: a resend from any position gives them again", async () => {
     await startDecode();
     broker.deliveries = (s) => (s.includes(".deltas.") ? 0 : 1);

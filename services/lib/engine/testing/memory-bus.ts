@@ -1,5 +1,6 @@
 // For tests: a bus in memory, delivered in order on the next turn, which a test may watch, cut or make lossy.
 import { BusError, type Bus, type BusMessage, type BusSubscription, type Clock } from "../../contracts/bus.ts";
+import { DamagedMessage } from "../../contracts/wire.ts";
 
 interface Sub {
   pattern: string[];
@@ -48,7 +49,13 @@ export class MemoryBroker {
       const bytes = this.tamper(subject, data.slice());
       queueMicrotask(() => {
         for (const sub of this.listeners(subject)) {
-          if (this.subs.has(sub)) sub.handler({ subject, data: bytes, ...(respond ? { respond } : {}) });
+          if (!this.subs.has(sub)) continue;
+          try {
+            sub.handler({ subject, data: bytes, ...(respond ? { respond } : {}) });
+          } catch (error) {
+            // The real bus logs whatever a handler throws; anything but damage is a bug, and a test should see it.
+            if (!(error instanceof DamagedMessage)) throw error;
+          }
         }
       });
     }
