@@ -9,12 +9,13 @@ const mayImport: Record<string, string[]> = {
   "lib/contracts": [],
   "lib/runtime": ["lib/contracts"],
   "lib/engine": ["lib/contracts"],
-  "lib/simulator": ["lib/contracts", "lib/engine"],
+  // It drives the product's own gateway and workers.
+  "lib/simulator": ["lib/contracts", "lib/engine", "gateway"],
   gateway: ["lib/contracts", "lib/runtime"],
   prefill: ["lib/contracts", "lib/runtime", "lib/engine"],
   decode: ["lib/contracts", "lib/runtime", "lib/engine"],
   placement: ["lib/contracts", "lib/runtime"],
-  cli: ["lib/contracts", "lib/runtime", "lib/engine", "gateway"],
+  cli: ["lib/contracts", "lib/runtime", "lib/engine", "lib/simulator", "gateway"],
 };
 
 const partOf = (path: string) => Object.keys(mayImport).find((part) => path.startsWith(`services/${part}/`));

@@ -1,0 +1,203 @@
+// Gateways and workers on a world: the product's own classes, wired as their main.ts files wire them.
+import { silentLog, type Log } from "../contracts/bus.ts";
+import type { WorkerRole } from "../contracts/messages.ts";
+import { subjects } from "../contracts/subjects.ts";
+import { DispatchClient, type Generation } from "../../gateway/dispatch-client.ts";
+import { RequestRouting } from "../../gateway/request-routing.ts";
+import { WorkerDirectory } from "../../gateway/worker-directory.ts";
+import { DecodeWorker } from "../engine/decode-worker.ts";
+import { RowServer } from "../engine/row-server.ts";
+import { WorkerCore } from "../engine/worker-core.ts";
+import type { Random } from "./random.ts";
+import { deadlineMs, leaseMs, promptOf, resumeWaitMs, type Scenario, type SimRequest } from "./scenario.ts";
+import type { Broker, SimBus } from "./sim-bus.ts";
+import { SimRunner } from "./sim-runner.ts";
+import { Node, type World } from "./world.ts";
+
+const service = "sim";
+const modelName = "sim";
+export const identity = { modelDigest: "d".repeat(64), numericsId: "e".repeat(64), kvDtype: "bfloat16" };
+/** As a worker's drainMs on the laptop. */
+const drainMs = 3_500;
+
+export interface Surroundings {
+  world: World;
+  broker: Broker;
+  random: Random;
+  scenario: Scenario;
+  log: (node: string) => Log;
+}
+
+export class SimWorker {
+  readonly node: Node;
+  readonly role: WorkerRole;
+  readonly core: WorkerCore;
+  readonly rows: RowServer;
+  readonly decode: DecodeWorker | null;
+  readonly baselineSubscriptions: number;
+  private readonly buses: SimBus[];
+  private readonly broker: Broker;
+
+  constructor({ world, broker, random, scenario, log }: Surroundings, id: string) {
+    this.node = new Node(world, id);
+    this.broker = broker;
+    this.role = id.startsWith("decode") ? "decode" : "prefill";
+    const control = broker.connect(this.node);
+    const data = broker.connect(this.node);
+    this.buses = [control, data];
+    this.core = new WorkerCore(
+      {
+        service,
+        workerId: id,
+        role: this.role,
+        modelDir: modelName,
+        kvDtype: "bfloat16",
+        engine: {
+          kvBlocks: scenario.kvBlocks,
+          tokenBudget: 128,
+          chunkTokens: scenario.chunkTokens,
+          chunkAlignTokens: 64,
+          maxSequences: scenario.maxSequences,
+          maxWaiting: 16,
+        },
+        freshId: (bytes) => random.hex(bytes),
+      },
+      new SimRunner(scenario.kvBlocks, this.node, scenario),
+      identity,
+      control,
+      this.node,
+      log(id),
+    );
+    this.decode =
+      this.role === "decode"
+        ? new DecodeWorker(this.core, control, data, {
+            localPrefillTokens: scenario.localPrefillTokens,
+            receiveBudgetBytes: scenario.receiveBudgetBytes,
+          })
+        : null;
+    this.rows = new RowServer(this.core, control, data, { servesWhileDraining: this.role === "decode" });
+    this.core.ready();
+    this.baselineSubscriptions = broker.subscriptionsOf(this.node);
+  }
+
+  kill(): void {
+    this.node.crash();
+    this.broker.forget(this.node);
+  }
+
+  /** SIGTERM: the order of stops is that of main.ts. */
+  async terminate(): Promise<void> {
+    await this.core.drainUntil(() => (this.decode?.liveAttempts ?? 0) === 0 && this.rows.activeTransfers === 0, drainMs);
+    this.rows.stop();
+    this.decode?.stop();
+    await this.core.stop();
+    // What was published last is on its way when the connections close.
+    await Promise.all(this.buses.map((bus) => bus.flush().catch(() => undefined)));
+    if (this.node.alive) this.kill();
+  }
+
+  /** What should not be there when nothing runs any more. */
+  leaks(): string[] {
+    const { engine } = this.core;
+    const found: string[] = [];
+    const expectZero = (what: string, value: number) => {
+      if (value !== 0) found.push(`${this.node.id}: ${value} ${what}`);
+    };
+    for (const owner of engine.blocks.owners()) found.push(`${this.node.id}: blocks of ${owner}`);
+    expectZero("attempts", this.decode?.liveAttempts ?? 0);
+    expectZero("bytes of credit", this.decode?.receivingBytes ?? 0);
+    expectZero("transfers", this.rows.activeTransfers);
+    const { running, waiting } = engine.stats();
+    expectZero("requests running", running);
+    expectZero("requests waiting", waiting);
+    expectZero("subscriptions more than at the start", this.broker.subscriptionsOf(this.node) - this.baselineSubscriptions);
+    try {
+      engine.blocks.check();
+    } catch (error) {
+      found.push(`${this.node.id}: ${String(error)}`);
+    }
+    return found;
+  }
+}
+
+export class SimGateway {
+  readonly node: Node;
+  readonly client: DispatchClient;
+  readonly directory: WorkerDirectory;
+  readonly baselineSubscriptions: number;
+  private readonly broker: Broker;
+  private readonly scenario: Scenario;
+
+  constructor({ world, broker, random, scenario, log }: Surroundings, id: string) {
+    this.node = new Node(world, id);
+    this.broker = broker;
+    this.scenario = scenario;
+    const bus = broker.connect(this.node);
+    const named = subjects(service);
+    this.client = new DispatchClient({
+      bus,
+      clock: this.node,
+      subjects: named,
+      gatewayId: id,
+      leaseMs,
+      resumeWaitMs,
+      log: log(id),
+      freshId: (bytes) => random.hex(bytes),
+    });
+    this.directory = new WorkerDirectory({
+      bus,
+      clock: this.node,
+      subjects: named,
+      log: silentLog,
+      onGone: (instance) => this.client.workerGone(instance),
+      onDraining: (instance) => this.client.workerDraining(instance),
+    });
+    this.baselineSubscriptions = broker.subscriptionsOf(this.node);
+  }
+
+  start(request: SimRequest): Generation {
+    const prompt = promptOf(request);
+    const routing = new RequestRouting(this.directory, {
+      modelName,
+      promptLength: prompt.length,
+      maxTokens: request.maxTokens,
+      cacheSalt: request.tenant,
+      localPrefillTokens: this.scenario.localPrefillTokens,
+    });
+    return this.client.start(
+      {
+        requestId: request.id,
+        prompt,
+        maxTokens: request.maxTokens,
+        stopTokenIds: request.stopTokenIds,
+        sampling: {
+          temperature: request.temperature,
+          seed: String(request.seed),
+          choice: 0,
+          ...(request.presencePenalty === 0 ? {} : { presencePenalty: request.presencePenalty }),
+          ...(request.logprobs === null ? {} : { logprobs: request.logprobs }),
+        },
+        cacheSalt: request.tenant,
+        deadlineMs,
+        digests: true,
+      },
+      routing,
+    );
+  }
+
+  kill(): void {
+    this.node.crash();
+    this.broker.forget(this.node);
+  }
+
+  leaks(): string[] {
+    const found: string[] = [];
+    const expectZero = (what: string, value: number) => {
+      if (value !== 0) found.push(`${this.node.id}: ${value} ${what}`);
+    };
+    expectZero("requests", this.client.running);
+    expectZero("cancellations", this.client.cancellationsPending);
+    expectZero("subscriptions more than at the start", this.broker.subscriptionsOf(this.node) - this.baselineSubscriptions);
+    return found;
+  }
+}
