@@ -4,6 +4,7 @@ import { Command, CommanderError } from "commander";
 import * as ask from "./ask.ts";
 import * as bench from "./bench.ts";
 import * as build from "./build.ts";
+import * as chaos from "./chaos.ts";
 import * as checkExact from "./check-exact.ts";
 import * as checkModel from "./check-model.ts";
 import { CliError, messageOf } from "./cli-error.ts";
@@ -30,7 +31,7 @@ const program = new Command("pelagic")
   .exitOverride();
 
 // Sub-commands copy the settings above when they are made.
-for (const command of [up, ask, status, drain, down, build, test, checkModel, checkExact, bench]) command.register(program);
+for (const command of [up, ask, status, drain, down, build, test, checkModel, checkExact, chaos, bench]) command.register(program);
 
 // A reader that went away (`| head`) is no reason to leave a stack half stopped.
 for (const stream of [process.stdout, process.stderr]) stream.on("error", () => undefined);

@@ -1,0 +1,83 @@
+// ./pelagic chaos: the real stack under load, struck at named points of its protocol; every answer must stay what it was.
+import { Option, type Command } from "commander";
+import { chaosDefaults, onlyChoices, runChaos, type ChaosReport, type Only } from "./chaos/run.ts";
+import { onInterrupt } from "./interrupt.ts";
+import { prepareFirst } from "./prepare.ts";
+import { count } from "./up.ts";
+import { InvalidArgumentError } from "commander";
+
+interface Options {
+  minutes: number;
+  seed: number;
+  kills?: number;
+  disconnects?: number;
+  only?: Only;
+  model?: string;
+  gateways: number;
+  prefill: number;
+  decode: number;
+  kvBlocks: number;
+  requests: number;
+  clients: number;
+  leavers: number;
+  gap: number;
+  json?: boolean;
+}
+
+export function register(program: Command): void {
+  const defaults = chaosDefaults;
+  program
+    .command("chaos")
+    .description("kill, stop and restart the processes of a real stack under load, and compare every answer with the undisturbed one")
+    .option("--minutes <m>", "at most so long, beside the undisturbed answers and the last look for leaks", positive, 3)
+    .option("--seed <n>", "of requests and strikes", count(0), defaults.seed)
+    .option("--kills <n>", "stop after so many strikes", count(1))
+    .option("--disconnects <n>", "so many clients leave in mid-answer at most", count(1))
+    .addOption(new Option("--only <what>", "only this").choices(onlyChoices))
+    .option("--model <dir>", "a Hugging Face model folder (default: the one in models/)")
+    .option("--gateways <n>", "gateways", count(1, 16), defaults.gateways)
+    .option("--prefill <n>", "prefill workers", count(0, 16), defaults.prefill)
+    .option("--decode <n>", "decode workers", count(1, 16), defaults.decode)
+    .option("--kv-blocks <n>", "KV blocks of 64 tokens in each worker; few make it preempt", count(8), defaults.kvBlocks)
+    .option("--requests <n>", "different requests", count(8, 10_000), defaults.requests)
+    .option("--clients <n>", "clients that stay", count(1, 500), defaults.stayers)
+    .option("--leavers <n>", "clients that leave", count(0, 500), defaults.leavers)
+    .option("--gap <ms>", "between two strikes, in the mean", count(0, 600_000), defaults.meanGapMs)
+    .option("--json", "print the report as JSON")
+    .addHelpText(
+      "after",
+      "\nExample:\n  ./pelagic chaos --minutes 3 --json\n\nExit code 1 on any violation, with the request and the log lines that name it.",
+    )
+    .action(async (options: Options) => {
+      await prepareFirst();
+      const report = await runChaos({
+        ...defaults,
+        ...options,
+        stayers: options.clients,
+        meanGapMs: options.gap,
+        onProgress: (text) => process.stderr.write(`  ${text}\n`),
+        signal: onInterrupt(() => undefined),
+      });
+      process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : format(report));
+      process.exitCode = report.ok ? 0 : 1;
+    });
+}
+
+function positive(text: string): number {
+  const value = Number(text);
+  if (!(value > 0)) throw new InvalidArgumentError("a number above 0");
+  return value;
+}
+
+function format(report: ChaosReport): string {
+  const lines = [
+    `${report.strikes.total} strikes (${report.strikes.workerKills} workers killed), ${report.disconnects} disconnects, ${report.resumes.lost + report.resumes.moved} resumes in ${Math.round(report.seconds)} s`,
+    `${report.pool.answered} of ${report.pool.requests} requests answered exactly, ${report.pool.resumedEither} of them after a resume`,
+    ...(report.storm
+      ? [`storm: ${report.storm.dispatched} streams dropped, new requests answered after ${report.storm.answerSeconds.join(", ")} s`]
+      : []),
+    ...report.violations.map((violation) => `VIOLATION ${violation.requestId ?? ""} ${violation.what}`),
+    report.ok ? "everything as if nothing had happened" : `NOT AS IT SHOULD BE (logs: ${report.logs})`,
+  ];
+  return `${lines.join("\n")}\n`;
+}
