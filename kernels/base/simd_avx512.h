@@ -21,11 +21,22 @@ struct F32x16 {
   static F32x16 load(const float* p) { return {_mm512_loadu_ps(p)}; }
   static F32x16 load_first(const float* p, int n) { return {_mm512_maskz_loadu_ps(lane_mask(n), p)}; }
   static F32x16 load_bf16(const std::uint16_t* p) {
+    // Each number to the upper half of its lane, zeros below: one operation, where widening and shifting are two on the
+    // units that multiply.
+    const __m512i upper = _mm512_set_epi16(15, 0, 14, 0, 13, 0, 12, 0, 11, 0, 10, 0, 9, 0, 8, 0, 7, 0, 6, 0, 5, 0, 4, 0,
+                                           3, 0, 2, 0, 1, 0, 0, 0);
     const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
-    return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))};
+    return {_mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAA, upper, _mm512_castsi256_si512(bits)))};
   }
   void store(float* p) const { _mm512_storeu_ps(p, v); }
   void store_first(float* p, int n) const { _mm512_mask_storeu_ps(p, lane_mask(n), v); }
+  // Lanes [4i, 4i + 4) to p + i * stride, i in [0, 4).
+  void store_quarters(float* p, std::int64_t stride) const {
+    _mm_storeu_ps(p, _mm512_castps512_ps128(v));
+    _mm_storeu_ps(p + stride, _mm512_extractf32x4_ps(v, 1));
+    _mm_storeu_ps(p + 2 * stride, _mm512_extractf32x4_ps(v, 2));
+    _mm_storeu_ps(p + 3 * stride, _mm512_extractf32x4_ps(v, 3));
+  }
   // Lanes [0, n) of a, the others of b.
   static F32x16 first_of(int n, F32x16 a, F32x16 b) { return {_mm512_mask_blend_ps(lane_mask(n), b.v, a.v)}; }
   // Lane i + lane i+8.
@@ -45,6 +56,36 @@ inline F32x16 min_of(F32x16 a, F32x16 b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline F32x16 max_of(F32x16 a, F32x16 b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline F32x16 zero_where_below(F32x16 a, F32x16 b, F32x16 c) {
   return {_mm512_maskz_mov_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_NLT_UQ), c.v)};
+}
+
+// out[4i + j] = sum_lanes (simd.h) of x[i][j]: two vectors halved and joined at a time, the same tree for each.
+inline F32x16 sum_lanes_of_16(const F32x16 (&x)[4][4]) {
+  const auto join = [](__m512 a, __m512 b, auto low, auto high) { return _mm512_add_ps(low(a, b), high(a, b)); };
+  const auto halves = [&](__m512 a, __m512 b) {  // a: lane i + i+8, then b
+    return join(
+        a, b, [](__m512 p, __m512 q) { return _mm512_shuffle_f32x4(p, q, 0x44); },
+        [](__m512 p, __m512 q) { return _mm512_shuffle_f32x4(p, q, 0xEE); });
+  };
+  const auto quarters = [&](__m512 a, __m512 b) {  // each half of a, then of b: lane i + i+4
+    return join(
+        a, b, [](__m512 p, __m512 q) { return _mm512_shuffle_f32x4(p, q, 0x88); },
+        [](__m512 p, __m512 q) { return _mm512_shuffle_f32x4(p, q, 0xDD); });
+  };
+  const auto pairs = [&](__m512 a, __m512 b) {
+    return join(
+        a, b, [](__m512 p, __m512 q) { return _mm512_shuffle_ps(p, q, 0x44); },
+        [](__m512 p, __m512 q) { return _mm512_shuffle_ps(p, q, 0xEE); });
+  };
+  const auto singles = [&](__m512 a, __m512 b) {
+    return join(
+        a, b, [](__m512 p, __m512 q) { return _mm512_shuffle_ps(p, q, 0x88); },
+        [](__m512 p, __m512 q) { return _mm512_shuffle_ps(p, q, 0xDD); });
+  };
+  // The order in which they are joined puts sum i in lane i: see each step's comment.
+  const auto four = [&](int j) {  // 128-bit lane i: four numbers of x[i][j]
+    return quarters(halves(x[0][j].v, x[1][j].v), halves(x[2][j].v, x[3][j].v));
+  };
+  return {singles(pairs(four(0), four(1)), pairs(four(2), four(3)))};
 }
 
 // Even lanes a*b - c, odd lanes a*b + c.

@@ -27,8 +27,8 @@ constexpr int kCopyStride = kBlockK + 16;
 constexpr int kMaxGroupPanels = 8;
 constexpr std::size_t kGroupFloats = 512 * 1024 / sizeof(float);
 
-// total[row][vector] += runs of k in [0, k_count), over adjacent vectors of one panel.
-template <int ROWS, int VECTORS>
+// total[row][vector] += runs of k in [0, k_count), over adjacent vectors of one panel. FIRST: total is 0 before.
+template <int ROWS, int VECTORS, bool FIRST>
 inline __attribute__((always_inline)) void accumulate(const float* a, std::int64_t lda, const float* w, int k_count,
                                                       F32x16 (&total)[ROWS][VECTORS]) {
   for (int run = 0; run < k_count; run += kGemmRun) {
@@ -53,25 +53,33 @@ inline __attribute__((always_inline)) void accumulate(const float* a, std::int64
         for (int v = 0; v < VECTORS; ++v) acc[r][v] = fma(x, weights[v], acc[r][v]);
       }
     }
+    const bool first = FIRST && run == 0;
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 16
-      for (int v = 0; v < VECTORS; ++v) total[r][v] = total[r][v] + acc[r][v];
+      for (int v = 0; v < VECTORS; ++v) total[r][v] = (first ? F32x16::zero() : total[r][v]) + acc[r][v];
   }
 }
 
-// C (+ residual) at one row and 16 columns, or as many as C has.
-inline void write_out(const GemmCall& call, int row, int column, F32x16 total) {
-  float* c = call.c + row * call.ldc + column;
-  const int columns = std::min(16, call.w->n() - column);
-  if (columns <= 0) return;
-  if (columns == 16) {
-    if (call.residual != nullptr) total = F32x16::load(call.residual + row * call.ld_residual + column) + total;
-    total.store(c);
-  } else {
-    if (call.residual != nullptr)
-      total = F32x16::load_first(call.residual + row * call.ld_residual + column, columns) + total;
-    total.store_first(c, columns);
+// C (+ residual) at ROWS rows and VECTORS * 16 columns, or as many as C has.
+template <int ROWS, int VECTORS>
+inline void write_out(const GemmCall& call, int row, int column, const F32x16 (&total)[ROWS][VECTORS]) {
+  for (int v = 0; v < VECTORS; ++v) {
+    const int columns = std::min(16, call.w->n() - column - v * 16);
+    if (columns <= 0) return;
+    for (int r = 0; r < ROWS; ++r) {
+      float* c = call.c + (row + r) * call.ldc + column + v * 16;
+      F32x16 sum = total[r][v];
+      if (call.residual != nullptr) {
+        const float* residual = call.residual + (row + r) * call.ld_residual + column + v * 16;
+        sum = (columns == 16 ? F32x16::load(residual) : F32x16::load_first(residual, columns)) + sum;
+      }
+      if (columns == 16) {
+        sum.store(c);
+      } else {
+        sum.store_first(c, columns);
+      }
+    }
   }
 }
 
@@ -84,9 +92,8 @@ void few_rows(const GemmCall& call, int panel_begin, int panel_end) {
       F32x16 total[ROWS][kVectors];
       for (auto& row_total : total)
         for (F32x16& one : row_total) one = F32x16::zero();
-      accumulate<ROWS, kVectors>(call.a, call.lda, call.w->panel(panel) + vector * 16, call.w->k(), total);
-      for (int r = 0; r < ROWS; ++r)
-        for (int v = 0; v < kVectors; ++v) write_out(call, r, panel * kPanelColumns + (vector + v) * 16, total[r][v]);
+      accumulate<ROWS, kVectors, false>(call.a, call.lda, call.w->panel(panel) + vector * 16, call.w->k(), total);
+      write_out(call, 0, panel * kPanelColumns + vector * 16, total);
     }
   }
 }
@@ -98,24 +105,23 @@ void row_block(const GemmCall& call, int row, int panel_begin, int panel_end) {
   alignas(64) float a[ROWS * kCopyStride];
   F32x16 totals[kMaxGroupPanels * kTilesPerPanel][ROWS][kTileVectors];
   const int tiles = (panel_end - panel_begin) * kTilesPerPanel;
-  for (int tile = 0; tile < tiles; ++tile)
-    for (auto& row_total : totals[tile])
-      for (F32x16& one : row_total) one = F32x16::zero();
   for (int k = 0; k < call.w->k(); k += kBlockK) {
     const int k_count = std::min(kBlockK, call.w->k() - k);
+    const bool last = k + k_count == call.w->k();
     for (int r = 0; r < ROWS; ++r)
       std::memcpy(a + r * kCopyStride, call.a + (row + r) * call.lda + k,
                   static_cast<std::size_t>(k_count) * sizeof(float));
     for (int tile = 0; tile < tiles; ++tile) {
       const float* w = call.w->panel(panel_begin + tile / kTilesPerPanel) +
                        static_cast<std::size_t>(k) * kPanelColumns + tile % kTilesPerPanel * kTileVectors * 16;
-      accumulate<ROWS, kTileVectors>(a, kCopyStride, w, k_count, totals[tile]);
+      if (k == 0) {
+        accumulate<ROWS, kTileVectors, true>(a, kCopyStride, w, k_count, totals[tile]);
+      } else {
+        accumulate<ROWS, kTileVectors, false>(a, kCopyStride, w, k_count, totals[tile]);
+      }
+      if (last) write_out(call, row, panel_begin * kPanelColumns + tile * kTileVectors * 16, totals[tile]);
     }
   }
-  for (int tile = 0; tile < tiles; ++tile)
-    for (int r = 0; r < ROWS; ++r)
-      for (int v = 0; v < kTileVectors; ++v)
-        write_out(call, row + r, panel_begin * kPanelColumns + (tile * kTileVectors + v) * 16, totals[tile][r][v]);
 }
 
 // Calls row_block<rows> for rows in [1, kTileRows].

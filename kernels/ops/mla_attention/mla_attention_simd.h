@@ -64,10 +64,11 @@ inline F32x16 load_first_lanes(const bfloat16_bits* p, int lanes) {
 }
 
 // Dot products of QUERIES heads with kScoreKeys keys. Lane i is chain i. PREFETCH: also fetches the next kScoreKeys
-// keys.
+// keys, and the first of those at `next`, in the tile after this one, unless it is null: update_block fetches the
+// others, so that the reading is spread over all of the arithmetic.
 template <int QUERIES, bool PREFETCH, class Element>
-void score_block(const float* q, std::int64_t q_stride, const Element* keys, int width, float scale, float* scores,
-                 std::int64_t score_stride) {
+void score_block(const float* q, std::int64_t q_stride, const Element* keys, [[maybe_unused]] const Element* next,
+                 int width, float scale, float* scores, std::int64_t score_stride) {
   F32x16 acc[QUERIES][kScoreKeys];
 #pragma GCC unroll 8
   for (int i = 0; i < QUERIES; ++i)
@@ -78,8 +79,10 @@ void score_block(const float* q, std::int64_t q_stride, const Element* keys, int
     F32x16 key[kScoreKeys];
 #pragma GCC unroll 8
     for (int j = 0; j < kScoreKeys; ++j) {
-      if constexpr (PREFETCH)
+      if constexpr (PREFETCH) {
         _mm_prefetch(reinterpret_cast<const char*>(keys + (j + kScoreKeys) * width + d), _MM_HINT_T0);
+        if (j == 0 && next != nullptr) _mm_prefetch(reinterpret_cast<const char*>(next + d), _MM_HINT_T1);
+      }
       key[j] = load_lanes(keys + j * width + d);
     }
 #pragma GCC unroll 8
@@ -91,44 +94,48 @@ void score_block(const float* q, std::int64_t q_stride, const Element* keys, int
   }
   if (d < width) {
     const int lanes = width - d;
+#pragma GCC unroll 8
     for (int i = 0; i < QUERIES; ++i) {
       const F32x16 x = F32x16::load_first(q + i * q_stride + d, lanes);
+#pragma GCC unroll 8
       for (int j = 0; j < kScoreKeys; ++j)
         acc[i][j] =
             F32x16::first_of(lanes, fma(x, load_first_lanes(keys + j * width + d, lanes), acc[i][j]), acc[i][j]);
     }
   }
-#pragma GCC unroll 8
-  for (int i = 0; i < QUERIES; ++i) {
-    const __m128 dots = sum_lanes_of_4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]);
-    _mm_storeu_ps(scores + i * score_stride, _mm_mul_ps(dots, _mm_set1_ps(scale)));
+  if constexpr (QUERIES == 4 && kScoreKeys == 4) {
+    (sum_lanes_of_16(acc) * F32x16::splat(scale)).store_quarters(scores, score_stride);
+  } else {
+    for (int i = 0; i < QUERIES; ++i) {
+      const __m128 dots = sum_lanes_of_4(acc[i][0], acc[i][1], acc[i][2], acc[i][3]);
+      _mm_storeu_ps(scores + i * score_stride, _mm_mul_ps(dots, _mm_set1_ps(scale)));
+    }
   }
 }
 
-// Scores -> weights p of one query's `keys` keys of a tile, and its running maximum, sum and correction.
-inline void softmax_step(float* scores, int keys, float& maximum, float& sum, float& correction) {
-  constexpr int kVectors = kBlockRows / 16;
+// The largest score of one query's `keys` keys of a tile. Later keys are given a score whose weight is 0.
+inline float tile_maximum(float* scores, int keys) {
   const F32x16 lowest = F32x16::splat(-std::numeric_limits<float>::infinity());
-  F32x16 p[kVectors];
   F32x16 largest = lowest;
-  for (int v = 0; v < kVectors; ++v) {
-    const int lanes = std::clamp(keys - 16 * v, 0, 16);
-    p[v] = F32x16::first_of(lanes, F32x16::load(scores + 16 * v),
-                            lowest);  // later keys get p = 0 and leave the sum as it is
-    largest = max_of(p[v], largest);
+  for (int first = 0; first < kBlockRows; first += 16) {
+    const int lanes = std::clamp(keys - first, 0, 16);
+    const F32x16 x = F32x16::first_of(lanes, F32x16::load(scores + first), lowest);
+    if (lanes < 16) x.store(scores + first);
+    largest = max_of(x, largest);
   }
-  const float tile_maximum = max_lanes(largest);
-  const float new_maximum = tile_maximum > maximum ? tile_maximum : maximum;
-  const F32x16 shift = F32x16::splat(new_maximum);
+  return max_lanes(largest);
+}
+
+// Scores -> weights of one query and tile; returns their sum.
+inline float softmax_weights(float* scores, float maximum) {
+  const F32x16 shift = F32x16::splat(maximum);
   F32x16 chains = F32x16::zero();
-  for (int v = 0; v < kVectors; ++v) {
-    p[v] = softmax_exp(p[v] - shift);
-    chains = chains + p[v];
-    p[v].store(scores + 16 * v);
+  for (int first = 0; first < kBlockRows; first += 16) {
+    const F32x16 p = softmax_exp(F32x16::load(scores + first) - shift);
+    chains = chains + p;
+    p.store(scores + first);
   }
-  correction = softmax_exp_f32(maximum - new_maximum);
-  sum = sum * correction + sum_lanes(chains);
-  maximum = new_maximum;
+  return sum_lanes(chains);
 }
 
 // u = u * correction, then u = fma(p_j, c_j, u) for j ascending: QUERIES heads x VECTORS * 16 columns, or `lanes`
@@ -146,7 +153,9 @@ void update_block(const float (*p)[kBlockRows], const float* correction, const E
     F32x16 latent[VECTORS];
 #pragma GCC unroll 8
     for (int v = 0; v < VECTORS; ++v) {
-      if (next != nullptr) _mm_prefetch(reinterpret_cast<const char*>(next + j * width + 16 * v), _MM_HINT_T1);
+      const bool new_line = v * 16 * sizeof(Element) % 64 == 0;
+      if (next != nullptr && new_line && j % kScoreKeys != 0)
+        _mm_prefetch(reinterpret_cast<const char*>(next + j * width + 16 * v), _MM_HINT_T1);
       latent[v] = load(latents + j * width + 16 * v);
     }
 #pragma GCC unroll 8
@@ -190,7 +199,7 @@ inline void for_head_blocks(int head_begin, int head_end, Fn&& fn) {
 }
 
 template <bool PREFETCH, class Element>
-void score_tile(Group& group, const Element* tile, int first_key, int first_row, int tile_keys) {
+void score_tile(Group& group, const Element* tile, const Element* next, int first_key, int first_row, int tile_keys) {
   for (int begin = 0; begin < tile_keys; begin += kKeysInL1) {
     for (int row = first_row; row < group.row_end; ++row) {
       // Rounded up to whole score blocks: scores past the row's keys (always rows of this same block) are never used.
@@ -199,7 +208,8 @@ void score_tile(Group& group, const Element* tile, int first_key, int first_row,
         const int query = group.query(row, head);
         for (int j = begin; j < end; j += kScoreKeys)
           score_block<N, PREFETCH>(group.q(row, head), group.call.q_head_stride, tile + j * group.width(),
-                                   group.width(), group.call.scale, &group.scores[query][j], kBlockRows);
+                                   next == nullptr ? nullptr : next + j * group.width(), group.width(),
+                                   group.call.scale, &group.scores[query][j], kBlockRows);
       });
     }
   }
@@ -230,13 +240,27 @@ void update_tile(Group& group, const Element* tile, const Element* next, int fir
     update_columns<1, true>(group, tile, next, first_key, first_row, column, group.column_end - column);
 }
 
+// Scores -> weights of a tile, and each query's running maximum, sum and correction. Step by step for all queries, as
+// each step alone is a chain of dependent operations.
 void softmax_tile(Group& group, int first_key, int first_row) {
-  for (int row = first_row; row < group.row_end; ++row) {
-    for (int head = group.head_begin; head < group.head_end; ++head) {
-      const int query = group.query(row, head);
-      softmax_step(group.scores[query], group.keys_of(row, first_key), group.maximum[query], group.sum[query],
-                   group.correction[query]);
-    }
+  const int begin = group.query(first_row, group.head_begin);
+  const int end = group.query(group.row_end, group.head_begin);
+  float old_maximum[kGroupQueries];
+  for (int query = begin; query < end; ++query) {
+    const int row = group.row_begin + query / group.heads();
+    const float largest = tile_maximum(group.scores[query], group.keys_of(row, first_key));
+    old_maximum[query] = group.maximum[query];
+    if (largest > group.maximum[query]) group.maximum[query] = largest;
+  }
+  for (int query = begin; query < end; query += 16) {
+    const int lanes = std::min(16, end - query);
+    const F32x16 drop =
+        F32x16::load_first(old_maximum + query, lanes) - F32x16::load_first(group.maximum + query, lanes);
+    softmax_exp(drop).store_first(group.correction + query, lanes);
+  }
+  for (int query = begin; query < end; ++query) {
+    const float sum = softmax_weights(group.scores[query], group.maximum[query]);
+    group.sum[query] = group.sum[query] * group.correction[query] + sum;
   }
 }
 
@@ -273,7 +297,7 @@ const std::byte* block_at(const MlaAttentionCall& call, int key) {
 // All rows of the group over one tile of keys. next: the tile after it, to be fetched ahead, or null.
 template <bool PREFETCH, class Element>
 void attend_tile(Group& group, const Element* tile, const Element* next, int first_key, int first_row) {
-  score_tile<PREFETCH>(group, tile, first_key, first_row, group.keys_of(group.row_end - 1, first_key));
+  score_tile<PREFETCH>(group, tile, next, first_key, first_row, group.keys_of(group.row_end - 1, first_key));
   softmax_tile(group, first_key, first_row);
   update_tile(group, tile, next, first_key, first_row);
 }
@@ -327,7 +351,8 @@ void scores_of_row(const MlaAttentionCall& call, int row, int head_begin, int he
     const Element* keys = reinterpret_cast<const Element*>(block_at(call, key)) + key % kBlockRows * width;
     for_head_blocks<kScoreQueries>(head_begin, head_end, [&]<int N>(int head) {
       score_block<N, true>(call.q + row * call.q_row_stride + head * call.q_head_stride, call.q_head_stride, keys,
-                           width, call.scale, scores + (head - head_begin) * ld_scores + key, ld_scores);
+                           static_cast<const Element*>(nullptr), width, call.scale,
+                           scores + (head - head_begin) * ld_scores + key, ld_scores);
     });
   }
 }
