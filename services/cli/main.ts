@@ -10,6 +10,7 @@ import * as checkModel from "./check-model.ts";
 import { CliError, messageOf } from "./cli-error.ts";
 import * as down from "./down.ts";
 import * as drain from "./drain.ts";
+import * as simulate from "./simulate.ts";
 import * as status from "./status.ts";
 import * as test from "./test.ts";
 import { inTree } from "./tree.ts";
@@ -31,7 +32,8 @@ const program = new Command("pelagic")
   .exitOverride();
 
 // Sub-commands copy the settings above when they are made.
-for (const command of [up, ask, status, drain, down, build, test, checkModel, checkExact, chaos, bench]) command.register(program);
+for (const command of [up, ask, status, drain, down, build, test, checkModel, checkExact, chaos, bench, simulate])
+  command.register(program);
 
 // A reader that went away (`| head`) is no reason to leave a stack half stopped.
 for (const stream of [process.stdout, process.stderr]) stream.on("error", () => undefined);

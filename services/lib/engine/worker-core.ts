@@ -23,6 +23,8 @@ export interface WorkerOptions {
   engine: EngineConfig;
   metricsPort?: number;
   freshId?: FreshId;
+  /** As `status` shows it; this process's unless given. */
+  pid?: number;
 }
 
 /** Kept back of drainMs for what comes after draining. */
@@ -197,7 +199,7 @@ export class WorkerCore {
       },
       kvBytesPerToken: this.runner.rowBytes * this.runner.info.layerCount,
       ...(this.options.metricsPort === undefined ? {} : { metricsPort: this.options.metricsPort }),
-      pid: process.pid,
+      pid: this.options.pid ?? process.pid,
     };
   }
 }

@@ -34,7 +34,10 @@ export class SimWorker {
   readonly core: WorkerCore;
   readonly rows: RowServer;
   readonly decode: DecodeWorker | null;
+  readonly runner: SimRunner;
   readonly baselineSubscriptions: number;
+  /** Transfers to this worker that were given up. */
+  failedTransfers = 0;
   private readonly buses: SimBus[];
   private readonly broker: Broker;
 
@@ -45,6 +48,7 @@ export class SimWorker {
     const control = broker.connect(this.node);
     const data = broker.connect(this.node);
     this.buses = [control, data];
+    this.runner = new SimRunner(scenario.kvBlocks, this.node, scenario);
     this.core = new WorkerCore(
       {
         service,
@@ -61,8 +65,9 @@ export class SimWorker {
           maxWaiting: 16,
         },
         freshId: (bytes) => random.hex(bytes),
+        pid: 1,
       },
-      new SimRunner(scenario.kvBlocks, this.node, scenario),
+      this.runner,
       identity,
       control,
       this.node,
@@ -75,6 +80,11 @@ export class SimWorker {
             receiveBudgetBytes: scenario.receiveBudgetBytes,
           })
         : null;
+    if (this.decode) {
+      this.decode.onTransferEnd = ({ outcome }) => {
+        if (outcome === "failed") this.failedTransfers++;
+      };
+    }
     this.rows = new RowServer(this.core, control, data, { servesWhileDraining: this.role === "decode" });
     this.core.ready();
     this.baselineSubscriptions = broker.subscriptionsOf(this.node);

@@ -87,6 +87,13 @@ export function makeScenario(seed: number): Scenario {
   const prefill = random.between(1, 2);
   const slow = random.chance(0.3);
   const requests = Array.from({ length: random.between(2, 7) }, (_, i) => makeRequest(random, i));
+  // One asks what another asked: its prompt is cached to the last block.
+  const [twin, original] = [random.pick(requests), random.pick(requests)];
+  if (twin !== original && random.chance(0.5)) {
+    const promptTokens = random.chance(0.5) ? 64 * random.between(1, 4) : original.promptTokens;
+    Object.assign(original, { promptTokens });
+    Object.assign(twin, { ...original, id: twin.id, atMs: original.atMs + random.between(0, 900), leavesAfter: null });
+  }
   const scenario: Scenario = {
     seed,
     gateways: random.between(1, 2),

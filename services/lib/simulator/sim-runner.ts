@@ -25,6 +25,8 @@ export class SimRunner implements ModelRunner {
   private readonly blockCount: number;
   private readonly cache: Uint32Array;
   private readonly pace: Pace;
+  /** Rows computed so far, in all steps. */
+  rows = 0;
 
   /** Without a clock, no time passes. */
   constructor(blockCount: number, clock: Clock | null, pace: Pace) {
@@ -40,6 +42,7 @@ export class SimRunner implements ModelRunner {
     let current = work;
     for (;;) {
       const rows = current.reduce((sum, { tokens }) => sum + tokens.length, 0);
+      this.rows += rows;
       for (let layer = 0; layer < layerCount; layer++) {
         for (const sequence of current) this.computeLayer(layer, sequence);
         await this.pass((this.pace.callMs + rows * this.pace.rowMs) / layerCount);

@@ -87,10 +87,18 @@ export class Node implements Clock {
   private jumpedMs = 0;
   private backlog: (() => void)[] | null = null;
   alive = true;
+  /** World time since when nothing has been wrong with it; in the future while something is. */
+  wellSinceMs: number;
 
   constructor(world: World, id: string) {
     this.world = world;
     this.id = id;
+    this.wellSinceMs = world.nowMs;
+  }
+
+  /** Something is wrong with it for so long. */
+  unwell(durationMs: number): void {
+    this.wellSinceMs = Math.max(this.wellSinceMs, this.world.nowMs + durationMs);
   }
 
   nowMs(): number {

@@ -1,0 +1,65 @@
+// ./pelagic simulate --mutants: puts each one-line bug into a copy of the compiled code and runs the simulation there until it fails.
+import { spawn } from "node:child_process";
+import { cpSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import { type Mutant, mutants } from "../lib/simulator/mutants.ts";
+import { CliError } from "./cli-error.ts";
+import { inTree } from "./tree.ts";
+
+/** So many seeds must be enough to find any of them. */
+const seedsEach = 3_000;
+const boundMs = 300_000;
+
+interface Verdict {
+  name: string;
+  verdict: "found" | "survived" | "stale";
+  seconds: number;
+}
+
+export async function runMutants({ json, threads }: { json: boolean; threads: number | undefined }): Promise<void> {
+  const base = inTree("build", "mutants");
+  const verdicts: Verdict[] = [];
+  const waiting = [...mutants.entries()];
+  const lane = async () => {
+    for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
+      const [index, mutant] = next;
+      const begunMs = performance.now();
+      const verdict = await judge(mutant, join(base, String(index)));
+      verdicts.push({ name: mutant.name, verdict, seconds: Math.round((performance.now() - begunMs) / 100) / 10 });
+      if (!json) process.stdout.write(`${verdict.padEnd(9)} ${mutant.name} (${verdicts.at(-1)?.seconds} s)\n`);
+    }
+  };
+  try {
+    await Promise.all(Array.from({ length: threads ?? availableParallelism() }, lane));
+  } finally {
+    rmSync(base, { recursive: true, force: true });
+  }
+  const wrong = verdicts.filter(({ verdict }) => verdict !== "found");
+  if (json) process.stdout.write(`${JSON.stringify({ mutants: mutants.length, found: mutants.length - wrong.length, verdicts })}\n`);
+  else process.stdout.write(`${mutants.length - wrong.length} of ${mutants.length} mutants found\n`);
+  if (wrong.length > 0) throw new CliError(`not found: ${wrong.map(({ name, verdict }) => `${name} (${verdict})`).join("; ")}`);
+}
+
+async function judge({ file, find, replace }: Mutant, folder: string): Promise<Verdict["verdict"]> {
+  // Inside the tree, so that packages are found; only the services, without their maps.
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder, { recursive: true });
+  cpSync(inTree("dist", "services"), join(folder, "services"), { recursive: true, filter: (path) => !path.endsWith(".map") });
+  const path = join(folder, "services", file);
+  const text = readFileSync(path, "utf8");
+  if (text.split(find).length !== 2) return "stale";
+  writeFileSync(
+    path,
+    text.replace(find, () => replace),
+  );
+  const failed = await new Promise<boolean>((resolve, reject) => {
+    const args = [join(folder, "services", "lib", "simulator", "until-failure.js"), String(seedsEach)];
+    const child = spawn(process.execPath, args, { stdio: ["ignore", "ignore", "ignore"], timeout: boundMs, killSignal: "SIGKILL" });
+    child.on("error", reject);
+    // Not only a reported violation: a mutant that crashes or hangs the simulation is found as well.
+    child.on("exit", (code) => resolve(code !== 0));
+  });
+  rmSync(folder, { recursive: true, force: true });
+  return failed ? "found" : "survived";
+}

@@ -1,0 +1,213 @@
+// One-line bugs of the protocol. Each is put into a copy of the compiled code, and the simulation must fail on it: a check that cannot fail
+// checks nothing. `find` must occur exactly once in the compiled file.
+
+export interface Mutant {
+  name: string;
+  /** Under services/, as compiled. */
+  file: string;
+  find: string;
+  replace: string;
+}
+
+const receiver = "lib/engine/transfer-receiver.js";
+const sender = "lib/engine/transfer-sender.js";
+const decode = "lib/engine/decode-worker.js";
+const rows = "lib/engine/row-server.js";
+const credits = "lib/engine/credit-budget.js";
+const engine = "lib/engine/engine.js";
+const client = "gateway/dispatch-client.js";
+const view = "gateway/state-view.js";
+
+export const mutants: readonly Mutant[] = [
+  {
+    name: "a frame's checksum is not looked at",
+    file: "lib/contracts/frame.js",
+    find: "if (payloadChecksum !== xxh64(",
+    replace: "if (false && payloadChecksum !== xxh64(",
+  },
+  {
+    name: "a message's checksum is not looked at",
+    file: "lib/contracts/wire.js",
+    find: "if (crc32(data.subarray(headBytes)) !== head.getUint32(4, true))",
+    replace: "if (false)",
+  },
+  {
+    name: "a layer more than the others counts as whole",
+    file: receiver,
+    find: "Math.min(...this.nextRow)",
+    replace: "Math.max(...this.nextRow)",
+  },
+  {
+    name: "a repeated frame is not recognised",
+    file: receiver,
+    find: "if (header.sequence < this.frames)",
+    replace: "if (false)",
+  },
+  {
+    name: "a frame that comes too early is taken for the next",
+    file: receiver,
+    find: "if (header.sequence > this.frames)",
+    replace: "if (false)",
+  },
+  {
+    name: "frames are sent again from the one after the lost",
+    file: sender,
+    find: "this.sentFrames = fromFrame;",
+    replace: "this.sentFrames = fromFrame + 1;",
+  },
+  {
+    name: "one frame more than arrived is forgotten",
+    file: rows,
+    find: "transfer.sender.acknowledge(body.receivedFrames);",
+    replace: "transfer.sender.acknowledge(body.receivedFrames + 1);",
+  },
+  { name: "a received frame gives no credit back", file: credits, find: "this.outstanding -= bytes;", replace: "" },
+  {
+    name: "a transfer that ends gives no credit back",
+    file: credits,
+    find: "this.outstanding -= grant.granted - grant.received;",
+    replace: "",
+  },
+  { name: "credit is granted beyond the rest", file: credits, find: "grant.granted += raise;", replace: "grant.granted += 2 * raise;" },
+  {
+    name: "the sender frees when it has computed, not when all has arrived",
+    file: rows,
+    find: 'if (end.kind === "error")',
+    replace: 'if (end.kind === "rows-done") this.free(id, new PelagicError("cancelled", "done")); else',
+  },
+  {
+    name: "the transfer counts as complete with its first frame",
+    file: decode,
+    find: "if (!transfer.receiver.complete)",
+    replace: "if (false)",
+  },
+  {
+    name: "rows of a transfer that was given up count as whole",
+    file: decode,
+    find: 'this.endTransfer(attempt, "abort");\n        this.findRows(attempt, rows);',
+    replace: 'this.endTransfer(attempt, "abort");\n        this.findRows(attempt, transfer.source.endRow);',
+  },
+  { name: "nobody stops listening for frames", file: decode, find: "transfer.unsubscribe();", replace: "" },
+  {
+    name: "nobody stops listening for credits",
+    file: rows,
+    find: "this.transfers.get(id)?.unsubscribe();",
+    replace: "",
+  },
+  {
+    name: "a request that ends leaves its transfer open",
+    file: decode,
+    find: 'onEngineEnd(attempt, end) {\n        this.endTransfer(attempt, "abort");',
+    replace: "onEngineEnd(attempt, end) {",
+  },
+  {
+    name: "the gateway's lease never runs out",
+    file: decode,
+    find: "if (now > attempt.leaseUntilMs &&",
+    replace: "if (false && now > attempt.leaseUntilMs &&",
+  },
+  {
+    name: "the receiver's lease never runs out",
+    file: rows,
+    find: "if (now > transfer.leaseUntilMs &&",
+    replace: "if (false && now > transfer.leaseUntilMs &&",
+  },
+  {
+    name: "a dispatch that comes twice is admitted twice",
+    file: decode,
+    find: "if (!this.attempts.has(body.attemptId))",
+    replace: "if (true)",
+  },
+  { name: "deltas are numbered from the resume", file: decode, find: "from: attempt.firstIndex + at,", replace: "from: at," },
+  {
+    name: "a resend counts from the resume",
+    file: decode,
+    find: "Math.max(0, message.from - attempt.firstIndex)",
+    replace: "Math.max(0, message.from)",
+  },
+  {
+    name: "a draining worker is asked for the last row, too",
+    file: decode,
+    find: "endRow: Math.floor((knownTokens - 1) / kvBlockTokens) * kvBlockTokens",
+    replace: "endRow: knownTokens",
+  },
+  {
+    name: "a cancelled request keeps its blocks",
+    file: engine,
+    find: 'if (entry.phase !== "waiting")\n            this.blocks.close(id);',
+    replace: 'if (entry.phase !== "waiting" && end.kind !== "error")\n            this.blocks.close(id);',
+  },
+  {
+    name: "a cancelled request's blocks are free while a step still writes them",
+    file: engine,
+    find: "if (!this.inStep.has(id))",
+    replace: "if (true)",
+  },
+  {
+    name: "a cache hit may cover the last row",
+    file: engine,
+    find: 'entry.mode === "rows" ? entry.length : entry.length - 1',
+    replace: "entry.length",
+  },
+  {
+    name: "penalties forget the tokens before a resume",
+    file: engine,
+    find: "outputTokens: entry.tokens.subarray(request.promptLength, entry.length)",
+    replace: "outputTokens: entry.tokens.subarray(request.tokens.length, entry.length)",
+  },
+  {
+    name: "a block's name leaves most of its tokens out",
+    file: "lib/contracts/block-key.js",
+    find: "tokens.subarray(block * kvBlockTokens, (block + 1) * kvBlockTokens)",
+    replace: "tokens.subarray(block * kvBlockTokens, block * kvBlockTokens + 2)",
+  },
+  {
+    name: "a delta that overlaps is taken whole",
+    file: client,
+    find: "for (let i = this.received - body.from;",
+    replace: "for (let i = 0;",
+  },
+  {
+    name: "deltas behind a gap are taken before it",
+    file: client,
+    find: "if (from > this.received)\n                return;",
+    replace: "",
+  },
+  {
+    name: "the end is believed before all tokens are here",
+    file: client,
+    find: "if (this.endAt !== null && this.received >= this.endAt.position)",
+    replace: "if (this.endAt !== null)",
+  },
+  {
+    name: "the gateway asks again from the token after the missing one",
+    file: client,
+    find: "attemptId: this.attemptId, from: this.received, replySubject",
+    replace: "attemptId: this.attemptId, from: this.received + 1, replySubject",
+  },
+  {
+    name: "a resumed request's prompt is all it has",
+    file: client,
+    find: "promptLength: prompt.length,",
+    replace: "promptLength: known.length,",
+  },
+  {
+    name: "a lost worker's request is not sent elsewhere",
+    file: client,
+    find: "this.goElsewhere(error, null);",
+    replace: "",
+  },
+  {
+    name: "the gateway listens on after an attempt",
+    file: client,
+    find: "leaveAttempt() {\n        this.unsubscribe();",
+    replace: "leaveAttempt() {",
+  },
+  { name: "evicted blocks stay in the router's view", file: view, find: "keys.delete(key);", replace: "" },
+  {
+    name: "a gap in block events goes unnoticed",
+    file: view,
+    find: "if (state.position - state.stored.length - state.removed.length !== known)",
+    replace: "if (false)",
+  },
+];
