@@ -31,8 +31,12 @@ export function register(program: Command): void {
     .description("kill, stop and restart the processes of a real stack under load, and compare every answer with the undisturbed one")
     .option("--minutes <m>", "at most so long, beside the undisturbed answers and the last look for leaks", positive, 3)
     .option("--seed <n>", "of requests and strikes", count(0), defaults.seed)
-    .option("--kills <n>", "stop after so many strikes", count(1))
-    .option("--disconnects <n>", "so many clients leave in mid-answer at most", count(1))
+    .option(
+      "--kills <n>",
+      "end once so many workers were killed; with --only stop, restart or nats, once there were so many of those",
+      count(1),
+    )
+    .option("--disconnects <n>", "end once so many clients left in mid-answer (with --kills: once there were both)", count(1))
     .addOption(new Option("--only <what>", "only this").choices(onlyChoices))
     .option("--model <dir>", "a Hugging Face model folder (default: the one in models/)")
     .option("--gateways <n>", "gateways", count(1, 16), defaults.gateways)

@@ -13,8 +13,6 @@ export interface LoadOptions {
   /** Clients that stay, and clients that leave, each in a loop of its own. */
   stayers: number;
   leavers: number;
-  /** No one leaves any more after so many. */
-  maxDisconnects: number;
   /** The gateways' own, from the first byte to the end. */
   deadlineMs: number;
   /** Even what may be tried again counts as a failure. */
@@ -23,6 +21,7 @@ export interface LoadOptions {
 
 export interface LoadEvents {
   gatewayStruckSince(gateway: string, sinceMs: number): boolean;
+  onRefusal(what: string, sinceMs: number): void;
   onViolation(what: string, requestId: string, begunMs: number): void;
 }
 
@@ -150,6 +149,7 @@ export class Load {
         return;
       }
       count(this.retries, again.why);
+      if (again.refused) this.events.onRefusal(`${requestId} ${name} ${JSON.stringify(ending)}`, tryMs);
       // A client that begins anew has a new deadline; one that was refused has not.
       if (again.refused) boundMs = Math.max(1, this.options.deadlineMs + graceMs - (performance.now() - begunMs));
       await sleep(again.afterMs);
@@ -192,10 +192,6 @@ export class Load {
   }
 
   private async leave(): Promise<void> {
-    if (this.disconnects >= this.options.maxDisconnects) {
-      await sleep(retryGapMs);
-      return;
-    }
     const request = this.random.pick(this.pool);
     const { name, baseUrl } = this.gateway();
     const requestId = this.freshId(request);

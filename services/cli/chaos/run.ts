@@ -22,9 +22,9 @@ export type Only = (typeof onlyChoices)[number];
 export interface ChaosOptions {
   seed: number;
   minutes: number;
-  /** Ends after so many strikes, if that is sooner. */
+  /** Ends sooner, once there were so many: kills of workers, or strikes of the only kind. */
   kills?: number;
-  /** Nobody leaves any more after so many. */
+  /** And so many clients left in mid-answer. */
   disconnects?: number;
   only?: Only;
   model?: string;
@@ -48,12 +48,12 @@ export const chaosDefaults: Omit<ChaosOptions, "minutes" | "onProgress"> = {
   gateways: 2,
   prefill: 2,
   decode: 3,
-  kvBlocks: 128,
+  kvBlocks: 48,
   requests: 200,
   stayers: 10,
   leavers: 4,
   meanGapMs: 600,
-  checkEveryMs: 60_000,
+  checkEveryMs: 120_000,
 };
 
 export interface ChaosReport {
@@ -85,7 +85,7 @@ const maxOutageMs = 5_000;
 const deadlineMs = 60_000;
 const quietBoundMs = 30_000;
 const settleBoundMs = 20_000;
-const sampleMs = 1_000;
+const sampleMs = 2_000;
 const progressMs = 5_000;
 const undisturbedClients = 6;
 /** Far above what cache, weights and buffers take here, far below what a leak of each request would reach. */
@@ -139,7 +139,6 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
     striker = new Striker(stack, observer, {
       ...plan,
       seed: options.seed + 1,
-      maxStrikes: plan === nothing ? 0 : (options.kills ?? Number.POSITIVE_INFINITY),
       meanGapMs: options.meanGapMs,
       maxOutageMs,
     });
@@ -153,25 +152,29 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
         seed: options.seed,
         stayers: options.stayers,
         leavers: disconnecting ? options.leavers : 0,
-        maxDisconnects: options.disconnects ?? Number.POSITIVE_INFINITY,
         deadlineMs,
         strict: options.only === "nats",
       },
       {
         gatewayStruckSince: (gateway, sinceMs) => strikes.gatewayStruckSince(gateway, sinceMs),
         onViolation: violation,
+        onRefusal: (what, sinceMs) => options.onProgress(`REFUSED ${what} ${JSON.stringify(strikes.strikesSince(sinceMs - 5_000))}`),
       },
     );
     observer.onResume = (requestId, how) => load.noteResume(requestId, how);
     const resident: Record<string, number> = {};
-    const sample = setInterval(() => {
-      for (const { name, pid } of stack.processes) {
+    const preemptions = new Map<number, number>();
+    const sampleAll = async () => {
+      for (const { name, pid, metricsPort } of stack.processes) {
         const mib = pid === undefined ? null : residentMib(pid);
         if (mib !== null) resident[name] = Math.max(resident[name] ?? 0, Math.round(mib));
+        if (pid !== undefined && metricsPort !== undefined && /^(decode|prefill)-/.test(name)) {
+          preemptions.set(pid, Math.max(preemptions.get(pid) ?? 0, await preemptionsOf(metricsPort)));
+        }
       }
-    }, sampleMs);
+    };
+    const sample = setInterval(() => void sampleAll(), sampleMs);
     const quietSeconds: number[] = [];
-    const preemptions = { total: 0 };
     const lookForLeaks = async () => {
       strikes.paused = true;
       load.paused = true;
@@ -181,21 +184,23 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
       const { leak, seconds } = await waitUntilQuiet(stack, quietBoundMs);
       if (leak !== null) violation(`not free again within ${quietBoundMs / 1000} s: ${leak}`, undefined, restedMs);
       quietSeconds.push(round(seconds));
-      preemptions.total += await preemptionsOf(stack);
+      await sampleAll();
       load.paused = false;
       strikes.paused = false;
     };
     const endMs = performance.now() + options.minutes * 60_000;
-    const strikesAll = plan !== nothing;
-    const disconnectsAll = disconnecting && !strikesAll && options.disconnects !== undefined;
+    const killed = () => (options.only === undefined || options.only === "kill" ? strikes.workerKills : strikes.strikes);
+    const enough = () =>
+      (options.kills !== undefined || options.disconnects !== undefined) &&
+      (options.kills === undefined || killed() >= options.kills) &&
+      (options.disconnects === undefined || load.disconnects >= options.disconnects);
     const over = () =>
       stackFailed ||
       (options.signal?.aborted ?? false) ||
       violations.length >= maxViolations ||
       performance.now() >= endMs ||
       options.only === "storm" ||
-      (strikesAll && strikes.finished) ||
-      (disconnectsAll && load.disconnects >= (options.disconnects as number));
+      enough();
     const progress = setInterval(() => options.onProgress(progressLine(begunMs, strikes, load, violations)), progressMs);
     const checks = (async () => {
       for (let nextMs = performance.now() + options.checkEveryMs; !over(); await sleep(100)) {
@@ -243,7 +248,7 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
       disconnects: load.disconnects,
       requests: { byEnding: load.endings, retries: load.retries },
       resumes: load.resumes,
-      preemptions: preemptions.total,
+      preemptions: [...preemptions.values()].reduce((sum, n) => sum + n, 0),
       ttftSeconds: percentiles(load.ttftSeconds),
       longestPauseSeconds: percentiles(load.pauseSeconds),
       totalSeconds: percentiles(load.totalSeconds),
@@ -292,8 +297,6 @@ async function undisturbedAnswers(stack: Stack, pool: PoolRequest[], options: Ch
   return { answers, ttftSeconds, pauseSeconds };
 }
 
-const nothing: PlanOptions = { faults: [], roles: [] };
-
 function planFor(only: Only | undefined): PlanOptions {
   switch (only) {
     case undefined:
@@ -306,7 +309,7 @@ function planFor(only: Only | undefined): PlanOptions {
       return { faults: ["kill", "restart"], roles: ["nats"] };
     case "disconnect":
     case "storm":
-      return nothing;
+      return { faults: [], roles: [] };
   }
 }
 
@@ -322,18 +325,14 @@ function cost({ promptTokens, body }: PoolRequest): number {
   return promptTokens + 10 * (body.max_tokens as number);
 }
 
-async function preemptionsOf(stack: Stack): Promise<number> {
-  let total = 0;
-  for (const { metricsPort } of stack.processes) {
-    if (metricsPort === undefined) continue;
-    try {
-      const text = await (await fetch(`http://127.0.0.1:${metricsPort}/metrics`, { signal: AbortSignal.timeout(2_000) })).text();
-      total += parseMetrics(text).get("pelagic_preemptions_total") ?? 0;
-    } catch {
-      // Down just now: what it preempted is not counted.
-    }
+/** 0 where the worker is down just now. */
+async function preemptionsOf(metricsPort: number): Promise<number> {
+  try {
+    const response = await fetch(`http://127.0.0.1:${metricsPort}/metrics`, { signal: AbortSignal.timeout(sampleMs) });
+    return parseMetrics(await response.text()).get("pelagic_preemptions_total") ?? 0;
+  } catch {
+    return 0;
   }
-  return total;
 }
 
 function configNumber(stack: Stack, field: string): number {

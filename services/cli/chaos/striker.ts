@@ -8,8 +8,6 @@ import { countIn, type Tree } from "./tally.ts";
 
 export interface StrikerOptions extends PlanOptions {
   seed: number;
-  /** Ends after so many strikes. */
-  maxStrikes: number;
   /** Between two strikes, at random up to twice as long. */
   meanGapMs: number;
   /** An outage of NATS is at most so long before it starts again. */
@@ -22,7 +20,9 @@ interface DoneStrike {
 }
 
 /** A point that does not come within this time is left for a random moment. */
-const pointBoundMs = 3_000;
+const pointBoundMs = 2_000;
+/** So many strikes are prepared at once: each waits for its own point. */
+const lanes = 2;
 const stopRangeMs = [200, 4_000] as const;
 const randomDelayMs = 300;
 /** Within this time of a strike a gateway's clients may lose their connection or be sent away. */
@@ -49,7 +49,7 @@ export class Striker {
   private readonly pids = new Map<string, number>();
   private readonly done: DoneStrike[] = [];
   private natsBusyUntilMs = 0;
-  private waiting: { strike: Strike; who: string | null; resolve: (sighting: Sighting | null) => void } | null = null;
+  private readonly waiting = new Set<{ strike: Strike; who: string | null; resolve: (sighting: Sighting | null) => void }>();
   paused = false;
 
   constructor(stack: Stack, observer: BusObserver, options: StrikerOptions) {
@@ -59,10 +59,6 @@ export class Striker {
     this.random = new Random(options.seed);
     observer.onSighting = (sighting) => this.onSighting(sighting);
     for (const { name, pid } of stack.processes) if (pid !== undefined) this.pids.set(name, pid);
-  }
-
-  get finished(): boolean {
-    return this.strikes >= this.options.maxStrikes;
   }
 
   /** To be told of every event of the stack. */
@@ -93,14 +89,15 @@ export class Striker {
   }
 
   async run(until: () => boolean): Promise<void> {
-    while (!until() && !this.finished) {
-      await sleep(this.random.real() * 2 * this.options.meanGapMs);
-      if (this.paused) continue;
-      await this.strikeOnce(
-        nextStrike(this.random, this.options, (strike) => this.countOf(strike)),
-        until,
-      );
-    }
+    const lane = async () => {
+      while (!until()) {
+        await sleep(this.random.real() * 2 * lanes * this.options.meanGapMs);
+        if (until() || this.paused) continue;
+        const strike = nextStrike(this.random, this.options, (one) => this.countOf(one));
+        await this.strikeOnce(strike, until);
+      }
+    };
+    if (this.options.faults.length > 0) await Promise.all(Array.from({ length: lanes }, lane));
   }
 
   /** Everything that was stopped goes on. */
@@ -140,22 +137,23 @@ export class Striker {
 
   private sighted(strike: Strike, who: string | null): Promise<Sighting | null> {
     return new Promise((resolve) => {
+      const wait = { strike: { ...strike }, who, resolve: (sighting: Sighting | null) => done(sighting) };
       const timer = setTimeout(() => done(null), pointBoundMs);
       const done = (sighting: Sighting | null) => {
         clearTimeout(timer);
-        this.waiting = null;
+        this.waiting.delete(wait);
         resolve(sighting);
       };
-      this.waiting = { strike: { ...strike }, who, resolve: done };
+      this.waiting.add(wait);
     });
   }
 
   private onSighting(sighting: Sighting): void {
-    const { waiting } = this;
-    if (waiting === null || sighting.point !== waiting.strike.point) return;
-    if (waiting.who !== null && waiting.who !== sighting.decode && waiting.who !== sighting.sender) return;
-    if (waiting.strike.skip-- > 0) return;
-    waiting.resolve(sighting);
+    for (const wait of this.waiting) {
+      if (sighting.point !== wait.strike.point) continue;
+      if (wait.who !== null && wait.who !== sighting.decode && wait.who !== sighting.sender) continue;
+      if (wait.strike.skip-- <= 0) wait.resolve(sighting);
+    }
   }
 
   /** The process of this role that takes part, or any; null where striking it would leave nobody to go on. */
