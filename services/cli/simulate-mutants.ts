@@ -8,12 +8,15 @@ import { CliError } from "./cli-error.ts";
 import { inTree } from "./tree.ts";
 
 /** So many seeds must be enough to find any of them. */
-const seedsEach = 3_000;
-const boundMs = 300_000;
+const seedsEach = 2_000;
+/** Nothing is said of a mutant that takes longer. */
+const boundMs = 900_000;
 
 interface Verdict {
   name: string;
-  verdict: "found" | "survived" | "stale";
+  verdict: "found" | "survived" | "stale" | "undecided";
+  /** The seed that failed, and how; or that it crashed. */
+  how: string;
   seconds: number;
 }
 
@@ -25,8 +28,8 @@ export async function runMutants({ json, threads }: { json: boolean; threads: nu
     for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
       const [index, mutant] = next;
       const begunMs = performance.now();
-      const verdict = await judge(mutant, join(base, String(index)));
-      verdicts.push({ name: mutant.name, verdict, seconds: Math.round((performance.now() - begunMs) / 100) / 10 });
+      const { verdict, how } = await judge(mutant, join(base, String(index)));
+      verdicts.push({ name: mutant.name, verdict, how, seconds: Math.round((performance.now() - begunMs) / 100) / 10 });
       if (!json) process.stdout.write(`${verdict.padEnd(9)} ${mutant.name} (${verdicts.at(-1)?.seconds} s)\n`);
     }
   };
@@ -41,25 +44,33 @@ export async function runMutants({ json, threads }: { json: boolean; threads: nu
   if (wrong.length > 0) throw new CliError(`not found: ${wrong.map(({ name, verdict }) => `${name} (${verdict})`).join("; ")}`);
 }
 
-async function judge({ file, find, replace }: Mutant, folder: string): Promise<Verdict["verdict"]> {
+async function judge({ file, find, replace, aim }: Mutant, folder: string): Promise<Pick<Verdict, "verdict" | "how">> {
   // Inside the tree, so that packages are found; only the services, without their maps.
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
   cpSync(inTree("dist", "services"), join(folder, "services"), { recursive: true, filter: (path) => !path.endsWith(".map") });
   const path = join(folder, "services", file);
   const text = readFileSync(path, "utf8");
-  if (text.split(find).length !== 2) return "stale";
+  if (text.split(find).length !== 2) return { verdict: "stale", how: `${file} has the text ${text.split(find).length - 1} times` };
   writeFileSync(
     path,
     text.replace(find, () => replace),
   );
-  const failed = await new Promise<boolean>((resolve, reject) => {
+  const result = await new Promise<Pick<Verdict, "verdict" | "how">>((resolve, reject) => {
     const args = [join(folder, "services", "lib", "simulator", "until-failure.js"), String(seedsEach)];
-    const child = spawn(process.execPath, args, { stdio: ["ignore", "ignore", "ignore"], timeout: boundMs, killSignal: "SIGKILL" });
+    if (aim) args.push(aim.point, aim.kind);
+    const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"], timeout: boundMs, killSignal: "SIGKILL" });
+    let said = "";
+    for (const stream of [child.stdout, child.stderr])
+      stream.setEncoding("utf8").on("data", (text: string) => (said = (said + text).slice(-4_096)));
     child.on("error", reject);
-    // Not only a reported violation: a mutant that crashes or hangs the simulation is found as well.
-    child.on("exit", (code) => resolve(code !== 0));
+    // Not only a reported violation: a mutant that crashes the simulation is found as well.
+    child.on("close", (code, signal) => {
+      const how = said.trim().split("\n").at(-1) ?? "";
+      if (signal !== null) resolve({ verdict: "undecided", how: `not done within ${boundMs / 1000} s` });
+      else resolve({ verdict: code === 0 ? "survived" : "found", how });
+    });
   });
   rmSync(folder, { recursive: true, force: true });
-  return failed ? "found" : "survived";
+  return result;
 }

@@ -1,12 +1,17 @@
 // One-line bugs of the protocol. Each is put into a copy of the compiled code, and the simulation must fail on it: a check that cannot fail
 // checks nothing. `find` must occur exactly once in the compiled file.
 
+import type { ProtocolPoint } from "./protocol-points.ts";
+import type { FaultKind } from "./scenario.ts";
+
 export interface Mutant {
   name: string;
   /** Under services/, as compiled. */
   file: string;
   find: string;
   replace: string;
+  /** The fault that shows it soonest: seeds that begin with it are tried first. */
+  aim?: { point: ProtocolPoint; kind: FaultKind };
 }
 
 const receiver = "lib/engine/transfer-receiver.js";
@@ -24,6 +29,7 @@ export const mutants: readonly Mutant[] = [
     file: "lib/contracts/frame.js",
     find: "if (payloadChecksum !== xxh64(",
     replace: "if (false && payloadChecksum !== xxh64(",
+    aim: { point: "frame-k", kind: "corrupt" },
   },
   {
     name: "a message's checksum is not looked at",
@@ -42,24 +48,28 @@ export const mutants: readonly Mutant[] = [
     file: receiver,
     find: "if (header.sequence < this.frames)",
     replace: "if (false)",
+    aim: { point: "frame-k", kind: "duplicate" },
   },
   {
     name: "a frame that comes too early is taken for the next",
     file: receiver,
     find: "if (header.sequence > this.frames)",
     replace: "if (false)",
+    aim: { point: "frame-k", kind: "loss" },
   },
   {
     name: "frames are sent again from the one after the lost",
     file: sender,
     find: "this.sentFrames = fromFrame;",
     replace: "this.sentFrames = fromFrame + 1;",
+    aim: { point: "frame-k", kind: "loss" },
   },
   {
     name: "one frame more than arrived is forgotten",
     file: rows,
     find: "transfer.sender.acknowledge(body.receivedFrames);",
     replace: "transfer.sender.acknowledge(body.receivedFrames + 1);",
+    aim: { point: "frame-k", kind: "loss" },
   },
   { name: "a received frame gives no credit back", file: credits, find: "this.outstanding -= bytes;", replace: "" },
   {
@@ -74,6 +84,7 @@ export const mutants: readonly Mutant[] = [
     file: rows,
     find: 'if (end.kind === "error")',
     replace: 'if (end.kind === "rows-done") this.free(id, new PelagicError("cancelled", "done")); else',
+    aim: { point: "credit", kind: "delay" },
   },
   {
     name: "the transfer counts as complete with its first frame",
@@ -99,37 +110,49 @@ export const mutants: readonly Mutant[] = [
     file: decode,
     find: 'onEngineEnd(attempt, end) {\n        this.endTransfer(attempt, "abort");',
     replace: "onEngineEnd(attempt, end) {",
+    aim: { point: "abort-transfer", kind: "delay" },
   },
   {
     name: "the gateway's lease never runs out",
     file: decode,
     find: "if (now > attempt.leaseUntilMs &&",
     replace: "if (false && now > attempt.leaseUntilMs &&",
+    aim: { point: "token-j", kind: "crash" },
   },
   {
     name: "the receiver's lease never runs out",
     file: rows,
     find: "if (now > transfer.leaseUntilMs &&",
     replace: "if (false && now > transfer.leaseUntilMs &&",
+    aim: { point: "frame-k", kind: "crash" },
   },
   {
     name: "a dispatch that comes twice is admitted twice",
     file: decode,
     find: "if (!this.attempts.has(body.attemptId))",
     replace: "if (true)",
+    aim: { point: "dispatch-reply", kind: "loss" },
   },
-  { name: "deltas are numbered from the resume", file: decode, find: "from: attempt.firstIndex + at,", replace: "from: at," },
+  {
+    name: "deltas are numbered from the resume",
+    file: decode,
+    find: "from: attempt.firstIndex + at,",
+    replace: "from: at,",
+    aim: { point: "resume", kind: "delay" },
+  },
   {
     name: "a resend counts from the resume",
     file: decode,
     find: "Math.max(0, message.from - attempt.firstIndex)",
     replace: "Math.max(0, message.from)",
+    aim: { point: "resume", kind: "crash" },
   },
   {
     name: "a draining worker is asked for the last row, too",
     file: decode,
     find: "endRow: Math.floor((knownTokens - 1) / kvBlockTokens) * kvBlockTokens",
     replace: "endRow: knownTokens",
+    aim: { point: "drain", kind: "delay" },
   },
   {
     name: "a cancelled request keeps its blocks",
@@ -138,10 +161,10 @@ export const mutants: readonly Mutant[] = [
     replace: 'if (entry.phase !== "waiting" && end.kind !== "error")\n            this.blocks.close(id);',
   },
   {
-    name: "a cancelled request's blocks are free while a step still writes them",
+    name: "a preempted request keeps its blocks",
     file: engine,
-    find: "if (!this.inStep.has(id))",
-    replace: "if (true)",
+    find: 'this.blocks.close(id);\n            entry.phase = "waiting";',
+    replace: 'entry.phase = "waiting";',
   },
   {
     name: "a cache hit may cover the last row",
@@ -154,6 +177,7 @@ export const mutants: readonly Mutant[] = [
     file: engine,
     find: "outputTokens: entry.tokens.subarray(request.promptLength, entry.length)",
     replace: "outputTokens: entry.tokens.subarray(request.tokens.length, entry.length)",
+    aim: { point: "resume", kind: "delay" },
   },
   {
     name: "a block's name leaves most of its tokens out",
@@ -172,12 +196,14 @@ export const mutants: readonly Mutant[] = [
     file: client,
     find: "if (from > this.received)\n                return;",
     replace: "",
+    aim: { point: "token-j", kind: "loss" },
   },
   {
-    name: "the end is believed before all tokens are here",
+    name: "a delta behind a gap is taken at once",
     file: client,
-    find: "if (this.endAt !== null && this.received >= this.endAt.position)",
-    replace: "if (this.endAt !== null)",
+    find: "if (delta.body.from > this.received) {",
+    replace: "if (false) {",
+    aim: { point: "token-j", kind: "loss" },
   },
   {
     name: "the gateway asks again from the token after the missing one",
@@ -209,5 +235,6 @@ export const mutants: readonly Mutant[] = [
     file: view,
     find: "if (state.position - state.stored.length - state.removed.length !== known)",
     replace: "if (false)",
+    aim: { point: "state", kind: "loss" },
   },
 ];
