@@ -71,6 +71,32 @@ describe("state view", () => {
     expect(keysOf(view)).toEqual([]);
   });
 
+  it("believes a replaced instance again once the one that seemed to replace it is silent", () => {
+    const second = () => workerState("decode-0", "decode", { instanceId: "decode-0-2", snapshot: [key(2)] });
+    // This gateway never knew the first instance, whose message was long on its way.
+    const view = fold([second()]);
+    view.apply(workerState("decode-0"), 1);
+    expect(view.apply(second(), 2_000)).toEqual({ gap: false, gone: null });
+    expect(view.snapshot(2_000).workers).toMatchObject([{ instanceId: "decode-0-1" }]);
+    expect(view.expire(3_002)).toEqual([{ workerId: "decode-0", instanceId: "decode-0-1" }]);
+    view.apply(second(), 3_100);
+    expect(keysOf(view)).toEqual([key(2)]);
+    view.apply(second(), 5_000);
+    expect(view.snapshot(6_000).workers).toMatchObject([{ instanceId: "decode-0-2", state: "ready" }]);
+  });
+
+  it("lets no late message of a stopped instance touch the present one", () => {
+    const second = workerState("decode-0", "decode", { instanceId: "decode-0-2", snapshot: [] });
+    const view = fold([second]);
+    const stopped = workerState("decode-0", "decode", { state: "stopped" });
+    expect(view.apply(stopped, 1).gone).toEqual({ workerId: "decode-0", instanceId: "decode-0-1" });
+    view.apply(workerState("decode-0"), 2);
+    expect(view.snapshot(2).workers).toMatchObject([{ instanceId: "decode-0-2" }]);
+    expect(view.expire(3_001)).toHaveLength(1);
+    view.apply(workerState("decode-0"), 3_100);
+    expect(view.snapshot(3_100).workers).toEqual([]);
+  });
+
   it("stops routing to a silent worker, then gives it up", () => {
     const view = fold([workerState("decode-0")]);
     expect(view.snapshot(1_500).workers[0]?.state).toBe("ready");

@@ -5,7 +5,7 @@ import type { WorkerRole, WorkerState } from "../lib/contracts/messages.ts";
 const suspectHeartbeats = 3;
 /** Taken for dead after so many: its requests fail or move. Later than suspicion, since a busy machine delays heartbeats too. */
 const lostHeartbeats = 6;
-/** A stopped instance's late messages are recognised this many instances back. */
+/** A past instance's late messages are recognised this many instances back. */
 const retiredInstances = 8;
 
 export interface WorkerView {
@@ -60,19 +60,28 @@ interface Entry {
 
 export class StateView {
   private readonly entries = new Map<string, Entry>();
-  private readonly retired = new Map<string, string[]>();
+  /** Past instances, the last one first, and whether they said themselves that they stopped. */
+  private readonly retired = new Map<string, { instanceId: string; stopped: boolean }[]>();
 
   apply(state: WorkerState, nowMs: number): Applied {
-    if (this.retired.get(state.workerId)?.includes(state.instanceId)) return { gap: false, gone: null };
+    const own = { workerId: state.workerId, instanceId: state.instanceId };
     const known = this.entries.get(state.workerId);
-    const replaced = known !== undefined && known.view.instanceId !== state.instanceId ? this.retire(known) : null;
-    if (state.state === "stopped") {
-      const own = { workerId: state.workerId, instanceId: state.instanceId };
-      const entry = this.entries.get(state.workerId);
-      if (entry !== undefined) this.retire(entry);
-      return { gap: false, gone: replaced ?? own };
+    const isCurrent = known?.view.instanceId === state.instanceId;
+    const past = this.retired.get(state.workerId)?.find(({ instanceId }) => instanceId === state.instanceId);
+    // Of two instances nobody can say which is the later: a message that was long on its way looks like a replacement. So an instance that
+    // was only replaced is believed again once the other one is silent.
+    if (past !== undefined && (past.stopped || (known !== undefined && !isCurrent))) {
+      past.stopped ||= state.state === "stopped";
+      return { gap: false, gone: null };
     }
-    const previous = this.entries.get(state.workerId);
+    if (state.state === "stopped") {
+      if (isCurrent) this.entries.delete(state.workerId);
+      this.retire(own, true);
+      return { gap: false, gone: own };
+    }
+    const replaced = known !== undefined && !isCurrent ? { workerId: state.workerId, instanceId: known.view.instanceId } : null;
+    if (replaced !== null) this.retire(replaced, false);
+    const previous = isCurrent ? known : undefined;
     const keys = previous?.keys ?? new Set<string>();
     const position = foldBlocks(keys, previous?.view.position ?? null, state);
     this.entries.set(state.workerId, {
@@ -138,11 +147,9 @@ export class StateView {
     return { workers };
   }
 
-  private retire(entry: Entry): WorkerInstance {
-    const { workerId, instanceId } = entry.view;
-    this.entries.delete(workerId);
-    this.retired.set(workerId, [instanceId, ...(this.retired.get(workerId) ?? [])].slice(0, retiredInstances));
-    return { workerId, instanceId };
+  private retire({ workerId, instanceId }: WorkerInstance, stopped: boolean): void {
+    const others = (this.retired.get(workerId) ?? []).filter((past) => past.instanceId !== instanceId);
+    this.retired.set(workerId, [{ instanceId, stopped }, ...others].slice(0, retiredInstances));
   }
 }
 
