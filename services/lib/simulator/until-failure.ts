@@ -9,7 +9,7 @@ const aimedRuns = 60;
 const [runs, point, kind] = process.argv.slice(2);
 const seeds: number[] = [];
 if (point !== undefined) {
-  const pair = struckPoints.findIndex((one) => one === point) * faultKinds.length + faultKinds.findIndex((one) => one === kind);
+  const pair = (struckPoints as readonly string[]).indexOf(point) * faultKinds.length + (faultKinds as readonly string[]).indexOf(kind as string);
   for (let i = 0; i < aimedRuns; i++) seeds.push(pair + i * pairCount);
 }
 for (let seed = 0; seed < Number(runs); seed++) seeds.push(seed);
