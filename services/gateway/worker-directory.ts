@@ -6,8 +6,12 @@ import { decodeMessage, encodeMessage } from "../lib/contracts/wire.ts";
 import { type RoutingSnapshot, StateView, type WorkerInstance } from "./state-view.ts";
 
 const checkMs = 250;
-/** A check that comes so late means that this process stood still, and what workers said meanwhile is still to be read. */
+/**
+ * A check that comes so late means that this process stood still, an answer to a probe that the bus did: what workers said meanwhile is
+ * still to be read. A shorter pause and a heartbeat are not yet a silence.
+ */
 const pausedMs = 1_000;
+const probePausedMs = 750;
 /** Every gateway's request makes every worker send all its keys: not for each lost message anew. */
 const snapshotRequestGapMs = 500;
 
@@ -28,8 +32,9 @@ export class WorkerDirectory {
   private readonly subscription: BusSubscription;
   private stopTimer: () => void = () => {};
   private wasConnected = true;
-  /** The bus was there at this time. */
+  /** The bus was seen to work at this time: silence after it is nobody's. */
   private heardUntilMs: number;
+  private probing = false;
   private snapshotWanted = true;
   private askedAtMs = Number.NEGATIVE_INFINITY;
   private checkedAtMs: number;
@@ -43,10 +48,9 @@ export class WorkerDirectory {
     this.check();
   }
 
-  /** During an outage of the bus: as things stood before it. */
+  /** During an outage of the bus, or while it stands still: as things stood before. */
   snapshot(): RoutingSnapshot {
-    const { bus, clock } = this.options;
-    return this.view.snapshot(bus.connected ? clock.nowMs() : this.heardUntilMs);
+    return this.view.snapshot(this.heardUntilMs);
   }
 
   close(): void {
@@ -83,9 +87,9 @@ export class WorkerDirectory {
     if (clock.nowMs() - this.checkedAtMs > pausedMs) this.view.forgiveSilence(clock.nowMs());
     this.checkedAtMs = clock.nowMs();
     if (bus.connected) {
-      this.heardUntilMs = clock.nowMs();
       if (!this.wasConnected) this.reconnected();
-      for (const instance of this.view.expire(clock.nowMs())) {
+      if (!this.probing) void this.probe();
+      for (const instance of this.view.expire(this.heardUntilMs)) {
         log.warn(instance, "worker fell silent");
         onGone(instance);
       }
@@ -93,6 +97,22 @@ export class WorkerDirectory {
     }
     this.wasConnected = bus.connected;
     this.stopTimer = clock.setTimer(checkMs, () => this.check());
+  }
+
+  /** A server that hangs keeps its connections: only an answer shows that workers could be heard. */
+  private async probe(): Promise<void> {
+    const { bus, clock } = this.options;
+    const askedMs = clock.nowMs();
+    this.probing = true;
+    try {
+      await bus.flush();
+      if (clock.nowMs() - askedMs > probePausedMs) this.view.forgiveSilence(clock.nowMs());
+      this.heardUntilMs = askedMs;
+    } catch {
+      // An outage: the reconnection forgives.
+    } finally {
+      this.probing = false;
+    }
   }
 
   private ask(): void {
