@@ -41,6 +41,8 @@ export interface Strike {
 export interface PlanOptions {
   faults: readonly Fault[];
   roles: readonly Role[];
+  /** Workers may be told to drain, so that something can strike them, or others, meanwhile. */
+  drains: boolean;
 }
 
 const faultWeights: Record<Fault, number> = { kill: 6, stop: 2, restart: 2 };
@@ -57,6 +59,7 @@ export function nextStrike(random: Random, options: PlanOptions, struck: (strike
   let best: StrikePoint[] = [];
   let least = Number.POSITIVE_INFINITY;
   for (const point of points[role]) {
+    if (point === "drain" && !options.drains) continue;
     const count = struck({ fault, role, point });
     if (count > least) continue;
     if (count < least) best = [];

@@ -300,16 +300,16 @@ async function undisturbedAnswers(stack: Stack, pool: PoolRequest[], options: Ch
 function planFor(only: Only | undefined): PlanOptions {
   switch (only) {
     case undefined:
-      return { faults, roles };
+      return { faults, roles, drains: true };
     case "kill":
     case "stop":
     case "restart":
-      return { faults: [only], roles: ["decode", "prefill", "gateway"] };
+      return { faults: [only], roles: ["decode", "prefill", "gateway"], drains: true };
     case "nats":
-      return { faults: ["kill", "restart"], roles: ["nats"] };
+      return { faults: ["kill", "restart"], roles: ["nats"], drains: false };
     case "disconnect":
     case "storm":
-      return { faults: [], roles: [] };
+      return { faults: [], roles: [], drains: false };
   }
 }
 
