@@ -24,6 +24,13 @@ export async function runMutants({ json, threads }: { json: boolean; threads: nu
   const base = inTree("build", "mutants");
   const verdicts: Verdict[] = [];
   const waiting = [...mutants.entries()];
+  // The control: what finds the mutants must not find anything in the code as it is.
+  const control = await judge(
+    { name: "none", file: "lib/contracts/wire.js", find: "crc32(out.subarray", replace: "crc32(out.subarray" },
+    join(base, "control"),
+    200,
+  );
+  if (control.verdict !== "survived") throw new CliError(`the code without a mutant is ${control.verdict}: ${control.how}`);
   const lane = async () => {
     for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
       const [index, mutant] = next;
@@ -44,7 +51,7 @@ export async function runMutants({ json, threads }: { json: boolean; threads: nu
   if (wrong.length > 0) throw new CliError(`not found: ${wrong.map(({ name, verdict }) => `${name} (${verdict})`).join("; ")}`);
 }
 
-async function judge({ file, find, replace, aim }: Mutant, folder: string): Promise<Pick<Verdict, "verdict" | "how">> {
+async function judge({ file, find, replace, aim }: Mutant, folder: string, runs = seedsEach): Promise<Pick<Verdict, "verdict" | "how">> {
   // Inside the tree, so that packages are found; only the services, without their maps.
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
@@ -57,18 +64,19 @@ async function judge({ file, find, replace, aim }: Mutant, folder: string): Prom
     text.replace(find, () => replace),
   );
   const result = await new Promise<Pick<Verdict, "verdict" | "how">>((resolve, reject) => {
-    const args = [join(folder, "services", "lib", "simulator", "until-failure.js"), String(seedsEach)];
+    const args = [join(folder, "services", "lib", "simulator", "until-failure.js"), String(runs)];
     if (aim) args.push(aim.point, aim.kind);
     const child = spawn(process.execPath, args, { stdio: ["ignore", "pipe", "pipe"], timeout: boundMs, killSignal: "SIGKILL" });
     let said = "";
     for (const stream of [child.stdout, child.stderr])
       stream.setEncoding("utf8").on("data", (text: string) => (said = (said + text).slice(-4_096)));
     child.on("error", reject);
-    // Not only a reported violation: a mutant that crashes the simulation is found as well.
     child.on("close", (code, signal) => {
       const how = said.trim().split("\n").at(-1) ?? "";
-      if (signal !== null) resolve({ verdict: "undecided", how: `not done within ${boundMs / 1000} s` });
-      else resolve({ verdict: code === 0 ? "survived" : "found", how });
+      if (code === 0) resolve({ verdict: "survived", how });
+      // A seed that fails; a child that could not even start proves nothing.
+      else if (code === 1 && how.startsWith("seed ")) resolve({ verdict: "found", how });
+      else resolve({ verdict: "undecided", how: signal === null ? how : `not done within ${boundMs / 1000} s` });
     });
   });
   rmSync(folder, { recursive: true, force: true });

@@ -134,6 +134,7 @@ export class SimGateway {
   readonly node: Node;
   readonly client: DispatchClient;
   readonly directory: WorkerDirectory;
+  readonly bus: SimBus;
   readonly baselineSubscriptions: number;
   private readonly broker: Broker;
   private readonly scenario: Scenario;
@@ -143,6 +144,7 @@ export class SimGateway {
     this.broker = broker;
     this.scenario = scenario;
     const bus = broker.connect(this.node);
+    this.bus = bus;
     const named = subjects(service);
     this.client = new DispatchClient({
       bus,

@@ -30,6 +30,8 @@ export interface RunResult {
 const freeWithinMs = leaseMs + 1_000;
 /** A request may end so much later than its deadline: the gateway looks every 50 ms, and may be paused. */
 const endGraceMs = 1_000;
+/** Without what faults take, every request of these scenarios ends within this time: waits for silence, for a lease, for a worker to come back. */
+const usualEndMs = 12_000;
 /** Workers report, gateways hear. */
 const warmUpMs = 100;
 
@@ -74,6 +76,7 @@ class Run {
   private hash = 0x811c9dc5;
   private healedAtMs = 0;
   private readonly struckFaults: Fault[] = [];
+  private faultMs = 0;
 
   constructor(scenario: Scenario, keepsHistory: boolean) {
     this.scenario = scenario;
@@ -111,7 +114,11 @@ class Run {
     await world.run(lastMs + deadlineMs + endGraceMs, () => this.clients.every((client) => client.isOver));
     await this.compare();
     this.compareWork();
-    await world.run(Math.max(world.nowMs, this.healedAtMs) + freeWithinMs);
+    // A fault that strikes while we wait has to heal, too.
+    const overAtMs = world.nowMs;
+    for (let untilMs = 0; untilMs !== Math.max(overAtMs, this.healedAtMs); await world.run(untilMs + freeWithinMs)) {
+      untilMs = Math.max(overAtMs, this.healedAtMs);
+    }
     for (const node of [...this.workers.values(), ...this.gateways]) result.violations.push(...node.leaks());
     this.compareViews();
     result.simulatedMs = world.nowMs;
@@ -151,6 +158,7 @@ class Run {
     const worker = this.workers.get(id);
     if (!worker?.node.alive) return;
     this.note(`${id} is sent SIGTERM`);
+    this.faultMs += backAfterMs;
     worker.node.unwell(Number.POSITIVE_INFINITY);
     // Its drain is bounded; until it is back it has not healed.
     this.healedAtMs = Math.max(this.healedAtMs, this.world.nowMs + 20_000);
@@ -189,6 +197,7 @@ class Run {
     const victim = fault.side === "receiver" ? ((receiver === null ? undefined : this.nodeOf(receiver)) ?? sender) : sender;
     this.result.struck.push({ point: fault.point, kind });
     this.struckFaults.push(fault);
+    this.faultMs += kind === "jump" ? 5 * ms : ms;
     this.note(`FAULT ${kind} at ${fault.point}${["loss", "corrupt", "duplicate"].includes(kind) ? "" : `, ${ms} ms`} (${victim.id})`);
     const copy = { lateMs: 0, damaged: false };
     const unwell =
@@ -241,6 +250,10 @@ class Run {
       result.resumes += client.resumes;
       const wrong = (what: string) => result.violations.push(`${request.id}: ${what}`);
       if (!client.isOver) wrong("no end");
+      // What the faults took, and what the product's own waits take on top.
+      const boundMs = this.faultMs + usualEndMs;
+      if (client.endedMs - client.beganMs > boundMs)
+        wrong(`ended after ${client.endedMs - client.beganMs} ms, faults account for ${this.faultMs}`);
       const right = await referenceAnswer(request, scenario);
       const whole = client.outcome === "stop" || client.outcome === "length";
       // Whatever it got is the beginning of the right answer, and all of it where the request ended well.
@@ -285,6 +298,8 @@ class Run {
   private allows(client: Client): boolean {
     // Refused before any work was spent, and rightly: no worker was there all the time to do it.
     if (!client.wasAccepted && ["no_workers", "overloaded"].includes(client.outcome) && !client.couldBeServed) return true;
+    // Its gateway was cut off for longer than a lease lasts.
+    if (client.outcome === "bus_unavailable" && client.longestOutageMs > leaseMs) return true;
     // A clock that jumps over a wait ends it.
     if (client.clockHasJumped)
       return ["deadline_exceeded", "bus_unavailable", "worker_lost", "no_workers", "overloaded"].includes(client.outcome);
@@ -341,8 +356,11 @@ class Client {
   clockHasJumped = false;
   /** At its end: a worker was there all the time that could have served it. */
   couldBeServed = false;
+  /** Of its gateway's connection, while the request ran. */
+  longestOutageMs = 0;
+  beganMs = 0;
+  endedMs = 0;
   private readonly couldServe: (startedMs: number, gateway: Node) => boolean;
-  private startedMs = 0;
   private generation: Generation | null = null;
   private gateway: SimGateway | null = null;
 
@@ -366,7 +384,7 @@ class Client {
       return;
     }
     this.gateway = gateway;
-    this.startedMs = gateway.node.world.nowMs;
+    this.beganMs = gateway.node.world.nowMs;
     gateway.node.deliver(() => {
       this.outcome = "running";
       const generation = gateway.start(this.request);
@@ -416,7 +434,10 @@ class Client {
   private end(outcome: string): void {
     this.isOver = true;
     this.outcome = outcome;
-    this.couldBeServed = this.gateway !== null && this.couldServe(this.startedMs, this.gateway.node);
+    if (this.gateway === null) return;
+    this.endedMs = this.gateway.node.world.nowMs;
+    this.longestOutageMs = this.gateway.bus.longestOutageMs;
+    this.couldBeServed = this.couldServe(this.beganMs, this.gateway.node);
   }
 }
 

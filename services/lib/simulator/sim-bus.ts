@@ -178,6 +178,8 @@ export class SimBus implements Bus {
   /** Nothing published arrives before, and nothing is heard before. */
   readyMs = 0;
   heardMs = 0;
+  private lostAtMs: number | null = null;
+  private pastOutageMs = 0;
   private readonly broker: Broker;
   private readonly open = new Map<Subscription, () => void>();
   private readonly waiting = new Set<(error: BusError) => void>();
@@ -262,6 +264,11 @@ export class SimBus implements Bus {
     this.broker.drop(this);
   }
 
+  /** The longest time that it was cut off, this one included. */
+  get longestOutageMs(): number {
+    return Math.max(this.pastOutageMs, this.lostAtMs === null ? 0 : this.broker.world.nowMs - this.lostAtMs);
+  }
+
   /** @internal */
   isOpen(subscription: Subscription): boolean {
     return this.open.has(subscription);
@@ -271,6 +278,7 @@ export class SimBus implements Bus {
   lose(noticedAfterMs: number): void {
     this.life++;
     this.linked = false;
+    this.lostAtMs ??= this.broker.world.nowMs;
     const { life } = this;
     for (const [subscription, remove] of this.open) {
       remove();
@@ -288,6 +296,8 @@ export class SimBus implements Bus {
 
   /** @internal */
   regain(): void {
+    this.pastOutageMs = this.longestOutageMs;
+    this.lostAtMs = null;
     this.life++;
     this.linked = true;
     for (const subscription of this.open.keys()) this.open.set(subscription, this.broker.add(subscription));

@@ -9,13 +9,19 @@ const aimedRuns = 60;
 const [runs, point, kind] = process.argv.slice(2);
 const seeds: number[] = [];
 if (point !== undefined) {
-  const pair = (struckPoints as readonly string[]).indexOf(point) * faultKinds.length + (faultKinds as readonly string[]).indexOf(kind as string);
+  const pair =
+    (struckPoints as readonly string[]).indexOf(point) * faultKinds.length + (faultKinds as readonly string[]).indexOf(kind as string);
   for (let i = 0; i < aimedRuns; i++) seeds.push(pair + i * pairCount);
 }
 for (let seed = 0; seed < Number(runs); seed++) seeds.push(seed);
 
 for (const seed of seeds) {
-  const { violations } = await runScenario(makeScenario(seed));
+  let violations: string[];
+  try {
+    ({ violations } = await runScenario(makeScenario(seed)));
+  } catch (error) {
+    violations = [`the run itself failed: ${String(error)}`];
+  }
   if (violations.length === 0) continue;
   process.stdout.write(`seed ${seed}: ${violations.join("; ")}\n`);
   process.exit(1);
