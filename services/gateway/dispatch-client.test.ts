@@ -180,12 +180,24 @@ describe("dispatch client", () => {
     expect(first.reader.error).toMatchObject({ code: "worker_lost" });
   });
 
-  it("gives a request up that loses one worker after another without a token", async () => {
-    const { clock, worker, start } = setup({ d0: { tokens: [], error: new PelagicError("shutting_down", "stopping") } });
-    const { reader } = start();
-    await clock.runUntil(() => reader.ends > 0, 60_000);
-    expect(reader.error).toMatchObject({ code: "shutting_down" });
-    expect(worker("d0").dispatches.length).toBeLessThanOrEqual(6);
+  it("gives a request up with which one worker after another dies, and no other", async () => {
+    const { clock, worker, start } = setup({ d0: { tokens: [1], gapMs: 60_000 } });
+    const { reader } = start({ deadlineMs: 600_000 });
+    for (let life = 2; reader.ends === 0 && life < 100; life++) {
+      await clock.advance(1_000);
+      worker("d0").instanceId = `d0-${life}`;
+      worker("d0").attempts.clear();
+      worker("d0").sayState();
+    }
+    expect(reader.error).toMatchObject({ code: "worker_lost" });
+    expect(worker("d0").dispatches).toHaveLength(9);
+
+    const stopping = setup({
+      d0: (attempt) => ({ tokens: [7], ...(attempt < 20 ? { error: new PelagicError("shutting_down", "stopping") } : {}) }),
+    });
+    const patient = stopping.start();
+    await stopping.clock.runUntil(() => patient.reader.ends > 0, 30_000);
+    expect(patient.reader).toMatchObject({ tokens: [7], error: null });
   });
 
   it("moves off a draining worker once that has stopped, and names it to the next one", async () => {

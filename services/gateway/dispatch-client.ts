@@ -79,8 +79,8 @@ const maxBatchTokens = 1_024;
 /** Deltas kept ahead of a gap; further ones come again with the resend. */
 const maxEarlyDeltas = 256;
 const resumeRetryMs = 100;
-/** So many workers in a row lost it without one more token: perhaps it is the request that kills them. */
-const maxLossesWithoutToken = 5;
+/** So many workers in a row died with it, without one more token: perhaps it is the request that kills them. */
+const maxDeathsWithoutToken = 8;
 /** How often a request on a draining worker looks for another one. */
 const moveCheckMs = 250;
 
@@ -228,8 +228,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
   private readonly excluded = new Set<string>();
   /** Why an earlier worker has the request no longer. */
   private lostWith: PelagicError | null = null;
-  /** How many lost it since the last token. */
-  private losses = 0;
+  /** How many workers died with it since the last token. */
+  private deaths = 0;
   /** Until then a request that was lost, or met a worker that did not answer, waits for one that does. */
   private patientUntilMs: number | null = null;
   /** The draining worker that it left: its blocks may still be there. */
@@ -483,7 +483,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
       if (digest !== undefined) this.batch.digests.push(digest);
       this.received++;
       this.gapAsks = 0;
-      this.losses = 0;
+      this.deaths = 0;
       this.wasAccepted = true;
     }
   }
@@ -578,16 +578,15 @@ export class Generation implements AsyncIterable<TokenBatch> {
   /** @internal */
   workerGone({ workerId, instanceId }: { workerId: string; instanceId: string }): void {
     if (this.workerId !== workerId || (this.instanceId !== null && this.instanceId !== instanceId)) return;
-    this.lost(new PelagicError("worker_lost", `decode worker ${workerId} was lost while it answered`));
+    const error = new PelagicError("worker_lost", `decode worker ${workerId} was lost while it answered`);
+    // One that stops in order says so itself, and ends its requests before.
+    if (++this.deaths > maxDeathsWithoutToken) this.fail(error);
+    else this.lost(error);
   }
 
   /** The worker will not go on: another one does, from the tokens that are here. */
   private lost(error: PelagicError): void {
     if (this.isOver || this.workerId === null) return;
-    if (++this.losses > maxLossesWithoutToken) {
-      this.fail(error);
-      return;
-    }
     const { workerId, attemptId } = this;
     this.goElsewhere(error, null);
     // In case it was only slow.
