@@ -204,6 +204,7 @@ Napi::Object step_to_js(Napi::Env env, const StepBatch& batch, const StepResult&
       tokens[i] = sample.token;
       logprobs[i] = sample.logprob;
     }
+    if (sample.top_tokens.empty()) continue;  // absent: making an array costs more than sampling
     const std::uint32_t index = static_cast<std::uint32_t>(i);
     top_tokens.Set(index, typed_array<Napi::Uint32Array>(env, sample.top_tokens));
     top_logprobs.Set(index, typed_array<Napi::Float32Array>(env, sample.top_logprobs));

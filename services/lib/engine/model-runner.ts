@@ -100,8 +100,8 @@ export class NativeRunner implements ModelRunner {
       const out: SequenceResult = { digests: result.digests ? Array.from(result.digests.subarray(row, row + count)) : [] };
       if (result.logits) out.logits = result.logits.slice(row * vocab, (row + count) * vocab);
       if (sequence.sampling && count > 0) {
-        const topTokens = result.topTokens[last] ?? new Uint32Array(0);
-        const topLogprobs = result.topLogprobs[last] ?? new Float32Array(0);
+        const topTokens = result.topTokens[last] ?? [];
+        const topLogprobs = result.topLogprobs[last] ?? [];
         out.sampled = {
           token: result.tokens[last] as number,
           logprob: result.logprobs[last] as number,

@@ -106,9 +106,9 @@ export interface StepResult {
   tokens: Int32Array;
   /** Natural-log probability of each sampled token (of the raw model distribution), NaN where not asked for. */
   logprobs: Float32Array;
-  /** For each logit row: the most likely ids and logprobs, best first; empty where not asked for. */
-  topTokens: Uint32Array[];
-  topLogprobs: Float32Array[];
+  /** For each logit row: the most likely ids and logprobs, best first; absent where not asked for. */
+  topTokens: (Uint32Array | undefined)[];
+  topLogprobs: (Float32Array | undefined)[];
   digests?: BigUint64Array;
   logits?: Float32Array;
   /** Tokens routed to each logical expert in this step, [moeLayerCount, logicalExpertCount]. */

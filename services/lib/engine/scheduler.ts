@@ -26,7 +26,7 @@ export interface SchedulerConfig {
 /** Steps of decode in one call at most. */
 export const maxDecodeSteps = 16;
 /** A call of several steps begins none after so long: what a newcomer waits beside one step. So a slow model makes one step a call. */
-export const decodeCallMs = 4;
+export const decodeCallMs = 8;
 
 /** A request that holds blocks. All of them count as running and may be preempted, also those with nothing to compute now. */
 export interface RunningView {
