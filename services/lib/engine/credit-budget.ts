@@ -7,6 +7,8 @@ interface Grant {
   received: number;
 }
 
+const nobody: readonly string[] = [];
+
 export class CreditBudget {
   private readonly budgetBytes: number;
   private readonly transfers = new Map<string, Grant>();
@@ -45,20 +47,25 @@ export class CreditBudget {
 
   /**
    * Raises grants so that the budget is shared evenly among transfers that still want to send; returns the ids whose grant changed. A grant
-   * grows only by `stepBytes` or to its total: credits are messages, and small ones would cost more than they carry.
+   * grows only by a quarter of its share, `stepBytes` at least, or to its total: credits are messages, and small ones would cost more than
+   * they carry.
    */
-  distribute(stepBytes: number): string[] {
-    const wanting = [...this.transfers].filter(([, grant]) => grant.granted < grant.total);
-    const share = Math.max(stepBytes, Math.floor(this.budgetBytes / Math.max(1, wanting.length)));
-    const changed: string[] = [];
-    for (const [id, grant] of wanting) {
+  distribute(stepBytes: number): readonly string[] {
+    let wanting = 0;
+    for (const grant of this.transfers.values()) if (grant.granted < grant.total) wanting++;
+    if (wanting === 0) return nobody;
+    const share = Math.max(stepBytes, Math.floor(this.budgetBytes / wanting));
+    const step = Math.max(stepBytes, Math.floor(share / 4));
+    let changed: string[] | undefined;
+    for (const [id, grant] of this.transfers) {
       const inFlight = grant.granted - grant.received;
       const raise = Math.min(grant.total - grant.granted, share - inFlight, this.budgetBytes - this.outstanding);
-      if (raise <= 0 || (raise < stepBytes && grant.granted + raise < grant.total)) continue;
+      if (raise <= 0 || (raise < step && grant.granted + raise < grant.total)) continue;
       grant.granted += raise;
       this.outstanding += raise;
+      changed ??= [];
       changed.push(id);
     }
-    return changed;
+    return changed ?? nobody;
   }
 }

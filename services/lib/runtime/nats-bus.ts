@@ -110,6 +110,7 @@ class NatsBus implements Bus {
   }
 
   subscribe(subject: string, handler: (message: BusMessage) => void): BusSubscription {
+    const answer = this.answer.bind(this);
     const subscription = this.connection.subscribe(subject, {
       callback: (error, message) => {
         if (error) {
@@ -117,7 +118,7 @@ class NatsBus implements Bus {
           return;
         }
         try {
-          handler(this.busMessage(message));
+          handler(new NatsMessage(message, answer));
         } catch (thrown) {
           // Let through, it would end nats.js's read loop and with it the connection.
           this.log.error({ subject, error: messageOf(thrown) }, "message handler failed");
@@ -157,22 +158,13 @@ class NatsBus implements Bus {
     this.loseConnection();
   }
 
-  private busMessage(message: Msg): BusMessage {
-    const { subject, reply } = message;
-    const data = plainBytes(message.data);
-    if (!reply) return { subject, data };
-    return {
-      subject,
-      data,
-      // An answer that cannot be sent is a lost message, which the other side's time-out covers.
-      respond: (answer) => {
-        try {
-          this.publish(reply, answer);
-        } catch (error) {
-          this.log.warn({ subject, error: messageOf(error) }, "answer not sent");
-        }
-      },
-    };
+  /** An answer that cannot be sent is a lost message, which the other side's time-out covers. */
+  private answer(subject: string, reply: string, answer: Uint8Array): void {
+    try {
+      this.publish(reply, answer);
+    } catch (error) {
+      this.log.warn({ subject, error: messageOf(error) }, "answer not sent");
+    }
   }
 
   private checkSendable(subject: string, data: Uint8Array): void {
@@ -219,6 +211,28 @@ class NatsBus implements Bus {
     } catch (error) {
       this.log.error({ error: messageOf(error) }, "reconnect handler failed");
     }
+  }
+}
+
+/** What most handlers never ask is not decoded: a frame's subject says nothing that its header does not. */
+class NatsMessage implements BusMessage {
+  readonly data: Uint8Array;
+  private readonly message: Msg;
+  private readonly answer: (subject: string, reply: string, data: Uint8Array) => void;
+
+  constructor(message: Msg, answer: (subject: string, reply: string, data: Uint8Array) => void) {
+    this.data = plainBytes(message.data);
+    this.message = message;
+    this.answer = answer;
+  }
+
+  get subject(): string {
+    return this.message.subject;
+  }
+
+  get respond(): ((data: Uint8Array) => void) | undefined {
+    const { subject, reply } = this.message;
+    return reply ? (data) => this.answer(subject, reply, data) : undefined;
   }
 }
 
