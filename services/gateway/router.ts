@@ -102,7 +102,8 @@ function routeTo(decode: WorkerView, ready: readonly WorkerView[], request: Rout
   for (const prefill of ready) {
     if (prefill.role !== "prefill" || cacheIdentityOf(prefill) !== identity) continue;
     const prefillHits = Math.min(hitBlocks(prefill, keys) * kvBlockTokens, reusable);
-    const seconds = prefillSeconds(prefill, request.promptTokens - 1 - Math.max(prefillHits, hitTokens), prefillRate(decode));
+    // What decode has is not sent, but prefill computes on nothing but its own rows.
+    const seconds = prefillSeconds(prefill, request.promptTokens - 1 - prefillHits, prefillRate(decode));
     const transferBytes = uncachedTokens * decode.kvBytesPerToken;
     const transfer = transferBytes / (decode.rates.transferBytesPerSecond || defaultTransferBytesPerSecond);
     const candidate: Route = {

@@ -61,7 +61,7 @@ describe("answers", () => {
     expect(JSON.parse(short.headers.get("x-pelagic-route") ?? "{}")).toMatchObject({ prefill: null });
     const prefill = stack.processes.find(({ name }) => name === "prefill-0");
     const metrics = await (await fetch(`http://127.0.0.1:${prefill?.metricsPort}/metrics`)).text();
-    expect(metrics).toMatch(/pelagic_kv_transfers_total\{outcome="complete"\} [1-9]/);
+    expect(metrics).toMatch(/pelagic_kv_transfers_total\{direction="sent",outcome="complete"\} [1-9]/);
   });
 
   test("the same seed gives the same sample, another one another", async () => {
