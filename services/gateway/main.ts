@@ -55,6 +55,8 @@ const GatewayConfig = z.object({
   debug: z.stringbool().default(false),
 });
 
+/** So long at most a start waits for the workers' accounts of themselves: who connects first is not told that there are none. */
+const firstAccountsMs = 500;
 /** Of the drain's bound, what is left for telling decode and closing connections. */
 const closingMs = 1_000;
 
@@ -130,6 +132,9 @@ await runProcess({
       debug: config.debug,
       log,
     };
+
+    const accountsUntil = performance.now() + firstAccountsMs;
+    while (notReady(gateway) !== null && performance.now() < accountsUntil) await sleep(10);
 
     const server = createServer({ maxHeaderSize: 32 * 1024, keepAliveTimeout: 75_000 }, createApp(gateway));
     server.on("clientError", refuseBadHttp);
