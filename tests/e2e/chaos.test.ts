@@ -3,7 +3,7 @@ import { expect, test } from "vitest";
 import { chaosDefaults, runChaos, type ChaosOptions } from "../../services/cli/chaos/run.ts";
 
 async function chaos(options: Partial<ChaosOptions>) {
-  const report = await runChaos({ ...chaosDefaults, minutes: 3, onProgress: () => {}, ...options });
+  const report = await runChaos({ ...chaosDefaults, minutes: 3, stormAnswerBoundMs: 30_000, onProgress: () => {}, ...options });
   expect(report.violations).toEqual([]);
   expect(report.leakChecks.quietSeconds.length).toBeGreaterThan(0);
   return report;

@@ -95,13 +95,12 @@ export class Load {
     ]);
   }
 
+  /** Half of the time one that was resumed least: in the end each has been. */
   private pick(): PoolRequest {
-    // Half of the time one that was resumed least: in the end each has been.
-    const candidates = this.random.chance(0.5)
-      ? Array.from({ length: 8 }, () => this.random.pick(this.pool))
-      : [this.random.pick(this.pool)];
+    if (this.random.chance(0.5)) return this.random.pick(this.pool);
     const resumes = ({ index }: PoolRequest) => (this.lost[index] as number) + (this.moved[index] as number);
-    return candidates.reduce((best, one) => (resumes(one) < resumes(best) ? one : best));
+    const least = Math.min(...this.pool.map(resumes));
+    return this.random.pick(this.pool.filter((request) => resumes(request) === least));
   }
 
   private gateway(): { name: string; baseUrl: string } {
@@ -159,7 +158,9 @@ export class Load {
   /** null: nothing explains it. */
   private whyAgain({ ending, answer }: Outcome, gateway: string, tryMs: number): { why: string; afterMs: number; refused: boolean } | null {
     const struck = this.events.gatewayStruckSince(gateway, tryMs);
-    if (ending.kind === "cut" && struck) return { why: "gateway struck: cut", afterMs: retryGapMs, refused: false };
+    const absent = ending.kind === "cut" && ending.reason.includes("ECONNREFUSED");
+    if (ending.kind === "cut" && struck)
+      return { why: `gateway struck: ${absent ? "not there" : "cut"}`, afterMs: retryGapMs, refused: false };
     if (ending.kind !== "error") return null;
     if (ending.code === "shutting_down" && struck) return { why: "gateway struck: shutting_down", afterMs: retryGapMs, refused: false };
     if (!this.options.strict && ending.retryAfterMs !== null && answer.tokens.length === 0 && refusals.includes(ending.code)) {

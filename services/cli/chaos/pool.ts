@@ -32,7 +32,7 @@ export function makePool(random: Random, options: PoolOptions): PoolRequest[] {
 }
 
 function makeRequest(random: Random, index: number, { model, vocabSize, maxPositions, maxTokens }: PoolOptions): PoolRequest {
-  const answerTokens = random.between(1, maxTokens);
+  const answerTokens = random.between(16, maxTokens);
   const longest = maxPositions - answerTokens;
   const [least, most] = pickLength(random);
   const promptTokens = Math.min(longest, random.between(Math.min(least, longest), Math.min(most, longest)));

@@ -1,4 +1,5 @@
-// Whether a stack without load has everything back: no request, no transfer, no credit, every block free or cached, and gateways that agree.
+// Whether a stack without load has everything back: no request, no transfer, no credit, no
+// subscription, every block free or cached, and gateways that agree.
 import type { Stack } from "../stack/stack.ts";
 import { sleep } from "./striker.ts";
 
@@ -49,7 +50,24 @@ async function whyNotQuiet(stack: Stack): Promise<string | null> {
       if (free + cached !== total) return `${name}: ${free} blocks free and ${cached} cached of ${total}`;
     }
   }
+  const listening = await leftSubscription(stack);
+  if (listening !== null) return listening;
   return new Set(views).size > 1 ? `gateways see different workers: ${views.join(" and ")}` : null;
+}
+
+interface Connections {
+  connections: { name: string; subscriptions_list?: string[] }[];
+}
+
+/** Deltas, frames and credits have a subject for each attempt or transfer: when none runs, nobody listens. */
+async function leftSubscription(stack: Stack): Promise<string | null> {
+  const response = await fetch(`${stack.natsMonitorUrl}/connz?subs=1`, { signal: AbortSignal.timeout(requestMs) });
+  const { connections } = (await response.json()) as Connections;
+  for (const { name, subscriptions_list: subjects } of connections) {
+    const left = subjects?.find((subject) => /^pelagic\.[^.]+\.(deltas|kv|credit)\./.test(subject));
+    if (left !== undefined) return `${name} still listens on ${left}`;
+  }
+  return null;
 }
 
 async function read(port: number, path: string): Promise<string> {

@@ -39,6 +39,8 @@ export interface ChaosOptions {
   meanGapMs: number;
   /** The load rests this often, and everything must be free again. */
   checkEveryMs: number;
+  /** A request sent when the storm's streams are dropped is answered within this time. */
+  stormAnswerBoundMs: number;
   onProgress: (text: string) => void;
   signal?: AbortSignal;
 }
@@ -54,6 +56,7 @@ export const chaosDefaults: Omit<ChaosOptions, "minutes" | "onProgress"> = {
   leavers: 4,
   meanGapMs: 600,
   checkEveryMs: 120_000,
+  stormAnswerBoundMs: 2_000,
 };
 
 export interface ChaosReport {
@@ -130,7 +133,8 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
   try {
     observer = await BusObserver.connect(stack);
     const vocabSize = configNumber(stack, "vocab_size");
-    const maxPositions = Math.min(configNumber(stack, "max_position_embeddings"), options.kvBlocks * 64);
+    // At least two requests fit at once: one that waits for a whole cache in vain would say nothing about faults.
+    const maxPositions = Math.min(configNumber(stack, "max_position_embeddings"), options.kvBlocks * 32);
     const random = new Random(options.seed);
     const pool = makePool(random, { count: options.requests, model: stack.modelName, vocabSize, maxPositions, maxTokens: 200 });
     const undisturbed = await undisturbedAnswers(stack, pool, options);
@@ -218,6 +222,7 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
     if (!stackFailed && (options.only === undefined || options.only === "storm")) {
       stormReport = await storm(stack, observer, random, {
         vocabSize,
+        answerBoundMs: options.stormAnswerBoundMs,
         probes: probesOf(pool, undisturbed.answers),
         waitUntilQuiet: () => waitUntilQuiet(stack, quietBoundMs),
       });

@@ -1,6 +1,6 @@
 // The stack's own NATS server: on loopback, on a port that nobody else was told, with a user for each process.
 import { randomBytes } from "node:crypto";
-import { mkdirSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, rmSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { natsServerConfig, natsUserName, type NatsRole, type NatsUser } from "../../lib/runtime/nats-permissions.ts";
 import { writePrivateFile } from "./run-dir.ts";
@@ -23,7 +23,12 @@ export interface NatsFiles {
 }
 
 /** Fresh passwords, a file for each process, and the server's configuration. */
-export function writeNatsFiles(runDir: string, service: string, processes: { id: string; role: NatsRole }[]): NatsFiles {
+export function writeNatsFiles(
+  runDir: string,
+  service: string,
+  processes: { id: string; role: NatsRole }[],
+  options: { monitored: boolean },
+): NatsFiles {
   const portsDir = join(runDir, "nats");
   const credentialsDir = join(runDir, "credentials");
   for (const dir of [portsDir, credentialsDir]) mkdirSync(dir, { mode: 0o700 });
@@ -37,22 +42,35 @@ export function writeNatsFiles(runDir: string, service: string, processes: { id:
   for (const { user, password, file } of credentials) writePrivateFile(file, `${JSON.stringify({ user, password })}\n`);
   const configFile = join(portsDir, "nats.conf");
   const users: NatsUser[] = credentials.map(({ role, processId, user, password }) => ({ role, id: processId, user, password }));
-  writePrivateFile(configFile, natsServerConfig({ service, host: "127.0.0.1", port: -1, portsFileDir: portsDir, users }));
+  const monitor = options.monitored ? { monitorPort: -1 } : {};
+  writePrivateFile(configFile, natsServerConfig({ service, host: "127.0.0.1", port: -1, portsFileDir: portsDir, users, ...monitor }));
   return { configFile, portsDir, credentials };
 }
 
 /** The port in the file that the server wrote, once it listens. */
 export function readNatsPort(portsDir: string): number | undefined {
-  for (const name of readdirSync(portsDir)) {
-    if (!name.endsWith(".ports")) continue;
-    try {
-      const { nats } = JSON.parse(readFileSync(join(portsDir, name), "utf8")) as { nats: string[] };
-      return Number(new URL(nats[0] as string).port);
-    } catch {
-      // Half written: the caller asks again.
-    }
+  return portOf(portsDir, "nats");
+}
+
+/** Where its monitoring is, if it has any. */
+export function readNatsMonitorPort(portsDir: string): number | undefined {
+  return portOf(portsDir, "monitoring");
+}
+
+function portOf(portsDir: string, kind: "nats" | "monitoring"): number | undefined {
+  const files = readdirSync(portsDir)
+    .filter((name) => name.endsWith(".ports"))
+    .map((name) => join(portsDir, name));
+  // A killed server leaves its file: the newest counts.
+  const [newest] = files.sort((a, b) => statSync(b).mtimeMs - statSync(a).mtimeMs);
+  if (newest === undefined) return undefined;
+  try {
+    const urls = (JSON.parse(readFileSync(newest, "utf8")) as Partial<Record<typeof kind, string[]>>)[kind];
+    return urls?.[0] === undefined ? undefined : Number(new URL(urls[0]).port);
+  } catch {
+    // Half written: the caller asks again.
+    return undefined;
   }
-  return undefined;
 }
 
 /** Before a start: what a killed server left would be taken for the new one's. */

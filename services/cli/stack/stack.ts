@@ -9,7 +9,7 @@ import type { NatsRole } from "../../lib/runtime/nats-permissions.ts";
 import { natsServerBinary } from "../nats-binary.ts";
 import { CliError, messageOf } from "../cli-error.ts";
 import { checkedModelFolder, embeddedModel } from "./model-folder.ts";
-import { forgetNatsPort, readNatsPort, writeNatsFiles, type NatsCredentialsFile, type NatsFiles } from "./nats.ts";
+import { forgetNatsPort, readNatsMonitorPort, readNatsPort, writeNatsFiles, type NatsCredentialsFile, type NatsFiles } from "./nats.ts";
 import { checkPortFree } from "./ports.ts";
 import { identifyProcess } from "./process-table.ts";
 import { cleanUpLeftovers, createRunDir, logsOf, removeRunDir, writeInstance, type Instance } from "./run-dir.ts";
@@ -25,7 +25,7 @@ export interface StackOptions {
   port?: number;
   /** Default 1. 0: NATS and workers only, for a caller that speaks to the bus itself. */
   gateways?: number;
-  /** Adds a user that hears everything on the bus. */
+  /** Adds a user that hears everything on the bus, and NATS's monitoring port. */
   observer?: boolean;
   /** Compute threads of each worker; default: the cores, shared out. */
   threads?: number;
@@ -73,6 +73,8 @@ export interface Stack {
   /** The first gateway's admin port: /metrics, /ready, /status. */
   readonly adminUrl: string;
   readonly natsUrl: string;
+  /** NATS's own monitoring, with an observer only; another port after each restart. */
+  readonly natsMonitorUrl: string;
   readonly service: string;
   readonly model: string;
   readonly modelName: string;
@@ -157,7 +159,7 @@ class LocalStack implements Stack {
       ...(options.observer ? [{ id: "observer", role: "observer" as const }] : []),
     ];
     this.runDir = createRunDir();
-    this.natsFiles = writeNatsFiles(this.runDir, service, busUsers);
+    this.natsFiles = writeNatsFiles(this.runDir, service, busUsers, { monitored: options.observer ?? false });
     const threads = options.threads ?? Math.max(1, Math.floor(availableParallelism() / workerIds.length));
     this.nats = this.supervise({
       name: natsName,
@@ -207,6 +209,10 @@ class LocalStack implements Stack {
 
   get natsUrl(): string {
     return `127.0.0.1:${this.natsPort}`;
+  }
+
+  get natsMonitorUrl(): string {
+    return `http://127.0.0.1:${readNatsMonitorPort(this.natsFiles.portsDir)}`;
   }
 
   get logsDir(): string {
