@@ -169,6 +169,24 @@ describe("dispatch client", () => {
     },
   );
 
+  it("knows within moments that a worker is gone from the bus, and asks nothing of the kind soon after an outage", async () => {
+    const answer = { tokens: range(50), gapMs: 100 };
+    const { clock, bus, worker, start } = setup({ d0: answer, d1: answer });
+    const { reader } = start();
+    await clock.advance(550);
+    worker("d0").kill();
+    await clock.runUntil(() => worker("d1").dispatches.length > 0, 600);
+    expect(worker("d1").dispatches).toHaveLength(1);
+    // Workers come back one by one: that nobody listens says nothing yet.
+    bus.disconnect();
+    await clock.advance(1_000);
+    bus.reconnect();
+    worker("d1").kill();
+    await clock.advance(1_500);
+    expect(reader.ends).toBe(0);
+    expect(worker("d1").dispatches).toHaveLength(1);
+  });
+
   it("waits for a worker to come back when its only one died, and says which was lost when none does", async () => {
     const { clock, worker, start } = setup({ d0: { tokens: range(50), gapMs: 100 } });
     const first = start();
@@ -271,6 +289,8 @@ describe("dispatch client", () => {
     expect(worker("d0").leases.length).toBeGreaterThanOrEqual(3);
     expect(worker("d0").leases.at(-1)).toEqual([generation.attemptId]);
     await clock.runUntil(() => reader.ends > 0, 60_000);
+    // One may still be on its way.
+    await clock.advance(10);
     const leases = worker("d0").leases.length;
     await clock.advance(20_000);
     expect(worker("d0").leases).toHaveLength(leases);

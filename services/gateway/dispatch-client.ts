@@ -66,6 +66,13 @@ const dispatchReplyMs = 2_000;
 const dispatchTries = 3;
 const cancelReplyMs = 1_000;
 const cancelTries = 3;
+/**
+ * Nothing came from a worker's attempts for so long: is it still on the bus? The server answers at once where nobody listens any more, long
+ * before heartbeats are missed. Not soon after an outage, when workers come back one by one.
+ */
+const probeMs = 250;
+const probeReplyMs = 1_000;
+const afterOutageMs = 3_000;
 /** Nothing came for so long: ask from our position. */
 const silenceMs = 2_000;
 /**
@@ -92,9 +99,13 @@ export class DispatchClient {
   private cancelling = 0;
   /** Instances that drain: what they run is moved. */
   private draining = new Set<string>();
+  /** When each worker was last probed. */
+  private readonly probedAtMs = new Map<string, number>();
+  private connectedSinceMs: number;
 
   constructor(options: DispatchClientOptions) {
     this.options = options;
+    this.connectedSinceMs = Number.NEGATIVE_INFINITY;
     options.bus.onReconnect(() => this.reconnected());
   }
 
@@ -166,6 +177,7 @@ export class DispatchClient {
   }
 
   private reconnected(): void {
+    this.connectedSinceMs = this.options.clock.nowMs();
     this.renewLeases();
     for (const generation of [...this.live]) generation.reconnected();
   }
@@ -175,11 +187,42 @@ export class DispatchClient {
     const now = this.options.clock.nowMs();
     for (const generation of [...this.live]) generation.check(now);
     if (now - this.leasedAtMs >= this.options.leaseMs / 3) this.renewLeases();
+    this.probeSilentWorkers(now);
     if (this.live.size > 0) this.stopTimer = this.options.clock.setTimer(checkMs, () => this.check());
   }
 
+  private probeSilentWorkers(nowMs: number): void {
+    const { bus } = this.options;
+    if (!bus.connected || nowMs - this.connectedSinceMs < afterOutageMs) return;
+    const silent = new Set<string>();
+    for (const generation of this.live) if (generation.silentSince(nowMs - probeMs)) silent.add(generation.workerId as string);
+    for (const workerId of this.probedAtMs.keys()) if (!silent.has(workerId)) this.probedAtMs.delete(workerId);
+    for (const workerId of silent) {
+      if (nowMs - (this.probedAtMs.get(workerId) ?? Number.NEGATIVE_INFINITY) < probeMs) continue;
+      this.probedAtMs.set(workerId, nowMs);
+      void this.probe(workerId);
+    }
+  }
+
+  /** Renews the worker's leases; nobody answers that, so silence is a good sign. */
+  private async probe(workerId: string): Promise<void> {
+    const { bus, subjects } = this.options;
+    const asked = [...this.live].filter((generation) => generation.workerId === workerId).map(({ attemptId }) => attemptId);
+    try {
+      await bus.request(subjects.control(workerId), this.leaseMessage(asked), probeReplyMs);
+    } catch (error) {
+      if (!(error instanceof BusError) || error.code !== "no_responders" || !bus.connected) return;
+      for (const generation of [...this.live]) if (asked.includes(generation.attemptId)) generation.workerLeft();
+    }
+  }
+
+  private leaseMessage(attemptIds: string[]): Uint8Array {
+    const { gatewayId, leaseMs } = this.options;
+    return encodeMessage({ kind: "lease", gatewayId, attemptIds, leaseMs });
+  }
+
   private renewLeases(): void {
-    const { bus, clock, subjects, gatewayId, leaseMs } = this.options;
+    const { bus, clock, subjects } = this.options;
     if (!bus.connected) return;
     this.leasedAtMs = clock.nowMs();
     const byWorker = new Map<string, string[]>();
@@ -188,7 +231,7 @@ export class DispatchClient {
     }
     for (const [workerId, attemptIds] of byWorker) {
       try {
-        bus.publish(subjects.control(workerId), encodeMessage({ kind: "lease", gatewayId, attemptIds, leaseMs }));
+        bus.publish(subjects.control(workerId), this.leaseMessage(attemptIds));
       } catch {
         // Disconnected just now: the reconnection renews.
         return;
@@ -573,6 +616,16 @@ export class Generation implements AsyncIterable<TokenBatch> {
   reconnected(): void {
     this.disconnectedSinceMs = null;
     if (this.accepted) this.resend();
+  }
+
+  /** @internal An accepted attempt of which nothing has come since then. */
+  silentSince(timeMs: number): boolean {
+    return this.accepted && !this.moving && this.heardMs <= timeMs;
+  }
+
+  /** @internal Nobody listens for its worker any more. */
+  workerLeft(): void {
+    if (this.workerId !== null) this.workerGone({ workerId: this.workerId, instanceId: this.instanceId ?? "" });
   }
 
   /** @internal */

@@ -2,7 +2,7 @@
 // equal sums go to prefill elsewhere, then to the smaller worker id. Only a short prompt does not compete: decode always prefills it.
 //
 //   prefillSeconds   tokens waiting before ours, and ours that the decode worker does not have, at the measured rate
-//   delaySeconds     prefill on decode itself: what it takes from the requests that run there
+//   delaySeconds     what our prefill takes from others: those who come after us, and on decode also those who run there
 //   transferSeconds  their latents' way to decode, as far as it takes longer than computing them (layers overlap)
 //   loadSeconds      each request that runs or waits there makes every step of ours longer
 //   memorySeconds    blocks that are neither free nor evictable must be waited for
@@ -46,11 +46,12 @@ const defaultTransferBytesPerSecond = 100e6;
 /** Output tokens in which a request's load is felt: answers differ, and only the order of magnitude matters. */
 const typicalAnswerTokens = 256;
 /**
- * Every second of ours on a decode worker is also taken from the steps of the requests that run or will soon run there. Counted once, however
- * many they are: prefill comes in chunks between their steps, which slows them but stops none. So decode prefills a long prompt only where
- * the prefill workers would take more than twice as long.
+ * Every second that we compute is taken from whoever comes after us, on any worker: so a cached prefix is worth more than our own time. On a
+ * decode worker it is also taken from the steps of the requests that run there. Counted once, however many they are: prefill comes in
+ * chunks between their steps, which slows them but stops none.
  */
-const localPrefillDelay = 1;
+const prefillDelay = 1;
+const localPrefillDelay = 2;
 
 /** Workers with equal identities hold interchangeable blocks. */
 export function cacheIdentityOf(worker: { modelDigest: string; numericsId: string; kvDtype: string }): string {
@@ -103,14 +104,16 @@ function routeTo(decode: WorkerView, ready: readonly WorkerView[], request: Rout
     if (prefill.role !== "prefill" || cacheIdentityOf(prefill) !== identity) continue;
     const prefillHits = Math.min(hitBlocks(prefill, keys) * kvBlockTokens, reusable);
     // What decode has is not sent, but prefill computes on nothing but its own rows.
-    const seconds = prefillSeconds(prefill, request.promptTokens - 1 - prefillHits, prefillRate(decode));
+    const computedTokens = request.promptTokens - 1 - prefillHits;
+    const seconds = prefillSeconds(prefill, computedTokens, prefillRate(decode));
+    const delaySeconds = (computedTokens / prefillRate(prefill, prefillRate(decode))) * prefillDelay;
     const transferBytes = uncachedTokens * decode.kvBytesPerToken;
     const transfer = transferBytes / (decode.rates.transferBytesPerSecond || defaultTransferBytesPerSecond);
     const candidate: Route = {
       ...shared,
       prefill: { workerId: prefill.workerId },
       reason: "the cheapest prefill worker",
-      cost: { prefillSeconds: seconds, delaySeconds: 0, transferSeconds: Math.max(0, transfer - seconds), ...loadAndMemory },
+      cost: { prefillSeconds: seconds, delaySeconds, transferSeconds: Math.max(0, transfer - seconds), ...loadAndMemory },
     };
     if (remote === null || total(candidate.cost) < total(remote.cost)) remote = candidate;
   }

@@ -9,7 +9,7 @@ interface Group {
 
 const rowHeight = 18;
 const groupGap = 30;
-const left = 110;
+const left = 140;
 const right = 90;
 const width = 760;
 const decades = [0.1, 1, 10, 100];
@@ -24,7 +24,7 @@ export function drawComparison(groups: readonly Group[]): string {
     y += 8;
     for (const { policy, ttftP50Seconds, ttftP99Seconds, hitRate } of comparisons) {
       const middle = y + rowHeight / 2;
-      const kind = policy === "ours" ? "ours" : "other";
+      const kind = policy.startsWith("ours") ? "ours" : "other";
       lines.push(
         `<text x="${left - 8}" y="${middle + 4}" text-anchor="end" class="${kind}-text">${policy}</text>`,
         `<line x1="${x(ttftP50Seconds).toFixed(1)}" x2="${x(ttftP99Seconds).toFixed(1)}" y1="${middle}" y2="${middle}" class="${kind}-line"/>`,

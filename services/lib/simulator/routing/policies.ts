@@ -3,29 +3,21 @@
 import { route } from "../../../gateway/router.ts";
 import { kvBlockTokens } from "../../contracts/block-key.ts";
 import { Random } from "../random.ts";
-import type { Cluster, DecodeQueue, Policy, PrefillQueue } from "./cluster.ts";
+import type { RoutingSnapshot, WorkerView } from "../../../gateway/state-view.ts";
+import type { Choice, Cluster, DecodeQueue, Policy, PrefillQueue } from "./cluster.ts";
+import type { TraceRequest } from "./trace.ts";
 
 /** No answer is promised to be shorter. */
 const maxTokens = 2_048;
 
 export const policies: Record<string, () => Policy> = {
-  ours: () => (request, cluster) => {
-    const { view, config, nowMs } = cluster;
-    const snapshot = view.snapshot(nowMs);
-    const chosen = route(snapshot, {
-      modelName: "model",
-      promptTokens: request.promptTokens,
-      maxTokens,
-      blockKeys: new Map([["..bfloat16", request.blockKeys]]),
-      excluded: new Set(),
-      localPrefillTokens: config.localPrefillTokens,
-    });
-    if (chosen === null) throw new Error("no worker is ready");
-    const { decode, prefill, hitTokens, uncachedTokens } = chosen;
-    const blocks = Math.ceil((request.promptTokens - hitTokens) / kvBlockTokens);
-    view.noteDispatched(decode.workerId, { requests: 1, blocks, prefillTokens: prefill === null ? uncachedTokens : 0 });
-    if (prefill !== null) view.noteDispatched(prefill.workerId, { requests: 1, blocks, prefillTokens: uncachedTokens });
-    return { decodeId: decode.workerId, prefillId: prefill?.workerId ?? null };
+  ours: () => (request, cluster) => ours(request, cluster, cluster.view.snapshot(cluster.nowMs)),
+
+  /** What of it is choice of workers, and what is that decode may prefill, too. */
+  "ours, prefill apart": () => (request, cluster) => {
+    const { workers } = cluster.view.snapshot(cluster.nowMs);
+    const never = (worker: WorkerView) => ({ ...worker, rates: { ...worker.rates, prefillTokensPerSecond: 1 } });
+    return ours(request, cluster, { workers: workers.map((worker) => (worker.role === "decode" ? never(worker) : worker)) });
   },
 
   "round robin": () => {
@@ -57,6 +49,23 @@ export const policies: Record<string, () => Policy> = {
     prefillId: longestPrefix(cluster.prefillWorkers, request.blockKeys, prefillLoad).id,
   }),
 };
+
+function ours(request: TraceRequest, { view, config }: Cluster, snapshot: RoutingSnapshot): Choice {
+  const chosen = route(snapshot, {
+    modelName: "model",
+    promptTokens: request.promptTokens,
+    maxTokens,
+    blockKeys: new Map([["..bfloat16", request.blockKeys]]),
+    excluded: new Set(),
+    localPrefillTokens: config.localPrefillTokens,
+  });
+  if (chosen === null) throw new Error("no worker is ready");
+  const { decode, prefill, hitTokens, uncachedTokens } = chosen;
+  const blocks = Math.ceil((request.promptTokens - hitTokens) / kvBlockTokens);
+  view.noteDispatched(decode.workerId, { requests: 1, blocks, prefillTokens: prefill === null ? uncachedTokens : 0 });
+  if (prefill !== null) view.noteDispatched(prefill.workerId, { requests: 1, blocks, prefillTokens: uncachedTokens });
+  return { decodeId: decode.workerId, prefillId: prefill?.workerId ?? null };
+}
 
 const decodeLoad = (worker: DecodeQueue) => worker.requests;
 const prefillLoad = (worker: PrefillQueue) => worker.queuedTokens;
