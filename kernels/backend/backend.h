@@ -168,8 +168,9 @@ class Backend {
   // Copies rows [first_row, first_row + row_count) of one block and layer to out and returns the bytes' XXH64.
   virtual std::uint64_t pack_rows(const KvCache& cache, int layer, std::uint32_t block, int first_row, int row_count,
                                   std::byte* out) = 0;
-  virtual void unpack_rows(KvCache& cache, int layer, std::uint32_t block, int first_row, int row_count,
-                           const std::byte* data) = 0;
+  // The inverse; returns the XXH64 of what it stored.
+  virtual std::uint64_t unpack_rows(KvCache& cache, int layer, std::uint32_t block, int first_row, int row_count,
+                                    const std::byte* data) = 0;
   // Copies a whole block, all layers.
   virtual void copy_block(KvCache& cache, std::uint32_t from, std::uint32_t to) = 0;
 };

@@ -143,6 +143,17 @@ TEST("xxh64: vectors") {
   CHECK(xxh64(bytes, 222, 2654435761u) == 0x20CB8AB7AE10C14Aull);
 }
 
+TEST("xxh64: a copy has the digest of its bytes, at any size and alignment") {
+  std::vector<unsigned char> bytes(200), out(202);
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<unsigned char>(i * 37 + 11);
+  for (std::size_t size = 0; size + 3 <= bytes.size(); ++size) {
+    std::fill(out.begin(), out.end(), 0xAA);
+    CHECK(xxh64_copy(out.data() + 1, bytes.data() + 3, size) == xxh64(bytes.data() + 3, size));
+    CHECK(std::memcmp(out.data() + 1, bytes.data() + 3, size) == 0);
+    CHECK(out[0] == 0xAA && out[1 + size] == 0xAA);
+  }
+}
+
 TEST("aligned buffer: zeroed, aligned, moved, never too large") {
   AlignedBuffer<float> buffer(33);
   CHECK(reinterpret_cast<std::uintptr_t>(buffer.data()) % 64 == 0);

@@ -30,25 +30,29 @@ std::uint64_t round(std::uint64_t acc, std::uint64_t lane) { return std::rotl(ac
 
 std::uint64_t merge(std::uint64_t acc, std::uint64_t value) { return (acc ^ round(0, value)) * kPrime1 + kPrime4; }
 
-}  // namespace
-
-std::uint64_t xxh64(const void* data, std::size_t size, std::uint64_t seed) {
-  const auto* p = static_cast<const unsigned char*>(data);
+template <bool kCopy>
+std::uint64_t digest(unsigned char* out, const unsigned char* p, std::size_t size, std::uint64_t seed) {
   std::size_t left = size;
   std::uint64_t acc;
   if (size >= 32) {
     std::uint64_t a = seed + kPrime1 + kPrime2, b = seed + kPrime2, c = seed, d = seed - kPrime1;
     for (; left >= 32; left -= 32, p += 32) {
-      a = round(a, read64(p));
-      b = round(b, read64(p + 8));
-      c = round(c, read64(p + 16));
-      d = round(d, read64(p + 24));
+      const std::uint64_t lanes[4] = {read64(p), read64(p + 8), read64(p + 16), read64(p + 24)};
+      if constexpr (kCopy) {
+        std::memcpy(out, lanes, 32);
+        out += 32;
+      }
+      a = round(a, lanes[0]);
+      b = round(b, lanes[1]);
+      c = round(c, lanes[2]);
+      d = round(d, lanes[3]);
     }
     acc = std::rotl(a, 1) + std::rotl(b, 7) + std::rotl(c, 12) + std::rotl(d, 18);
     acc = merge(merge(merge(merge(acc, a), b), c), d);
   } else {
     acc = seed + kPrime5;
   }
+  if constexpr (kCopy) std::memcpy(out, p, left);
   acc += size;
   for (; left >= 8; left -= 8, p += 8) acc = std::rotl(acc ^ round(0, read64(p)), 27) * kPrime1 + kPrime4;
   if (left >= 4) {
@@ -60,6 +64,16 @@ std::uint64_t xxh64(const void* data, std::size_t size, std::uint64_t seed) {
   acc = (acc ^ (acc >> 33)) * kPrime2;
   acc = (acc ^ (acc >> 29)) * kPrime3;
   return acc ^ (acc >> 32);
+}
+
+}  // namespace
+
+std::uint64_t xxh64(const void* data, std::size_t size, std::uint64_t seed) {
+  return digest<false>(nullptr, static_cast<const unsigned char*>(data), size, seed);
+}
+
+std::uint64_t xxh64_copy(void* out, const void* data, std::size_t size) {
+  return digest<true>(static_cast<unsigned char*>(out), static_cast<const unsigned char*>(data), size, 0);
 }
 
 }  // namespace pelagic

@@ -408,9 +408,10 @@ std::uint64_t Model::pack_rows(int layer, std::uint32_t block, int first_row, in
   return backend_->pack_rows(*cache_, layer, block, first_row, row_count, out.data());
 }
 
-void Model::unpack_rows(int layer, std::uint32_t block, int first_row, int row_count, std::span<const std::byte> data) {
+std::uint64_t Model::unpack_rows(int layer, std::uint32_t block, int first_row, int row_count,
+                                 std::span<const std::byte> data) {
   check_rows(layer, block, first_row, row_count, data.size());
-  backend_->unpack_rows(*cache_, layer, block, first_row, row_count, data.data());
+  return backend_->unpack_rows(*cache_, layer, block, first_row, row_count, data.data());
 }
 
 void Model::copy_block(std::uint32_t from, std::uint32_t to) {

@@ -73,11 +73,13 @@ class Model {
   };
   ReadPass read_weights(std::span<const std::uint32_t> expert_counts);
 
-  // Rows of one block and layer as bytes in the KV dtype: row_count * kv_layout().row_bytes(). Throw Error(argument)
+  // Rows of one block and layer as bytes in the KV dtype: row_count * kv_layout().row_bytes(). Both return the XXH64 of
+  // what they copied. Throw Error(argument)
   // for indices out of range or a span of another size. May be called while a step runs, for rows whose layer it has
   // reported, or that it does not touch.
   std::uint64_t pack_rows(int layer, std::uint32_t block, int first_row, int row_count, std::span<std::byte> out) const;
-  void unpack_rows(int layer, std::uint32_t block, int first_row, int row_count, std::span<const std::byte> data);
+  std::uint64_t unpack_rows(int layer, std::uint32_t block, int first_row, int row_count,
+                            std::span<const std::byte> data);
   void copy_block(std::uint32_t from, std::uint32_t to);
 
  private:

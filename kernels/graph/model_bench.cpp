@@ -93,8 +93,8 @@ class TimedBackend final : public Backend {
   std::uint64_t pack_rows(const KvCache& c, int l, std::uint32_t b, int f, int n, std::byte* out) override {
     return inner_->pack_rows(c, l, b, f, n, out);
   }
-  void unpack_rows(KvCache& c, int l, std::uint32_t b, int f, int n, const std::byte* data) override {
-    inner_->unpack_rows(c, l, b, f, n, data);
+  std::uint64_t unpack_rows(KvCache& c, int l, std::uint32_t b, int f, int n, const std::byte* data) override {
+    return inner_->unpack_rows(c, l, b, f, n, data);
   }
   void copy_block(KvCache& c, std::uint32_t from, std::uint32_t to) override { inner_->copy_block(c, from, to); }
 

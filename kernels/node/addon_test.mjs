@@ -87,12 +87,28 @@ test("a model from loading to closing", async () => {
   const bytes = new Uint8Array(64 * info.latentWidth * 2 + 4);
   const hash = model.packRows(0, 0, 0, 64, bytes, 4);
   assert.equal(hash, native.xxh64(bytes.subarray(4)));
-  model.unpackRows(0, 5, 0, 64, bytes, 4);
-  model.copyBlock(5, 6);
+  model.copyBlock(0, 6);
   assert.equal(model.packRows(0, 6, 0, 64, bytes, 4), hash);
   assert.throws(() => model.packRows(0, 0, 0, 64, bytes, 5), coded("argument", /bytes/));
-  assert.throws(() => model.unpackRows(0, 0, 1, 64, bytes, 0), coded("argument", /leave the block/));
+  assert.throws(() => model.packRows(0, 0, 1, 64, bytes, 0), coded("argument", /leave the block/));
   assert.throws(() => model.copyBlock(0, 8), coded("argument", /block 8/));
+
+  const frame = Uint8Array.from({ length: 64 + 10 * info.latentWidth * 2 }, (_, i) => i);
+  const word = (at) => new DataView(frame.buffer).getBigUint64(at, true);
+  model.packFrame(0, 0, 3, 10, frame);
+  assert.deepEqual([...frame.subarray(0, 48)], Array.from({ length: 48 }, (_, i) => i));
+  assert.equal(word(48), native.xxh64(frame.subarray(64)));
+  assert.equal(word(56), native.xxh64(frame.subarray(0, 56)));
+  assert.equal(model.unpackFrame(0, 7, 20, 10, frame), true);
+  const rows = new Uint8Array(10 * info.latentWidth * 2);
+  assert.equal(model.packRows(0, 7, 20, 10, rows, 0), word(48));
+  for (const at of [0, 50, 60, 64, frame.length - 1]) {
+    frame[at] ^= 4;
+    assert.equal(model.unpackFrame(0, 7, 20, 10, frame), false, `byte ${at}`);
+    frame[at] ^= 4;
+  }
+  assert.throws(() => model.packFrame(0, 0, 0, 11, frame), coded("argument", /frame has/));
+  assert.throws(() => model.unpackFrame(0, 0, 60, 10, frame), coded("argument", /leave the block/));
 
   const running = model.step(batch(70));
   await assert.rejects(model.step(batch(1)), coded("busy", /another step/));

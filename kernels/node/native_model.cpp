@@ -1,8 +1,10 @@
 #include "node/native_model.h"
 
+#include <cstring>
 #include <utility>
 
 #include "backend/cpu/cpu_backend.h"
+#include "base/xxh64.h"
 #include "graph/error.h"
 #include "node/convert.h"
 
@@ -79,6 +81,36 @@ std::span<std::byte> window(std::span<std::uint8_t> bytes, std::int64_t offset, 
   return std::as_writable_bytes(bytes.subspan(static_cast<std::size_t>(offset), size));
 }
 
+// Where a KV frame's checksums and payload are; services/lib/contracts/frame.ts describes the rest of its header.
+constexpr std::size_t kPayloadSumAt = 48;
+constexpr std::size_t kHeaderSumAt = 56;
+constexpr std::size_t kFrameHeaderBytes = 64;
+
+// The arguments (layer, block, firstRow, rowCount, frame) of packFrame and unpackFrame.
+struct FrameRows {
+  FrameRows(const Napi::CallbackInfo& info, std::size_t row_bytes)
+      : layer(static_cast<int>(to_integer(info[0], "layer", 0, INT32_MAX))),
+        block(static_cast<std::uint32_t>(to_integer(info[1], "block", 0, UINT32_MAX))),
+        first_row(static_cast<int>(to_integer(info[2], "firstRow", 0, kBlockRows))),
+        row_count(static_cast<int>(to_integer(info[3], "rowCount", 0, kBlockRows))),
+        frame(to_bytes(info[4], "frame")),
+        payload(window(frame, kFrameHeaderBytes, static_cast<std::size_t>(row_count) * row_bytes, "frame")) {}
+
+  std::uint64_t sum(std::size_t at) const {
+    std::uint64_t value;
+    std::memcpy(&value, frame.data() + at, sizeof value);
+    return value;
+  }
+  void set_sum(std::size_t at, std::uint64_t value) const { std::memcpy(frame.data() + at, &value, sizeof value); }
+
+  int layer;
+  std::uint32_t block;
+  int first_row;
+  int row_count;
+  std::span<std::uint8_t> frame;
+  std::span<std::byte> payload;
+};
+
 // Calls fn and turns what it throws into a JavaScript exception with a code.
 template <class Fn>
 Napi::Value guarded(Napi::Env env, const Fn& fn) {
@@ -102,9 +134,9 @@ Napi::Function NativeModel::make_class(Napi::Env env) {
   return DefineClass(
       env, "NativeModel",
       {InstanceAccessor<&NativeModel::info>("info"), InstanceMethod<&NativeModel::step>("step"),
-       InstanceMethod<&NativeModel::pack_rows>("packRows"), InstanceMethod<&NativeModel::unpack_rows>("unpackRows"),
-       InstanceMethod<&NativeModel::copy_block>("copyBlock"), InstanceMethod<&NativeModel::read_weights>("readWeights"),
-       InstanceMethod<&NativeModel::close>("close")});
+       InstanceMethod<&NativeModel::pack_rows>("packRows"), InstanceMethod<&NativeModel::pack_frame>("packFrame"),
+       InstanceMethod<&NativeModel::unpack_frame>("unpackFrame"), InstanceMethod<&NativeModel::copy_block>("copyBlock"),
+       InstanceMethod<&NativeModel::read_weights>("readWeights"), InstanceMethod<&NativeModel::close>("close")});
 }
 
 NativeModel::NativeModel(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeModel>(info) {}
@@ -242,17 +274,23 @@ Napi::Value NativeModel::pack_rows(const Napi::CallbackInfo& info) {
   });
 }
 
-Napi::Value NativeModel::unpack_rows(const Napi::CallbackInfo& info) {
+Napi::Value NativeModel::pack_frame(const Napi::CallbackInfo& info) {
   return guarded(info.Env(), [&]() -> Napi::Value {
     Model& model = open_model();
-    const int layer = static_cast<int>(to_integer(info[0], "layer", 0, INT32_MAX));
-    const std::uint32_t block = static_cast<std::uint32_t>(to_integer(info[1], "block", 0, UINT32_MAX));
-    const int first_row = static_cast<int>(to_integer(info[2], "firstRow", 0, kBlockRows));
-    const int row_count = static_cast<int>(to_integer(info[3], "rowCount", 0, kBlockRows));
-    const std::int64_t offset = to_integer(info[5], "offset", 0, INT64_C(1) << 52);
-    const std::size_t size = static_cast<std::size_t>(row_count) * model.kv_layout().row_bytes();
-    model.unpack_rows(layer, block, first_row, row_count, window(to_bytes(info[4], "data"), offset, size, "data"));
+    const FrameRows rows(info, model.kv_layout().row_bytes());
+    rows.set_sum(kPayloadSumAt, model.pack_rows(rows.layer, rows.block, rows.first_row, rows.row_count, rows.payload));
+    rows.set_sum(kHeaderSumAt, xxh64(rows.frame.data(), kHeaderSumAt));
     return info.Env().Undefined();
+  });
+}
+
+Napi::Value NativeModel::unpack_frame(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    Model& model = open_model();
+    const FrameRows rows(info, model.kv_layout().row_bytes());
+    if (rows.sum(kHeaderSumAt) != xxh64(rows.frame.data(), kHeaderSumAt)) return Napi::Boolean::New(info.Env(), false);
+    const auto sum = model.unpack_rows(rows.layer, rows.block, rows.first_row, rows.row_count, rows.payload);
+    return Napi::Boolean::New(info.Env(), sum == rows.sum(kPayloadSumAt));
   });
 }
 

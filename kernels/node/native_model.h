@@ -39,7 +39,8 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
 
   Napi::Value step(const Napi::CallbackInfo& info);
   Napi::Value pack_rows(const Napi::CallbackInfo& info);
-  Napi::Value unpack_rows(const Napi::CallbackInfo& info);
+  Napi::Value pack_frame(const Napi::CallbackInfo& info);
+  Napi::Value unpack_frame(const Napi::CallbackInfo& info);
   Napi::Value copy_block(const Napi::CallbackInfo& info);
   Napi::Value read_weights(const Napi::CallbackInfo& info);
   Napi::Value close(const Napi::CallbackInfo& info);

@@ -405,10 +405,10 @@ class CpuBackend final : public Backend {
     const CpuKvCache& kv = static_cast<const CpuKvCache&>(cache);
     return kv_pack_rows(kv.layout, kv.data.get(), layer, block, first_row, row_count, out);
   }
-  void unpack_rows(KvCache& cache, int layer, std::uint32_t block, int first_row, int row_count,
-                   const std::byte* data) override {
+  std::uint64_t unpack_rows(KvCache& cache, int layer, std::uint32_t block, int first_row, int row_count,
+                            const std::byte* data) override {
     CpuKvCache& kv = static_cast<CpuKvCache&>(cache);
-    kv_unpack_rows(kv.layout, kv.data.get(), layer, block, first_row, row_count, data);
+    return kv_unpack_rows(kv.layout, kv.data.get(), layer, block, first_row, row_count, data);
   }
   void copy_block(KvCache& cache, std::uint32_t from, std::uint32_t to) override {
     CpuKvCache& kv = static_cast<CpuKvCache&>(cache);

@@ -32,14 +32,13 @@ std::uint64_t kv_pack_rows(const KvLayout& layout, const std::byte* cache, int l
                            int first_row, int row_count, std::byte* out) {
   const std::size_t bytes = layout.row_bytes() * static_cast<std::size_t>(row_count);
   const std::byte* rows = cache + layout.offset(layer, block, first_row);
-  std::memcpy(out, rows, bytes);
-  return xxh64(rows, bytes);
+  return xxh64_copy(out, rows, bytes);
 }
 
-void kv_unpack_rows(const KvLayout& layout, std::byte* cache, int layer, std::uint32_t block, int first_row,
-                    int row_count, const std::byte* data) {
-  std::memcpy(cache + layout.offset(layer, block, first_row), data,
-              layout.row_bytes() * static_cast<std::size_t>(row_count));
+std::uint64_t kv_unpack_rows(const KvLayout& layout, std::byte* cache, int layer, std::uint32_t block, int first_row,
+                             int row_count, const std::byte* data) {
+  return xxh64_copy(cache + layout.offset(layer, block, first_row), data,
+                    layout.row_bytes() * static_cast<std::size_t>(row_count));
 }
 
 void kv_copy_block(const KvLayout& layout, std::byte* cache, std::uint32_t from, std::uint32_t to) {

@@ -44,9 +44,9 @@ void kv_write_row(const KvLayout& layout, std::byte* cache, int layer, std::uint
 std::uint64_t kv_pack_rows(const KvLayout& layout, const std::byte* cache, int layer, std::uint32_t block,
                            int first_row, int row_count, std::byte* out);
 
-// The inverse; checks nothing.
-void kv_unpack_rows(const KvLayout& layout, std::byte* cache, int layer, std::uint32_t block, int first_row,
-                    int row_count, const std::byte* data);
+// The inverse; returns the XXH64 too and compares it with nothing.
+std::uint64_t kv_unpack_rows(const KvLayout& layout, std::byte* cache, int layer, std::uint32_t block, int first_row,
+                             int row_count, const std::byte* data);
 
 // Copies a whole block in every layer.
 void kv_copy_block(const KvLayout& layout, std::byte* cache, std::uint32_t from, std::uint32_t to);

@@ -43,7 +43,7 @@ TEST("write, pack, unpack, copy") {
     const std::uint64_t digest = kv_pack_rows(layout, cache.data(), 2, 1, 59, 5, packed.data() + 1);
     CHECK(digest == xxh64(packed.data() + 1, 5 * layout.row_bytes()));
     CHECK(std::memcmp(packed.data() + 1, cache.data() + layout.offset(2, 1, 59), 5 * layout.row_bytes()) == 0);
-    kv_unpack_rows(layout, cache.data(), 0, 3, 10, 5, packed.data() + 1);
+    CHECK(kv_unpack_rows(layout, cache.data(), 0, 3, 10, 5, packed.data() + 1) == digest);
     CHECK(std::memcmp(cache.data() + layout.offset(0, 3, 14), row, layout.row_bytes()) == 0);
 
     kv_copy_block(layout, cache.data(), 1, 2);

@@ -1,4 +1,5 @@
-// The header of a KV frame: 64 bytes before the latents of some rows of one block and layer. TypeScript writes the header, C++ the payload.
+// The header of a KV frame: 64 bytes before the latents of some rows of one block and layer. TypeScript writes the header, C++ the payload
+// and both checksums.
 //
 //   0  magic "PLKV"      4  version u16, header bytes u16     8  transfer id, 16 bytes
 //  24  sequence u32     28  layer u16, flags u16             32  first row u32     36  row count u32
@@ -16,8 +17,6 @@ export const kvDtypes = ["float32", "bfloat16"] as const;
 export type FrameKvDtype = (typeof kvDtypes)[number];
 
 export interface FrameHeader {
-  /** 32 hex digits. */
-  transferId: string;
   sequence: number;
   layer: number;
   /** Nothing follows this frame in its transfer. */
@@ -28,18 +27,29 @@ export interface FrameHeader {
   rowCount: number;
   payloadBytes: number;
   kvDtype: FrameKvDtype;
-  payloadChecksum: bigint;
 }
 
 export type Xxh64 = (data: Uint8Array) => bigint;
 
-/** Writes the header over frame[0..64). */
-export function writeFrameHeader(frame: Uint8Array, header: FrameHeader, xxh64: Xxh64): void {
+const idAt = 8;
+const idBytes = 16;
+const payloadSumAt = 48;
+const headerSumAt = 56;
+
+/** A transfer id, 32 hex digits, as frames carry it. */
+export function frameTransferId(hex: string): Uint8Array {
+  const id = new Uint8Array(Buffer.from(hex, "hex"));
+  if (id.length !== idBytes) throw new Error(`transfer id ${JSON.stringify(hex)}: 32 hex digits expected`);
+  return id;
+}
+
+/** Writes the header over frame[0..48); the checksums are left to whoever writes the payload. */
+export function writeFrameHeader(frame: Uint8Array, transferId: Uint8Array, header: FrameHeader): void {
   const view = new DataView(frame.buffer, frame.byteOffset, frameHeaderBytes);
   view.setUint32(0, magic, true);
   view.setUint16(4, version, true);
   view.setUint16(6, frameHeaderBytes, true);
-  frame.set(Buffer.from(header.transferId, "hex"), 8);
+  frame.set(transferId, idAt);
   view.setUint32(24, header.sequence, true);
   view.setUint16(28, header.layer, true);
   view.setUint16(30, (header.last ? lastFlag : 0) | (header.cached ? cachedFlag : 0), true);
@@ -47,8 +57,25 @@ export function writeFrameHeader(frame: Uint8Array, header: FrameHeader, xxh64: 
   view.setUint32(36, header.rowCount, true);
   view.setUint32(40, header.payloadBytes, true);
   view.setUint32(44, kvDtypes.indexOf(header.kvDtype), true);
-  view.setBigUint64(48, header.payloadChecksum, true);
-  view.setBigUint64(56, xxh64(frame.subarray(0, 56)), true);
+}
+
+/** Writes both checksums, for those who do not leave it to native code. */
+export function sealFrame(frame: Uint8Array, xxh64: Xxh64): void {
+  const view = new DataView(frame.buffer, frame.byteOffset, frameHeaderBytes);
+  view.setBigUint64(payloadSumAt, xxh64(frame.subarray(frameHeaderBytes)), true);
+  view.setBigUint64(headerSumAt, xxh64(frame.subarray(0, headerSumAt)), true);
+}
+
+export function headerIntact(frame: Uint8Array, xxh64: Xxh64): boolean {
+  return checksum(frame, headerSumAt) === xxh64(frame.subarray(0, headerSumAt));
+}
+
+export function payloadIntact(frame: Uint8Array, xxh64: Xxh64): boolean {
+  return checksum(frame, payloadSumAt) === xxh64(frame.subarray(frameHeaderBytes));
+}
+
+function checksum(frame: Uint8Array, at: number): bigint {
+  return new DataView(frame.buffer, frame.byteOffset, frameHeaderBytes).getBigUint64(at, true);
 }
 
 /** Where a frame stands in its transfer, unverified: for whoever only watches. null: not a frame. */
@@ -59,31 +86,32 @@ export function readFrameFlags(frame: Uint8Array): { sequence: number; last: boo
   return { sequence: view.getUint32(24, true), last: (view.getUint16(30, true) & lastFlag) !== 0 };
 }
 
-/** Reads and verifies header and payload; throws an error that names the field at fault. */
-export function readFrame(frame: Uint8Array, xxh64: Xxh64): FrameHeader {
+export function isOfTransfer(frame: Uint8Array, transferId: Uint8Array): boolean {
+  for (let i = 0; i < idBytes; i++) if (frame[idAt + i] !== transferId[i]) return false;
+  return true;
+}
+
+/** What the header says; its checksum is not looked at here. Throws an error that names the field by which this is no frame. */
+export function readFrameHeader(frame: Uint8Array): FrameHeader {
   if (frame.length < frameHeaderBytes) throw bad("length", `${frame.length} bytes, at least ${frameHeaderBytes} expected`);
-  const view = new DataView(frame.buffer, frame.byteOffset, frame.byteLength);
+  const view = new DataView(frame.buffer, frame.byteOffset, frameHeaderBytes);
   if (view.getUint32(0, true) !== magic) throw bad("magic", "not a KV frame");
   if (view.getUint16(4, true) !== version) throw bad("version", `${view.getUint16(4, true)}, this build reads ${version}`);
   if (view.getUint16(6, true) !== frameHeaderBytes) throw bad("header bytes", String(view.getUint16(6, true)));
-  if (view.getBigUint64(56, true) !== xxh64(frame.subarray(0, 56))) throw bad("header checksum", "differs");
-  const dtype = kvDtypes[view.getUint32(44, true)];
-  if (dtype === undefined) throw bad("KV dtype", String(view.getUint32(44, true)));
+  const kvDtype = kvDtypes[view.getUint32(44, true)];
+  if (kvDtype === undefined) throw bad("KV dtype", String(view.getUint32(44, true)));
   const payloadBytes = view.getUint32(40, true);
   if (frameHeaderBytes + payloadBytes !== frame.length) throw bad("payload bytes", `${payloadBytes} in a frame of ${frame.length}`);
-  const payloadChecksum = view.getBigUint64(48, true);
-  if (payloadChecksum !== xxh64(frame.subarray(frameHeaderBytes))) throw bad("payload checksum", "differs");
+  const flags = view.getUint16(30, true);
   return {
-    transferId: Buffer.from(frame.subarray(8, 24)).toString("hex"),
     sequence: view.getUint32(24, true),
     layer: view.getUint16(28, true),
-    last: (view.getUint16(30, true) & lastFlag) !== 0,
-    cached: (view.getUint16(30, true) & cachedFlag) !== 0,
+    last: (flags & lastFlag) !== 0,
+    cached: (flags & cachedFlag) !== 0,
     firstRow: view.getUint32(32, true),
     rowCount: view.getUint32(36, true),
     payloadBytes,
-    kvDtype: dtype,
-    payloadChecksum,
+    kvDtype,
   };
 }
 

@@ -61,7 +61,10 @@ export interface ModelRunner {
   run(work: readonly SequenceWork[], options?: RunOptions): Promise<RunResult[]>;
   /** Copies rows of one block and layer to out[offset..]; returns their XXH64. */
   packRows(layer: number, block: number, firstRow: number, rowCount: number, out: Uint8Array, offset: number): bigint;
-  unpackRows(layer: number, block: number, firstRow: number, rowCount: number, data: Uint8Array, offset: number): void;
+  /** Writes a frame's payload and both checksums behind its header, see NativeModel. */
+  packFrame(layer: number, block: number, firstRow: number, rowCount: number, frame: Uint8Array): void;
+  /** False where a checksum differs: then what was stored, if anything, must not count. */
+  unpackFrame(layer: number, block: number, firstRow: number, rowCount: number, frame: Uint8Array): boolean;
   xxh64(data: Uint8Array): bigint;
   close(): Promise<void>;
 }
@@ -118,8 +121,12 @@ export class NativeRunner implements ModelRunner {
     return this.model.packRows(layer, block, firstRow, rowCount, out, offset);
   }
 
-  unpackRows(layer: number, block: number, firstRow: number, rowCount: number, data: Uint8Array, offset: number): void {
-    this.model.unpackRows(layer, block, firstRow, rowCount, data, offset);
+  packFrame(layer: number, block: number, firstRow: number, rowCount: number, frame: Uint8Array): void {
+    this.model.packFrame(layer, block, firstRow, rowCount, frame);
+  }
+
+  unpackFrame(layer: number, block: number, firstRow: number, rowCount: number, frame: Uint8Array): boolean {
+    return this.model.unpackFrame(layer, block, firstRow, rowCount, frame);
   }
 
   readWeights(expertCounts: Uint32Array): Promise<{ bytes: number; seconds: number }> {

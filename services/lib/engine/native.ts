@@ -125,8 +125,16 @@ export interface NativeModel {
   step(batch: StepBatch, onLayer?: (layer: number) => void): Promise<StepResult[]>;
   /** Copies the latents of rows [firstRow, firstRow + rowCount) of one block and layer, in the KV dtype, to out[offset..]; returns their XXH64. */
   packRows(layer: number, block: number, firstRow: number, rowCount: number, out: Uint8Array, offset: number): bigint;
-  /** The inverse. The caller has verified the checksum. */
-  unpackRows(layer: number, block: number, firstRow: number, rowCount: number, data: Uint8Array, offset: number): void;
+  /**
+   * The payload of a KV frame, rows as for packRows, and both checksums, behind a header that lacks only these (contracts/frame.ts): one pass
+   * over the payload.
+   */
+  packFrame(layer: number, block: number, firstRow: number, rowCount: number, frame: Uint8Array): void;
+  /**
+   * The inverse. False where a checksum differs: a damaged header stores nothing, a damaged payload has been stored, and the caller must not
+   * count its rows.
+   */
+  unpackFrame(layer: number, block: number, firstRow: number, rowCount: number, frame: Uint8Array): boolean;
   /** Copies a whole block, all layers, inside the cache (a fork's private copy of a partial block). */
   copyBlock(from: number, to: number): void;
   /**

@@ -1,7 +1,7 @@
 // One transfer, as the receiver sees it: frames in, rows into reserved blocks. It stores exactly the next frame, once: an earlier one is a
 // repetition, a later one says that something was lost, and both are told apart for whoever asks again. Rows that every layer has are whole.
 import { kvBlockTokens } from "../contracts/block-key.ts";
-import { frameHeaderBytes, type FrameHeader, readFrame, type FrameKvDtype } from "../contracts/frame.ts";
+import { type FrameHeader, type FrameKvDtype, frameTransferId, headerIntact, isOfTransfer, readFrameHeader } from "../contracts/frame.ts";
 import type { ModelRunner } from "./model-runner.ts";
 
 export interface ReceiverOptions {
@@ -14,9 +14,12 @@ export interface ReceiverOptions {
 /** `missing`: this frame is not the next, or arrived damaged; the next must be sent again. */
 export type Arrival = { kind: "stored"; payloadBytes: number } | { kind: "repeated" } | { kind: "missing"; reason: string };
 
+const damaged: Arrival = { kind: "missing", reason: "a checksum differs" };
+
 export class TransferReceiver {
   private readonly runner: ModelRunner;
   private readonly options: ReceiverOptions;
+  private readonly transferId: Uint8Array;
   private readonly table: readonly number[];
   /** For each layer, the first row that is still missing. */
   private readonly nextRow: number[];
@@ -28,6 +31,7 @@ export class TransferReceiver {
   constructor(runner: ModelRunner, options: ReceiverOptions, table: readonly number[]) {
     this.runner = runner;
     this.options = options;
+    this.transferId = frameTransferId(options.transferId);
     this.table = table;
     this.nextRow = new Array<number>(runner.info.layerCount).fill(options.firstRow);
   }
@@ -46,40 +50,50 @@ export class TransferReceiver {
     return this.completeRows === this.options.endRow;
   }
 
-  /** Throws an error that says what is wrong where the frame contradicts the transfer; then nothing was written. */
+  /**
+   * Throws an error that says what is wrong where the frame contradicts the transfer; then nothing was written. A damaged payload lies where
+   * its rows are due and does not count: they are written again.
+   */
   accept(frame: Uint8Array): Arrival {
     let header: FrameHeader;
     try {
-      header = readFrame(frame, (data) => this.runner.xxh64(data));
+      header = readFrameHeader(frame);
     } catch (error) {
       return { kind: "missing", reason: error instanceof Error ? error.message : String(error) };
     }
-    const { options } = this;
-    if (header.transferId !== options.transferId) throw new Error(`frame of transfer ${header.transferId}`);
+    const contradiction = this.contradiction(frame, header);
+    if (contradiction !== undefined) {
+      if (!headerIntact(frame, (data) => this.runner.xxh64(data))) return damaged;
+      throw new Error(contradiction);
+    }
     if (header.sequence < this.frames) return { kind: "repeated" };
     if (header.sequence > this.frames) return { kind: "missing", reason: `frame ${header.sequence} where ${this.frames} was due` };
-    if (header.kvDtype !== options.kvDtype) throw new Error(`frame in ${header.kvDtype}`);
-    const next = this.nextRow[header.layer];
-    if (next === undefined) throw new Error(`frame of layer ${header.layer}`);
-    const end = header.firstRow + header.rowCount;
-    const block = Math.floor(header.firstRow / kvBlockTokens);
-    if (header.firstRow !== next || header.rowCount === 0 || end > options.endRow || Math.floor((end - 1) / kvBlockTokens) !== block) {
-      throw new Error(`rows ${header.firstRow} to ${end} of layer ${header.layer} where row ${next} was due`);
-    }
-    if (header.payloadBytes !== header.rowCount * this.runner.rowBytes)
-      throw new Error(`${header.payloadBytes} bytes for ${header.rowCount} rows`);
-    this.runner.unpackRows(
-      header.layer,
-      this.table[block] as number,
-      header.firstRow % kvBlockTokens,
-      header.rowCount,
-      frame,
-      frameHeaderBytes,
-    );
-    this.nextRow[header.layer] = end;
-    if (header.cached && header.layer === 0) this.cachedRows += header.rowCount;
+    const { layer, firstRow, rowCount } = header;
+    const block = this.table[Math.floor(firstRow / kvBlockTokens)] as number;
+    if (!this.runner.unpackFrame(layer, block, firstRow % kvBlockTokens, rowCount, frame)) return damaged;
+    this.nextRow[layer] = firstRow + rowCount;
+    if (header.cached && layer === 0) this.cachedRows += rowCount;
     this.frames++;
     this.receivedBytes += header.payloadBytes;
     return { kind: "stored", payloadBytes: header.payloadBytes };
+  }
+
+  /** Of another transfer or, as the next frame, not the rows that are due. */
+  private contradiction(
+    frame: Uint8Array,
+    { sequence, layer, firstRow, rowCount, payloadBytes, kvDtype }: FrameHeader,
+  ): string | undefined {
+    if (!isOfTransfer(frame, this.transferId)) return "frame of another transfer";
+    if (sequence !== this.frames) return undefined;
+    if (kvDtype !== this.options.kvDtype) return `frame in ${kvDtype}`;
+    const next = this.nextRow[layer];
+    if (next === undefined) return `frame of layer ${layer}`;
+    const end = firstRow + rowCount;
+    const sameBlock = Math.floor((end - 1) / kvBlockTokens) === Math.floor(firstRow / kvBlockTokens);
+    if (firstRow !== next || rowCount === 0 || end > this.options.endRow || !sameBlock) {
+      return `rows ${firstRow} to ${end} of layer ${layer} where row ${next} was due`;
+    }
+    if (payloadBytes !== rowCount * this.runner.rowBytes) return `${payloadBytes} bytes for ${rowCount} rows`;
+    return undefined;
   }
 }

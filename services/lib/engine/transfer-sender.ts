@@ -3,7 +3,7 @@
 // from its place.
 import { kvBlockTokens } from "../contracts/block-key.ts";
 import type { Bus } from "../contracts/bus.ts";
-import { frameHeaderBytes, writeFrameHeader, type FrameKvDtype } from "../contracts/frame.ts";
+import { frameHeaderBytes, frameTransferId, writeFrameHeader, type FrameKvDtype } from "../contracts/frame.ts";
 import type { ModelRunner } from "./model-runner.ts";
 
 export interface TransferOptions {
@@ -14,6 +14,8 @@ export interface TransferOptions {
   endRow: number;
   grantedBytes: number;
 }
+
+const spareBytes = 64 * 1024;
 
 interface FramePlace {
   layer: number;
@@ -33,6 +35,7 @@ export class TransferSender {
   private readonly table: () => readonly number[];
   private readonly rowsPerFrame: number;
   private readonly totalBytes: number;
+  private readonly transferId: Uint8Array;
   /** By sequence number, from the first that is not acknowledged to the last that is ready. */
   private readonly places = new Map<number, FramePlace>();
   private readyFrames = 0;
@@ -45,6 +48,7 @@ export class TransferSender {
   sentBytes = 0;
   resentFrames = 0;
   private furthestFrame = 0;
+  private spare = new Uint8Array(0);
 
   /** `table` gives the block ids of the rows' owner, in order of position. */
   constructor(runner: ModelRunner, dataBus: Bus, framesSubject: string, options: TransferOptions, table: () => readonly number[]) {
@@ -52,6 +56,7 @@ export class TransferSender {
     this.runner = runner;
     this.dataBus = dataBus;
     this.options = options;
+    this.transferId = frameTransferId(options.transferId);
     this.table = table;
     this.granted = options.grantedBytes;
     this.rowsPerFrame = Math.max(1, Math.min(kvBlockTokens, Math.floor((dataBus.maxPayloadBytes - frameHeaderBytes) / runner.rowBytes)));
@@ -110,29 +115,31 @@ export class TransferSender {
 
   private publish(place: FramePlace): void {
     const { layer, firstRow, rowCount, cached, payloadBytes } = place;
-    const frame = new Uint8Array(frameHeaderBytes + payloadBytes);
+    const frame = this.buffer(frameHeaderBytes + payloadBytes);
     const block = this.table()[Math.floor(firstRow / kvBlockTokens)] as number;
-    const payloadChecksum = this.runner.packRows(layer, block, firstRow % kvBlockTokens, rowCount, frame, frameHeaderBytes);
-    writeFrameHeader(
-      frame,
-      {
-        transferId: this.options.transferId,
-        sequence: this.sentFrames,
-        layer,
-        last: place.bytesBefore + payloadBytes === this.totalBytes,
-        cached,
-        firstRow,
-        rowCount,
-        payloadBytes,
-        kvDtype: this.options.kvDtype,
-        payloadChecksum,
-      },
-      (data) => this.runner.xxh64(data),
-    );
+    writeFrameHeader(frame, this.transferId, {
+      sequence: this.sentFrames,
+      layer,
+      last: place.bytesBefore + payloadBytes === this.totalBytes,
+      cached,
+      firstRow,
+      rowCount,
+      payloadBytes,
+      kvDtype: this.options.kvDtype,
+    });
+    this.runner.packFrame(layer, block, firstRow % kvBlockTokens, rowCount, frame);
     this.dataBus.publish(this.framesSubject, frame);
     if (this.sentFrames < this.furthestFrame) this.resentFrames++;
     this.sentFrames++;
     this.furthestFrame = Math.max(this.furthestFrame, this.sentFrames);
     this.sentBytes += payloadBytes;
+  }
+
+  /** Nobody else's bytes: the bus may hold on to a frame for a while. Small frames share an allocation, which costs more than they do. */
+  private buffer(bytes: number): Uint8Array {
+    if (this.spare.length < bytes) this.spare = new Uint8Array(Buffer.allocUnsafeSlow(Math.max(bytes, spareBytes)).buffer);
+    const buffer = this.spare.subarray(0, bytes);
+    this.spare = this.spare.subarray(bytes);
+    return buffer;
   }
 }

@@ -26,9 +26,9 @@ const view = "gateway/state-view.js";
 export const mutants: readonly Mutant[] = [
   {
     name: "a frame's checksum is not looked at",
-    file: "lib/contracts/frame.js",
-    find: "if (payloadChecksum !== xxh64(",
-    replace: "if (false && payloadChecksum !== xxh64(",
+    file: receiver,
+    find: "if (!this.runner.unpackFrame(layer, block, firstRow % kvBlockTokens, rowCount, frame))",
+    replace: "if (!this.runner.unpackFrame(layer, block, firstRow % kvBlockTokens, rowCount, frame) && false)",
     aim: { point: "frame-k", kind: "corrupt" },
   },
   {

@@ -3,6 +3,7 @@
 // swapped changes all that follows. Sampling depends on seed, choice, position and penalties, as the real sampler does.
 import { kvBlockTokens } from "../contracts/block-key.ts";
 import type { Clock } from "../contracts/bus.ts";
+import { frameHeaderBytes, headerIntact, payloadIntact, sealFrame } from "../contracts/frame.ts";
 import type { ModelRunner, RunOptions, RunResult, SampledToken, SequenceResult, SequenceWork } from "../engine/model-runner.ts";
 import type { RowSampling } from "../engine/native.ts";
 
@@ -65,9 +66,16 @@ export class SimRunner implements ModelRunner {
     return this.xxh64(out.subarray(offset, offset + rowCount * rowBytes));
   }
 
-  unpackRows(layer: number, block: number, firstRow: number, rowCount: number, data: Uint8Array, offset: number): void {
-    const bytes = data.slice(offset, offset + rowCount * rowBytes);
+  packFrame(layer: number, block: number, firstRow: number, rowCount: number, frame: Uint8Array): void {
+    this.packRows(layer, block, firstRow, rowCount, frame, frameHeaderBytes);
+    sealFrame(frame, this.xxh64);
+  }
+
+  unpackFrame(layer: number, block: number, firstRow: number, rowCount: number, frame: Uint8Array): boolean {
+    if (!headerIntact(frame, this.xxh64)) return false;
+    const bytes = frame.slice(frameHeaderBytes, frameHeaderBytes + rowCount * rowBytes);
     this.cache.set(new Uint32Array(bytes.buffer), this.at(layer, block) + firstRow * rowWords);
+    return payloadIntact(frame, this.xxh64);
   }
 
   /** Not XXH64, but as sure to see a damaged byte. */

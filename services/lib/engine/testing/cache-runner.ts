@@ -2,6 +2,7 @@
 // depends on the row's latents in every layer. A missing, stale or swapped block therefore changes the answer.
 import { createHash } from "node:crypto";
 import { kvBlockTokens } from "../../contracts/block-key.ts";
+import { frameHeaderBytes, headerIntact, payloadIntact, sealFrame } from "../../contracts/frame.ts";
 import type { ModelRunner, RunOptions, RunResult, SequenceWork } from "../model-runner.ts";
 
 const layerCount = 3;
@@ -76,8 +77,15 @@ export class CacheRunner implements ModelRunner {
     return this.xxh64(out.subarray(offset, offset + rowCount * rowBytes));
   }
 
-  unpackRows(layer: number, block: number, firstRow: number, rowCount: number, data: Uint8Array, offset: number): void {
-    this.cache.set(data.subarray(offset, offset + rowCount * rowBytes), this.at(layer, block, firstRow));
+  packFrame(layer: number, block: number, firstRow: number, rowCount: number, frame: Uint8Array): void {
+    this.packRows(layer, block, firstRow, rowCount, frame, frameHeaderBytes);
+    sealFrame(frame, this.xxh64);
+  }
+
+  unpackFrame(layer: number, block: number, firstRow: number, rowCount: number, frame: Uint8Array): boolean {
+    if (!headerIntact(frame, this.xxh64)) return false;
+    this.cache.set(frame.subarray(frameHeaderBytes, frameHeaderBytes + rowCount * rowBytes), this.at(layer, block, firstRow));
+    return payloadIntact(frame, this.xxh64);
   }
 
   xxh64(data: Uint8Array): bigint {
