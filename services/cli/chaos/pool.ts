@@ -18,13 +18,13 @@ export interface PoolOptions {
   maxTokens: number;
 }
 
-/** Prompts of one block, of a few, around the bound of local prefill, of many: share and range of each. */
-const lengths: [share: number, least: number, most: number][] = [
-  [0.3, 1, 200],
-  [0.25, 240, 340],
-  [0.35, 341, 800],
-  [0.09, 801, 1500],
-  [0.01, 1501, 3000],
+/** Prompts of a block or two with long answers, which outgrow a small cache; around the bound of local prefill; of many blocks. */
+const lengths: { share: number; least: number; most: number; answers: number }[] = [
+  { share: 0.3, least: 1, most: 120, answers: 2.5 },
+  { share: 0.25, least: 240, most: 340, answers: 1 },
+  { share: 0.35, least: 341, most: 800, answers: 1 },
+  { share: 0.09, least: 801, most: 1500, answers: 1 },
+  { share: 0.01, least: 1501, most: 3000, answers: 1 },
 ];
 
 export function makePool(random: Random, options: PoolOptions): PoolRequest[] {
@@ -32,9 +32,9 @@ export function makePool(random: Random, options: PoolOptions): PoolRequest[] {
 }
 
 function makeRequest(random: Random, index: number, { model, vocabSize, maxPositions, maxTokens }: PoolOptions): PoolRequest {
-  const answerTokens = random.between(16, maxTokens);
+  const { least, most, answers } = pickLength(random);
+  const answerTokens = Math.min(maxPositions - 1, random.between(16, Math.round(answers * maxTokens)));
   const longest = maxPositions - answerTokens;
-  const [least, most] = pickLength(random);
   const promptTokens = Math.min(longest, random.between(Math.min(least, longest), Math.min(most, longest)));
   const sampled = random.chance(0.6);
   return {
@@ -58,11 +58,11 @@ function makeRequest(random: Random, index: number, { model, vocabSize, maxPosit
   };
 }
 
-function pickLength(random: Random): [least: number, most: number] {
+function pickLength(random: Random): (typeof lengths)[number] {
   let left = random.real();
-  for (const [share, least, most] of lengths) {
+  const picked = lengths.find(({ share }) => {
     left -= share;
-    if (left < 0) return [least, most];
-  }
-  return [1, 200];
+    return left < 0;
+  });
+  return picked ?? (lengths[0] as (typeof lengths)[number]);
 }
