@@ -20,7 +20,10 @@ export interface Bus {
   readonly connected: boolean;
   /** The server's limit for one message, in bytes. */
   readonly maxPayloadBytes: number;
-  /** Throws BusError "disconnected" or "too_large". */
+  /**
+   * Throws BusError "disconnected" or "too_large". `data` belongs to the bus until a microtask that is queued after the call; then it has its
+   * copy.
+   */
   publish(subject: string, data: Uint8Array): void;
   /** Rejects with BusError "timeout", "no_responders", "disconnected" or "too_large". */
   request(subject: string, data: Uint8Array, timeoutMs: number): Promise<Uint8Array>;

@@ -95,8 +95,13 @@ export class RowServer {
   private begin(request: RowsRequest, tokens: Uint32Array): void {
     const id = request.transferId;
     const { engine, runner } = this.core;
-    const sender = new TransferSender(runner, this.data, this.core.subjects.frames(request.decodeWorkerId, id), request, () =>
-      engine.table(id),
+    const sender = new TransferSender(
+      runner,
+      this.data,
+      this.core.subjects.frames(request.decodeWorkerId, id),
+      request,
+      () => engine.table(id),
+      (error) => this.end(id, toPelagicError(error)),
     );
     const credits = this.control.subscribe(this.core.subjects.credit(this.core.workerId, id), (message) => this.onCredit(message));
     const now = this.clock.nowMs();
@@ -183,6 +188,7 @@ export class RowServer {
   }
 
   private forget(id: string): void {
+    this.transfers.get(id)?.sender.close();
     this.transfers.get(id)?.unsubscribe();
     this.transfers.delete(id);
   }

@@ -15,7 +15,9 @@ export interface TransferOptions {
   grantedBytes: number;
 }
 
-const spareBytes = 64 * 1024;
+/** Frames are written here, over and over, as far as they fit. */
+const bufferBytes = 256 * 1024;
+const noBuffer = new Uint8Array(0);
 
 interface FramePlace {
   layer: number;
@@ -48,10 +50,26 @@ export class TransferSender {
   sentBytes = 0;
   resentFrames = 0;
   private furthestFrame = 0;
-  private spare = new Uint8Array(0);
+  private readonly onFailure: (error: unknown) => void;
+  private buffer = noBuffer;
+  private used = 0;
+  /** Frames wait for the buffer to be free again. */
+  private blocked = false;
+  /** `reuse` is on its way, and whether frames were published since. */
+  private reusing = false;
+  private publishedSince = false;
+  private closed = false;
 
-  /** `table` gives the block ids of the rows' owner, in order of position. */
-  constructor(runner: ModelRunner, dataBus: Bus, framesSubject: string, options: TransferOptions, table: () => readonly number[]) {
+  /** `table` gives the block ids of the rows' owner, in order of position. `onFailure` hears what goes wrong where nobody calls. */
+  constructor(
+    runner: ModelRunner,
+    dataBus: Bus,
+    framesSubject: string,
+    options: TransferOptions,
+    table: () => readonly number[],
+    onFailure: (error: unknown) => void,
+  ) {
+    this.onFailure = onFailure;
     this.framesSubject = framesSubject;
     this.runner = runner;
     this.dataBus = dataBus;
@@ -106,16 +124,22 @@ export class TransferSender {
 
   /** As far as credit reaches. While the bus is away nothing is sent: the receiver asks again, or a later call goes on from here. */
   send(): void {
-    while (this.dataBus.connected) {
+    while (this.dataBus.connected && !this.closed && !this.blocked) {
       const place = this.places.get(this.sentFrames);
       if (place === undefined || place.bytesBefore + place.payloadBytes > this.granted) return;
       this.publish(place);
     }
   }
 
+  /** The blocks are no longer ours to read. */
+  close(): void {
+    this.closed = true;
+  }
+
   private publish(place: FramePlace): void {
     const { layer, firstRow, rowCount, cached, payloadBytes } = place;
-    const frame = this.buffer(frameHeaderBytes + payloadBytes);
+    const frame = this.take(frameHeaderBytes + payloadBytes);
+    if (frame === null) return;
     const block = this.table()[Math.floor(firstRow / kvBlockTokens)] as number;
     writeFrameHeader(frame, this.transferId, {
       sequence: this.sentFrames,
@@ -135,11 +159,43 @@ export class TransferSender {
     this.sentBytes += payloadBytes;
   }
 
-  /** Nobody else's bytes: the bus may hold on to a frame for a while. Small frames share an allocation, which costs more than they do. */
-  private buffer(bytes: number): Uint8Array {
-    if (this.spare.length < bytes) this.spare = new Uint8Array(Buffer.allocUnsafeSlow(Math.max(bytes, spareBytes)).buffer);
-    const buffer = this.spare.subarray(0, bytes);
-    this.spare = this.spare.subarray(bytes);
-    return buffer;
+  /** Room for a frame, or null: then frames go on in a later microtask. Memory that was just written costs a third of fresh memory. */
+  private take(bytes: number): Uint8Array | null {
+    this.publishedSince = true;
+    if (!this.reusing) {
+      this.reusing = true;
+      queueMicrotask(() => this.reuse());
+    }
+    if (this.used + bytes > this.buffer.length) {
+      if (this.used > 0) {
+        this.blocked = true;
+        return null;
+      }
+      this.buffer = new Uint8Array(Math.max(bytes, bufferBytes));
+    }
+    const frame = this.buffer.subarray(this.used, this.used + bytes);
+    this.used += bytes;
+    return frame;
+  }
+
+  /** The bus has copied what was published before this microtask was queued; what was published later is waited for. */
+  private reuse(): void {
+    if (this.publishedSince) {
+      this.publishedSince = false;
+      queueMicrotask(() => this.reuse());
+      return;
+    }
+    this.reusing = false;
+    this.used = 0;
+    if (!this.blocked) {
+      this.buffer = noBuffer;
+      return;
+    }
+    this.blocked = false;
+    try {
+      this.send();
+    } catch (error) {
+      this.onFailure(error);
+    }
   }
 }
