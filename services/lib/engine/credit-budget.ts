@@ -8,6 +8,7 @@ interface Grant {
 }
 
 const nobody: readonly string[] = [];
+const leastStepFrames = 4;
 
 export class CreditBudget {
   private readonly budgetBytes: number;
@@ -47,20 +48,36 @@ export class CreditBudget {
 
   /**
    * Raises grants so that the budget is shared evenly among transfers that still want to send; returns the ids whose grant changed. A grant
-   * grows only by a quarter of its share, `stepBytes` at least, or to its total: credits are messages, and small ones would cost more than
-   * they carry.
+   * grows only by a quarter of its share, some frames at least, or to its total: credits are messages, and small ones would cost more than
+   * they carry. No frame is larger than `frameBytes`.
+   *
+   * A sender whose credit ends within a frame cannot use the remainder. So that remainders never hold up all: one with less than a frame's
+   * credit is raised to a frame where the budget has as much, and so it does for one of them, since no more transfers hold credit than there
+   * are frames in the budget.
    */
-  distribute(stepBytes: number): readonly string[] {
+  distribute(frameBytes: number): readonly string[] {
     let wanting = 0;
-    for (const grant of this.transfers.values()) if (grant.granted < grant.total) wanting++;
+    let holding = 0;
+    for (const { granted, total } of this.transfers.values()) {
+      if (granted === total) continue;
+      wanting++;
+      if (granted > 0) holding++;
+    }
     if (wanting === 0) return nobody;
-    const share = Math.max(stepBytes, Math.floor(this.budgetBytes / wanting));
-    const step = Math.max(stepBytes, Math.floor(share / 4));
+    const leastStep = leastStepFrames * frameBytes;
+    const share = Math.max(leastStep, Math.floor(this.budgetBytes / wanting));
+    const step = Math.max(leastStep, Math.floor(share / 4));
     let changed: string[] | undefined;
     for (const [id, grant] of this.transfers) {
+      const rest = grant.total - grant.granted;
       const inFlight = grant.granted - grant.received;
-      const raise = Math.min(grant.total - grant.granted, share - inFlight, this.budgetBytes - this.outstanding);
-      if (raise <= 0 || (raise < step && grant.granted + raise < grant.total)) continue;
+      const raise = Math.min(rest, share - inFlight, this.budgetBytes - this.outstanding);
+      const least = Math.min(rest, inFlight < frameBytes ? frameBytes - inFlight : step);
+      if (raise <= 0 || raise < least) continue;
+      if (grant.granted === 0 && raise < rest) {
+        if ((holding + 1) * frameBytes > this.budgetBytes) continue;
+        holding++;
+      }
       grant.granted += raise;
       this.outstanding += raise;
       changed ??= [];

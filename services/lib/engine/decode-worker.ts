@@ -381,8 +381,7 @@ export class DecodeWorker {
   }
 
   private distributeCredits(except?: string): void {
-    const frameBytes = 64 * this.core.runner.rowBytes;
-    for (const id of this.credits.distribute(4 * frameBytes)) {
+    for (const id of this.credits.distribute(kvBlockTokens * this.core.runner.rowBytes)) {
       const transfer = this.transfers.get(id)?.transfer;
       if (transfer && id !== except) this.sendCredit(transfer);
     }
