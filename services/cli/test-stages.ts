@@ -34,6 +34,10 @@ export function testStages(fast: boolean): Stage[] {
     { name: "C++ format", run: clangFormat },
     { name: "C++ tests", run: (print) => ctest(releaseBuild, print) },
     { name: "C++ tests under ASan and UBSan", slow: true, run: (print) => ctest(sanitizerBuild, print) },
+    commandStage(`simulated faults, ${fast ? 500 : 10_000} runs`, process.execPath, [
+      inTree("dist", "services", "cli", "main.js"),
+      ...["simulate", "--runs", fast ? "500" : "10000"],
+    ]),
     { name: fast ? "unit and integration tests" : "unit, integration and end-to-end tests", run: (print) => vitest(fast, print) },
   ];
   return stages.filter((stage) => !(fast && stage.slow));
