@@ -53,8 +53,8 @@ export const chaosDefaults: Omit<ChaosOptions, "minutes" | "onProgress"> = {
   kvBlocks: 48,
   requests: 200,
   stayers: 10,
-  leavers: 4,
-  meanGapMs: 600,
+  leavers: 5,
+  meanGapMs: 500,
   checkEveryMs: 120_000,
   stormAnswerBoundMs: 2_000,
 };

@@ -50,8 +50,9 @@ export async function storm(
   setMaxListeners(stormStreams, drop.signal);
   const frames = () => (observer.counts["frame-k"] ?? 0) + (observer.counts["first-frame"] ?? 0);
   const framesAtBegin = frames();
+  const dispatched = new Set<string>();
   observer.onDispatch = (requestId) => {
-    if (requestId.startsWith("storm-")) report.dispatched++;
+    if (requestId.startsWith("storm-")) dispatched.add(requestId);
   };
   const streams = Array.from({ length: stormStreams }, (_, i) =>
     ask({
@@ -70,7 +71,8 @@ export async function storm(
     }),
   );
   const dispatchEnd = performance.now() + dispatchBoundMs;
-  while ((report.dispatched < stormStreams || frames() - framesAtBegin < framesWanted) && performance.now() < dispatchEnd) await sleep(5);
+  while ((dispatched.size < stormStreams || frames() - framesAtBegin < framesWanted) && performance.now() < dispatchEnd) await sleep(5);
+  report.dispatched = dispatched.size;
   report.framesBefore = frames() - framesAtBegin;
   drop.abort();
   const probes = options.probes.map(async ({ request, right }, i) => {
