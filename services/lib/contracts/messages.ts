@@ -155,6 +155,8 @@ export const RowsRequest = z.object({
   deadlineMs: milliseconds,
   /** First credit: payload bytes that may be sent. */
   grantedBytes: count,
+  /** Refuse rather than compute: the sender has better things to do, or is about to stop. */
+  onlyCached: z.boolean().optional(),
 });
 export type RowsRequest = z.infer<typeof RowsRequest>;
 

@@ -291,6 +291,7 @@ export class DecodeWorker {
             promptLength: dispatch.promptLength,
             deadlineMs: Math.max(0, attempt.deadlineAtMs - this.clock.nowMs()),
             grantedBytes: this.credits.grantedBytes(id),
+            ...(source.prefills ? {} : { onlyCached: true }),
           },
           attempt.tokens.subarray(0, endRow),
         ),

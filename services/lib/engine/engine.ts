@@ -161,6 +161,11 @@ export class Engine {
     this.wake();
   }
 
+  /** The first rows of these tokens that are cached: whole blocks. */
+  cachedRows(tokens: Uint32Array, cacheSalt: string): number {
+    return this.blocks.lookup(blockKeys(rootKey(this.identity, cacheSalt), tokens, tokens.length)).hitBlocks * kvBlockTokens;
+  }
+
   /** The block ids of a reserved, running or holding request, in order of position. */
   table(id: string): readonly number[] {
     return this.blocks.table(id);

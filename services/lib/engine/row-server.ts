@@ -82,7 +82,12 @@ export class RowServer {
         throw new PelagicError("internal", `rows ${body.firstRow} to ${body.endRow}, ${tokens.length} token ids`);
       }
       if (this.ended.has(body.transferId)) throw new PelagicError("cancelled", "the transfer is over");
-      if (!this.transfers.has(body.transferId)) this.begin(body, tokens);
+      if (!this.transfers.has(body.transferId)) {
+        if (body.onlyCached && this.core.engine.cachedRows(tokens, body.cacheSalt) < body.endRow) {
+          throw new PelagicError("overloaded", "not all of these rows are cached");
+        }
+        this.begin(body, tokens);
+      }
       reply({ kind: "accepted", instanceId: this.core.instanceId });
     } catch (error) {
       if (error instanceof DamagedMessage) throw error;

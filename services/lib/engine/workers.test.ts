@@ -523,6 +523,21 @@ test("a request that moves takes its whole blocks from the draining peer, and pr
   expect(old.core.engine.blocks.owners()).toEqual([]);
 });
 
+test("a request that moves before its rows were there makes the draining peer compute nothing", async () => {
+  const old = await startDecode("decode-1");
+  new RowServer(old.core, broker.connect(clock), broker.connect(clock), { servesWhileDraining: true });
+  await startDecode();
+  const prefill = await startPrefill();
+  old.core.drain();
+  const before = { old: old.runner.rows, prefill: prefill.runner.rows };
+  const client = new Client("a1");
+  await client.dispatch(prompt(300), { heldBy: "decode-1" });
+  await clock.advance(1_000);
+  expect(client.tokens).toEqual(await expected(prompt(300)));
+  expect(old.runner.rows).toBe(before.old);
+  expect(prefill.runner.rows - before.prefill).toBe(299);
+});
+
 test("a resumed request replays its tokens as rows and goes on with the same ones", async () => {
   await startDecode();
   await startPrefill();
