@@ -96,7 +96,10 @@ test("a model from loading to closing", async () => {
   const frame = Uint8Array.from({ length: 64 + 10 * info.latentWidth * 2 }, (_, i) => i);
   const word = (at) => new DataView(frame.buffer).getBigUint64(at, true);
   model.packFrame(0, 0, 3, 10, frame);
-  assert.deepEqual([...frame.subarray(0, 48)], Array.from({ length: 48 }, (_, i) => i));
+  assert.deepEqual(
+    [...frame.subarray(0, 48)],
+    Array.from({ length: 48 }, (_, i) => i),
+  );
   assert.equal(word(48), native.xxh64(frame.subarray(64)));
   assert.equal(word(56), native.xxh64(frame.subarray(0, 56)));
   assert.equal(model.unpackFrame(0, 7, 20, 10, frame), true);

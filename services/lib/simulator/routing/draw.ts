@@ -41,6 +41,7 @@ export function drawComparison(groups: readonly Group[]): string {
       `<line x1="${x(seconds).toFixed(1)}" x2="${x(seconds).toFixed(1)}" y1="26" y2="${y - groupGap}" class="grid"/><text x="${x(seconds).toFixed(1)}" y="20" text-anchor="middle">${seconds} s</text>`,
   );
   return `<svg xmlns="http://www.w3.org/2000/svg" width="${width}" height="${y}" viewBox="0 0 ${width} ${y}" font-family="sans-serif" font-size="12">
+<title>Time to first token by routing policy</title>
 <style>
   svg { background: #fff } text { fill: #333 } .title { font-weight: bold } .grid { stroke: #ddd }
   .ours { fill: #0a6ebd } .ours-line { stroke: #0a6ebd; stroke-width: 2 } .ours-text { fill: #0a6ebd; font-weight: bold }
