@@ -20,9 +20,9 @@ interface DoneStrike {
 }
 
 /** A point that does not come within this time is left for a random moment. */
-const pointBoundMs = 2_000;
+const pointBoundMs = 4_000;
 /** So many strikes are prepared at once: each waits for its own point. */
-const lanes = 3;
+const lanes = 4;
 const stopRangeMs = [200, 4_000] as const;
 const randomDelayMs = 300;
 /** Within this time of a strike a gateway's clients may lose their connection or be sent away. */
