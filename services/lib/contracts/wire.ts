@@ -1,5 +1,5 @@
-// How a message lies on the bus: a little-endian uint32 length, the CRC-32 of all that follows, that many bytes of JSON, then binary (packed
-// uint32 token ids). A flipped bit in JSON or a token id would be another valid message: the checksum makes it a lost one.
+// How a message lies on the bus: a little-endian uint32 length, the CRC-32 of it and of all that follows, that many bytes of JSON, then binary
+// (packed uint32 token ids). A flipped bit in JSON or a token id would be another valid message: the checksum makes it a lost one.
 import { crc32 } from "node:zlib";
 import type { z } from "zod";
 import { PelagicError } from "./errors.ts";
@@ -27,7 +27,7 @@ export function encodeMessage(body: object, tokens?: Uint32Array): Uint8Array {
   out.set(tail, headBytes + json.length);
   const head = new DataView(out.buffer);
   head.setUint32(0, json.length, true);
-  head.setUint32(4, crc32(out.subarray(headBytes)), true);
+  head.setUint32(4, checksum(out, json.length), true);
   return out;
 }
 
@@ -44,7 +44,7 @@ export function decodeMessage<S extends z.ZodType>(schema: S, data: Uint8Array):
   const head = new DataView(data.buffer, data.byteOffset, data.byteLength);
   const length = head.getUint32(0, true);
   if (headBytes + length > data.length) throw new DamagedMessage(`header of ${length} bytes in a message of ${data.length}`);
-  if (crc32(data.subarray(headBytes)) !== head.getUint32(4, true)) throw new DamagedMessage("checksum differs");
+  if (checksum(data, length) !== head.getUint32(4, true)) throw new DamagedMessage("checksum differs");
   const tail = data.subarray(headBytes + length);
   if (tail.length % 4 !== 0) throw malformed(`token ids take ${tail.length} bytes, not a multiple of 4`);
   let json: unknown;
@@ -64,6 +64,11 @@ export function decodeMessage<S extends z.ZodType>(schema: S, data: Uint8Array):
   }
   // The tail is copied: it may be unaligned, and the bus reuses its buffers.
   return { body: parsed.data, tokens: new Uint32Array(tail.slice().buffer) };
+}
+
+/** The length is where the sum begins. */
+function checksum(message: Uint8Array, length: number): number {
+  return crc32(message.subarray(headBytes), length);
 }
 
 function malformed(detail: string): PelagicError {
