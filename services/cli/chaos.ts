@@ -1,7 +1,7 @@
 // ./pelagic chaos: the real stack under load, struck at named points of its protocol; every answer must stay what it was.
 import { Option, type Command } from "commander";
 import { chaosDefaults, onlyChoices, runChaos, type ChaosReport, type Only } from "./chaos/run.ts";
-import { onInterrupt } from "./interrupt.ts";
+import { interruptedExitCode, onInterrupt } from "./interrupt.ts";
 import { prepareFirst } from "./prepare.ts";
 import { count } from "./up.ts";
 import { InvalidArgumentError } from "commander";
@@ -63,7 +63,7 @@ export function register(program: Command): void {
         signal: onInterrupt(() => undefined),
       });
       process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : format(report));
-      process.exitCode = report.ok ? 0 : 1;
+      process.exitCode = report.ok ? (report.interrupted ? interruptedExitCode : 0) : 1;
     });
 }
 
@@ -81,6 +81,7 @@ function format(report: ChaosReport): string {
       ? [`storm: ${report.storm.dispatched} streams dropped, new requests answered after ${report.storm.answerSeconds.join(", ")} s`]
       : []),
     ...report.violations.map((violation) => `VIOLATION ${violation.requestId ?? ""} ${violation.what}`),
+    ...(report.interrupted ? ["interrupted"] : []),
     report.ok ? "everything as if nothing had happened" : `NOT AS IT SHOULD BE (logs: ${report.logs})`,
   ];
   return `${lines.join("\n")}\n`;

@@ -80,6 +80,8 @@ export interface ChaosReport {
   storm: StormReport | null;
   violations: Violation[];
   logs: string | null;
+  /** Ended by a signal, before its time. */
+  interrupted: boolean;
   ok: boolean;
 }
 
@@ -264,6 +266,7 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
       storm: stormReport,
       violations,
       logs: violations.length > 0 ? stack.logsDir : null,
+      interrupted: options.signal?.aborted ?? false,
       ok: violations.length === 0,
     };
   } finally {
