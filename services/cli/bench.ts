@@ -1,8 +1,12 @@
 // bench: one sub-command for each benchmark; all print the same form.
 import type { Command } from "commander";
 import * as engine from "./bench-engine.ts";
+import * as router from "./bench-router.ts";
+import * as kv from "./bench-kv.ts";
 
 export function register(program: Command): void {
   const bench = program.command("bench").description("measure something beside the ceiling or the peer measured in the same run");
   engine.register(bench);
+  router.register(bench);
+  kv.register(bench);
 }

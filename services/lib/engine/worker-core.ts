@@ -99,6 +99,13 @@ export class WorkerCore {
       core.reason = `numerics id ${identity.numericsId} where ${options.modelDir}/numerics.json expects ${expected}: this build or processor computes other bits`;
       log.error({}, core.reason);
     }
+    const positions = options.engine.kvBlocks * kvBlockTokens;
+    if (positions < runner.info.maxPositionEmbeddings) {
+      log.warn(
+        { positions, modelPositions: runner.info.maxPositionEmbeddings },
+        `the cache holds ${positions} positions of the ${runner.info.maxPositionEmbeddings} that the model allows: longer requests are refused; see PELAGIC_KV_MEMORY_MIB and PELAGIC_KV_BLOCKS`,
+      );
+    }
     log.info({ numericsId: identity.numericsId, modelDigest: identity.modelDigest, ...options.engine }, "worker started");
     return core;
   }

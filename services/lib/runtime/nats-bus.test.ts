@@ -72,6 +72,20 @@ describe("a bus over NATS", () => {
     await bus.flush();
   });
 
+  it.each([4, 40_000, 600_000])("has copied %i bytes by a microtask queued after they were published", async (size) => {
+    const bus = await connectTo(server.url);
+    const got: Uint8Array[] = [];
+    bus.subscribe("x", ({ data }) => got.push(data));
+    await bus.flush();
+    const buffer = new Uint8Array(size);
+    for (let i = 1; i <= 40; i++) {
+      bus.publish("x", buffer.fill(i));
+      await Promise.resolve();
+    }
+    await vi.waitFor(() => expect(got.length).toBe(40));
+    for (const [i, data] of got.entries()) expect([data.length, data.every((byte) => byte === i + 1)]).toEqual([size, true]);
+  });
+
   it("outlives a handler that throws", async () => {
     const errors: string[] = [];
     const bus = await connectTo(server.url, { ...silentLog, error: (_fields, message) => errors.push(message) });
