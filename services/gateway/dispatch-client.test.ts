@@ -211,7 +211,7 @@ describe("dispatch client", () => {
     expect(worker("d0").dispatches).toHaveLength(9);
 
     const stopping = setup({
-      d0: (attempt) => ({ tokens: [7], ...(attempt < 20 ? { error: new PelagicError("shutting_down", "stopping") } : {}) }),
+      d0: (attempt) => ({ tokens: [7], ...(attempt < 19 ? { error: new PelagicError("shutting_down", "stopping") } : {}) }),
     });
     const patient = stopping.start();
     await stopping.clock.runUntil(() => patient.reader.ends > 0, 30_000);

@@ -88,6 +88,8 @@ const maxEarlyDeltas = 256;
 const resumeRetryMs = 100;
 /** So many workers in a row died with it, without one more token: perhaps it is the request that kills them. */
 const maxDeathsWithoutToken = 8;
+/** So many gave it up without one more token, dead or not: trying on would only be noise. */
+const maxLossesWithoutToken = 20;
 /** How often a request on a draining worker looks for another one. */
 const moveCheckMs = 250;
 
@@ -273,6 +275,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
   private lostWith: PelagicError | null = null;
   /** How many workers died with it since the last token. */
   private deaths = 0;
+  private losses = 0;
   /** Until then a request that was lost, or met a worker that did not answer, waits for one that does. */
   private patientUntilMs: number | null = null;
   /** The draining worker that it left: its blocks may still be there. */
@@ -527,6 +530,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
       this.received++;
       this.gapAsks = 0;
       this.deaths = 0;
+      this.losses = 0;
       this.wasAccepted = true;
     }
   }
@@ -640,6 +644,10 @@ export class Generation implements AsyncIterable<TokenBatch> {
   /** The worker will not go on: another one does, from the tokens that are here. */
   private lost(error: PelagicError): void {
     if (this.isOver || this.workerId === null) return;
+    if (++this.losses > maxLossesWithoutToken) {
+      this.fail(error);
+      return;
+    }
     const { workerId, attemptId } = this;
     this.goElsewhere(error, null);
     // In case it was only slow.
