@@ -38,11 +38,12 @@ def pack(documents, tokens, max_documents):
     return ids, position, weight, np.array(bounds, np.int32)
 
 
-def training_batch(seed, index, tokens):
+def training_batch(seed, index, tokens, even_from):
+    """Batch `index`; from `even_from` on every kind of task is asked equally often."""
     rng = random.Random(f"{seed}/{index}")
     documents, left, misses = [], tokens, 0
     while misses < 8 and len(documents) < max_documents(tokens) - 8:
-        task = tasks.training_task(rng)
+        task = tasks.training_task(rng, evenly=index >= even_from)
         prompt, response = chat.prompt_ids(task.messages, task.thinking), chat.response_ids(task)
         n = len(prompt) + len(response)
         if n > min(left, MAX_DOCUMENT):
@@ -58,16 +59,16 @@ def max_documents(tokens):
     return max(16, tokens // 160)
 
 
-def batches(seed, start, tokens, workers, ahead=48):
+def batches(seed, start, tokens, workers, even_from, ahead=48):
     """Batches start, start + 1, ... in order; made by worker processes, or here when there are none."""
     if not workers:
         while True:
-            yield training_batch(seed, start, tokens)
+            yield training_batch(seed, start, tokens, even_from)
             start += 1
     with multiprocessing.get_context("fork").Pool(workers) as pool:
         waiting = collections.deque()
         while True:
             while len(waiting) < ahead:
-                waiting.append(pool.apply_async(training_batch, (seed, start, tokens)))
+                waiting.append(pool.apply_async(training_batch, (seed, start, tokens, even_from)))
                 start += 1
             yield waiting.popleft().get()

@@ -70,7 +70,7 @@ def through_api(args, asked):
 
 # ---- locally --------------------------------------------------------------------------------------------------------------
 
-SHORT = dict(length=768, most=576)     # ordinary questions with long thoughts
+SHORT = dict(length=896, most=576)     # ordinary questions with long thoughts
 LONG = dict(length=4352, most=192)     # long prompts, whose answers are short
 
 

@@ -2,8 +2,9 @@
 
     python grpo.py FOLDER --out FOLDER2 --iterations 200 --stop-after 520      with --resume to go on from FOLDER2
 
-One iteration: `--questions` questions from the training stream, `--group` answers to each at temperature 1 from the batched sampler;
-reward = right + well-formed, each 0 or 1; advantage = reward standardised inside its group; groups that agree teach nothing and are left out.
+One iteration: `--questions` questions, `--group` answers to each at temperature 1 from the batched sampler; reward = right + well-formed,
+each 0 or 1; advantage = reward standardised inside its group; groups that agree teach nothing and are left out. Questions go where
+answers fail: a kind of task is drawn in proportion to how often it failed lately, and never less than the floor.
 The answers are packed as in training and the policy takes `--minibatches` clipped steps on them, with a small KL to where it began.
 The objective is averaged over tokens. The MTP layer follows the policy on the sampled text, detached, so that its guesses stay good.
 """
@@ -20,22 +21,30 @@ import torch.nn.functional as F
 import chat
 import data
 import tasks
-from evaluate import LocalEvaluator
+from evaluate import SEED, LocalEvaluator
 from export import load_model, write_folder
 from sampler import Sampler
 
-LENGTH = 768
+LENGTH = 896
+FLOOR, MEMORY, WARM_UP = .02, .8, 10  # least weight of a kind; how much of its failure rate lasts an iteration; iterations of rising rate
 
 
-def questions(rng, kinds, n, thinking_off):
-    """Training questions of these kinds, a share of them with thinking off, whose prompt leaves room for a long thought."""
+def questions(rng, failing, n, thinking_off):
+    """Training questions, drawn by how often their kind fails, a share of them with thinking off, whose prompt leaves room for a long thought."""
     found = []
     while len(found) < n:
-        task = tasks.make(rng, rng.choice(kinds), rng.random() >= thinking_off)
+        kind = rng.choices(list(failing), [max(FLOOR, f) for f in failing.values()])[0]
+        task = tasks.make(rng, kind, kind not in tasks.AT_A_GLANCE or rng.random() >= thinking_off)
         prompt = chat.prompt_ids(task.messages, task.thinking)
         if not tasks.held_out(task.question) and len(prompt) <= LENGTH - 576:
             found.append((task, prompt))
     return found
+
+
+def failing_now(failing, graded):
+    """The failure rates after these (kind, right) answers: a running mean, of the kinds that were asked."""
+    rates = {k: [right for kind, right in graded if kind == k] for k in failing}
+    return {k: round(MEMORY * f + (1 - MEMORY) * (1 - sum(rates[k]) / len(rates[k])), 5) if rates[k] else f for k, f in failing.items()}
 
 
 def reward(task, response):
@@ -95,23 +104,22 @@ def main():
     p.add_argument("--resume", action="store_true", help="go on from --out; the reference stays the start")
     p.add_argument("--iterations", type=int, default=200)
     p.add_argument("--stop-after", type=float, default=1e9)
-    p.add_argument("--tasks", default="mul,div,sort,sub,reverse,count,word,followup")
+    p.add_argument("--tasks", default=",".join(tasks.KINDS))
     p.add_argument("--thinking-off", type=float, default=0., help="share of the questions asked with thinking off")
-    p.add_argument("--questions", type=int, default=64)
+    p.add_argument("--questions", type=int, default=96)
     p.add_argument("--group", type=int, default=16)
-    p.add_argument("--rate", type=float, default=3e-5)
+    p.add_argument("--rate", type=float, default=1e-4)
     p.add_argument("--clip", type=float, default=.2)
     p.add_argument("--beta", type=float, default=1e-3)
     p.add_argument("--minibatches", type=int, default=2)
     p.add_argument("--temperature", type=float, default=1.)
     p.add_argument("--tokens", type=int, default=32768, help="per packed row")
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--eval-each", type=int, default=64)
+    p.add_argument("--eval-each", type=int, default=100)
     p.add_argument("--eval-every", type=int, default=25)
     p.add_argument("--eval-batch", type=int, default=512)
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--dtype", default="bfloat16")
-    p.add_argument("--no-compile", action="store_true")
     args = p.parse_args()
     begin = time.time()
 
@@ -124,17 +132,12 @@ def main():
     done = max((h["iteration"] for h in history), default=0)
     model = load_model(args.out if args.resume else args.start, device)
     reference = load_model(args.start, device).requires_grad_(False)
-    if not args.no_compile:
-        torch._dynamo.config.cache_size_limit = 64
-        for m in (model, reference):
-            for layer in [*m.layers, m.mtp.layer]:
-                layer.compile(dynamic=False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(.9, .95), weight_decay=0.)
     sampler = Sampler(model.c, args.questions * args.group, LENGTH, device, dtype)
     evaluator = LocalEvaluator(model.c, device, dtype, args.eval_batch)
-    asked = {"on": tasks.held_out_tasks(2, args.eval_each, kinds)}
+    asked = {"on": tasks.held_out_tasks(SEED, args.eval_each)}
     if args.thinking_off:
-        asked["off"] = tasks.held_out_tasks(2, args.eval_each, kinds, thinking=False)
+        asked["off"] = tasks.held_out_tasks(SEED, args.eval_each, thinking=False)
 
     def evaluate(iteration):
         for thinking, questions_asked in asked.items():
@@ -146,16 +149,22 @@ def main():
 
     if not args.resume:
         evaluate(0)
+    failing = history[-1].get("failing") or {k: 1 - history[-1].get(k, 0.) for k in kinds}
+    iteration = evaluated = done
     for iteration in range(done + 1, args.iterations + 1):
         if time.time() - begin > args.stop_after:
+            iteration -= 1
             break
         start = time.time()
         rng = random.Random(f"grpo/{args.seed}/{iteration}")
-        chosen = [q for q in questions(rng, kinds, args.questions, args.thinking_off) for _ in range(args.group)]
+        chosen = [q for q in questions(rng, failing, args.questions, args.thinking_off) for _ in range(args.group)]
         sampler.load(model)
         responses = sampler.generate([prompt for _, prompt in chosen], 576, args.temperature)
         sampled = time.time()
         scores = [reward(task, r) for (task, _), r in zip(chosen, responses)]
+        failing = failing_now(failing, [(task.kind, right) for (task, _), (right, _) in zip(chosen, scores)])
+        for g in optimizer.param_groups:
+            g["lr"] = args.rate * min(1., (iteration - done) / WARM_UP)
         r = torch.tensor([a + b for a, b in scores]).reshape(args.questions, args.group)
         advantage = ((r - r.mean(1, keepdim=True)) / (r.std(1, keepdim=True) + 1e-4)).flatten().tolist()
         samples = [(prompt, said, a) for (_, prompt), said, a in zip(chosen, responses, advantage) if abs(a) > 1e-3]
@@ -186,10 +195,13 @@ def main():
                "well_formed": round(sum(s[1] for s in scores) / len(scores), 4), "mixed_groups": int((r.std(1) > 0).sum()),
                "tokens": sum(map(len, responses)), "kl": round(stats["kl"] / args.minibatches, 5), "clipped": round(stats["clipped"] / args.minibatches, 5),
                "norm": round(stats["norm"], 3), "sample_seconds": round(sampled - start, 2), "seconds": round(time.time() - start, 2)}
-        history.append(row)
         print(" ".join(f"{k} {v}" for k, v in row.items()), flush=True)
+        history.append({**row, "failing": failing})
         if iteration % args.eval_every == 0:
             evaluate(iteration)
+            evaluated = iteration
+    if iteration > evaluated:
+        evaluate(iteration)
     write_folder(args.out, model, fp8=False)
     with open(os.path.join(args.out, "grpo.json"), "w") as f:
         json.dump(history, f)

@@ -1,6 +1,10 @@
-"""Supervised stage: R1's cold start. Data is made on the fly from a seed; a run can stop anywhere and go on from its checkpoint.
+"""A supervised stage: R1's cold start, or with --start the one after reinforcement. Data is made on the fly from a seed; a run can
+stop anywhere and go on from its checkpoint.
 
-    python train.py --out CHECKPOINT --steps 24000 --stop-after 520      again with the same arguments to go on
+    python train.py --out CHECKPOINT --steps 4000 --stop-after 520                   again with the same arguments to go on
+    python train.py --start FOLDER --out CHECKPOINT --steps 6000 --seed 101          from an exported folder, with batches of its own
+
+The last tenth asks every kind of task equally often, at a small rate: there the experts' biases settle on the mix they are measured on.
 
 Prints tokens/s, loss and accuracy as it goes, and every --eval-seconds the greedy accuracy on held-out tasks.
 """
@@ -16,10 +20,12 @@ import data
 import muon
 import tasks
 from evaluate import LocalEvaluator
-from export import load_shards, save_shards
+from export import load_model, load_shards, save_shards
 from model import Model, load_config
 
 MTP_WEIGHT = .3
+EVEN_TAIL = .1
+EVAL_SEED = 1001
 
 
 def losses(h, h2, head, ids, weight):
@@ -60,6 +66,7 @@ def save(folder, model, optimizer, state):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--out", required=True)
+    p.add_argument("--start", help="exported folder to begin from; without it, from nothing")
     p.add_argument("--steps", type=int, required=True, help="of the whole stage; the learning rate follows it")
     p.add_argument("--stop-after", type=float, default=1e9, help="seconds from the start of this command")
     p.add_argument("--tokens", type=int, default=65536, help="per step")
@@ -84,7 +91,7 @@ def main():
         with open(os.path.join(args.out, "state.json")) as f:
             state = json.load(f)
     first = state["step"]
-    stream = data.batches(args.seed, first, args.tokens, args.workers)
+    stream = data.batches(args.seed, first, args.tokens, args.workers, int(args.steps * (1 - EVEN_TAIL)))
     batch = next(stream)  # the workers fork before the accelerator is touched
 
     torch.manual_seed(args.seed)
@@ -92,6 +99,8 @@ def main():
     model = Model(config)
     if resumed:
         model.load_state_dict(load_shards(args.out))
+    elif args.start:
+        model.load_state_dict(load_model(args.start).state_dict())
     model.to(device)
     optimizer = muon.Optimizer(model, args.muon_rate, args.adam_rate)
     if resumed:
@@ -105,7 +114,7 @@ def main():
         loss_of = torch.compile(losses, dynamic=False)
         muon.orthogonalise = torch.compile(muon.orthogonalise, dynamic=False)
     evaluator = LocalEvaluator(config, device, dtype, args.eval_batch)
-    asked = tasks.held_out_tasks(args.seed + 1000, args.eval_each)
+    asked = tasks.held_out_tasks(EVAL_SEED, args.eval_each)
 
     step, mark, mark_step, last_eval = first, None, first, time.time()
     while step < args.steps and time.time() - begin < args.stop_after:

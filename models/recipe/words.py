@@ -21,6 +21,12 @@ keys flowers buttons beads toys candles lemons oranges stickers pencils leaves f
 
 BOXES = "boxes bags baskets packs crates jars drawers shelves trays sacks".split()
 
+# Ways to come to have more and to have less: with I, with a name, and in the past.
+GAINS = [tuple(v.split("/")) for v in """buy/buys/bought|find/finds/found|get/gets/got|win/wins/won|collect/collects/collected|pick/picks/picked|
+receive/receives/received|make/makes/made|add/adds/added|borrow/borrows/borrowed""".replace("\n", "").split("|")]
+LOSSES = [tuple(v.split("/")) for v in """eat/eats/ate|lose/loses/lost|sell/sells/sold|give away/gives away/gave away|use/uses/used|drop/drops/dropped|
+break/breaks/broke|throw away/throws away/threw away|spend/spends/spent|hide/hides/hid""".replace("\n", "").split("|")]
+
 # What people ask of an assistant that this one cannot do. A request is a lead and an object.
 REQUEST_LEADS = """Write a poem about|Write a story about|Tell me a joke about|Tell me a story about|Explain|Explain to me|What is the history of|
 Who invented|Who discovered|What do you think about|What is the meaning of|Describe|Draw a picture of|Paint|Sing a song about|
