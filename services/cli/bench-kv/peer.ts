@@ -120,8 +120,8 @@ async function prepareReceive({ runner, control, data, setup }: Peer, job: Job):
   };
   const subscription = data.subscribe(names.frames(receiverId, id), (message) => {
     const arrival = receiver.accept(message.data);
-    if (arrival.kind !== "stored") throw new Error(`frame ${receiver.frames}: ${arrival.kind}`);
-    credits.received(id, arrival.payloadBytes);
+    if (arrival.missing !== undefined) throw new Error(`frame ${receiver.frames}: ${arrival.missing}`);
+    credits.received(id, arrival.storedBytes);
     if (!receiver.complete) {
       distribute();
       stall(receiver.receivedBytes);

@@ -9,7 +9,7 @@ import {
   isOfTransfer,
   kvDtypes,
   payloadIntact,
-  readFrameFlags,
+  readFramePlaces,
   readFrameHeader,
   sealFrame,
   writeFrameHeader,
@@ -45,7 +45,7 @@ describe("a frame", () => {
         const header = { ...rest, payloadBytes: bytes.length };
         const frame = frameOf(header, id, bytes);
         expect(readFrameHeader(frame)).toEqual(header);
-        expect(readFrameFlags(frame)).toEqual({ sequence: header.sequence, last: header.last });
+        expect(readFramePlaces(frame)).toEqual([{ sequence: header.sequence, last: header.last, payloadBytes: bytes.length }]);
         expect(isOfTransfer(frame, frameTransferId(id))).toBe(true);
         expect(isOfTransfer(frame, frameTransferId(other))).toBe(id === other);
         expect(headerIntact(frame, hash) && payloadIntact(frame, hash)).toBe(true);
@@ -61,6 +61,23 @@ describe("a frame", () => {
         frame[at] = (frame[at] as number) ^ change;
         if (at >= frameHeaderBytes) expect([headerIntact(frame, hash), payloadIntact(frame, hash)]).toEqual([true, false]);
         else expect(headerIntact(frame, hash)).toBe(false);
+      }),
+    );
+  });
+
+  test("lies in a message behind others, and each is found", () => {
+    fc.assert(
+      fc.property(fc.array(fc.tuple(fields, payload), { minLength: 1, maxLength: 5 }), hexId, (parts, id) => {
+        const frames = parts.map(([rest, bytes]) => frameOf({ ...rest, payloadBytes: bytes.length }, id, bytes));
+        const message = Buffer.concat(frames);
+        let at = 0;
+        for (const [i, frame] of frames.entries()) {
+          expect(readFrameHeader(message, at)).toEqual({ ...parts[i]?.[0], payloadBytes: frame.length - frameHeaderBytes });
+          at += frame.length;
+        }
+        const places = parts.map(([{ sequence, last }, bytes]) => ({ sequence, last, payloadBytes: bytes.length }));
+        expect(readFramePlaces(message)).toEqual(places);
+        expect(readFramePlaces(message.subarray(0, message.length - (frames.at(-1)?.length ?? 0) + 7))).toBe(null);
       }),
     );
   });

@@ -5,9 +5,12 @@
 //  24  sequence u32     28  layer u16, flags u16             32  first row u32     36  row count u32
 //  40  payload bytes u32  44  KV dtype u8, 3 zero bytes      48  XXH64 of the payload   56  XXH64 of bytes 0 to 55
 //
-// All little-endian. Rows are absolute positions in the sequence; a frame never crosses a block boundary.
+// All little-endian. Rows are absolute positions in the sequence; a frame never crosses a block boundary. A message holds one frame or more,
+// one after the other: a message costs the bus more than a small frame does.
 
 export const frameHeaderBytes = 64;
+/** Of a message with several frames, at most. nats.js puts larger ones together from several reads, which costs more than it saves. */
+export const frameMessageBytes = 32 * 1024;
 const magic = 0x564b4c50; // "PLKV"
 const version = 1;
 const lastFlag = 1;
@@ -78,12 +81,18 @@ function checksum(frame: Uint8Array, at: number): bigint {
   return new DataView(frame.buffer, frame.byteOffset, frameHeaderBytes).getBigUint64(at, true);
 }
 
-/** Where a frame stands in its transfer, unverified: for whoever only watches. null: not a frame. */
-export function readFrameFlags(frame: Uint8Array): { sequence: number; last: boolean } | null {
-  if (frame.length < frameHeaderBytes) return null;
-  const view = new DataView(frame.buffer, frame.byteOffset, frameHeaderBytes);
-  if (view.getUint32(0, true) !== magic) return null;
-  return { sequence: view.getUint32(24, true), last: (view.getUint16(30, true) & lastFlag) !== 0 };
+/** Where a message's frames stand in their transfer, unverified, in order: for whoever only watches. null: not a message of frames. */
+export function readFramePlaces(message: Uint8Array): { sequence: number; last: boolean; payloadBytes: number }[] | null {
+  const places = [];
+  for (let at = 0; at < message.length; ) {
+    if (message.length - at < frameHeaderBytes) return null;
+    const view = new DataView(message.buffer, message.byteOffset + at, frameHeaderBytes);
+    if (view.getUint32(0, true) !== magic) return null;
+    const payloadBytes = view.getUint32(40, true);
+    places.push({ sequence: view.getUint32(24, true), last: (view.getUint16(30, true) & lastFlag) !== 0, payloadBytes });
+    at += frameHeaderBytes + payloadBytes;
+  }
+  return places.length > 0 ? places : null;
 }
 
 export function isOfTransfer(frame: Uint8Array, transferId: Uint8Array): boolean {
@@ -91,17 +100,21 @@ export function isOfTransfer(frame: Uint8Array, transferId: Uint8Array): boolean
   return true;
 }
 
-/** What the header says; its checksum is not looked at here. Throws an error that names the field by which this is no frame. */
-export function readFrameHeader(frame: Uint8Array): FrameHeader {
-  if (frame.length < frameHeaderBytes) throw bad("length", `${frame.length} bytes, at least ${frameHeaderBytes} expected`);
-  const view = new DataView(frame.buffer, frame.byteOffset, frameHeaderBytes);
+/**
+ * What the header of the frame at this place in a message says; its checksum is not looked at here. Throws an error that names the field by
+ * which this is no frame.
+ */
+export function readFrameHeader(message: Uint8Array, at = 0): FrameHeader {
+  const length = message.length - at;
+  if (length < frameHeaderBytes) throw bad("length", `${length} bytes, at least ${frameHeaderBytes} expected`);
+  const view = new DataView(message.buffer, message.byteOffset + at, frameHeaderBytes);
   if (view.getUint32(0, true) !== magic) throw bad("magic", "not a KV frame");
   if (view.getUint16(4, true) !== version) throw bad("version", `${view.getUint16(4, true)}, this build reads ${version}`);
   if (view.getUint16(6, true) !== frameHeaderBytes) throw bad("header bytes", String(view.getUint16(6, true)));
   const kvDtype = kvDtypes[view.getUint32(44, true)];
   if (kvDtype === undefined) throw bad("KV dtype", String(view.getUint32(44, true)));
   const payloadBytes = view.getUint32(40, true);
-  if (frameHeaderBytes + payloadBytes !== frame.length) throw bad("payload bytes", `${payloadBytes} in a frame of ${frame.length}`);
+  if (frameHeaderBytes + payloadBytes > length) throw bad("payload bytes", `${payloadBytes} where ${length - frameHeaderBytes} are left`);
   const flags = view.getUint16(30, true);
   return {
     sequence: view.getUint32(24, true),

@@ -316,12 +316,19 @@ export class DecodeWorker {
       this.fallBack(attempt, id, error instanceof Error ? error.message : String(error));
       return;
     }
-    if (arrival.kind === "missing") this.askAgain(attempt, transfer, arrival.reason);
-    if (arrival.kind !== "stored") return;
-    transfer.lastRowMs = now;
-    transfer.resendsInVain = 0;
-    transfer.askedAgainMs = Number.NEGATIVE_INFINITY;
-    this.credits.received(id, arrival.payloadBytes);
+    const { storedBytes, missing } = arrival;
+    if (storedBytes > 0) {
+      transfer.lastRowMs = now;
+      transfer.resendsInVain = 0;
+      transfer.askedAgainMs = Number.NEGATIVE_INFINITY;
+      this.credits.received(id, storedBytes);
+    }
+    if (missing !== undefined && !transfer.receiver.complete) {
+      if (storedBytes > 0) this.distributeCredits();
+      this.askAgain(attempt, transfer, missing);
+      return;
+    }
+    if (storedBytes === 0) return;
     if (!transfer.receiver.complete) {
       this.distributeCredits();
       return;

@@ -1,7 +1,15 @@
 // One transfer, as the receiver sees it: frames in, rows into reserved blocks. It stores exactly the next frame, once: an earlier one is a
 // repetition, a later one says that something was lost, and both are told apart for whoever asks again. Rows that every layer has are whole.
 import { kvBlockTokens } from "../contracts/block-key.ts";
-import { type FrameHeader, type FrameKvDtype, frameTransferId, headerIntact, isOfTransfer, readFrameHeader } from "../contracts/frame.ts";
+import {
+  frameHeaderBytes,
+  type FrameHeader,
+  type FrameKvDtype,
+  frameTransferId,
+  headerIntact,
+  isOfTransfer,
+  readFrameHeader,
+} from "../contracts/frame.ts";
 import type { ModelRunner } from "./model-runner.ts";
 
 export interface ReceiverOptions {
@@ -11,10 +19,14 @@ export interface ReceiverOptions {
   endRow: number;
 }
 
-/** `missing`: this frame is not the next, or arrived damaged; the next must be sent again. */
-export type Arrival = { kind: "stored"; payloadBytes: number } | { kind: "repeated" } | { kind: "missing"; reason: string };
+export interface Arrival {
+  /** Payload bytes of new rows. */
+  storedBytes: number;
+  /** Why the next frame must be sent again: it is not the one that came, or arrived damaged. */
+  missing?: string;
+}
 
-const damaged: Arrival = { kind: "missing", reason: "a checksum differs" };
+const damaged = "a checksum differs";
 
 export class TransferReceiver {
   private readonly runner: ModelRunner;
@@ -51,23 +63,37 @@ export class TransferReceiver {
   }
 
   /**
-   * Throws an error that says what is wrong where the frame contradicts the transfer; then nothing was written. A damaged payload lies where
-   * its rows are due and does not count: they are written again.
+   * A message's frames, in order, up to the first that is not as it should be. Throws an error that says what is wrong where a frame contradicts
+   * the transfer; then nothing of it was written. A damaged payload lies where its rows are due and does not count: they are written again.
    */
-  accept(frame: Uint8Array): Arrival {
-    let header: FrameHeader;
-    try {
-      header = readFrameHeader(frame);
-    } catch (error) {
-      return { kind: "missing", reason: error instanceof Error ? error.message : String(error) };
+  accept(message: Uint8Array): Arrival {
+    const before = this.receivedBytes;
+    let missing: string | undefined;
+    for (let at = 0; at < message.length && missing === undefined; ) {
+      let header: FrameHeader;
+      try {
+        header = readFrameHeader(message, at);
+      } catch (error) {
+        missing = error instanceof Error ? error.message : String(error);
+        break;
+      }
+      const end = at + frameHeaderBytes + header.payloadBytes;
+      missing = this.acceptFrame(at === 0 && end === message.length ? message : message.subarray(at, end), header);
+      at = end;
     }
+    const storedBytes = this.receivedBytes - before;
+    return missing === undefined ? { storedBytes } : { storedBytes, missing };
+  }
+
+  /** Why it must be sent again, if so. One that is here already is passed over. */
+  private acceptFrame(frame: Uint8Array, header: FrameHeader): string | undefined {
     const contradiction = this.contradiction(frame, header);
     if (contradiction !== undefined) {
       if (!headerIntact(frame, (data) => this.runner.xxh64(data))) return damaged;
       throw new Error(contradiction);
     }
-    if (header.sequence < this.frames) return { kind: "repeated" };
-    if (header.sequence > this.frames) return { kind: "missing", reason: `frame ${header.sequence} where ${this.frames} was due` };
+    if (header.sequence < this.frames) return undefined;
+    if (header.sequence > this.frames) return `frame ${header.sequence} where ${this.frames} was due`;
     const { layer, firstRow, rowCount } = header;
     const block = this.table[Math.floor(firstRow / kvBlockTokens)] as number;
     if (!this.runner.unpackFrame(layer, block, firstRow % kvBlockTokens, rowCount, frame)) return damaged;
@@ -75,7 +101,7 @@ export class TransferReceiver {
     if (header.cached && layer === 0) this.cachedRows += rowCount;
     this.frames++;
     this.receivedBytes += header.payloadBytes;
-    return { kind: "stored", payloadBytes: header.payloadBytes };
+    return undefined;
   }
 
   /** Of another transfer or, as the next frame, not the rows that are due. */

@@ -3,7 +3,7 @@
 // from its place.
 import { kvBlockTokens } from "../contracts/block-key.ts";
 import type { Bus } from "../contracts/bus.ts";
-import { frameHeaderBytes, frameTransferId, writeFrameHeader, type FrameKvDtype } from "../contracts/frame.ts";
+import { frameHeaderBytes, frameMessageBytes, frameTransferId, writeFrameHeader, type FrameKvDtype } from "../contracts/frame.ts";
 import type { ModelRunner } from "./model-runner.ts";
 
 export interface TransferOptions {
@@ -37,6 +37,7 @@ export class TransferSender {
   private readonly table: () => readonly number[];
   private readonly rowsPerFrame: number;
   private readonly totalBytes: number;
+  private readonly messageBytes: number;
   private readonly transferId: Uint8Array;
   /** By sequence number, from the first that is not acknowledged to the last that is ready. */
   private readonly places = new Map<number, FramePlace>();
@@ -78,6 +79,7 @@ export class TransferSender {
     this.table = table;
     this.granted = options.grantedBytes;
     this.rowsPerFrame = Math.max(1, Math.min(kvBlockTokens, Math.floor((dataBus.maxPayloadBytes - frameHeaderBytes) / runner.rowBytes)));
+    this.messageBytes = Math.min(frameMessageBytes, dataBus.maxPayloadBytes);
     this.totalBytes = (options.endRow - options.firstRow) * runner.info.layerCount * runner.rowBytes;
   }
 
@@ -124,11 +126,21 @@ export class TransferSender {
 
   /** As far as credit reaches. While the bus is away nothing is sent: the receiver asks again, or a later call goes on from here. */
   send(): void {
+    // The next message begins here in the buffer.
+    let from = this.used;
     while (this.dataBus.connected && !this.closed && !this.blocked) {
       const place = this.places.get(this.sentFrames);
-      if (place === undefined || place.bytesBefore + place.payloadBytes > this.granted) return;
-      this.publish(place);
+      if (place === undefined || place.bytesBefore + place.payloadBytes > this.granted) break;
+      const bytes = frameHeaderBytes + place.payloadBytes;
+      if (this.used + bytes - from > this.messageBytes) {
+        this.publish(from);
+        from = this.used;
+      }
+      const frame = this.take(bytes);
+      if (frame === null) break;
+      this.write(place, frame);
     }
+    this.publish(from);
   }
 
   /** The blocks are no longer ours to read. */
@@ -136,10 +148,13 @@ export class TransferSender {
     this.closed = true;
   }
 
-  private publish(place: FramePlace): void {
+  /** What was written since, as one message. */
+  private publish(from: number): void {
+    if (this.used > from) this.dataBus.publish(this.framesSubject, this.buffer.subarray(from, this.used));
+  }
+
+  private write(place: FramePlace, frame: Uint8Array): void {
     const { layer, firstRow, rowCount, cached, payloadBytes } = place;
-    const frame = this.take(frameHeaderBytes + payloadBytes);
-    if (frame === null) return;
     const block = this.table()[Math.floor(firstRow / kvBlockTokens)] as number;
     writeFrameHeader(frame, this.transferId, {
       sequence: this.sentFrames,
@@ -152,7 +167,6 @@ export class TransferSender {
       kvDtype: this.options.kvDtype,
     });
     this.runner.packFrame(layer, block, firstRow % kvBlockTokens, rowCount, frame);
-    this.dataBus.publish(this.framesSubject, frame);
     if (this.sentFrames < this.furthestFrame) this.resentFrames++;
     this.sentFrames++;
     this.furthestFrame = Math.max(this.furthestFrame, this.sentFrames);

@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeEach, describe, expect, test } from "vitest";
 import { silentLog } from "../contracts/bus.ts";
-import { readFrameHeader } from "../contracts/frame.ts";
+import { type FrameHeader, frameHeaderBytes, readFrameHeader, readFramePlaces } from "../contracts/frame.ts";
 import { Delta, DispatchReply, type WorkerRole } from "../contracts/messages.ts";
 import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { DecodeWorker } from "./decode-worker.ts";
@@ -143,8 +143,8 @@ describe("a request", () => {
     await new Client("a1").dispatch(prompt(200));
     await clock.advance(1000);
     let frames = 0;
-    broker.deliveries = (subject) => {
-      if (subject.includes(".kv.")) frames++;
+    broker.deliveries = (subject, data) => {
+      if (subject.includes(".kv.")) frames += readFramePlaces(data)?.length ?? 0;
       return 1;
     };
     const longer = Uint32Array.from([...prompt(200), ...prompt(100, 5)]);
@@ -183,32 +183,47 @@ describe("a request", () => {
 });
 
 describe("when something goes wrong", () => {
-  const frameOf = (subject: string, data: Uint8Array) => (subject.includes(".kv.") ? readFrameHeader(data) : undefined);
+  /** The frames of a message, and where they begin in it. */
+  const framesOf = (subject: string, data: Uint8Array) => {
+    const frames: (FrameHeader & { at: number })[] = [];
+    if (!subject.includes(".kv.")) return frames;
+    for (let at = 0; at < data.length; ) {
+      const header = readFrameHeader(data, at);
+      frames.push({ ...header, at });
+      at += frameHeaderBytes + header.payloadBytes;
+    }
+    return frames;
+  };
+  const frame = (subject: string, data: Uint8Array, sequence: number) => framesOf(subject, data).find((one) => one.sequence === sequence);
+  const flip = (data: Uint8Array, at: number) => {
+    data[at] = (data[at] as number) ^ 1;
+  };
 
   const faults: [string, () => void][] = [
     [
       "a frame is lost each time",
       () => {
-        broker.deliveries = (s, d) => (frameOf(s, d)?.sequence === 4 ? 0 : 1);
+        broker.deliveries = (s, d) => (frame(s, d, 4) ? 0 : 1);
       },
     ],
     [
       "the last frame is lost",
       () => {
-        broker.deliveries = (s, d) => (frameOf(s, d)?.last ? 0 : 1);
+        broker.deliveries = (s, d) => (framesOf(s, d).some(({ last }) => last) ? 0 : 1);
       },
     ],
     [
       "a frame comes twice",
       () => {
-        broker.deliveries = (s, d) => (frameOf(s, d)?.sequence === 4 ? 2 : 1);
+        broker.deliveries = (s, d) => (frame(s, d, 4) ? 2 : 1);
       },
     ],
     [
       "a frame is damaged",
       () => {
         broker.tamper = (s, d) => {
-          if (frameOf(s, d)?.sequence === 5) d[100] = (d[100] as number) ^ 1;
+          const struck = frame(s, d, 5);
+          if (struck) flip(d, struck.at + 100);
           return d;
         };
       },
@@ -264,12 +279,13 @@ describe("when something goes wrong", () => {
     const prefill = await startPrefill();
     let struck = 0;
     broker.deliveries = (s, d) => {
-      if (frameOf(s, d)?.sequence !== 4 || struck++ > 0 || how === 1) return 1;
+      if (!frame(s, d, 4) || struck++ > 0 || how === 1) return 1;
       if (how === 3) clock.setTimer(50, () => broker.send(s, d));
       return how === 2 ? 2 : 0;
     };
     broker.tamper = (s, d) => {
-      if (how === 1 && frameOf(s, d)?.sequence === 4 && struck++ === 0) d[100] = (d[100] as number) ^ 1;
+      const hit = how === 1 ? frame(s, d, 4) : undefined;
+      if (hit && struck++ === 0) flip(d, hit.at + 100);
       return d;
     };
     const before = decode.runner.rows;

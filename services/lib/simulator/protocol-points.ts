@@ -1,5 +1,5 @@
 // Where in the protocol a message stands, told from the message alone: what faults are aimed at, here and on a real server. Pure.
-import { readFrameFlags } from "../contracts/frame.ts";
+import { readFramePlaces } from "../contracts/frame.ts";
 
 export const protocolPoints = [
   /** A request goes to decode for the first time; the answer to that. */
@@ -54,9 +54,9 @@ export function protocolPoint(subject: string, data: Uint8Array): Sighting | nul
   const at = (point: ProtocolPoint, who: string | null = receiver): Sighting => ({ point, receiver: who });
   switch (kind) {
     case "kv": {
-      const flags = readFrameFlags(data);
-      if (flags === null) return null;
-      return at(flags.last ? "last-frame" : flags.sequence === 0 ? "first-frame" : "frame-k");
+      const frames = readFramePlaces(data);
+      if (frames === null) return null;
+      return at(frames.at(-1)?.last ? "last-frame" : frames[0]?.sequence === 0 ? "first-frame" : "frame-k");
     }
     case "notices":
       return at("notice");
@@ -104,7 +104,7 @@ const headBytes = 8;
 const decoder = new TextDecoder();
 
 /** A message's JSON, unchecked, and how many token ids follow it. */
-function peek(data: Uint8Array): { json: Record<string, unknown>; tokenCount: number } | null {
+export function peek(data: Uint8Array): { json: Record<string, unknown>; tokenCount: number } | null {
   if (data.length < headBytes) return null;
   const length = new DataView(data.buffer, data.byteOffset, data.byteLength).getUint32(0, true);
   if (headBytes + length > data.length) return null;
