@@ -38,6 +38,8 @@ export class SimWorker {
   readonly baselineSubscriptions: number;
   /** Transfers to this worker that were given up. */
   failedTransfers = 0;
+  /** Requests that were still here when a drain had taken as long as it may. */
+  leftByDrain = 0;
   private readonly buses: SimBus[];
   private readonly broker: Broker;
 
@@ -58,9 +60,9 @@ export class SimWorker {
         kvDtype: "bfloat16",
         engine: {
           kvBlocks: scenario.kvBlocks,
-          tokenBudget: 128,
+          tokenBudget: scenario.tokenBudget,
           chunkTokens: scenario.chunkTokens,
-          chunkAlignTokens: 64,
+          chunkAlignTokens: scenario.chunkAlignTokens,
           maxSequences: scenario.maxSequences,
           maxWaiting: 16,
         },
@@ -98,6 +100,7 @@ export class SimWorker {
   /** SIGTERM: the order of stops is that of main.ts. */
   async terminate(): Promise<void> {
     await this.core.drainUntil(() => (this.decode?.liveAttempts ?? 0) === 0 && this.rows.activeTransfers === 0, drainMs);
+    this.leftByDrain = this.decode?.liveAttempts ?? 0;
     this.rows.stop();
     this.decode?.stop();
     await this.core.stop();

@@ -1,15 +1,25 @@
 // One scenario: the cluster starts, requests come, faults strike, everything heals, and then three things are asked: did every client that
 // stayed get the undisturbed answer, did every request end in time, is everything free again?
 import type { Log } from "../contracts/bus.ts";
-import { PelagicError } from "../contracts/errors.ts";
-import type { Generation } from "../../gateway/dispatch-client.ts";
+import {
+  checkAnswers,
+  checkCacheHits,
+  checkDrains,
+  checkLeaks,
+  checkOutages,
+  checkViews,
+  checkWork,
+  isCalm,
+  type Played,
+} from "./checks.ts";
+import { Client } from "./client.ts";
+import { FlowWatch } from "./flow-watch.ts";
 import { SimGateway, SimWorker, type Surroundings } from "./nodes.ts";
 import { type ProtocolPoint, protocolPoint } from "./protocol-points.ts";
 import { Random } from "./random.ts";
-import { deadlineMs, type Fault, leaseMs, promptOf, type Scenario, type SimRequest } from "./scenario.ts";
+import { type Answer, referenceAnswer } from "./reference.ts";
+import { deadlineMs, type Fault, leaseMs, type Scenario } from "./scenario.ts";
 import { Broker, type Fate, usualFate } from "./sim-bus.ts";
-import type { RunResult as RunnerResult } from "../engine/model-runner.ts";
-import { SimRunner } from "./sim-runner.ts";
 import { type Node, World } from "./world.ts";
 
 export interface RunResult {
@@ -30,30 +40,12 @@ export interface RunResult {
 const freeWithinMs = leaseMs + 1_000;
 /** A request may end so much later than its deadline: the gateway looks every 50 ms, and may be paused. */
 const endGraceMs = 1_000;
-/** Without what faults take, every request of these scenarios ends within this time: waits for silence, for a lease, for a worker to come back. */
-const usualEndMs = 12_000;
+/** Where nothing is lost, all is free so soon, a call that runs included. */
+const promptMs = 1_000;
 /** Workers report, gateways hear. */
 const warmUpMs = 100;
-
-/** What is lost, doubled or late here is asked for again from a position. A request for rows is not: decode computes them itself. */
-const mendedPoints: ReadonlySet<ProtocolPoint> = new Set([
-  "first-frame",
-  "frame-k",
-  "last-frame",
-  "credit",
-  "resend-frame",
-  "complete",
-  "notice",
-  "first-token",
-  "token-j",
-  "finish",
-  "ack",
-  "resend-tokens",
-  "lease",
-  "state",
-  "snapshot-request",
-]);
-const mendedKinds: ReadonlySet<Fault["kind"]> = new Set(["loss", "delay", "reorder", "duplicate", "corrupt"]);
+/** What a worker's death costs where another one is there: its silence is noticed. */
+const deathMs = 5_000;
 
 export async function runScenario(scenario: Scenario, options: { history?: boolean } = {}): Promise<RunResult> {
   const run = new Run(scenario, options.history ?? false);
@@ -75,7 +67,11 @@ class Run {
   private readonly keepsHistory: boolean;
   private hash = 0x811c9dc5;
   private healedAtMs = 0;
-  private readonly struckFaults: Fault[] = [];
+  /** Every life of every worker. */
+  private readonly lives: SimWorker[] = [];
+  private readonly struck: Fault[] = [];
+  private readonly answers = new Map<Client, Answer>();
+  private readonly flows = new FlowWatch();
   private faultMs = 0;
 
   constructor(scenario: Scenario, keepsHistory: boolean) {
@@ -100,27 +96,38 @@ class Run {
   }
 
   async play(): Promise<RunResult> {
-    const { scenario, world, result } = this;
+    const { scenario, world, result, clients } = this;
     for (let i = 0; i < scenario.prefill; i++) this.startWorker(`prefill-${i}`);
     for (let i = 0; i < scenario.decode; i++) this.startWorker(`decode-${i}`);
     for (let i = 0; i < scenario.gateways; i++) this.startGateway(i);
     for (const request of scenario.requests) {
-      const client = new Client(request, (startedMs, gateway) => this.couldServe(startedMs, gateway));
-      this.clients.push(client);
+      const client = new Client(request, {
+        couldServe: (startedMs, gateway) => this.couldServe(startedMs - this.noticeMs, gateway),
+        couldResume: (gateway) => this.couldServe(world.nowMs - this.noticeMs, gateway),
+      });
+      clients.push(client);
       world.at(warmUpMs + request.atMs, () => client.start(this.gateways[request.gateway % scenario.gateways] as SimGateway));
     }
     for (const drain of scenario.drains) world.at(warmUpMs + drain.atMs, () => this.drain(drain));
     const lastMs = warmUpMs + Math.max(...scenario.requests.map(({ atMs }) => atMs));
-    await world.run(lastMs + deadlineMs + endGraceMs, () => this.clients.every((client) => client.isOver));
-    await this.compare();
-    this.compareWork();
-    // A fault that strikes while we wait has to heal, too.
+    await world.run(lastMs + deadlineMs + endGraceMs, () => clients.every((client) => client.isOver));
+    for (const client of clients) this.answers.set(client, await referenceAnswer(client.request, scenario));
+    for (const check of [checkAnswers, checkWork, checkDrains, checkOutages, checkCacheHits]) result.violations.push(...check(this.played));
+
     const overAtMs = world.nowMs;
+    if (isCalm(this.played)) {
+      await world.run(overAtMs + promptMs + scenario.callMs + scenario.tokenBudget * scenario.rowMs);
+      if (isCalm(this.played)) result.violations.push(...checkLeaks(this.played).map((leak) => `${leak}, although nothing was lost`));
+    }
+    // A fault that strikes while we wait has to heal, too.
     for (let untilMs = 0; untilMs !== Math.max(overAtMs, this.healedAtMs); await world.run(untilMs + freeWithinMs)) {
       untilMs = Math.max(overAtMs, this.healedAtMs);
     }
-    for (const node of [...this.workers.values(), ...this.gateways]) result.violations.push(...node.leaks());
-    this.compareViews();
+    result.violations.push(...checkLeaks(this.played), ...checkViews(this.played));
+    for (const client of clients) {
+      result.outcomes[client.outcome] = (result.outcomes[client.outcome] ?? 0) + 1;
+      result.resumes += client.resumes;
+    }
     result.simulatedMs = world.nowMs;
     result.historyHash = (this.hash >>> 0).toString(16);
     return result;
@@ -129,7 +136,9 @@ class Run {
   // The cluster
 
   private startWorker(id: string): void {
-    this.workers.set(id, new SimWorker(this.surroundings, id));
+    const worker = new SimWorker(this.surroundings, id);
+    this.workers.set(id, worker);
+    this.lives.push(worker);
   }
 
   private startGateway(index: number): void {
@@ -177,6 +186,7 @@ class Run {
   private judge(sender: Node, subject: string, data: Uint8Array): Fate {
     this.result.messages++;
     this.hash = fold(this.hash, this.world.nowMs * 1_000, subject, data);
+    this.watch(subject, data);
     if (this.waitingFaults.size === 0 && !this.keepsHistory) return usualFate;
     const sighting = protocolPoint(subject, data);
     if (sighting === null) return usualFate;
@@ -192,12 +202,34 @@ class Run {
     return usualFate;
   }
 
+  private watch(subject: string, data: Uint8Array): void {
+    const flaw = this.flows.observe(subject, data);
+    if (flaw !== null) this.result.violations.push(flaw);
+    const [, , kind, receiver = ""] = subject.split(".");
+    const budget = this.scenario.receiveBudgetBytes;
+    const granted = kind === "kv" ? (this.workers.get(receiver)?.decode?.receivingBytes ?? 0) : 0;
+    if (granted > budget) this.result.violations.push(`${receiver} has granted ${granted} bytes of ${budget}`);
+  }
+
+  /** What a fault may cost a request. */
+  private costMs({ kind, ms }: Fault): number {
+    if (kind === "jump") return 5 * ms;
+    const others =
+      this.scenario.decode > 1 && this.scenario.drains.length === 0 && this.struck.filter((fault) => fault.kind === kind).length === 1;
+    return kind === "crash" && others ? Math.min(ms, deathMs) : ms;
+  }
+
+  /** Heartbeats and snapshots go astray, too: then it takes one or two more to be known. */
+  private get noticeMs(): number {
+    return this.struck.length === 0 ? 60 : 2_500;
+  }
+
   private strike(fault: Fault, sender: Node, receiver: string | null): Fate {
     const { kind, ms } = fault;
     const victim = fault.side === "receiver" ? ((receiver === null ? undefined : this.nodeOf(receiver)) ?? sender) : sender;
     this.result.struck.push({ point: fault.point, kind });
-    this.struckFaults.push(fault);
-    this.faultMs += kind === "jump" ? 5 * ms : ms;
+    this.struck.push(fault);
+    this.faultMs += this.costMs(fault);
     this.note(`FAULT ${kind} at ${fault.point}${["loss", "corrupt", "duplicate"].includes(kind) ? "" : `, ${ms} ms`} (${victim.id})`);
     const copy = { lateMs: 0, damaged: false };
     const unwell =
@@ -240,96 +272,15 @@ class Run {
     }
   }
 
-  // What must hold
-
-  private async compare(): Promise<void> {
-    const { result, scenario } = this;
-    for (const client of this.clients) {
-      const { request } = client;
-      result.outcomes[client.outcome] = (result.outcomes[client.outcome] ?? 0) + 1;
-      result.resumes += client.resumes;
-      const wrong = (what: string) => result.violations.push(`${request.id}: ${what}`);
-      if (!client.isOver) wrong("no end");
-      // What the faults took, and what the product's own waits take on top.
-      const boundMs = this.faultMs + usualEndMs;
-      if (client.endedMs - client.beganMs > boundMs)
-        wrong(`ended after ${client.endedMs - client.beganMs} ms, faults account for ${this.faultMs}`);
-      const right = await referenceAnswer(request, scenario);
-      const whole = client.outcome === "stop" || client.outcome === "length";
-      // Whatever it got is the beginning of the right answer, and all of it where the request ended well.
-      for (const what of ["tokens", "digests", "logprobs"] as const) {
-        if (what === "logprobs" && request.logprobs === null) continue;
-        const got = client[what].map(String);
-        const want = right[what].map(String).slice(0, whole ? undefined : got.length);
-        if (got.join() !== want.join()) {
-          const at = want.findIndex((value, i) => value !== got[i]);
-          wrong(
-            `${what} differ from ${at < 0 ? want.length : at} on: ${got.length} came, ${right[what].length} are right (${client.outcome})`,
-          );
-          break;
-        }
-      }
-      if (whole && client.outcome !== right.end) wrong(`ended with ${client.outcome} where ${right.end} is right`);
-      if (!whole && client.outcome !== "left" && !client.forgiven && !this.allows(client))
-        wrong(`ended with ${client.outcome}: ${client.message}`);
-    }
-  }
-
-  /** Where single messages went astray on the way and nothing worse happened, no work is done twice: the positions mend it. */
-  private compareWork(): void {
-    const { scenario, result, clients } = this;
-    const workers = [...this.workers.values()];
-    const gentle =
-      scenario.drains.length === 0 &&
-      scenario.kvBlocks >= 40 &&
-      this.struckFaults.every(({ point, kind, ms }) => mendedPoints.has(point) && mendedKinds.has(kind) && ms <= 150) &&
-      clients.every(({ outcome }) => outcome === "stop" || outcome === "length") &&
-      workers.every(({ core }) => core.engine.stats().preemptions === 0);
-    if (!gentle) return;
-    const failed = workers.reduce((sum, worker) => sum + worker.failedTransfers, 0);
-    if (failed > 0) result.violations.push(`${failed} transfers were given up where only single messages were lost`);
-    if (result.resumes > 0) result.violations.push(`${result.resumes} resumes where only single messages were lost`);
-    const rows = workers.reduce((sum, { runner }) => sum + runner.rows, 0);
-    const needed = clients.reduce((sum, { request, tokens }) => sum + request.promptTokens + tokens.length - 1, 0);
-    if (rows > needed) result.violations.push(`${rows} rows were computed where ${needed} are enough`);
-  }
-
-  /** Errors that a scenario justifies; every other one is a violation. */
-  private allows(client: Client): boolean {
-    // Refused before any work was spent, and rightly: no worker was there all the time to do it.
-    if (!client.wasAccepted && ["no_workers", "overloaded"].includes(client.outcome) && !client.couldBeServed) return true;
-    // Its gateway was cut off for longer than a lease lasts.
-    if (client.outcome === "bus_unavailable" && client.longestOutageMs > leaseMs) return true;
-    // A clock that jumps over a wait ends it.
-    if (client.clockHasJumped)
-      return ["deadline_exceeded", "bus_unavailable", "worker_lost", "no_workers", "overloaded"].includes(client.outcome);
-    return false;
-  }
-
-  /** Some decode worker, and the way to it, have been well from before this time until now. */
-  private couldServe(startedMs: number, gateway: Node): boolean {
-    // Heartbeats and snapshots go astray, too: then it takes one or two more to be known.
-    const sinceMs = startedMs - (this.struckFaults.length === 0 ? 60 : 2_500);
+  /** Some decode worker, and the way to it, have been well from this time until now. */
+  private couldServe(sinceMs: number, gateway: Node): boolean {
     const well = (node: Node) => node.alive && node.wellSinceMs <= sinceMs;
     return well(gateway) && [...this.workers.values()].some(({ role, node }) => role === "decode" && well(node));
   }
 
-  /** Gateways that have heard as much of a worker know the same, and it is the truth. */
-  private compareViews(): void {
-    for (const worker of this.workers.values()) {
-      const { blocks } = worker.core.engine;
-      const truth = [...new Set(blocks.keys().map((key) => key.slice(0, 16)))].sort().join();
-      for (const gateway of this.gateways) {
-        const view = gateway.directory.snapshot().workers.find(({ workerId }) => workerId === worker.node.id);
-        if (view === undefined || view.instanceId !== worker.core.instanceId) {
-          this.result.violations.push(`${gateway.node.id} does not know ${worker.node.id}`);
-        } else if ([...view.blockKeys].sort().join() !== truth) {
-          this.result.violations.push(
-            `${gateway.node.id} knows ${view.blockKeys.size} blocks of ${worker.node.id}, which has ${blocks.keys().length}`,
-          );
-        }
-      }
-    }
+  private get played(): Played {
+    const { scenario, clients, answers, lives, gateways, struck, faultMs } = this;
+    return { scenario, clients, answers, lives, workers: [...this.workers.values()], gateways, struck, faultMs };
   }
 
   private note(line: string): void {
@@ -340,161 +291,6 @@ class Run {
     const note = (fields: object, message: string) => this.note(`${node}: ${message} ${JSON.stringify(fields)}`);
     return { debug: note, info: note, warn: note, error: note };
   }
-}
-
-/** Reads one answer to its end, or leaves before. */
-class Client {
-  readonly request: SimRequest;
-  readonly tokens: number[] = [];
-  readonly digests: string[] = [];
-  readonly logprobs: number[] = [];
-  outcome = "not begun";
-  message = "";
-  isOver = false;
-  /** Its gateway died: its connection with it. */
-  forgiven = false;
-  clockHasJumped = false;
-  /** At its end: a worker was there all the time that could have served it. */
-  couldBeServed = false;
-  /** Of its gateway's connection, while the request ran. */
-  longestOutageMs = 0;
-  beganMs = 0;
-  endedMs = 0;
-  private readonly couldServe: (startedMs: number, gateway: Node) => boolean;
-  private generation: Generation | null = null;
-  private gateway: SimGateway | null = null;
-
-  constructor(request: SimRequest, couldServe: (startedMs: number, gateway: Node) => boolean) {
-    this.request = request;
-    this.couldServe = couldServe;
-  }
-
-  get wasAccepted(): boolean {
-    return this.generation?.wasAccepted ?? false;
-  }
-
-  get resumes(): number {
-    return this.generation?.resumes ?? 0;
-  }
-
-  start(gateway: SimGateway): void {
-    if (!gateway.node.alive) {
-      this.end("gateway is down");
-      this.forgiven = true;
-      return;
-    }
-    this.gateway = gateway;
-    this.beganMs = gateway.node.world.nowMs;
-    gateway.node.deliver(() => {
-      this.outcome = "running";
-      const generation = gateway.start(this.request);
-      this.generation = generation;
-      const { leavesAfter } = this.request;
-      if (leavesAfter !== null && "ms" in leavesAfter) gateway.node.setTimer(leavesAfter.ms, () => this.leave());
-      void this.read(generation);
-    });
-  }
-
-  gatewayDied(): void {
-    if (this.isOver || this.gateway?.node.alive !== false) return;
-    this.forgiven = true;
-    this.end("gateway died");
-  }
-
-  clockJumped(gatewayId: string): void {
-    if (this.gateway?.node.id === gatewayId) this.clockHasJumped = true;
-  }
-
-  private async read(generation: Generation): Promise<void> {
-    const { leavesAfter } = this.request;
-    try {
-      for await (const batch of generation) {
-        this.tokens.push(...batch.tokens);
-        this.digests.push(...batch.digests);
-        this.logprobs.push(...batch.logprobs.map(({ logprob }) => logprob));
-        if (leavesAfter !== null && "tokens" in leavesAfter && this.tokens.length >= leavesAfter.tokens) {
-          this.leave();
-          return;
-        }
-      }
-      this.end(generation.end?.reason ?? "no reason");
-    } catch (error) {
-      if (this.isOver) return;
-      this.message = error instanceof Error ? error.message : String(error);
-      this.end(error instanceof PelagicError ? error.code : "an error without a name");
-    }
-  }
-
-  private leave(): void {
-    if (this.isOver) return;
-    this.generation?.cancel();
-    this.end("left");
-  }
-
-  private end(outcome: string): void {
-    this.isOver = true;
-    this.outcome = outcome;
-    if (this.gateway === null) return;
-    this.endedMs = this.gateway.node.world.nowMs;
-    this.longestOutageMs = this.gateway.bus.longestOutageMs;
-    this.couldBeServed = this.couldServe(this.beganMs, this.gateway.node);
-  }
-}
-
-interface Answer {
-  tokens: number[];
-  digests: string[];
-  logprobs: number[];
-  end: "stop" | "length";
-}
-
-/** What one model computes that shares nothing with anybody: all rows at once, then token by token. */
-async function referenceAnswer(request: SimRequest, scenario: Scenario): Promise<Answer> {
-  const prompt = promptOf(request);
-  const blocks = Array.from({ length: Math.ceil((prompt.length + request.maxTokens) / 64) }, (_, i) => i);
-  const runner = new SimRunner(blocks.length, null, scenario);
-  const output: number[] = [];
-  const answer: Answer = { tokens: output, digests: [], logprobs: [], end: "length" };
-  let tokens = prompt;
-  let firstRow = 0;
-  while (output.length < request.maxTokens) {
-    const end = firstRow + tokens.length;
-    const [result] = await runner.run(
-      [
-        {
-          tokens,
-          firstRow,
-          promptLength: prompt.length,
-          blocks,
-          logitsFrom: end - 1,
-          sampling: {
-            temperature: request.temperature,
-            seed: BigInt(request.seed),
-            choice: 0,
-            ...(request.presencePenalty === 0
-              ? {}
-              : { presencePenalty: request.presencePenalty, promptTokens: prompt, outputTokens: Uint32Array.from(output) }),
-            ...(request.logprobs === null ? {} : { logprobs: request.logprobs }),
-          },
-        },
-      ],
-      { digests: true },
-    );
-    const { sampled, digests } = (result as RunnerResult).sequences[0] as {
-      sampled: { token: number; logprob: number };
-      digests: bigint[];
-    };
-    output.push(sampled.token);
-    answer.digests.push((digests[0] as bigint).toString(16).padStart(16, "0"));
-    answer.logprobs.push(sampled.logprob);
-    if (request.stopTokenIds.includes(sampled.token)) {
-      answer.end = "stop";
-      break;
-    }
-    tokens = Uint32Array.of(sampled.token);
-    firstRow = end;
-  }
-  return answer;
 }
 
 /** FNV-1a over time, subject and bytes. */

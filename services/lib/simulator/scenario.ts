@@ -1,4 +1,5 @@
 // From a seed to a scenario: workers, requests and faults as plain data, so that a failing one can be printed, cut down and run again.
+import { kvBlockTokens } from "../contracts/block-key.ts";
 import { type ProtocolPoint, protocolPoints } from "./protocol-points.ts";
 import { Random } from "./random.ts";
 import { vocabSize } from "./sim-runner.ts";
@@ -36,8 +37,9 @@ export interface SimRequest {
   atMs: number;
   gateway: number;
   tenant: string;
-  /** Requests of a family begin with the same tokens. */
+  /** Requests of a family have the same tokens behind so many of their own. */
   family: number;
+  headTokens: number;
   sharedTokens: number;
   promptTokens: number;
   maxTokens: number;
@@ -57,7 +59,9 @@ export interface Scenario {
   decode: number;
   kvBlocks: number;
   maxSequences: number;
+  tokenBudget: number;
   chunkTokens: number;
+  chunkAlignTokens: 1 | 64;
   localPrefillTokens: number;
   receiveBudgetBytes: number;
   callMs: number;
@@ -77,14 +81,25 @@ export const leaseMs = 6_000;
 export const resumeWaitMs = 15_000;
 export const deadlineMs = 60_000;
 
-/** Every pair of point and fault is the first fault of every pairCount-th seed; further faults are drawn. */
+/** So many seeds are three ordinary scenarios in one cluster. */
+const crowdedShare = 0.07;
+/** And so many lose nothing, and have at most a few late messages: there everything is asked of the product. */
+const calmShare = 0.07;
+
+/** Every pair of point and fault is the first of every pairCount-th seed, and the second of another one; further faults are drawn. */
 export function makeScenario(seed: number): Scenario {
   const random = new Random(seed);
-  const pair = seed % pairCount;
-  const point = struckPoints[Math.floor(pair / faultKinds.length)] as ProtocolPoint;
-  const kind = faultKinds[pair % faultKinds.length] as FaultKind;
-  const decode = random.between(1, 3);
-  const prefill = random.between(1, 2);
+  if (random.chance(crowdedShare)) return makeCrowded(seed, random);
+  return random.chance(calmShare) ? makeCalm(seed, random) : makeOne(seed, random);
+}
+
+function makeCalm(seed: number, random: Random): Scenario {
+  const scenario = makeOne(seed, random);
+  const late = scenario.faults.filter(({ kind }) => kind === "delay" || kind === "reorder" || kind === "duplicate");
+  return { ...scenario, faults: late.map((fault) => ({ ...fault, ms: 10 })) };
+}
+
+function makeOne(seed: number, random: Random): Scenario {
   const slow = random.chance(0.3);
   const requests = Array.from({ length: random.between(2, 7) }, (_, i) => makeRequest(random, i));
   // One asks what another asked: its prompt is cached to the last block.
@@ -97,36 +112,78 @@ export function makeScenario(seed: number): Scenario {
   const scenario: Scenario = {
     seed,
     gateways: random.between(1, 2),
-    prefill,
-    decode,
+    prefill: random.between(1, 2),
+    decode: random.between(1, 3),
     kvBlocks: random.pick([8, 12, 40]),
     maxSequences: random.pick([2, 8]),
+    tokenBudget: random.pick([40, 100, 128]),
     chunkTokens: random.pick([64, 128]),
+    chunkAlignTokens: random.pick([1, 64]),
     localPrefillTokens: random.pick([0, 32, 64]),
     receiveBudgetBytes: random.pick([6 * 1024, 64 * 1024]),
-    callMs: slow ? 20 : 2,
+    callMs: slow ? random.pick([20, 20, 60]) : 2,
     rowMs: slow ? 1 : random.pick([0.05, 0.5]),
     requests,
     drains: [],
-    faults: [{ ...makeFault(random), point, kind, nth: random.between(0, firstStruck(point)) }],
+    faults: [],
   };
   if (random.chance(0.25)) scenario.drains.push(makeDrain(random, scenario));
-  const more = random.pick([0, 1, 1, 2, 3]);
+  const round = Math.floor(seed / pairCount);
+  for (const [i, pair] of [seed, seed + 1 + 53 * round].entries()) {
+    const point = struckPoints[Math.floor((pair % pairCount) / faultKinds.length)] as ProtocolPoint;
+    const kind = faultKinds[pair % faultKinds.length] as FaultKind;
+    scenario.faults.push(makeFault(random, { point, kind, nth: random.between(0, firstStruck(point)) }));
+    reach(point, scenario, requests[i] as SimRequest, random);
+  }
+  const more = random.pick([0, 0, 0, 1, 2]);
   for (let i = 0; i < more; i++) scenario.faults.push(makeFault(random));
-  reach(point, scenario, random);
-  return scenario;
+  return withRoom(scenario);
+}
+
+/** A cache that holds the longest request alone. */
+function withRoom(scenario: Scenario): Scenario {
+  const most = Math.max(...scenario.requests.map(({ promptTokens, maxTokens }) => promptTokens + maxTokens));
+  return { ...scenario, kvBlocks: Math.max(scenario.kvBlocks, Math.ceil(most / kvBlockTokens)) };
+}
+
+/** More requests, processes and faults at once than one of the others has, clients that all go away together, and workers restarted one by one. */
+function makeCrowded(seed: number, random: Random): Scenario {
+  const parts = [0, 1, 2].map((i) => makeOne(seed + i * 1_001, random));
+  const scenario: Scenario = {
+    ...(parts[0] as Scenario),
+    seed,
+    gateways: random.between(1, 3),
+    prefill: random.between(1, 3),
+    decode: random.between(1, 3),
+    requests: parts.flatMap(({ requests }, i) =>
+      requests.map((request) => ({ ...request, id: `${request.id}${"abc"[i]}`, gateway: random.between(0, 2) })),
+    ),
+    faults: parts.flatMap(({ faults }) => faults),
+    drains: parts.flatMap(({ drains }) => drains),
+  };
+  const workers = [scenario.decode, scenario.prefill].flatMap((count, role) =>
+    Array.from({ length: count }, (_, i) => `${role === 0 ? "decode" : "prefill"}-${i}`),
+  );
+  if (random.chance(0.3)) {
+    for (const worker of workers) scenario.drains.push({ worker, atMs: random.between(0, 1_500), backAfterMs: random.between(50, 1_500) });
+  }
+  scenario.drains = scenario.drains.filter(({ worker }) => workers.includes(worker));
+  if (random.chance(0.2)) {
+    const ms = random.between(0, 400);
+    for (const request of scenario.requests) if (random.chance(0.7)) request.leavesAfter = { ms };
+  }
+  return withRoom(scenario);
 }
 
 /** Of some messages a run has few: there the first is struck. */
 function firstStruck(point: ProtocolPoint): number {
-  const many: ProtocolPoint[] = ["frame-k", "token-j", "state", "credit"];
+  const many: ProtocolPoint[] = ["frame-k", "token-j", "state"];
   return many.includes(point) ? 6 : 0;
 }
 
 /** Makes it likely that the run comes to the point at all. */
-function reach(point: ProtocolPoint, scenario: Scenario, random: Random): void {
-  const [first] = scenario.requests as [SimRequest];
-  const ahead = (fault: Partial<Fault>) => scenario.faults.push({ ...makeFault(random), nth: 0, side: "sender", ...fault });
+function reach(point: ProtocolPoint, scenario: Scenario, request: SimRequest, random: Random): void {
+  const ahead = (fault: Partial<Fault>) => scenario.faults.push(makeFault(random, { nth: 0, side: "sender", ...fault }));
   const prefilled = [
     "after-reserve",
     "rows-reply",
@@ -140,21 +197,22 @@ function reach(point: ProtocolPoint, scenario: Scenario, random: Random): void {
     "resend-frame",
   ];
   if (prefilled.includes(point)) {
-    first.promptTokens = Math.max(first.promptTokens, 260);
+    request.promptTokens = Math.max(request.promptTokens, 260);
     scenario.kvBlocks = Math.max(scenario.kvBlocks, 12);
     scenario.localPrefillTokens = Math.min(scenario.localPrefillTokens, 64);
-    first.leavesAfter = null;
+    request.leavesAfter = null;
   }
   if (["token-j", "resume", "abort", "abort-reply", "drain", "resend-tokens"].includes(point)) {
-    first.maxTokens = Math.max(first.maxTokens, 40);
-    first.stopTokenIds = [];
-    first.leavesAfter = null;
+    request.maxTokens = Math.max(request.maxTokens, 40);
+    request.stopTokenIds = [];
+    request.leavesAfter = null;
   }
   switch (point) {
     case "notice":
       scenario.rowMs = 3;
       break;
     case "credit":
+      request.promptTokens = Math.max(request.promptTokens, 400);
       scenario.receiveBudgetBytes = 6 * 1024;
       break;
     case "resend-frame":
@@ -164,18 +222,27 @@ function reach(point: ProtocolPoint, scenario: Scenario, random: Random): void {
       ahead({ point: "token-j", kind: "loss" });
       break;
     case "abort-transfer":
-      scenario.rowMs = Math.max(scenario.rowMs, 0.5);
-      first.leavesAfter = { ms: 60 };
+      request.atMs = 0;
+      request.promptTokens = Math.max(request.promptTokens, 400);
+      scenario.rowMs = Math.max(scenario.rowMs, 1);
+      request.leavesAfter = { ms: random.between(20, 60) };
       break;
     case "abort":
     case "abort-reply":
-      first.leavesAfter = { tokens: 10 };
+      request.leavesAfter = { tokens: 10 };
       break;
     case "resume":
-      ahead({ point: "token-j", kind: "crash", nth: 3, ms: 500 });
+      ahead({ point: "token-j", kind: "crash", nth: random.between(0, 3), ms: 500 });
       break;
     case "drain":
-      if (scenario.drains.length === 0) scenario.drains.push(makeDrain(random, scenario));
+      // It is said where there is something to wait for.
+      for (let i = 0; i < scenario.decode; i++) {
+        scenario.drains.push({
+          worker: `decode-${i}`,
+          atMs: request.atMs + random.between(10, 60),
+          backAfterMs: random.between(100, 3_000),
+        });
+      }
       break;
   }
 }
@@ -188,9 +255,10 @@ function makeRequest(random: Random, index: number): SimRequest {
     gateway: random.between(0, 1),
     tenant: random.pick(["a", "a", "b"]),
     family: random.between(0, 2),
+    headTokens: random.pick([0, 0, 0, 64]),
     sharedTokens,
     promptTokens: Math.max(1, sharedTokens + random.between(-20, 150)),
-    maxTokens: random.between(1, 70),
+    maxTokens: random.chance(0.1) ? random.between(100, 250) : random.between(1, 70),
     temperature: random.pick([0, 1]),
     seed: random.word(),
     presencePenalty: random.pick([0, 0, 0.5]),
@@ -200,13 +268,16 @@ function makeRequest(random: Random, index: number): SimRequest {
   };
 }
 
-function makeFault(random: Random): Fault {
+function makeFault(random: Random, aim: Partial<Fault> = {}): Fault {
+  const kind = aim.kind ?? random.pick(faultKinds);
   return {
     point: random.pick(struckPoints),
-    kind: random.pick(faultKinds),
     nth: random.between(0, 4),
     side: random.pick(["sender", "receiver"]),
-    ms: random.pick([10, 150, 800, 2_000, 4_500]),
+    // Some of the dead are not back before others notice.
+    ms: kind === "crash" && random.chance(0.15) ? 20_000 : random.pick([10, 150, 800, 2_000, 4_500]),
+    ...aim,
+    kind,
   };
 }
 
@@ -222,5 +293,7 @@ function makeDrain(random: Random, scenario: Scenario): Scenario["drains"][numbe
 export function promptOf(request: SimRequest): Uint32Array {
   const shared = new Random(1_000 + request.family);
   const own = new Random(request.seed);
-  return Uint32Array.from({ length: request.promptTokens }, (_, i) => (i < request.sharedTokens ? shared : own).word() % vocabSize);
+  const { headTokens, sharedTokens } = request;
+  const isShared = (i: number) => i >= headTokens && i < headTokens + sharedTokens;
+  return Uint32Array.from({ length: request.promptTokens }, (_, i) => (isShared(i) ? shared : own).word() % vocabSize);
 }

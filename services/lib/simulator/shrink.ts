@@ -35,6 +35,7 @@ function* smaller(scenario: Scenario): Generator<Scenario> {
       { maxTokens: Math.ceil(request.maxTokens / 2) },
       { promptTokens: Math.ceil(request.promptTokens / 2) },
       { sharedTokens: 0 },
+      { headTokens: 0 },
       { temperature: 0 },
       { presencePenalty: 0 },
       { stopTokenIds: [] },

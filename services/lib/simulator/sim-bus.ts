@@ -124,7 +124,10 @@ export class Broker {
     from.readyMs = Math.max(from.readyMs, this.world.nowMs + fate.stallMs);
     for (const { lateMs, damaged } of fate.copies) {
       const bytes = data.slice();
-      if (damaged) bytes[this.random.between(0, bytes.length - 1)] = this.random.word() & 0xff;
+      if (damaged) {
+        const at = this.random.between(0, bytes.length - 1);
+        bytes[at] = (bytes[at] as number) ^ this.random.between(1, 255);
+      }
       const arrivesMs = this.inOrder(from, "readyMs", lateMs);
       const life = from.life;
       this.world.at(arrivesMs, () => {

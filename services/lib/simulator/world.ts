@@ -146,8 +146,11 @@ export class Node implements Clock {
 
   private schedule(timer: Timer): void {
     this.world.at(timer.dueMs - this.jumpedMs, () => {
-      if (!this.timers.delete(timer)) return;
-      this.deliver(timer.run);
+      if (!this.timers.has(timer)) return;
+      // One that is due in a pause can still be cancelled after it.
+      this.deliver(() => {
+        if (this.timers.delete(timer)) timer.run();
+      });
     });
   }
 }
