@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { quickerToMove } from "./move.ts";
+import { quickerToMove, takesOneMore } from "./move.ts";
 
 const worker = (decodeStepSeconds: number, transferBytesPerSecond: number) => ({
   rates: { prefillTokensPerSecond: 0, decodeStepSeconds, transferBytesPerSecond },
@@ -18,4 +18,15 @@ test("a request ends where it is only when that is sooner than carrying its rows
 
 test("a worker that measured nothing yet is taken to be slow: what runs there moves", () => {
   expect(quickerToMove(worker(0, 0), { uncachedTokens: 1_000, remainingTokens: 100 })).toBe(true);
+});
+
+test("a request moves only to a worker that will not refuse it", () => {
+  const peer = (waiting: number, sent: number) => ({
+    requests: { running: 8, waiting, maxWaiting: 16 },
+    unreported: { requests: sent, prefillTokens: 0, blocks: 0 },
+  });
+  expect(takesOneMore(peer(7, 0))).toBe(true);
+  expect(takesOneMore(peer(6, 1))).toBe(true);
+  expect(takesOneMore(peer(7, 1))).toBe(false);
+  expect(takesOneMore(peer(16, 0))).toBe(false);
 });

@@ -1,4 +1,4 @@
-// Whether a request on a draining worker moves to a peer or ends where it is: whichever is sooner. Pure.
+// Whether a request on a draining worker moves to a peer or ends where it is: whichever is sooner, if a peer takes it. Pure.
 import type { WorkerView } from "./state-view.ts";
 
 /** Of a worker that has not measured its own: a slow step and a slow network, so that only short ends stay. */
@@ -6,6 +6,11 @@ const defaultStepSeconds = 0.02;
 const defaultTransferBytesPerSecond = 100e6;
 /** Stopping here, dispatching there, asking for the blocks. */
 const handoverSeconds = 0.05;
+
+/** Whether the worker surely takes a request, whoever's it is: one tenant's share of the queue may be half of it (fair-order.ts). */
+export function takesOneMore({ requests, unreported }: Pick<WorkerView, "requests" | "unreported">): boolean {
+  return requests.waiting + unreported.requests < requests.maxWaiting / 2;
+}
 
 /**
  * `remainingTokens` is what the request may still generate, an upper bound: an answer that would stop sooner is moved needlessly, which

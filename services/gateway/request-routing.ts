@@ -1,7 +1,7 @@
 // The router's view of one request, kept over its re-routes and moves: derives the block keys, asks the router, counts what was sent where.
 import { blockKeys, kvBlockTokens, reusableRows, rootKey, shortKey } from "../lib/contracts/block-key.ts";
 import type { DispatchTarget, Routing } from "./dispatch-client.ts";
-import { quickerToMove } from "./move.ts";
+import { quickerToMove, takesOneMore } from "./move.ts";
 import { cacheIdentityOf, type Route, route } from "./router.ts";
 import type { WorkerDirectory } from "./worker-directory.ts";
 
@@ -18,6 +18,8 @@ export class RequestRouting implements Routing {
   chosen: Route | null = null;
   private readonly directory: WorkerDirectory;
   private readonly request: RoutedRequest;
+  /** Of the worker that gave the first token: only its equals go on with the same bits. */
+  private identity: string | null = null;
   /** By cache identity: whole keys, which grow with the answer. */
   private readonly keys = new Map<string, string[]>();
 
@@ -30,6 +32,7 @@ export class RequestRouting implements Routing {
     const chosen = this.route(tokens, excluded);
     if (chosen === null) return null;
     this.chosen = chosen;
+    if (tokens.length === this.request.promptLength) this.identity = chosen.identity;
     const { decode, prefill, hitTokens, uncachedTokens } = chosen;
     const { view } = this.directory;
     const blocks = Math.ceil((tokens.length - hitTokens) / kvBlockTokens);
@@ -39,9 +42,12 @@ export class RequestRouting implements Routing {
   }
 
   shouldMove(workerId: string, tokens: Uint32Array): boolean {
-    const from = this.directory.snapshot().workers.find((worker) => worker.workerId === workerId);
+    const { workers } = this.directory.snapshot();
+    const from = workers.find((worker) => worker.workerId === workerId);
     if (from === undefined) return false;
-    const to = this.route(tokens, new Set([from.instanceId]));
+    // It is stopped here before it is asked for there: so only where it will be taken.
+    const peers = workers.filter((worker) => worker !== from && takesOneMore(worker));
+    const to = this.route(tokens, new Set(workers.filter((worker) => !peers.includes(worker)).map(({ instanceId }) => instanceId)));
     if (to === null) return false;
     const { promptLength, maxTokens } = this.request;
     return quickerToMove(from, { uncachedTokens: to.uncachedTokens, remainingTokens: promptLength + maxTokens - tokens.length });
@@ -62,6 +68,7 @@ export class RequestRouting implements Routing {
       modelName,
       promptTokens: tokens.length,
       maxTokens: maxTokens - (tokens.length - promptLength),
+      identity: tokens.length > promptLength ? this.identity : null,
       blockKeys: short,
       excluded,
       localPrefillTokens,

@@ -16,6 +16,7 @@ function request(more: Partial<RouteRequest> = {}): RouteRequest {
     modelName: testModelName,
     promptTokens: 600,
     maxTokens: 100,
+    identity: null,
     blockKeys: new Map([[cacheIdentityOf(workerState("x")), keys]]),
     excluded: new Set(),
     localPrefillTokens: 256,
@@ -67,6 +68,16 @@ describe("router", () => {
     expect(route(snapshot(decode("d0", { modelName: "other" })), request())).toBeNull();
     expect(route(snapshot(decode("d0")), request({ excluded: new Set(["d0-1"]) }))).toBeNull();
     expect(route(snapshot(prefill("p0")), request())).toBeNull();
+  });
+
+  it("goes on with an answer only where the bits are the same, and asks nobody for more positions than it has", () => {
+    const other = decode("d0", { numericsId: "c".repeat(64) });
+    const identity = cacheIdentityOf(workerState("x"));
+    expect(route(snapshot(other, decode("d1", busy(8))), request())?.decode.workerId).toBe("d0");
+    expect(route(snapshot(other, decode("d1", busy(8))), request({ identity }))?.decode.workerId).toBe("d1");
+    expect(route(snapshot(other), request({ identity }))).toBeNull();
+    expect(route(snapshot(decode("d0", { maxPositions: 699 })), request())).toBeNull();
+    expect(route(snapshot(decode("d0", { maxPositions: 700 })), request())?.decode.workerId).toBe("d0");
   });
 
   it("spreads a burst over equal workers before they report", () => {

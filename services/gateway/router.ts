@@ -13,6 +13,8 @@ export interface RouteRequest {
   modelName: string;
   promptTokens: number;
   maxTokens: number;
+  /** Set where tokens were generated before: only workers of this cacheIdentityOf continue them with the same bits. */
+  identity: string | null;
   /** Short keys of the prompt's full blocks, by cacheIdentityOf the workers that the snapshot has. */
   blockKeys: ReadonlyMap<string, readonly string[]>;
   /** Instances of decode workers that have already refused or lost this request. */
@@ -31,6 +33,8 @@ export interface RouteCost {
 
 export interface Route {
   decode: { workerId: string; instanceId: string };
+  /** cacheIdentityOf the decode worker. */
+  identity: string;
   prefill: { workerId: string } | null;
   /** Why prefill is what it is, for a person. */
   reason: string;
@@ -64,6 +68,8 @@ export function route(snapshot: RoutingSnapshot, request: RouteRequest): Route |
   let best: Route | null = null;
   for (const decode of ready) {
     if (decode.role !== "decode" || request.excluded.has(decode.instanceId)) continue;
+    if (request.identity !== null && cacheIdentityOf(decode) !== request.identity) continue;
+    if (request.promptTokens + request.maxTokens > decode.maxPositions) continue;
     const candidate = routeTo(decode, ready, request);
     if (best === null || total(candidate.cost) < total(best.cost)) best = candidate;
   }
@@ -82,6 +88,7 @@ function routeTo(decode: WorkerView, ready: readonly WorkerView[], request: Rout
   const uncachedTokens = request.promptTokens - 1 - hitTokens;
   const shared = {
     decode: { workerId: decode.workerId, instanceId: decode.instanceId },
+    identity,
     hitTokens,
     uncachedTokens,
   };
@@ -102,6 +109,7 @@ function routeTo(decode: WorkerView, ready: readonly WorkerView[], request: Rout
   let remote: Route | null = null;
   for (const prefill of ready) {
     if (prefill.role !== "prefill" || cacheIdentityOf(prefill) !== identity) continue;
+    if (request.promptTokens > prefill.maxPositions) continue;
     const prefillHits = Math.min(hitBlocks(prefill, keys) * kvBlockTokens, reusable);
     // What decode has is not sent, but prefill computes on nothing but its own rows.
     const computedTokens = request.promptTokens - 1 - prefillHits;
@@ -118,7 +126,7 @@ function routeTo(decode: WorkerView, ready: readonly WorkerView[], request: Rout
     if (remote === null || total(candidate.cost) < total(remote.cost)) remote = candidate;
   }
   if (remote === null) return { ...local, reason: "no prefill worker is ready" };
-  // Without transferSeconds: the rate that decode measures holds the wait for prefill too, and would count it twice.
+  // Without transferSeconds: the rate that decode measures holds waits for prefill too, and would count them twice.
   return total(local.cost) < total(remote.cost) - remote.cost.transferSeconds
     ? { ...local, reason: "cheaper than any prefill worker" }
     : remote;

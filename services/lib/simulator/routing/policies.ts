@@ -55,6 +55,7 @@ function ours(request: TraceRequest, { view, config }: Cluster, snapshot: Routin
     modelName: "model",
     promptTokens: request.promptTokens,
     maxTokens,
+    identity: null,
     blockKeys: new Map([["..bfloat16", request.blockKeys]]),
     excluded: new Set(),
     localPrefillTokens: config.localPrefillTokens,
