@@ -34,7 +34,7 @@ await runProcess({
     observeDecode(worker, metrics);
     observeRowServer(rows, metrics);
     // Gateways move what runs, or let it finish; peers fetch its blocks.
-    onStop(() => core.drainUntil(() => worker.liveAttempts === 0 && rows.activeTransfers === 0, config.drainMs));
+    onStop(() => core.drainUntil(() => worker.drained && rows.activeTransfers === 0, config.drainMs));
     core.ready();
   },
 });

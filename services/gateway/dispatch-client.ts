@@ -282,7 +282,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
   private heldBy: string | null = null;
   /** A delta of this attempt came, whatever became of the answer to the dispatch. */
   private heardFrom = false;
-  private moving = false;
+  /** The attempt that is being stopped for a move. */
+  private movingAttempt: string | null = null;
   private moveConsideredMs = Number.NEGATIVE_INFINITY;
   private instanceId: string | null = null;
   private unsubscribe: () => void = () => {};
@@ -477,7 +478,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
       void this.client.cancelAttempt(workerId, attemptId);
     // Somebody else took over (a worker that went away, an end): nothing is left to do here.
     if (!current) return "accepted";
-    this.workerId = null;
+    this.leaveAttempt();
     return outcome ?? {};
   }
 
@@ -582,6 +583,10 @@ export class Generation implements AsyncIterable<TokenBatch> {
     return this.startedMs + this.request.deadlineMs;
   }
 
+  private get isMoving(): boolean {
+    return this.movingAttempt !== null && this.movingAttempt === this.attemptId;
+  }
+
   private get accepted(): boolean {
     return this.workerId !== null && (this.instanceId !== null || this.heardFrom);
   }
@@ -602,7 +607,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
     }
     this.disconnectedSinceMs = null;
     if (!this.accepted) return;
-    if (this.client.isDraining(this.instanceId) && !this.moving && nowMs - this.moveConsideredMs >= moveCheckMs) {
+    if (this.client.isDraining(this.instanceId) && !this.isMoving && nowMs - this.moveConsideredMs >= moveCheckMs) {
       this.moveConsideredMs = nowMs;
       if (this.routing.shouldMove(this.workerId as string, this.knownTokens)) void this.move();
     }
@@ -624,7 +629,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
 
   /** @internal An accepted attempt of which nothing has come since then. */
   silentSince(timeMs: number): boolean {
-    return this.accepted && !this.moving && this.heardMs <= timeMs;
+    return this.accepted && !this.isMoving && this.heardMs <= timeMs;
   }
 
   /** @internal Nobody listens for its worker any more. */
@@ -658,9 +663,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
   private async move(): Promise<void> {
     const { workerId, attemptId } = this;
     if (workerId === null) return;
-    this.moving = true;
+    this.movingAttempt = attemptId;
     await this.client.cancelAttempt(workerId, attemptId);
-    this.moving = false;
     if (this.isOver || this.attemptId !== attemptId) return;
     this.goElsewhere(new PelagicError("worker_lost", `decode worker ${workerId} is draining, and no other one took the request`), workerId);
   }

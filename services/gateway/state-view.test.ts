@@ -65,8 +65,8 @@ describe("state view", () => {
   it("takes a new instance for a new worker, and ignores what the old one still said", () => {
     const view = fold([workerState("decode-0", "decode", { snapshot: [key(1)] })]);
     const second = workerState("decode-0", "decode", { instanceId: "decode-0-2", snapshot: [] });
-    expect(view.apply(second, 1)).toEqual({ gap: false, gone: { workerId: "decode-0", instanceId: "decode-0-1" } });
-    expect(view.apply(workerState("decode-0", "decode", { snapshot: [key(1)] }), 2)).toEqual({ gap: false, gone: null });
+    expect(view.apply(second, 1)).toEqual({ current: true, gap: false, gone: { workerId: "decode-0", instanceId: "decode-0-1" } });
+    expect(view.apply(workerState("decode-0", "decode", { snapshot: [key(1)] }), 2)).toEqual({ current: false, gap: false, gone: null });
     expect(view.snapshot(2).workers[0]).toMatchObject({ instanceId: "decode-0-2" });
     expect(keysOf(view)).toEqual([]);
   });
@@ -76,7 +76,7 @@ describe("state view", () => {
     // This gateway never knew the first instance, whose message was long on its way.
     const view = fold([second()]);
     view.apply(workerState("decode-0"), 1);
-    expect(view.apply(second(), 2_000)).toEqual({ gap: false, gone: null });
+    expect(view.apply(second(), 2_000)).toEqual({ current: false, gap: false, gone: null });
     expect(view.snapshot(2_000).workers).toMatchObject([{ instanceId: "decode-0-1" }]);
     expect(view.expire(3_002)).toEqual([{ workerId: "decode-0", instanceId: "decode-0-1" }]);
     view.apply(second(), 3_100);

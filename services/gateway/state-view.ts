@@ -45,6 +45,8 @@ export interface WorkerInstance {
 }
 
 export interface Applied {
+  /** The sender is the worker's instance of now, as far as is known. */
+  current: boolean;
   /** Block events were missed: a snapshot is needed. */
   gap: boolean;
   /** The instance that this message's sender replaced, or the sender where it says that it stopped. */
@@ -72,12 +74,12 @@ export class StateView {
     // was only replaced is believed again once the other one is silent.
     if (past !== undefined && (past.stopped || (known !== undefined && !isCurrent))) {
       past.stopped ||= state.state === "stopped";
-      return { gap: false, gone: null };
+      return { current: false, gap: false, gone: null };
     }
     if (state.state === "stopped") {
       if (isCurrent) this.entries.delete(state.workerId);
       this.retire(own, true);
-      return { gap: false, gone: own };
+      return { current: false, gap: false, gone: own };
     }
     const replaced = known !== undefined && !isCurrent ? { workerId: state.workerId, instanceId: known.view.instanceId } : null;
     if (replaced !== null) this.retire(replaced, false);
@@ -111,7 +113,7 @@ export class StateView {
       lastSeenMs: nowMs,
       heartbeatMs: state.heartbeatMs,
     });
-    return { gap: position === null, gone: replaced };
+    return { current: true, gap: position === null, gone: replaced };
   }
 
   /** Forgets workers that were silent too long, and says which. */

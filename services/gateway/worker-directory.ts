@@ -66,9 +66,9 @@ export class WorkerDirectory {
       this.options.log.warn({ error: error instanceof Error ? error.message : String(error) }, "worker state dropped");
       return;
     }
-    const { gap, gone } = this.view.apply(state, this.options.clock.nowMs());
+    const { current, gap, gone } = this.view.apply(state, this.options.clock.nowMs());
     if (gone !== null) this.options.onGone(gone);
-    if (state.state === "draining") this.options.onDraining?.({ workerId: state.workerId, instanceId: state.instanceId });
+    if (current && state.state === "draining") this.options.onDraining?.({ workerId: state.workerId, instanceId: state.instanceId });
     if (gap) {
       this.snapshotWanted = true;
       this.ask();

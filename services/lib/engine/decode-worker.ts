@@ -35,6 +35,8 @@ const maxResendsInVain = 5;
 const senderSlowMs = 15_000;
 const creditHeartbeatMs = 500;
 const busyRetryMs = 500;
+/** Between the end of a request that moves and its next worker's question for the blocks. */
+const handoverMs = 500;
 /** Logprobs are finite in JSON: what the model holds for impossible has this one. */
 const impossibleLogprob = -9999;
 
@@ -98,6 +100,7 @@ export class DecodeWorker {
   private readonly ended = new RecentIds();
   private readonly credits: CreditBudget;
   private readonly outage: Outage;
+  private cancelledAtMs = Number.NEGATIVE_INFINITY;
   private stopTimer: () => void = () => {};
   onEnd: (end: { outcome: string; outputTokens: number; ttftSeconds: number | undefined; totalSeconds: number }) => void = () => {};
   onTransferEnd: (end: { outcome: "complete" | "failed"; bytes: number; seconds: number }) => void = () => {};
@@ -125,6 +128,11 @@ export class DecodeWorker {
     return this.attempts.size;
   }
 
+  /** Nothing runs here, and who took over what did has had time to ask for its blocks. */
+  get drained(): boolean {
+    return this.attempts.size === 0 && this.clock.nowMs() - this.cancelledAtMs > handoverMs;
+  }
+
   get receivingBytes(): number {
     return this.credits.outstandingBytes;
   }
@@ -140,12 +148,14 @@ export class DecodeWorker {
     const reply = (body: object) => message.respond?.(encodeMessage(body));
     try {
       const { body, tokens } = decodeMessage(Dispatch, message.data);
-      if (this.core.draining) {
-        reply({ kind: "busy", reason: "draining", retryAfterMs: busyRetryMs });
-        return;
-      }
       if (this.ended.has(body.attemptId)) throw new PelagicError("cancelled", "the attempt is over");
-      if (!this.attempts.has(body.attemptId)) this.admit(body, tokens);
+      if (!this.attempts.has(body.attemptId)) {
+        if (this.core.draining) {
+          reply({ kind: "busy", reason: "draining", retryAfterMs: busyRetryMs });
+          return;
+        }
+        this.admit(body, tokens);
+      }
       reply({ kind: "accepted", instanceId: this.core.instanceId });
     } catch (error) {
       if (error instanceof DamagedMessage) throw error;
@@ -341,7 +351,7 @@ export class DecodeWorker {
     }
     attempt.prefilledAtMs = now;
     this.onTransferEnd({ outcome: "complete", bytes: transfer.receiver.receivedBytes, seconds });
-    this.core.transferBytesPerSecond = transfer.receiver.receivedBytes / Math.max(1e-6, seconds);
+    this.core.noteTransfer(transfer.receiver.receivedBytes, seconds);
     const rows = transfer.receiver.completeRows;
     this.endTransfer(attempt, "complete");
     // A peer's whole blocks may end before the prompt does: then prefill has the rest.
@@ -540,6 +550,7 @@ export class DecodeWorker {
           respond({ ok: true });
           return;
         }
+        this.cancelledAtMs = now;
         attempt.cancelReplies.push(() => respond({ ok: true }));
         this.core.engine.cancel(message.attemptId, new PelagicError("cancelled", "cancelled by the gateway"));
         return;

@@ -42,11 +42,10 @@ export class WorkerCore {
   readonly engine: Engine;
   readonly clock: Clock;
   readonly log: Log;
-  /** Bytes per second of recent transfers; decode measures it. */
-  transferBytesPerSecond = 0;
   private readonly options: WorkerOptions;
   private readonly state: StatePublisher;
   private phase: WorkerState["state"] = "starting";
+  private transferBytesPerSecond = 0;
   private reason: string | undefined;
   private controlHandler: ControlHandler = () => {};
 
@@ -144,8 +143,13 @@ export class WorkerCore {
 
   /** Called when the role's own subscriptions stand. */
   ready(): void {
-    if (this.reason === undefined) this.phase = "ready";
+    if (this.reason === undefined && this.phase === "starting") this.phase = "ready";
     this.state.changed();
+  }
+
+  /** A transfer arrived. Most wait for prefill and not for the bus, so the quickest of late ones says what the bus carries. */
+  noteTransfer(bytes: number, seconds: number): void {
+    this.transferBytesPerSecond = Math.max(bytes / Math.max(1e-6, seconds), 0.9 * this.transferBytesPerSecond);
   }
 
   get readiness(): { ready: boolean; reason?: string } {

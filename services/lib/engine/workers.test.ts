@@ -539,6 +539,39 @@ test("a request that moves takes its whole blocks from the draining peer, and pr
   expect(old.core.engine.blocks.owners()).toEqual([]);
 });
 
+test("a draining worker takes nothing new, and stands by what it took", async () => {
+  const { core } = await startDecode();
+  const client = new Client("a1");
+  await client.dispatch(prompt(100));
+  core.drain();
+  // The answer to the first dispatch was lost on its way: the same attempt comes again.
+  expect(await client.dispatch(prompt(100))).toMatchObject({ kind: "accepted" });
+  expect(await new Client("a2").dispatch(prompt(100))).toMatchObject({ kind: "busy", reason: "draining" });
+  await clock.advance(1_000);
+  expect(client.tokens).toEqual(await expected(prompt(100)));
+});
+
+test("a worker that was told to drain while it started stays draining", async () => {
+  const { core } = await startWorker("decode", "decode-0");
+  core.drain();
+  core.ready();
+  expect(core.readiness.ready).toBe(false);
+  expect(core.draining).toBe(true);
+});
+
+test("a drained worker stays a little for whoever takes over its last request", async () => {
+  const { worker } = await startDecode();
+  const client = new Client("a1");
+  await client.dispatch(prompt(100), { maxTokens: 1_000 });
+  expect(worker.drained).toBe(false);
+  client.control({ kind: "cancel", attemptId: "a1" });
+  await clock.advance(300);
+  expect(worker.liveAttempts).toBe(0);
+  expect(worker.drained).toBe(false);
+  await clock.advance(300);
+  expect(worker.drained).toBe(true);
+});
+
 test("a request that moves before its rows were there makes the draining peer compute nothing", async () => {
   const old = await startDecode("decode-1");
   new RowServer(old.core, broker.connect(clock), broker.connect(clock), { servesWhileDraining: true });

@@ -99,7 +99,7 @@ export class SimWorker {
 
   /** SIGTERM: the order of stops is that of main.ts. */
   async terminate(): Promise<void> {
-    await this.core.drainUntil(() => (this.decode?.liveAttempts ?? 0) === 0 && this.rows.activeTransfers === 0, drainMs);
+    await this.core.drainUntil(() => (this.decode?.drained ?? true) && this.rows.activeTransfers === 0, drainMs);
     this.leftByDrain = this.decode?.liveAttempts ?? 0;
     this.rows.stop();
     this.decode?.stop();
