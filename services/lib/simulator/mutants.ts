@@ -21,6 +21,7 @@ const rows = "lib/engine/row-server.js";
 const credits = "lib/engine/credit-budget.js";
 const engine = "lib/engine/engine.js";
 const client = "gateway/dispatch-client.js";
+const router = "gateway/router.js";
 const view = "gateway/state-view.js";
 
 export const mutants: readonly Mutant[] = [
@@ -228,6 +229,19 @@ export const mutants: readonly Mutant[] = [
     file: client,
     find: "leaveAttempt() {\n        this.unsubscribe();",
     replace: "leaveAttempt() {",
+  },
+  {
+    name: "an answer goes on wherever there is room, whatever its bits",
+    file: router,
+    find: "request.identity !== null && cacheIdentityOf(decode) !== request.identity",
+    replace: "false",
+    aim: { point: "token-j", kind: "crash" },
+  },
+  {
+    name: "a worker is asked for more positions than it has",
+    file: router,
+    find: "request.promptTokens + request.maxTokens > decode.maxPositions",
+    replace: "false",
   },
   { name: "evicted blocks stay in the router's view", file: view, find: "keys.delete(key);", replace: "" },
   {

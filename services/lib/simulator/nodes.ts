@@ -9,14 +9,15 @@ import { DecodeWorker } from "../engine/decode-worker.ts";
 import { RowServer } from "../engine/row-server.ts";
 import { WorkerCore } from "../engine/worker-core.ts";
 import type { Random } from "./random.ts";
-import { deadlineMs, leaseMs, promptOf, resumeWaitMs, type Scenario, type SimRequest } from "./scenario.ts";
+import { type Build, buildOf, deadlineMs, leaseMs, promptOf, resumeWaitMs, type Scenario, type SimRequest } from "./scenario.ts";
 import type { Broker, SimBus } from "./sim-bus.ts";
 import { SimRunner } from "./sim-runner.ts";
 import { Node, type World } from "./world.ts";
 
 const service = "sim";
 const modelName = "sim";
-export const identity = { modelDigest: "d".repeat(64), numericsId: "e".repeat(64), kvDtype: "bfloat16" };
+/** Numerics ids of the two builds that a cluster may have. */
+const numericsIds = ["e".repeat(64), "f".repeat(64)] as const;
 /** As a worker's drainMs on the laptop. */
 const drainMs = 3_500;
 
@@ -31,6 +32,7 @@ export interface Surroundings {
 export class SimWorker {
   readonly node: Node;
   readonly role: WorkerRole;
+  readonly build: Build;
   readonly core: WorkerCore;
   readonly rows: RowServer;
   readonly decode: DecodeWorker | null;
@@ -50,7 +52,9 @@ export class SimWorker {
     const control = broker.connect(this.node);
     const data = broker.connect(this.node);
     this.buses = [control, data];
-    this.runner = new SimRunner(scenario.kvBlocks, this.node, scenario);
+    this.build = buildOf(scenario, id);
+    const kvBlocks = scenario.small?.worker === id ? scenario.small.kvBlocks : scenario.kvBlocks;
+    this.runner = new SimRunner(kvBlocks, this.node, scenario, this.build);
     this.core = new WorkerCore(
       {
         service,
@@ -59,7 +63,7 @@ export class SimWorker {
         modelDir: modelName,
         kvDtype: "bfloat16",
         engine: {
-          kvBlocks: scenario.kvBlocks,
+          kvBlocks,
           tokenBudget: scenario.tokenBudget,
           chunkTokens: scenario.chunkTokens,
           chunkAlignTokens: scenario.chunkAlignTokens,
@@ -70,7 +74,7 @@ export class SimWorker {
         pid: 1,
       },
       this.runner,
-      identity,
+      { modelDigest: "d".repeat(64), numericsId: numericsIds[this.build], kvDtype: "bfloat16" },
       control,
       this.node,
       log(id),

@@ -1,6 +1,6 @@
 // What is right: the answer of one model that shares nothing with anybody, and how long that takes.
 import type { RunResult } from "../engine/model-runner.ts";
-import { promptOf, type Scenario, type SimRequest } from "./scenario.ts";
+import { type Build, promptOf, type Scenario, type SimRequest } from "./scenario.ts";
 import { SimRunner } from "./sim-runner.ts";
 
 export interface Answer {
@@ -17,10 +17,10 @@ export function soloMs({ promptTokens, maxTokens }: SimRequest, { callMs, rowMs,
 }
 
 /** What one model computes that shares nothing with anybody: all rows at once, then token by token. */
-export async function referenceAnswer(request: SimRequest, scenario: Scenario): Promise<Answer> {
+export async function referenceAnswer(request: SimRequest, scenario: Scenario, build: Build): Promise<Answer> {
   const prompt = promptOf(request);
   const blocks = Array.from({ length: Math.ceil((prompt.length + request.maxTokens) / 64) }, (_, i) => i);
-  const runner = new SimRunner(blocks.length, null, scenario);
+  const runner = new SimRunner(blocks.length, null, scenario, build);
   const output: number[] = [];
   const answer: Answer = { tokens: output, digests: [], logprobs: [], end: "length" };
   let tokens = prompt;
@@ -63,4 +63,13 @@ export async function referenceAnswer(request: SimRequest, scenario: Scenario): 
     firstRow = end;
   }
   return answer;
+}
+
+/** Of what each build would answer: what agrees longest with these digests. */
+export function closestAnswer(digests: readonly string[], answers: readonly Answer[]): Answer {
+  const agrees = (answer: Answer) => {
+    const at = digests.findIndex((digest, i) => digest !== answer.digests[i]);
+    return at < 0 ? digests.length : at;
+  };
+  return answers.reduce((best, answer) => (agrees(answer) > agrees(best) ? answer : best));
 }

@@ -17,8 +17,8 @@ import { FlowWatch } from "./flow-watch.ts";
 import { SimGateway, SimWorker, type Surroundings } from "./nodes.ts";
 import { type ProtocolPoint, protocolPoint } from "./protocol-points.ts";
 import { Random } from "./random.ts";
-import { type Answer, referenceAnswer } from "./reference.ts";
-import { deadlineMs, type Fault, leaseMs, type Scenario } from "./scenario.ts";
+import { type Answer, closestAnswer, referenceAnswer } from "./reference.ts";
+import { type Build, buildOf, deadlineMs, type Fault, leaseMs, type Scenario } from "./scenario.ts";
 import { Broker, type Fate, usualFate } from "./sim-bus.ts";
 import { type Node, World } from "./world.ts";
 
@@ -91,6 +91,7 @@ class Run {
       messages: 0,
       history: [],
     };
+    this.broker.onHandlerError = (node, error) => this.result.violations.push(`${node.id}: a handler threw ${String(error)}`);
     this.broker.judge = (sender, subject, data) => this.judge(sender, subject, data);
     this.surroundings = { world: this.world, broker: this.broker, random: this.random, scenario, log: (node) => this.logOf(node) };
   }
@@ -111,7 +112,10 @@ class Run {
     for (const drain of scenario.drains) world.at(warmUpMs + drain.atMs, () => this.drain(drain));
     const lastMs = warmUpMs + Math.max(...scenario.requests.map(({ atMs }) => atMs));
     await world.run(lastMs + deadlineMs + endGraceMs, () => clients.every((client) => client.isOver));
-    for (const client of clients) this.answers.set(client, await referenceAnswer(client.request, scenario));
+    for (const client of clients) {
+      const right = await Promise.all(this.decodeBuilds.map((build) => referenceAnswer(client.request, scenario, build)));
+      this.answers.set(client, closestAnswer(client.digests, right));
+    }
     for (const check of [checkAnswers, checkWork, checkDrains, checkOutages, checkCacheHits]) result.violations.push(...check(this.played));
 
     const overAtMs = world.nowMs;
@@ -272,10 +276,16 @@ class Run {
     }
   }
 
-  /** Some decode worker, and the way to it, have been well from this time until now. */
+  /** Some decode worker, whatever build and however many blocks it takes, and the way to it have been well from this time until now. */
   private couldServe(sinceMs: number, gateway: Node): boolean {
     const well = (node: Node) => node.alive && node.wellSinceMs <= sinceMs;
-    return well(gateway) && [...this.workers.values()].some(({ role, node }) => role === "decode" && well(node));
+    const workers = [...this.workers.values()].filter(({ role, node }) => role === "decode" && node.id !== this.scenario.small?.worker);
+    return well(gateway) && this.decodeBuilds.every((build) => workers.some((worker) => worker.build === build && well(worker.node)));
+  }
+
+  private get decodeBuilds(): Build[] {
+    const { scenario } = this;
+    return [...new Set(Array.from({ length: scenario.decode }, (_, i) => buildOf(scenario, `decode-${i}`)))];
   }
 
   private get played(): Played {

@@ -66,10 +66,21 @@ export interface Scenario {
   receiveBudgetBytes: number;
   callMs: number;
   rowMs: number;
+  /** One of several decode workers, or a prefill worker, that computes other bits, as another build or model does. */
+  otherBuild: string | null;
+  /** One that has fewer blocks than the others, and cannot hold every request. */
+  small: { worker: string; kvBlocks: number } | null;
   requests: SimRequest[];
   /** SIGTERM to a worker, which drains, stops, and comes back after so long. */
   drains: { worker: string; atMs: number; backAfterMs: number }[];
   faults: Fault[];
+}
+
+/** Of the code or the model: each has its own bits. */
+export type Build = 0 | 1;
+
+export function buildOf({ otherBuild }: Scenario, worker: string): Build {
+  return worker === otherBuild ? 1 : 0;
 }
 
 /** The points that faults are aimed at by themselves. Nobody gives orders to drain here: workers are sent SIGTERM. */
@@ -89,8 +100,17 @@ const calmShare = 0.07;
 /** Every pair of point and fault is the first of every pairCount-th seed, and the second of another one; further faults are drawn. */
 export function makeScenario(seed: number): Scenario {
   const random = new Random(seed);
-  if (random.chance(crowdedShare)) return makeCrowded(seed, random);
-  return random.chance(calmShare) ? makeCalm(seed, random) : makeOne(seed, random);
+  if (random.chance(crowdedShare)) return withUnequals(makeCrowded(seed, random), random);
+  return withUnequals(random.chance(calmShare) ? makeCalm(seed, random) : makeOne(seed, random), random);
+}
+
+/** In some clusters one worker is not as the others are. */
+function withUnequals(scenario: Scenario, random: Random): Scenario {
+  const prefill = random.chance(0.25);
+  const worker = prefill ? `prefill-${random.between(0, scenario.prefill - 1)}` : `decode-${random.between(0, scenario.decode - 1)}`;
+  if (!prefill && scenario.decode < 2) return scenario;
+  if (random.chance(0.15)) return { ...scenario, otherBuild: worker };
+  return random.chance(0.15) ? { ...scenario, small: { worker, kvBlocks: random.between(2, 6) } } : scenario;
 }
 
 function makeCalm(seed: number, random: Random): Scenario {
@@ -123,6 +143,8 @@ function makeOne(seed: number, random: Random): Scenario {
     receiveBudgetBytes: random.pick([6 * 1024, 64 * 1024]),
     callMs: slow ? random.pick([20, 20, 60]) : 2,
     rowMs: slow ? 1 : random.pick([0.05, 0.5]),
+    otherBuild: null,
+    small: null,
     requests,
     drains: [],
     faults: [],

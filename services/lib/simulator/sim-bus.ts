@@ -1,6 +1,7 @@
 // A bus with NATS's promises and no others: at most once, in order from one connection to another, nothing kept while a connection is away, no
 // responders said so. A fault decides over each message as it is published.
 import { BusError, type Bus, type BusMessage, type BusSubscription } from "../contracts/bus.ts";
+import { DamagedMessage } from "../contracts/wire.ts";
 import type { Random } from "./random.ts";
 import type { Node, World } from "./world.ts";
 
@@ -32,6 +33,7 @@ export class Broker {
   private readonly connections = new Set<SimBus>();
   private up = true;
   private inboxes = 0;
+  onHandlerError: (node: Node, error: unknown) => void = () => {};
   /** Sees every message as it is published, and says what becomes of it. `sender` is the publishing node. */
   judge: (sender: Node, subject: string, data: Uint8Array) => Fate = () => usualFate;
 
@@ -231,8 +233,8 @@ export class SimBus implements Bus {
     const guarded = (message: BusMessage) => {
       try {
         handler(message);
-      } catch {
-        // Dropped.
+      } catch (error) {
+        if (!(error instanceof DamagedMessage)) this.broker.onHandlerError(this.node, error);
       }
     };
     const subscription: Subscription = { connection: this, pattern: subject.split("."), handler: guarded };

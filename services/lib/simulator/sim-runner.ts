@@ -26,14 +26,16 @@ export class SimRunner implements ModelRunner {
   private readonly blockCount: number;
   private readonly cache: Uint32Array;
   private readonly pace: Pace;
+  private readonly build: number;
   /** Rows computed so far, in all steps. */
   rows = 0;
 
-  /** Without a clock, no time passes. */
-  constructor(blockCount: number, clock: Clock | null, pace: Pace) {
+  /** Without a clock, no time passes. Runners of unequal builds compute unequal bits. */
+  constructor(blockCount: number, clock: Clock | null, pace: Pace, build = 0) {
     this.blockCount = blockCount;
     this.clock = clock;
     this.pace = pace;
+    this.build = build;
     this.cache = new Uint32Array(layerCount * blockCount * blockWords).fill(0xdeadbeef);
   }
 
@@ -106,7 +108,7 @@ export class SimRunner implements ModelRunner {
       const from = row === 0 ? -1 : this.rowAt(layer, blocks, row - 1);
       for (let word = 0; word < rowWords; word++) {
         const before = from < 0 ? 0x5bd1e995 : (this.cache[from + word] as number);
-        this.cache[to + word] = mix(mix(before, (tokens[i] as number) + 1), row * 8 + layer * 4 + word);
+        this.cache[to + word] = mix(mix(before, (tokens[i] as number) + 1), row * 8 + layer * 4 + word + this.build * 0x10000);
       }
     }
   }
