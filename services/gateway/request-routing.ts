@@ -1,6 +1,6 @@
 // The router's view of one request, kept over its re-routes and moves: derives the block keys, asks the router, counts what was sent where.
 import { blockKeys, kvBlockTokens, reusableRows, rootKey, shortKey } from "../lib/contracts/block-key.ts";
-import type { DispatchTarget, Routing } from "./dispatch-client.ts";
+import type { DispatchTarget, Routing } from "./generation.ts";
 import { quickerToMove, takesOneMore } from "./move.ts";
 import { cacheIdentityOf, type Route, route } from "./router.ts";
 import type { WorkerDirectory } from "./worker-directory.ts";

@@ -8,7 +8,8 @@ import { ChatCompletionRequest, CompletionRequest, firstIssue, oversizedField, t
 import type { z } from "zod";
 import type { Admission } from "./admission.ts";
 import { type AnswerFormat, ChatFormat, CompletionFormat, type FinishReason, type TokenReport } from "./answer-format.ts";
-import type { DispatchClient, Generation } from "./dispatch-client.ts";
+import type { DispatchClient } from "./dispatch-client.ts";
+import type { Generation } from "./generation.ts";
 import type { Endpoint, GatewayMetrics } from "./gateway-metrics.ts";
 import {
   chatPrompt,

@@ -63,7 +63,7 @@ export class ScriptedDecode {
   readonly dispatches: { body: Dispatch; tokens: Uint32Array }[] = [];
   readonly cancelled: string[] = [];
   readonly leases: string[][] = [];
-  readonly acks: { received: number; finished: boolean }[] = [];
+  readonly acks: string[] = [];
   readonly attempts = new Map<string, Attempt>();
   script: (dispatch: Dispatch, prompt: Uint32Array) => Script;
   busy = false;
@@ -179,8 +179,8 @@ export class ScriptedDecode {
   private onControl(data: Uint8Array, respond?: (data: Uint8Array) => void): void {
     const { body } = decodeMessage(Control, data);
     if (body.kind === "ack") {
-      this.acks.push({ received: body.received, finished: body.finished });
-      if (body.finished) this.attempts.delete(body.attemptId);
+      this.acks.push(body.attemptId);
+      this.attempts.delete(body.attemptId);
     } else if (body.kind === "lease") {
       this.leases.push(body.attemptIds);
     } else if (body.kind === "cancel") {

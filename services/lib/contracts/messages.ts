@@ -113,8 +113,8 @@ export type Delta = z.infer<typeof Delta>;
 
 /** To one worker, on its control subject. */
 export const Control = z.discriminatedUnion("kind", [
-  /** Gateway: tokens received so far (cumulative). `finished` frees what decode keeps of the attempt. */
-  z.object({ v: z.number(), kind: z.literal("ack"), attemptId: id, received: count, finished: z.boolean() }),
+  /** Gateway: has all tokens and the end; frees what decode keeps of the attempt. */
+  z.object({ v: z.number(), kind: z.literal("ack"), attemptId: id }),
   /** Gateway: send again from this output index. Answered with deltas, or with an end if the attempt is unknown. */
   z.object({ v: z.number(), kind: z.literal("resend"), attemptId: id, from: count, replySubject: z.string() }),
   /** Gateway: stop and free. Answered with a ControlReply. */
@@ -160,7 +160,7 @@ export const RowsRequest = z.object({
 });
 export type RowsRequest = z.infer<typeof RowsRequest>;
 
-export const RowsReply = z.union([z.object({ v: z.number(), kind: z.literal("accepted"), instanceId: id }), Refusal]);
+export const RowsReply = z.union([z.object({ v: z.number(), kind: z.literal("accepted") }), Refusal]);
 export type RowsReply = z.infer<typeof RowsReply>;
 
 /** Receiver to sender, on the transfer's credit subject, and again as its heartbeat. Positions are cumulative over the transfer. */

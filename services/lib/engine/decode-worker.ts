@@ -1,18 +1,17 @@
 // The decode side of a request's life, from the one dispatch that names everything to the last token: it owns the request. It reserves
-// blocks, gets the rows that others have or compute, replays or computes the rest, samples every token, and keeps its output until the
-// gateway has it all.
+// blocks, has rows fetched that others have or compute (row-fetcher.ts), replays or computes the rest, samples every token, and keeps its output
+// until the gateway has it all.
 import { kvBlockTokens } from "../contracts/block-key.ts";
 import type { Bus, BusMessage, Clock, Log } from "../contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
-import { type Control, type Delta, Dispatch, RowsReply, TransferNotice } from "../contracts/messages.ts";
+import { type Control, type Delta, Dispatch } from "../contracts/messages.ts";
 import { DamagedMessage, decodeMessage, encodeMessage } from "../contracts/wire.ts";
-import { CreditBudget } from "./credit-budget.ts";
 import type { EngineEnd } from "./engine.ts";
 import type { SampledToken } from "./model-runner.ts";
 import type { RowSampling } from "./native.ts";
 import { Outage } from "./outage.ts";
 import { RecentIds } from "./recent-ids.ts";
-import { type Arrival, TransferReceiver } from "./transfer-receiver.ts";
+import { RowFetcher, type RowSource } from "./row-fetcher.ts";
 import type { WorkerCore } from "./worker-core.ts";
 
 export interface DecodeConfig {
@@ -23,17 +22,6 @@ export interface DecodeConfig {
 }
 
 const tickMs = 250;
-const rowsReplyMs = 1_000;
-/** A worker that sends rows says something at least every 500 ms. */
-const senderSilenceMs = 2_500;
-/** Frames that left so long ago and are not here are lost: all that may be on its way fits in the receive budget. */
-const frameLossMs = 1_000;
-/** A frame that was asked for again is asked for once more after so long, and the transfer is void after so many times in vain. */
-const resendGapMs = 300;
-const maxResendsInVain = 5;
-/** So long without a new row, and decode computes them itself. */
-const senderSlowMs = 15_000;
-const creditHeartbeatMs = 500;
 const busyRetryMs = 500;
 /** Between the end of a request that moves and its next worker's question for the blocks. */
 const handoverMs = 500;
@@ -57,69 +45,39 @@ interface Attempt {
   firstTokenAtMs: number | undefined;
   cacheHitTokens: number;
   prefilledBy: string | undefined;
-  /** Who may still be asked for rows, best first. */
-  sources: RowSource[];
-  transfer: IncomingTransfer | undefined;
   cancelReplies: (() => void)[];
   dirty: boolean;
-}
-
-interface RowSource {
-  workerId: string;
-  /** It has, or computes, rows [0, endRow). */
-  endRow: number;
-  /** It prefills: what it had cached counts as the client's cache hit, and it is named as who prefilled. */
-  prefills: boolean;
-}
-
-interface IncomingTransfer {
-  id: string;
-  source: RowSource;
-  receiver: TransferReceiver;
-  unsubscribe: () => void;
-  startedMs: number;
-  lastHeardMs: number;
-  /** As prefill last reported. */
-  sentFrames: number;
-  lastRowMs: number;
-  lastCreditMs: number;
-  /** The last time a frame was asked for again, and how often since the last new row. */
-  askedAgainMs: number;
-  resendsInVain: number;
 }
 
 export class DecodeWorker {
   private readonly core: WorkerCore;
   private readonly control: Bus;
-  private readonly data: Bus;
   private readonly config: DecodeConfig;
   private readonly clock: Clock;
   private readonly log: Log;
   private readonly attempts = new Map<string, Attempt>();
-  private readonly transfers = new Map<string, Attempt>();
   private readonly ended = new RecentIds();
-  private readonly credits: CreditBudget;
   private readonly outage: Outage;
+  private readonly fetcher: RowFetcher;
   private cancelledAtMs = Number.NEGATIVE_INFINITY;
   private stopTimer: () => void = () => {};
   onEnd: (end: { outcome: string; outputTokens: number; ttftSeconds: number | undefined; totalSeconds: number }) => void = () => {};
-  onTransferEnd: (end: { outcome: "complete" | "failed"; bytes: number; seconds: number }) => void = () => {};
 
   /** `data` is a connection of its own: control messages do not queue behind frames. */
   constructor(core: WorkerCore, control: Bus, data: Bus, config: DecodeConfig) {
     this.core = core;
     this.control = control;
-    this.data = data;
     this.config = config;
     this.clock = core.clock;
     this.log = core.log;
-    this.credits = new CreditBudget(config.receiveBudgetBytes);
+    this.outage = new Outage(control, core.clock);
+    this.fetcher = new RowFetcher(core, control, data, this.outage, {
+      fewestRows: config.localPrefillTokens,
+      budgetBytes: config.receiveBudgetBytes,
+    });
     core.onControl((message, respond) => this.onControl(message, respond));
     control.subscribe(core.subjects.dispatch(core.workerId), (message) => this.onDispatch(message));
-    control.subscribe(core.subjects.notices(core.workerId), (message) => this.onNotice(message));
-    this.outage = new Outage(control, core.clock);
     control.onReconnect(() => this.heal());
-    data.onReconnect(() => this.heal());
     this.tick();
   }
 
@@ -134,12 +92,16 @@ export class DecodeWorker {
   }
 
   get receivingBytes(): number {
-    return this.credits.outstandingBytes;
+    return this.fetcher.outstandingBytes;
+  }
+
+  set onTransferEnd(listener: RowFetcher["onTransferEnd"]) {
+    this.fetcher.onTransferEnd = listener;
   }
 
   stop(): void {
     this.stopTimer();
-    for (const attempt of this.attempts.values()) this.endTransfer(attempt, "abort");
+    this.fetcher.stopAll();
   }
 
   // Admission
@@ -195,13 +157,12 @@ export class DecodeWorker {
       firstTokenAtMs: undefined,
       cacheHitTokens: 0,
       prefilledBy: undefined,
-      sources: rowSources(dispatch, tokens.length),
-      transfer: undefined,
       cancelReplies: [],
       dirty: false,
     };
     const id = dispatch.attemptId;
-    const remote = attempt.sources.some(({ endRow }) => endRow >= Math.max(1, this.config.localPrefillTokens));
+    const sources = rowSources(dispatch, tokens.length);
+    const remote = sources.some(({ endRow }) => endRow >= Math.max(1, this.config.localPrefillTokens));
     this.attempts.set(id, attempt);
     try {
       this.core.engine.submit({
@@ -215,7 +176,7 @@ export class DecodeWorker {
         sampling: rowSampling(dispatch),
         digests: dispatch.digests ?? false,
         listener: {
-          onReserved: (hitRows) => this.onReserved(attempt, hitRows, remote),
+          onReserved: (hitRows) => this.onReserved(attempt, hitRows, remote ? sources : null),
           onToken: (index, sampled, digest) => {
             attempt.firstTokenAtMs ??= this.clock.nowMs();
             attempt.output[index - attempt.firstIndex] = finiteOutput(sampled, digest);
@@ -230,195 +191,43 @@ export class DecodeWorker {
     }
   }
 
-  private onReserved(attempt: Attempt, hitRows: number, remote: boolean): void {
+  private onReserved(attempt: Attempt, hitRows: number, sources: RowSource[] | null): void {
     const { dispatch } = attempt;
     // After a preemption the request's own blocks are hit again: that is not the client's cache hit.
     if (attempt.reservedAtMs !== undefined) return;
     attempt.reservedAtMs = this.clock.nowMs();
     attempt.cacheHitTokens = Math.min(hitRows, dispatch.promptLength - 1);
-    if (remote) this.findRows(attempt, hitRows);
-  }
-
-  // Transfers
-
-  /** Rows [0, haveRows) are here: asks the next source for more, or computes the rest. */
-  private findRows(attempt: Attempt, haveRows: number): void {
-    for (let source = attempt.sources.shift(); source !== undefined; source = attempt.sources.shift()) {
-      const missing = source.endRow - haveRows;
-      if (missing <= 0 || missing < this.config.localPrefillTokens) continue;
-      this.askRows(attempt, source, haveRows).catch((error: unknown) => {
-        this.core.engine.cancel(attempt.dispatch.attemptId, toPelagicError(error));
-      });
-      return;
-    }
-    this.core.engine.activate(attempt.dispatch.attemptId, haveRows);
-  }
-
-  private async askRows(attempt: Attempt, source: RowSource, firstRow: number): Promise<void> {
-    const { dispatch } = attempt;
-    const { core } = this;
-    const id = core.freshId(16);
-    const { endRow } = source;
-    const receiver = new TransferReceiver(
-      core.runner,
-      { transferId: id, kvDtype: core.identity.kvDtype as "float32" | "bfloat16", firstRow, endRow },
-      core.engine.table(dispatch.attemptId),
+    if (sources === null) return;
+    const { engine } = this.core;
+    const id = dispatch.attemptId;
+    this.fetcher.start(
+      {
+        id,
+        requestId: dispatch.requestId,
+        tokens: attempt.tokens,
+        promptLength: dispatch.promptLength,
+        cacheSalt: dispatch.cacheSalt,
+        deadlineAtMs: attempt.deadlineAtMs,
+        leaseMs: dispatch.leaseMs,
+        sources,
+        onSource: (source, cachedRows) => {
+          attempt.prefilledAtMs = this.clock.nowMs();
+          if (!source.prefills) return;
+          attempt.prefilledBy = source.workerId;
+          // What prefill had cached beyond our own hit, nobody computed either.
+          attempt.cacheHitTokens += cachedRows;
+        },
+        onDone: (rows) => engine.activate(id, rows),
+        onError: (error) => engine.cancel(id, toPelagicError(error)),
+      },
+      hitRows,
     );
-    const framesSubject = core.subjects.frames(core.workerId, id);
-    const now = this.clock.nowMs();
-    const subscription = this.data.subscribe(framesSubject, (message) => this.onFrame(attempt, id, message.data));
-    attempt.transfer = {
-      id,
-      source,
-      receiver,
-      unsubscribe: () => subscription.unsubscribe(),
-      startedMs: now,
-      lastHeardMs: now,
-      sentFrames: 0,
-      lastRowMs: now,
-      lastCreditMs: now,
-      askedAgainMs: Number.NEGATIVE_INFINITY,
-      resendsInVain: 0,
-    };
-    this.transfers.set(id, attempt);
-    this.credits.open(id, receiver.totalBytes);
-    this.distributeCredits(id);
-    try {
-      // The subscription must stand before the sender can publish to it: they are different connections.
-      await this.data.flush();
-      if (attempt.transfer?.id !== id) return;
-      const answer = await this.control.request(
-        core.subjects.rows(source.workerId),
-        encodeMessage(
-          {
-            requestId: dispatch.requestId,
-            transferId: id,
-            decodeWorkerId: core.workerId,
-            ...core.identity,
-            cacheSalt: dispatch.cacheSalt,
-            firstRow,
-            endRow,
-            promptLength: dispatch.promptLength,
-            deadlineMs: Math.max(0, attempt.deadlineAtMs - this.clock.nowMs()),
-            grantedBytes: this.credits.grantedBytes(id),
-            ...(source.prefills ? {} : { onlyCached: true }),
-          },
-          attempt.tokens.subarray(0, endRow),
-        ),
-        rowsReplyMs,
-      );
-      const { body } = decodeMessage(RowsReply, answer);
-      if (body.kind !== "accepted") throw new Error(body.kind === "busy" ? `busy: ${body.reason}` : body.error.message);
-    } catch (error) {
-      this.fallBack(attempt, id, error instanceof Error ? error.message : String(error));
-    }
-  }
-
-  private onFrame(attempt: Attempt, id: string, frame: Uint8Array): void {
-    const transfer = attempt.transfer;
-    if (transfer?.id !== id) return;
-    const now = this.clock.nowMs();
-    transfer.lastHeardMs = now;
-    let arrival: Arrival;
-    try {
-      arrival = transfer.receiver.accept(frame);
-    } catch (error) {
-      this.fallBack(attempt, id, error instanceof Error ? error.message : String(error));
-      return;
-    }
-    const { storedBytes, missing } = arrival;
-    if (storedBytes > 0) {
-      transfer.lastRowMs = now;
-      transfer.resendsInVain = 0;
-      transfer.askedAgainMs = Number.NEGATIVE_INFINITY;
-      this.credits.received(id, storedBytes);
-    }
-    if (missing !== undefined && !transfer.receiver.complete) {
-      if (storedBytes > 0) this.distributeCredits();
-      this.askAgain(attempt, transfer, missing);
-      return;
-    }
-    if (storedBytes === 0) return;
-    if (!transfer.receiver.complete) {
-      this.distributeCredits();
-      return;
-    }
-    const seconds = (now - transfer.startedMs) / 1000;
-    if (transfer.source.prefills) {
-      attempt.prefilledBy = transfer.source.workerId;
-      // What prefill had cached beyond our own hit, nobody computed either.
-      attempt.cacheHitTokens += transfer.receiver.cachedRows;
-    }
-    attempt.prefilledAtMs = now;
-    this.onTransferEnd({ outcome: "complete", bytes: transfer.receiver.receivedBytes, seconds });
-    this.core.noteTransfer(transfer.receiver.receivedBytes, seconds);
-    const rows = transfer.receiver.completeRows;
-    this.endTransfer(attempt, "complete");
-    // A peer's whole blocks may end before the prompt does: then prefill has the rest.
-    this.findRows(attempt, rows);
-  }
-
-  /** The frame that is due was lost or damaged on its way: the sender has its place and sends it, and all after it, again. */
-  private askAgain(attempt: Attempt, transfer: IncomingTransfer, reason: string): void {
-    const now = this.clock.nowMs();
-    if (now - transfer.askedAgainMs < resendGapMs) return;
-    if (transfer.resendsInVain >= maxResendsInVain) {
-      this.fallBack(attempt, transfer.id, `${reason}; asked ${maxResendsInVain} times in vain`);
-      return;
-    }
-    transfer.askedAgainMs = now;
-    transfer.resendsInVain++;
-    this.log.debug({ transfer: transfer.id, frame: transfer.receiver.frames, reason }, "asking again");
-    this.sendCredit(transfer, { resend: true });
-  }
-
-  /** Whatever went wrong with the transfer: rows that came whole are kept, the rest comes from the next source or is computed here. */
-  private fallBack(attempt: Attempt, id: string, reason: string): void {
-    const transfer = attempt.transfer;
-    if (transfer?.id !== id) return;
-    const rows = transfer.receiver.completeRows;
-    this.log.warn({ request: attempt.dispatch.requestId, sender: transfer.source.workerId, rows, reason }, "transfer given up");
-    this.onTransferEnd({
-      outcome: "failed",
-      bytes: transfer.receiver.receivedBytes,
-      seconds: (this.clock.nowMs() - transfer.startedMs) / 1000,
-    });
-    this.endTransfer(attempt, "abort");
-    this.findRows(attempt, rows);
-  }
-
-  private endTransfer(attempt: Attempt, end: "complete" | "abort"): void {
-    const transfer = attempt.transfer;
-    if (!transfer) return;
-    attempt.transfer = undefined;
-    this.transfers.delete(transfer.id);
-    transfer.unsubscribe();
-    this.sendCredit(transfer, { end });
-    this.credits.close(transfer.id);
-    this.distributeCredits();
-  }
-
-  private distributeCredits(except?: string): void {
-    for (const id of this.credits.distribute(kvBlockTokens * this.core.runner.rowBytes)) {
-      const transfer = this.transfers.get(id)?.transfer;
-      if (transfer && id !== except) this.sendCredit(transfer);
-    }
-  }
-
-  private sendCredit(transfer: IncomingTransfer, more: { end?: "complete" | "abort"; resend?: true } = {}): void {
-    transfer.lastCreditMs = this.clock.nowMs();
-    this.publish(this.core.subjects.credit(transfer.source.workerId, transfer.id), {
-      transferId: transfer.id,
-      grantedBytes: this.credits.grantedBytes(transfer.id),
-      receivedFrames: transfer.receiver.frames,
-      ...more,
-    });
   }
 
   // Output
 
   private onEngineEnd(attempt: Attempt, end: EngineEnd): void {
-    this.endTransfer(attempt, "abort");
+    this.fetcher.stop(attempt.dispatch.attemptId);
     if (end.kind === "finish") {
       attempt.end = { kind: "finish", reason: end.reason, ...(end.stopTokenId === undefined ? {} : { stopTokenId: end.stopTokenId }) };
     } else if (end.kind === "error") {
@@ -517,7 +326,7 @@ export class DecodeWorker {
     this.ended.add(attemptId);
   }
 
-  // What gateways and prefill workers say
+  // What gateways say
 
   private onControl(message: Control, respond: (body: object) => void): void {
     const now = this.clock.nowMs();
@@ -525,7 +334,7 @@ export class DecodeWorker {
       case "ack": {
         const attempt = this.attempts.get(message.attemptId);
         if (!attempt) return;
-        if (message.finished && attempt.end) this.forget(message.attemptId);
+        if (attempt.end) this.forget(message.attemptId);
         return;
       }
       case "resend": {
@@ -566,28 +375,11 @@ export class DecodeWorker {
     }
   }
 
-  private onNotice(message: BusMessage): void {
-    const { body } = decodeMessage(TransferNotice, message.data);
-    const attempt = this.transfers.get(body.transferId);
-    if (!attempt?.transfer) return;
-    if (body.kind === "failed") {
-      this.fallBack(attempt, body.transferId, body.error.message);
-    } else {
-      attempt.transfer.lastHeardMs = this.clock.nowMs();
-      attempt.transfer.sentFrames = body.sentFrames;
-    }
-  }
-
-  /** After an outage nobody is to blame for silence. Transfers go on from their position. */
+  /** After an outage nobody is to blame for silence. */
   private heal(): void {
     const now = this.clock.nowMs();
     for (const attempt of this.attempts.values()) {
       attempt.leaseUntilMs = Math.max(attempt.leaseUntilMs, now + attempt.dispatch.leaseMs);
-      const { transfer } = attempt;
-      if (!transfer) continue;
-      transfer.lastHeardMs = now;
-      transfer.lastRowMs = now;
-      this.sendCredit(transfer, { resend: true });
     }
   }
 
@@ -606,19 +398,7 @@ export class DecodeWorker {
         this.core.engine.cancel(id, new PelagicError("deadline_exceeded", "the request's deadline passed"));
       }
     }
-    for (const [id, attempt] of [...this.transfers]) {
-      const transfer = attempt.transfer;
-      if (!transfer) continue;
-      if (now - transfer.lastHeardMs > senderSilenceMs && !this.outage.excuses(attempt.dispatch.leaseMs)) {
-        this.fallBack(attempt, id, `${transfer.source.workerId} fell silent`);
-      } else if (now - transfer.lastRowMs > senderSlowMs) {
-        this.fallBack(attempt, id, `${transfer.source.workerId} is slow`);
-      } else if (transfer.sentFrames > transfer.receiver.frames && now - transfer.lastRowMs > frameLossMs) {
-        this.askAgain(attempt, transfer, `${transfer.sentFrames - transfer.receiver.frames} frames were lost`);
-      } else if (now - transfer.lastCreditMs > creditHeartbeatMs) {
-        this.sendCredit(transfer);
-      }
-    }
+    this.fetcher.tick();
     this.stopTimer = this.clock.setTimer(tickMs, () => this.tick());
   }
 }

@@ -88,7 +88,7 @@ export class RowServer {
         }
         this.begin(body, tokens);
       }
-      reply({ kind: "accepted", instanceId: this.core.instanceId });
+      reply({ kind: "accepted" });
     } catch (error) {
       if (error instanceof DamagedMessage) throw error;
       const failure = toPelagicError(error);

@@ -1,6 +1,6 @@
 // The users of a run: each reads one answer to its end, or leaves before.
 import { PelagicError } from "../contracts/errors.ts";
-import type { Generation } from "../../gateway/dispatch-client.ts";
+import type { Generation } from "../../gateway/generation.ts";
 import type { SimGateway } from "./nodes.ts";
 import type { SimRequest } from "./scenario.ts";
 import type { Node } from "./world.ts";

@@ -17,10 +17,11 @@ export interface Mutant {
 const receiver = "lib/engine/transfer-receiver.js";
 const sender = "lib/engine/transfer-sender.js";
 const decode = "lib/engine/decode-worker.js";
+const fetcher = "lib/engine/row-fetcher.js";
 const rows = "lib/engine/row-server.js";
 const credits = "lib/engine/credit-budget.js";
 const engine = "lib/engine/engine.js";
-const client = "gateway/dispatch-client.js";
+const generation = "gateway/generation.js";
 const router = "gateway/router.js";
 const view = "gateway/state-view.js";
 
@@ -89,17 +90,17 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: "the transfer counts as complete with its first frame",
-    file: decode,
+    file: fetcher,
     find: "if (!transfer.receiver.complete)",
     replace: "if (false)",
   },
   {
     name: "rows of a transfer that was given up count as whole",
-    file: decode,
-    find: 'this.endTransfer(attempt, "abort");\n        this.findRows(attempt, rows);',
-    replace: 'this.endTransfer(attempt, "abort");\n        this.findRows(attempt, transfer.source.endRow);',
+    file: fetcher,
+    find: 'this.endTransfer(fetch, "abort");\n        this.next(fetch, rows);',
+    replace: 'this.endTransfer(fetch, "abort");\n        this.next(fetch, transfer.source.endRow);',
   },
-  { name: "nobody stops listening for frames", file: decode, find: "transfer.unsubscribe();", replace: "" },
+  { name: "nobody stops listening for frames", file: fetcher, find: "transfer.unsubscribe();", replace: "" },
   {
     name: "nobody stops listening for credits",
     file: rows,
@@ -109,7 +110,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: "a request that ends leaves its transfer open",
     file: decode,
-    find: 'onEngineEnd(attempt, end) {\n        this.endTransfer(attempt, "abort");',
+    find: "onEngineEnd(attempt, end) {\n        this.fetcher.stop(attempt.dispatch.attemptId);",
     replace: "onEngineEnd(attempt, end) {",
     aim: { point: "abort-transfer", kind: "delay" },
   },
@@ -188,45 +189,45 @@ export const mutants: readonly Mutant[] = [
   },
   {
     name: "a delta that overlaps is taken whole",
-    file: client,
+    file: generation,
     find: "for (let i = this.received - body.from;",
     replace: "for (let i = 0;",
   },
   {
     name: "deltas behind a gap are taken before it",
-    file: client,
+    file: generation,
     find: "if (from > this.received)\n                return;",
     replace: "",
     aim: { point: "token-j", kind: "loss" },
   },
   {
     name: "a delta behind a gap is taken at once",
-    file: client,
+    file: generation,
     find: "if (delta.body.from > this.received) {",
     replace: "if (false) {",
     aim: { point: "token-j", kind: "loss" },
   },
   {
     name: "the gateway asks again from the token after the missing one",
-    file: client,
+    file: generation,
     find: "attemptId: this.attemptId, from: this.received, replySubject",
     replace: "attemptId: this.attemptId, from: this.received + 1, replySubject",
   },
   {
     name: "a resumed request's prompt is all it has",
-    file: client,
+    file: generation,
     find: "promptLength: prompt.length,",
     replace: "promptLength: known.length,",
   },
   {
     name: "a lost worker's request is not sent elsewhere",
-    file: client,
+    file: generation,
     find: "this.goElsewhere(error, null);",
     replace: "",
   },
   {
     name: "the gateway listens on after an attempt",
-    file: client,
+    file: generation,
     find: "leaveAttempt() {\n        this.unsubscribe();",
     replace: "leaveAttempt() {",
   },
@@ -269,10 +270,15 @@ export const mutants: readonly Mutant[] = [
     find: "Math.floor(entry.computedRows / kvBlockTokens)",
     replace: "Math.ceil(entry.computedRows / kvBlockTokens)",
   },
-  { name: "a client that leaves is not cancelled", file: client, find: "if (cancelAtDecode && workerId !== null)", replace: "if (false)" },
+  {
+    name: "a client that leaves is not cancelled",
+    file: generation,
+    find: "if (cancelAtDecode && workerId !== null)",
+    replace: "if (false)",
+  },
   {
     name: "the end of an answer is not acknowledged",
-    file: client,
+    file: generation,
     find: 'this.tell({ kind: "ack"',
     replace: 'if (false)\n            this.tell({ kind: "ack"',
   },

@@ -2,7 +2,8 @@
 import { silentLog, type Log } from "../contracts/bus.ts";
 import type { WorkerRole } from "../contracts/messages.ts";
 import { subjects } from "../contracts/subjects.ts";
-import { DispatchClient, type Generation } from "../../gateway/dispatch-client.ts";
+import { DispatchClient } from "../../gateway/dispatch-client.ts";
+import type { Generation } from "../../gateway/generation.ts";
 import { RequestRouting } from "../../gateway/request-routing.ts";
 import { WorkerDirectory } from "../../gateway/worker-directory.ts";
 import { DecodeWorker } from "../engine/decode-worker.ts";

@@ -1,0 +1,555 @@
+// The caller's side of one request's life on the bus (docs/ARCHITECTURE.md, "Ownership and the bus"): sends the dispatch, takes the deltas
+// in whatever order and number they come, asks again, says when it has all. A worker that is lost or draining in mid-answer costs a pause:
+// prompt and tokens so far go to another one, which continues with the same bits (the row rule). Knows nothing of HTTP and no routing policy.
+import type { z } from "zod";
+import { BusError, randomId } from "../lib/contracts/bus.ts";
+import { PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
+import { Delta, DispatchReply, type RequestTimings, type Sampling, type TokenLogprobs } from "../lib/contracts/messages.ts";
+import { DamagedMessage, decodeMessage, encodeMessage } from "../lib/contracts/wire.ts";
+import type { DispatchClient } from "./dispatch-client.ts";
+
+export interface GenerationRequest {
+  requestId: string;
+  prompt: Uint32Array;
+  maxTokens: number;
+  stopTokenIds: number[];
+  sampling: Sampling;
+  cacheSalt: string;
+  deadlineMs: number;
+  /** Report the digest of every logits row. */
+  digests?: boolean;
+}
+
+export interface DispatchTarget {
+  workerId: string;
+  instanceId: string;
+  prefillWorkerId: string | null;
+}
+
+export interface Routing {
+  /** Where to send a request of which these tokens are known, and which these instances have refused or lost; null: nowhere. */
+  choose(tokens: Uint32Array, excluded: ReadonlySet<string>): DispatchTarget | null;
+  /** The request runs on this draining worker: whether another can take it, sooner than it would end there. */
+  shouldMove(workerId: string, tokens: Uint32Array): boolean;
+}
+
+export interface TokenBatch {
+  tokens: Uint32Array;
+  logprobs: z.infer<typeof TokenLogprobs>[];
+  digests: string[];
+}
+
+export interface GenerationEnd {
+  reason: "stop" | "length";
+  stopTokenId?: number;
+  timings?: z.infer<typeof RequestTimings>;
+}
+
+const dispatchReplyMs = 2_000;
+const dispatchTries = 3;
+const outageLookMs = 50;
+/** Nothing came for so long: ask from our position. */
+const silenceMs = 2_000;
+/**
+ * A later token is here, so the missing one is lost: the bus keeps a sender's order. Ask at once, and again after so long; twice as long
+ * each time while nothing comes, since decode answers with all that is missing.
+ */
+const gapMs = 200;
+const maxGapMs = 2_000;
+/** Tokens given to a reader at once: one that comes late must not hold up the others by the size of its heap. */
+const maxBatchTokens = 1_024;
+/** Deltas kept ahead of a gap; further ones come again with the resend. */
+const maxEarlyDeltas = 256;
+const resumeRetryMs = 100;
+/** So many workers in a row died with it, without one more token: perhaps it is the request that kills them. */
+const maxDeathsWithoutToken = 8;
+/** So many gave it up without one more token, dead or not: trying on would only be noise. */
+const maxLossesWithoutToken = 20;
+/** How often a request on a draining worker looks for another one. */
+const moveCheckMs = 250;
+
+type Waiter = { resolve(result: IteratorResult<TokenBatch>): void; reject(error: PelagicError): void };
+
+/** One request. Iterate it once for its tokens, each exactly once and in order; it throws the PelagicError that the request ended with. */
+export class Generation implements AsyncIterable<TokenBatch> {
+  /** The decode worker that has or is asked for the request; null while there is none. */
+  workerId: string | null = null;
+  attemptId = "";
+  /** Prompt tokens that nobody computed for this request; known with the first delta. */
+  cacheHitTokens = 0;
+  prefilledBy: string | undefined;
+  /** Set when the request ended well. */
+  end: GenerationEnd | null = null;
+  /** Set when it did not. */
+  error: PelagicError | null = null;
+  /** Tokens received in order. */
+  received = 0;
+  /** Some decode worker took the request: work was spent on it. */
+  wasAccepted = false;
+  /** How often it went on elsewhere. */
+  resumes = 0;
+
+  private readonly client: DispatchClient;
+  private readonly request: GenerationRequest;
+  private readonly routing: Routing;
+  private readonly startedMs: number;
+  /** The prompt and all tokens received; grows by doubling. */
+  private tokens: Uint32Array;
+  /** Instances that refused or lost the request. */
+  private readonly excluded = new Set<string>();
+  /** Why an earlier worker has the request no longer. */
+  private lostWith: PelagicError | null = null;
+  /** How many workers died with it since the last token. */
+  private deaths = 0;
+  private losses = 0;
+  /** Until then a request that was lost, or met a worker that did not answer, waits for one that does. */
+  private patientUntilMs: number | null = null;
+  /** The draining worker that it left: its blocks may still be there. */
+  private heldBy: string | null = null;
+  /** A delta of this attempt came, whatever became of the answer to the dispatch. */
+  private heardFrom = false;
+  /** The attempt that is being stopped for a move. */
+  private movingAttempt: string | null = null;
+  private moveConsideredMs = Number.NEGATIVE_INFINITY;
+  private instanceId: string | null = null;
+  private unsubscribe: () => void = () => {};
+
+  private early = new Map<number, { body: Delta; tokens: Uint32Array }>();
+  private endAt: { position: number; end: NonNullable<Delta["end"]>; timings: Delta["timings"] } | null = null;
+  private heardMs: number;
+  private askedMs = Number.NEGATIVE_INFINITY;
+  /** How often we asked about a gap since the last token. */
+  private gapAsks = 0;
+  private disconnectedSinceMs: number | null = null;
+
+  /** Received and not yet read; bounded by the request's maxTokens. */
+  private readonly batch: { tokens: number[]; logprobs: TokenBatch["logprobs"]; digests: string[] } = {
+    tokens: [],
+    logprobs: [],
+    digests: [],
+  };
+  private waiter: Waiter | null = null;
+
+  /** @internal */
+  constructor(client: DispatchClient, request: GenerationRequest, routing: Routing) {
+    this.client = client;
+    this.request = request;
+    this.routing = routing;
+    this.startedMs = client.options.clock.nowMs();
+    this.heardMs = this.startedMs;
+    this.tokens = request.prompt.slice();
+  }
+
+  /** Prompt and output so far. */
+  private get knownTokens(): Uint32Array {
+    return this.tokens.subarray(0, this.request.prompt.length + this.received);
+  }
+
+  /** Stops the request here at once, and at decode soon. Without effect after its end. */
+  cancel(error: PelagicError = new PelagicError("cancelled", "the client went away")): void {
+    this.fail(error);
+  }
+
+  [Symbol.asyncIterator](): AsyncIterator<TokenBatch> {
+    return {
+      next: () => this.next(),
+      return: () => {
+        this.cancel();
+        return Promise.resolve({ done: true, value: undefined });
+      },
+    };
+  }
+
+  private next(): Promise<IteratorResult<TokenBatch>> {
+    return new Promise((resolve, reject) => {
+      this.waiter = { resolve, reject };
+      this.deliver();
+    });
+  }
+
+  /** Gives what is there to whoever waits: tokens before the end, the end before silence. */
+  private deliver(): void {
+    const waiter = this.waiter;
+    if (waiter === null) return;
+    if (this.batch.tokens.length > 0 && this.error?.code !== "cancelled") {
+      const { tokens, logprobs, digests } = this.batch;
+      this.waiter = null;
+      waiter.resolve({
+        done: false,
+        value: {
+          tokens: Uint32Array.from(tokens.splice(0, maxBatchTokens)),
+          logprobs: logprobs.splice(0, maxBatchTokens),
+          digests: digests.splice(0, maxBatchTokens),
+        },
+      });
+    } else if (this.error !== null) {
+      this.waiter = null;
+      waiter.reject(this.error);
+    } else if (this.end !== null) {
+      this.waiter = null;
+      waiter.resolve({ done: true, value: undefined });
+    }
+  }
+
+  // Dispatch
+
+  /** @internal */
+  begin(): void {
+    this.dispatch().catch((error: unknown) => this.fail(toPelagicError(error)));
+  }
+
+  /** Asks one worker after another until one accepts. */
+  private async dispatch(): Promise<void> {
+    const { clock } = this.client.options;
+    let retryAfterMs: number | undefined;
+    while (!this.isOver) {
+      const target = this.routing.choose(this.knownTokens, this.excluded);
+      if (target === null) {
+        if (this.patientUntilMs === null || clock.nowMs() >= this.patientUntilMs) throw this.refusal(retryAfterMs);
+        await new Promise<void>((resolve) => clock.setTimer(resumeRetryMs, resolve));
+        this.excluded.clear();
+        continue;
+      }
+      const outcome = await this.ask(target);
+      if (outcome === "accepted") {
+        if (this.instanceId !== null) this.patientUntilMs = null;
+        return;
+      }
+      this.excluded.add(target.instanceId);
+      if (outcome.retryAfterMs !== undefined) retryAfterMs = Math.min(retryAfterMs ?? Number.POSITIVE_INFINITY, outcome.retryAfterMs);
+      // It should be there: after an outage workers come back one by one.
+      else this.patientUntilMs ??= clock.nowMs() + this.client.options.resumeWaitMs;
+    }
+  }
+
+  private refusal(retryAfterMs: number | undefined): PelagicError {
+    if (this.lostWith !== null) return this.lostWith;
+    if (retryAfterMs === undefined) {
+      return new PelagicError("no_workers", "no decode worker is ready; try again later", { retryAfterMs: 1_000 });
+    }
+    return new PelagicError("overloaded", "every decode worker is busy; try again later", { retryAfterMs });
+  }
+
+  private async ask(target: DispatchTarget): Promise<"accepted" | { retryAfterMs?: number }> {
+    const { bus, clock, subjects, gatewayId, leaseMs, log } = this.client.options;
+    const { prompt, ...request } = this.request;
+    const attemptId = (this.client.options.freshId ?? randomId)(12);
+    const replySubject = subjects.deltas(gatewayId, attemptId);
+    const subscription = bus.subscribe(replySubject, (message) => this.onDelta(attemptId, message.data));
+    this.unsubscribe = () => subscription.unsubscribe();
+    this.attemptId = attemptId;
+    this.workerId = target.workerId;
+    this.instanceId = null;
+    this.heardMs = clock.nowMs();
+
+    const { workerId } = target;
+    const known = this.knownTokens.slice();
+    const receivedBefore = this.received;
+    let outcome: "accepted" | { retryAfterMs?: number } | null = null;
+    for (let attempt = 1; outcome === null && this.attemptId === attemptId && !this.isOver; attempt++) {
+      const message = encodeMessage(
+        {
+          ...request,
+          attemptId,
+          gatewayId,
+          replySubject,
+          promptLength: prompt.length,
+          prefillWorkerId: target.prefillWorkerId,
+          ...(this.heldBy === null || this.heldBy === workerId ? {} : { heldBy: this.heldBy }),
+          leaseMs,
+          deadlineMs: Math.max(0, this.deadlineMs - clock.nowMs()),
+        },
+        known,
+      );
+      try {
+        // The same attempt each time: decode accepts it once, however often it arrives.
+        const { body } = decodeMessage(DispatchReply, await bus.request(subjects.dispatch(workerId), message, dispatchReplyMs));
+        if (body.kind === "accepted") {
+          if (this.attemptId === attemptId) this.instanceId = body.instanceId;
+          this.wasAccepted = true;
+          outcome = "accepted";
+        } else if (body.kind === "busy") {
+          outcome = { retryAfterMs: body.retryAfterMs };
+        } else if (["shutting_down", "worker_lost", "cancelled"].includes(body.error.code)) {
+          outcome = {};
+        } else {
+          throw new PelagicError(body.error.code, body.error.message);
+        }
+      } catch (error) {
+        // The request has moved on or ended: whatever became of this attempt is no longer its concern.
+        if (this.attemptId !== attemptId) break;
+        if (error instanceof DamagedMessage) {
+          if (attempt >= dispatchTries) outcome = {};
+          continue;
+        }
+        if (!(error instanceof BusError)) throw error;
+        if (error.code === "too_large") {
+          throw new PelagicError("request_too_large", `${known.length} tokens are more than a message to the workers can hold`);
+        }
+        log.debug({ requestId: request.requestId, workerId, attempt, error: error.message }, "dispatch not answered");
+        if (error.code === "no_responders" || (error.code === "timeout" && attempt >= dispatchTries)) outcome = {};
+        // An outage is bounded by check(), not counted as a try.
+        else if (error.code === "disconnected") {
+          attempt--;
+          await new Promise<void>((resolve) => clock.setTimer(outageLookMs, resolve));
+        }
+      }
+      // Deltas say as much as an answer.
+      if (this.attemptId === attemptId && this.received > receivedBefore) outcome = "accepted";
+    }
+    const current = this.attemptId === attemptId && !this.isOver;
+    if (outcome === "accepted" && current) return "accepted";
+    subscription.unsubscribe();
+    if (outcome === null || outcome === "accepted" || outcome.retryAfterMs === undefined)
+      void this.client.cancelAttempt(workerId, attemptId);
+    // Somebody else took over (a worker that went away, an end): nothing is left to do here.
+    if (!current) return "accepted";
+    this.leaveAttempt();
+    return outcome ?? {};
+  }
+
+  // Deltas
+
+  private onDelta(attemptId: string, data: Uint8Array): void {
+    if (this.isOver || attemptId !== this.attemptId) return;
+    const { clock, log } = this.client.options;
+    let delta: { body: Delta; tokens: Uint32Array };
+    try {
+      delta = decodeMessage(Delta, data);
+    } catch (error) {
+      log.warn({ requestId: this.request.requestId, error: error instanceof Error ? error.message : String(error) }, "delta dropped");
+      return;
+    }
+    if (delta.body.attemptId !== attemptId) return;
+    this.heardMs = clock.nowMs();
+    this.heardFrom = true;
+    if (delta.body.end !== undefined) {
+      this.endAt = { position: delta.body.from + delta.tokens.length, end: delta.body.end, timings: delta.body.timings };
+    }
+    if (delta.body.from > this.received) {
+      if (this.early.size < maxEarlyDeltas) this.early.set(delta.body.from, delta);
+      return;
+    }
+    this.take(delta);
+    this.takeEarly();
+    if (this.received > this.request.maxTokens) {
+      this.fail(new PelagicError("internal", `decode sent ${this.received} tokens where ${this.request.maxTokens} were asked for`));
+      return;
+    }
+    if (this.endAt !== null && this.received >= this.endAt.position) this.finish(this.endAt.end, this.endAt.timings);
+    this.deliver();
+  }
+
+  /** Appends the part of a delta that is new; it begins at or before our position. */
+  private take({ body, tokens }: { body: Delta; tokens: Uint32Array }): void {
+    // Of the first worker: what later ones replay is no hit of the client's.
+    if (this.received === 0) {
+      if (body.cacheHitTokens !== undefined) this.cacheHitTokens = body.cacheHitTokens;
+      if (body.prefilledBy !== undefined) this.prefilledBy = body.prefilledBy;
+    }
+    for (let i = this.received - body.from; i < tokens.length; i++) {
+      this.remember(tokens[i] as number);
+      this.batch.tokens.push(tokens[i] as number);
+      const logprobs = body.logprobs?.[i];
+      if (logprobs !== undefined) this.batch.logprobs.push(logprobs);
+      const digest = body.digests?.[i];
+      if (digest !== undefined) this.batch.digests.push(digest);
+      this.received++;
+      this.gapAsks = 0;
+      this.deaths = 0;
+      this.losses = 0;
+      this.wasAccepted = true;
+    }
+  }
+
+  private remember(token: number): void {
+    const at = this.request.prompt.length + this.received;
+    if (at === this.tokens.length) {
+      const grown = new Uint32Array(Math.max(64, 2 * at));
+      grown.set(this.tokens);
+      this.tokens = grown;
+    }
+    this.tokens[at] = token;
+  }
+
+  private takeEarly(): void {
+    if (this.early.size === 0) return;
+    for (const from of [...this.early.keys()].sort((a, b) => a - b)) {
+      if (from > this.received) return;
+      this.take(this.early.get(from) as { body: Delta; tokens: Uint32Array });
+      this.early.delete(from);
+    }
+  }
+
+  /** Lets decode forget the attempt; where this is lost, its lease does. */
+  private acknowledgeEnd(): void {
+    this.tell({ kind: "ack", attemptId: this.attemptId });
+  }
+
+  private resend(): void {
+    this.askedMs = this.client.options.clock.nowMs();
+    const replySubject = this.client.options.subjects.deltas(this.client.options.gatewayId, this.attemptId);
+    this.tell({ kind: "resend", attemptId: this.attemptId, from: this.received, replySubject });
+  }
+
+  /** May be lost: check() repeats a resend, and a lease stands behind the rest. */
+  private tell(control: object): void {
+    const { bus, subjects } = this.client.options;
+    if (this.workerId === null) return;
+    try {
+      bus.publish(subjects.control(this.workerId), encodeMessage(control));
+    } catch (error) {
+      if (!(error instanceof BusError)) throw error;
+    }
+  }
+
+  // Time, outages and losses
+
+  private get deadlineMs(): number {
+    return this.startedMs + this.request.deadlineMs;
+  }
+
+  private get isMoving(): boolean {
+    return this.movingAttempt !== null && this.movingAttempt === this.attemptId;
+  }
+
+  private get accepted(): boolean {
+    return this.workerId !== null && (this.instanceId !== null || this.heardFrom);
+  }
+
+  /** @internal */
+  check(nowMs: number): void {
+    const { bus, leaseMs } = this.client.options;
+    if (nowMs >= this.deadlineMs) {
+      this.fail(new PelagicError("deadline_exceeded", `the request was not done within ${this.request.deadlineMs} ms`));
+      return;
+    }
+    if (!bus.connected) {
+      this.disconnectedSinceMs ??= nowMs;
+      if (nowMs - this.disconnectedSinceMs > leaseMs) {
+        this.fail(new PelagicError("bus_unavailable", "the message bus is not reachable; try again later", { retryAfterMs: 1_000 }));
+      }
+      return;
+    }
+    this.disconnectedSinceMs = null;
+    if (!this.accepted) return;
+    if (this.client.isDraining(this.instanceId) && !this.isMoving && nowMs - this.moveConsideredMs >= moveCheckMs) {
+      this.moveConsideredMs = nowMs;
+      if (this.routing.shouldMove(this.workerId as string, this.knownTokens)) void this.move();
+    }
+    const missing = this.early.size > 0 || (this.endAt !== null && this.endAt.position > this.received);
+    if (missing) {
+      if (nowMs - this.askedMs < Math.min(gapMs * 2 ** Math.max(0, this.gapAsks - 1), maxGapMs)) return;
+      this.gapAsks++;
+      this.resend();
+    } else if (nowMs - Math.max(this.heardMs, this.askedMs) >= silenceMs) {
+      this.resend();
+    }
+  }
+
+  /** @internal */
+  reconnected(): void {
+    this.disconnectedSinceMs = null;
+    if (this.accepted) this.resend();
+  }
+
+  /** @internal An accepted attempt of which nothing has come since then. */
+  silentSince(timeMs: number): boolean {
+    return this.accepted && !this.isMoving && this.heardMs <= timeMs;
+  }
+
+  /** @internal Nobody listens for its worker any more. */
+  workerLeft(): void {
+    if (this.workerId !== null) this.workerGone({ workerId: this.workerId, instanceId: this.instanceId ?? "" });
+  }
+
+  /** @internal */
+  workerGone({ workerId, instanceId }: { workerId: string; instanceId: string }): void {
+    if (this.workerId !== workerId || (this.instanceId !== null && this.instanceId !== instanceId)) return;
+    const error = new PelagicError("worker_lost", `decode worker ${workerId} was lost while it answered`);
+    // One that stops in order says so itself, and ends its requests before.
+    if (++this.deaths > maxDeathsWithoutToken) this.fail(error);
+    else this.lost(error);
+  }
+
+  /** The worker will not go on: another one does, from the tokens that are here. */
+  private lost(error: PelagicError): void {
+    if (this.isOver || this.workerId === null) return;
+    if (++this.losses > maxLossesWithoutToken) {
+      this.fail(error);
+      return;
+    }
+    const { workerId, attemptId } = this;
+    this.goElsewhere(error, null);
+    // In case it was only slow.
+    void this.client.cancelAttempt(workerId, attemptId);
+  }
+
+  /** From a draining worker to another: it stops first, so that its answer says that everything it sent is here. */
+  private async move(): Promise<void> {
+    const { workerId, attemptId } = this;
+    if (workerId === null) return;
+    this.movingAttempt = attemptId;
+    await this.client.cancelAttempt(workerId, attemptId);
+    if (this.isOver || this.attemptId !== attemptId) return;
+    this.goElsewhere(new PelagicError("worker_lost", `decode worker ${workerId} is draining, and no other one took the request`), workerId);
+  }
+
+  private goElsewhere(reason: PelagicError, heldBy: string | null): void {
+    const { clock, log, resumeWaitMs } = this.client.options;
+    log.info(
+      { requestId: this.request.requestId, workerId: this.workerId, tokens: this.received, reason: reason.message },
+      "dispatching again",
+    );
+    this.lostWith = reason;
+    this.heldBy = heldBy;
+    this.patientUntilMs = clock.nowMs() + resumeWaitMs;
+    this.resumes++;
+    if (this.instanceId !== null) this.excluded.add(this.instanceId);
+    this.leaveAttempt();
+    this.begin();
+  }
+
+  private leaveAttempt(): void {
+    this.unsubscribe();
+    this.unsubscribe = () => {};
+    this.workerId = null;
+    this.attemptId = "";
+    this.instanceId = null;
+    this.heardFrom = false;
+    this.early.clear();
+    this.endAt = null;
+    this.gapAsks = 0;
+  }
+
+  // The end
+
+  private get isOver(): boolean {
+    return this.end !== null || this.error !== null;
+  }
+
+  private finish(end: NonNullable<Delta["end"]>, timings: Delta["timings"]): void {
+    this.acknowledgeEnd();
+    if (end.kind === "error") {
+      const error = new PelagicError(end.error.code, end.error.message);
+      // A deadline is the gateway's to keep: decode's clock may have jumped.
+      if (error.code === "worker_lost" || error.code === "shutting_down" || error.code === "deadline_exceeded") this.lost(error);
+      else this.fail(error, false);
+      return;
+    }
+    this.end = { reason: end.reason, stopTokenId: end.stopTokenId, timings };
+    this.leaveAttempt();
+    this.client.ended(this);
+    this.deliver();
+  }
+
+  private fail(error: PelagicError, cancelAtDecode = true): void {
+    if (this.isOver) return;
+    this.error = error;
+    const { workerId, attemptId } = this;
+    this.leaveAttempt();
+    this.client.ended(this);
+    if (cancelAtDecode && workerId !== null) void this.client.cancelAttempt(workerId, attemptId);
+    this.deliver();
+  }
+}
