@@ -99,7 +99,8 @@ function allows(client: Client): boolean {
 
 /** Where single messages went astray and nothing worse happened, nobody's work is done elsewhere, or twice: positions mend it. */
 export function checkWork({ scenario, clients, lives, struck }: Played): string[] {
-  const mended = struck.every((fault) => mendedPoints.has(fault.point) && (isLost(fault) || isLate(fault)));
+  // What comes twice is known by its id, wherever it strikes.
+  const mended = struck.every((fault) => fault.kind === "duplicate" || (mendedPoints.has(fault.point) && (isLost(fault) || isLate(fault))));
   if (!mended || scenario.drains.length > 0) return [];
   const violations: string[] = [];
   for (const { request, resumes } of clients) {

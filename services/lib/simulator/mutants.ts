@@ -150,13 +150,6 @@ export const mutants: readonly Mutant[] = [
     aim: { point: "resume", kind: "crash" },
   },
   {
-    name: "a draining worker is asked for the last row, too",
-    file: decode,
-    find: "endRow: Math.floor((knownTokens - 1) / kvBlockTokens) * kvBlockTokens",
-    replace: "endRow: knownTokens",
-    aim: { point: "drain", kind: "delay" },
-  },
-  {
     name: "a cancelled request keeps its blocks",
     file: engine,
     find: 'if (entry.phase !== "waiting")\n            this.blocks.close(id);',
@@ -295,7 +288,13 @@ export const mutants: readonly Mutant[] = [
     replace: "this.granted += grantedBytes;\n        this.send",
   },
   { name: "frames are sent without credit", file: sender, find: "place.bytesBefore + place.payloadBytes > this.granted", replace: "false" },
-  { name: "what is over begins again", file: "lib/engine/recent-ids.js", find: "return this.ids.has(id);", replace: "return false;" },
+  {
+    name: "what is over begins again",
+    file: "lib/engine/recent-ids.js",
+    find: "return this.ids.has(id);",
+    replace: "return false;",
+    aim: { point: "dispatch", kind: "duplicate" },
+  },
   {
     name: "a sender does not go on after an outage",
     file: rows,

@@ -4,7 +4,7 @@ import { runScenario } from "./run.ts";
 import { faultKinds, makeScenario, pairCount, struckPoints } from "./scenario.ts";
 
 /** Of those that begin with the fault that is aimed at. */
-const aimedRuns = 60;
+const aimedRuns = 300;
 
 const [runs, point, kind] = process.argv.slice(2);
 const seeds: number[] = [];
