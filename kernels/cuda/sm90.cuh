@@ -64,6 +64,14 @@ __device__ __forceinline__ void mbarrier_wait(std::uint32_t barrier, std::uint32
   }
 }
 
+// Lanes of a warp that arrive at a barrier when the warp is done: one for all, after __syncwarp. compute-sanitizer's
+// racecheck follows a barrier only from the threads that arrive themselves; the build for it lets all of them.
+#ifdef PELAGIC_RACECHECK
+inline constexpr int kArrivals = 32;
+#else
+inline constexpr int kArrivals = 1;
+#endif
+
 // ---- named barriers of a block (0 is __syncthreads') ----
 
 __device__ __forceinline__ void barrier_sync(int id, int threads) {
@@ -135,6 +143,9 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
+// Lets wgmma and the copy engine see what this thread stored to shared memory; then a barrier must follow.
+__device__ __forceinline__ void fence_for_engines() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 // ---- registers of a warpgroup ----
 
 template <int kRegisters>
@@ -168,9 +179,17 @@ __device__ __forceinline__ std::uint64_t tile_descriptor(std::uint32_t address) 
          (std::uint64_t{1024 >> 4} << 32) | (std::uint64_t{1} << 62);
 }
 
-// d[64, N] = a[64, k] b[N, k]^T (+ d if accumulate): k = 32 for e4m3, 16 for bf16, float32 accumulators.
-// Thread t of the warpgroup holds, of each 8 columns j, d[4j], d[4j+1]: row 16 (t / 32) + t % 32 / 4, columns 8j + 2 (t
-// % 4) and the next; d[4j+2], d[4j+3]: the row 8 below.
+// The same for b given as [k, N], N contiguous (bf16): columns of 64 side by side, each as copy_box wrote it, 128-byte
+// rows of k in the 128-byte swizzle, the next 64 columns `panel_bytes` on (leading field). Eight k are 1,024 bytes
+// apart (stride field). Add 128 to step 16 k.
+__device__ __forceinline__ std::uint64_t transposed_descriptor(std::uint32_t address, std::uint32_t panel_bytes) {
+  return static_cast<std::uint64_t>((address & 0x3FFFF) >> 4) | (static_cast<std::uint64_t>(panel_bytes >> 4) << 16) |
+         (std::uint64_t{1024 >> 4} << 32) | (std::uint64_t{1} << 62);
+}
+
+// d[64, N] = a[64, k] b[N, k]^T (+ d if accumulate): k = 32 for e4m3, 16 for bf16, float32 accumulators;
+// bf16_transposed takes b as [k, N]. Thread t of the warpgroup holds, of each 8 columns j, d[4j], d[4j+1]: row 16 (t /
+// 32) + t % 32 / 4, columns 8j + 2 (t % 4) and the next; d[4j+2], d[4j+3]: the row 8 below.
 template <int N>
 struct Wgmma;
 
@@ -189,6 +208,13 @@ struct Wgmma;
                    : OPERANDS                                                                                          \
                    : "l"(a), "l"(b), "r"(accumulate));                                                                 \
     }                                                                                                                  \
+    __device__ __forceinline__ static void bf16_transposed(float (&d)[N / 2], std::uint64_t a, std::uint64_t b,        \
+                                                           int accumulate) {                                           \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #ACCUMULATE ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N       \
+                   "k16.f32.bf16.bf16 {" LIST "}, %" #A ", %" #B ", p, 1, 1, 0, 1;\n}\n"                               \
+                   : OPERANDS                                                                                          \
+                   : "l"(a), "l"(b), "r"(accumulate));                                                                 \
+    }                                                                                                                  \
   };
 
 #define PELAGIC_LIST_4 "%0,%1,%2,%3"
@@ -199,17 +225,26 @@ struct Wgmma;
   PELAGIC_LIST_32                                                                                    \
   ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55" \
   ",%56,%57,%58,%59,%60,%61,%62,%63"
+#define PELAGIC_LIST_128                                                                                               \
+  PELAGIC_LIST_64                                                                                                      \
+  ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%" \
+  "92,%93"                                                                                                             \
+  ",%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%"    \
+  "117,%118"                                                                                                           \
+  ",%119,%120,%121,%122,%123,%124,%125,%126,%127"
 #define PELAGIC_IO_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define PELAGIC_IO_8(i) PELAGIC_IO_4(i), PELAGIC_IO_4(i + 4)
 #define PELAGIC_IO_16(i) PELAGIC_IO_8(i), PELAGIC_IO_8(i + 8)
 #define PELAGIC_IO_32(i) PELAGIC_IO_16(i), PELAGIC_IO_16(i + 16)
 #define PELAGIC_IO_64(i) PELAGIC_IO_32(i), PELAGIC_IO_32(i + 32)
+#define PELAGIC_IO_128(i) PELAGIC_IO_64(i), PELAGIC_IO_64(i + 64)
 
 PELAGIC_WGMMA(8, PELAGIC_LIST_4, PELAGIC_IO_4(0), 4, 5, 6)
 PELAGIC_WGMMA(16, PELAGIC_LIST_8, PELAGIC_IO_8(0), 8, 9, 10)
 PELAGIC_WGMMA(32, PELAGIC_LIST_16, PELAGIC_IO_16(0), 16, 17, 18)
 PELAGIC_WGMMA(64, PELAGIC_LIST_32, PELAGIC_IO_32(0), 32, 33, 34)
 PELAGIC_WGMMA(128, PELAGIC_LIST_64, PELAGIC_IO_64(0), 64, 65, 66)
+PELAGIC_WGMMA(256, PELAGIC_LIST_128, PELAGIC_IO_128(0), 128, 129, 130)
 
 #undef PELAGIC_WGMMA
 #undef PELAGIC_LIST_4
@@ -217,11 +252,13 @@ PELAGIC_WGMMA(128, PELAGIC_LIST_64, PELAGIC_IO_64(0), 64, 65, 66)
 #undef PELAGIC_LIST_16
 #undef PELAGIC_LIST_32
 #undef PELAGIC_LIST_64
+#undef PELAGIC_LIST_128
 #undef PELAGIC_IO_4
 #undef PELAGIC_IO_8
 #undef PELAGIC_IO_16
 #undef PELAGIC_IO_32
 #undef PELAGIC_IO_64
+#undef PELAGIC_IO_128
 
 // Stores four 8x8 matrices of 16-bit elements: lane l holds row l / 4, columns 2 (l % 4) and the next of each, and
 // names in `address` the 16 bytes for row l % 8 of matrix l / 8.
