@@ -225,26 +225,17 @@ struct Wgmma;
   PELAGIC_LIST_32                                                                                    \
   ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55" \
   ",%56,%57,%58,%59,%60,%61,%62,%63"
-#define PELAGIC_LIST_128                                                                                               \
-  PELAGIC_LIST_64                                                                                                      \
-  ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%" \
-  "92,%93"                                                                                                             \
-  ",%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%"    \
-  "117,%118"                                                                                                           \
-  ",%119,%120,%121,%122,%123,%124,%125,%126,%127"
 #define PELAGIC_IO_4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define PELAGIC_IO_8(i) PELAGIC_IO_4(i), PELAGIC_IO_4(i + 4)
 #define PELAGIC_IO_16(i) PELAGIC_IO_8(i), PELAGIC_IO_8(i + 8)
 #define PELAGIC_IO_32(i) PELAGIC_IO_16(i), PELAGIC_IO_16(i + 16)
 #define PELAGIC_IO_64(i) PELAGIC_IO_32(i), PELAGIC_IO_32(i + 32)
-#define PELAGIC_IO_128(i) PELAGIC_IO_64(i), PELAGIC_IO_64(i + 64)
 
 PELAGIC_WGMMA(8, PELAGIC_LIST_4, PELAGIC_IO_4(0), 4, 5, 6)
 PELAGIC_WGMMA(16, PELAGIC_LIST_8, PELAGIC_IO_8(0), 8, 9, 10)
 PELAGIC_WGMMA(32, PELAGIC_LIST_16, PELAGIC_IO_16(0), 16, 17, 18)
 PELAGIC_WGMMA(64, PELAGIC_LIST_32, PELAGIC_IO_32(0), 32, 33, 34)
 PELAGIC_WGMMA(128, PELAGIC_LIST_64, PELAGIC_IO_64(0), 64, 65, 66)
-PELAGIC_WGMMA(256, PELAGIC_LIST_128, PELAGIC_IO_128(0), 128, 129, 130)
 
 #undef PELAGIC_WGMMA
 #undef PELAGIC_LIST_4
@@ -252,13 +243,11 @@ PELAGIC_WGMMA(256, PELAGIC_LIST_128, PELAGIC_IO_128(0), 128, 129, 130)
 #undef PELAGIC_LIST_16
 #undef PELAGIC_LIST_32
 #undef PELAGIC_LIST_64
-#undef PELAGIC_LIST_128
 #undef PELAGIC_IO_4
 #undef PELAGIC_IO_8
 #undef PELAGIC_IO_16
 #undef PELAGIC_IO_32
 #undef PELAGIC_IO_64
-#undef PELAGIC_IO_128
 
 // Stores four 8x8 matrices of 16-bit elements: lane l holds row l / 4, columns 2 (l % 4) and the next of each, and
 // names in `address` the 16 bytes for row l % 8 of matrix l / 8.

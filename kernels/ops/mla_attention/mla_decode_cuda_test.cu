@@ -246,6 +246,27 @@ void other_cuts() {
   check({"1,500 sequences", many}, 16, kMlaDecodeCutTokens, nullptr);
 }
 
+// A row of a verification step does not feel what the rows after it wrote, be it NaN.
+void later_keys_are_not_felt() {
+  constexpr int kHeads = 40;
+  const Sequence sequence = {2, 66, 4};  // the rows see 63 to 66 keys
+  Step step(kHeads, {sequence}, kMlaDecodeCutTokens);
+  const std::vector<std::uint16_t> right = step.run(kMlaDecodeCutTokens, step.pieces);
+  const std::vector<std::uint16_t> cache = step.cache.download();
+  for (const std::uint16_t poison : {std::uint16_t{0x7FC0}, std::uint16_t{0x7F80}, std::uint16_t{0xFF80}})
+    for (int key = 63; key < 66; ++key) {
+      std::vector<std::uint16_t> changed = cache;
+      const std::size_t place = static_cast<std::size_t>(step.table[key / kBlock]) * kBlock + key % kBlock;
+      for (const int column : {0, 5, 300, 511, 575}) changed[place * kMlaDecodeKey + column] = poison;
+      step.cache = DeviceBuffer<std::uint16_t>(changed);
+      const std::vector<std::uint16_t> bits = step.run(kMlaDecodeCutTokens, step.pieces);
+      // Key 63 is seen from the second row on.
+      const std::ptrdiff_t unaware = static_cast<std::ptrdiff_t>(key - 62) * kHeads * kMlaDecodeLatent;
+      PELAGIC_EXPECT(std::equal(bits.begin(), bits.begin() + unaware, right.begin()),
+                     "rows that do not see key %d have other bits when it holds %x", key, poison);
+    }
+}
+
 void bad_blocks_are_left_out() {
   constexpr int kHeads = 64;
   const std::vector<Sequence> sequences = {{4, 1200, 2}, {3, 65}};
@@ -332,6 +353,7 @@ int main(int argc, char** argv) {
   const bool quick = argc > 1 && std::string_view(argv[1]) == "quick";
   return test::run("mla_decode_cuda", [quick] {
     mla_decode::all_arrangements(quick);
+    mla_decode::later_keys_are_not_felt();
     mla_decode::bad_sequences_are_left_out();
     mla_decode::bad_problems_are_refused();
     if (quick) return;

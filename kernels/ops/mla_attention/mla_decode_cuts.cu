@@ -56,11 +56,11 @@ struct Turn {
 };
 
 struct Shared {
-  std::uint32_t queries;
-  std::uint32_t tiles;
+  unsigned char* queries;
+  unsigned char* tiles;
   Control* control;
 
-  __device__ std::uint32_t tile(int stage) const { return tiles + stage * kTileBytes; }
+  __device__ unsigned char* tile(int stage) const { return tiles + stage * kTileBytes; }
 };
 
 __device__ __forceinline__ int tiles_of_piece(const Arguments& a, const Piece& piece) {
@@ -78,8 +78,9 @@ __device__ __forceinline__ void wait(std::uint64_t& barrier, std::uint32_t parit
 }
 
 // 64 rows of 576 columns from `row` on, panel by panel.
-__device__ void copy_tile(std::uint32_t target, const CUtensorMap* map, int row, std::uint64_t& barrier,
+__device__ void copy_tile(unsigned char* tile, const CUtensorMap* map, int row, std::uint64_t& barrier,
                           std::uint64_t policy) {
+  const std::uint32_t target = sm90::shared_address(tile);
   const std::uint32_t address = sm90::shared_address(&barrier);
   sm90::mbarrier_arrive_expect(address, kTileBytes);
 #pragma unroll
@@ -121,16 +122,25 @@ __device__ void produce(const Arguments& a, const Shared& shared, const CUtensor
   }
 }
 
-// Zeros the latents from row `keys` of the tile on: what lies after a sequence's last key may be NaN, and a weight of 0
-// does not remove that.
-__device__ __forceinline__ void clear_latents(std::uint32_t tile, int keys, int warp, int lane) {
-  for (int row = keys + warp; row < kTile; row += 4)
+// Infinities and NaN become 0.
+__device__ __forceinline__ std::uint32_t finite(std::uint32_t pair) {
+  if ((pair & 0x7F80u) == 0x7F80u) pair &= 0xFFFF0000u;
+  if ((pair & 0x7F800000u) == 0x7F800000u) pair &= 0xFFFFu;
+  return pair;
+}
+
+// A weight of 0 does not remove a NaN. What lies after a sequence's last key, from row `keys` of the tile on, becomes
+// zeros; the keys from row `some` on, which not all of the sequence's rows see, become finite. A row that sees such a
+// key has its NaN from the score.
+__device__ __forceinline__ void clear_latents(unsigned char* tile, int some, int keys, int warp, int lane) {
+  for (int row = some + warp; row < kTile; row += 4)
 #pragma unroll
-    for (int i = 0; i < kLatentPanels; i += 4)
-      asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(tile + (i + lane / 8) * kPanelBytes + row * 128 +
-                                                                    lane % 8 * 16),
-                   "r"(0)
-                   : "memory");
+    for (int i = 0; i < kLatentPanels; i += 4) {
+      uint4& eight = *reinterpret_cast<uint4*>(tile + (i + lane / 8) * kPanelBytes + row * 128 + lane % 8 * 16);
+      uint4 value = {};
+      if (row < keys) value = {finite(eight.x), finite(eight.y), finite(eight.z), finite(eight.w)};
+      eight = value;
+    }
 }
 
 // The warpgroup that scores. A thread has two of the 64 vectors: 16 warp + lane / 4, and the one 8 further.
@@ -139,22 +149,23 @@ __device__ void score(const Arguments& a, const Shared& shared) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) % 128 / 32, 0);
   const int place = 16 * warp + lane / 4;
-  const std::uint64_t queries = sm90::tile_descriptor(shared.queries);
+  const std::uint64_t queries = sm90::tile_descriptor(sm90::shared_address(shared.queries));
   const int pieces = *a.piece_count;
   Turn turn;
   std::uint32_t piece_parity = 0;
   for (int index = static_cast<int>(blockIdx.x); index < pieces; index += static_cast<int>(gridDim.x)) {
     const Piece piece = load_piece(a, index);
     const int tiles = tiles_of_piece(a, piece);
-    int seen[2];  // keys from the tile's first on that the vector sees
+    const int first_key = piece.cut * a.cut_tokens;
+    int all_see = visible_keys(a, piece, 0) - first_key;  // keys from the tile's first on that every row sees
+    int seen[2];                                          // that the thread's vectors see
     float largest[2] = {-INFINITY, -INFINITY};
     float sum[2] = {};  // of this thread's columns
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
-      seen[i] = visible_keys(a, piece, piece.tile * kTile + place + 8 * i) - piece.cut * a.cut_tokens;
+    for (int i = 0; i < 2; ++i) seen[i] = visible_keys(a, piece, piece.tile * kTile + place + 8 * i) - first_key;
     wait(control.queries_full, piece_parity);
     for (int t = 0; t < tiles; ++t, turn.advance()) {
-      const std::uint32_t tile = shared.tile(turn.stage);
+      const std::uint32_t tile = sm90::shared_address(shared.tile(turn.stage));
       wait(control.full[turn.stage], turn.parity);
       const int keys = control.keys[turn.stage];
       const std::uint64_t latents = sm90::tile_descriptor(tile);
@@ -174,7 +185,9 @@ __device__ void score(const Arguments& a, const Shared& shared) {
       sm90::hold(s);
       // All warps have read the tile: the rope part may become weights.
       sm90::barrier_sync(kScoreBarrier, 128);
-      if (keys < kTile) clear_latents(tile, keys, warp, lane);
+      const int some = max(0, min(all_see, keys));
+      all_see -= kTile;
+      if (some < kTile) clear_latents(shared.tile(turn.stage), some, keys, warp, lane);
 
       // s[4j], s[4j + 1]: the first vector, keys 8j + 2 (lane % 4) and the next; s[4j + 2], s[4j + 3]: the second.
       float kept[2], origin[2];
@@ -280,7 +293,7 @@ __device__ void accumulate(const Arguments& a, const Shared& shared, int half) {
             total[part][i + 3] *= lower;
           }
       }
-      const std::uint32_t tile = shared.tile(turn.stage);
+      const std::uint32_t tile = sm90::shared_address(shared.tile(turn.stage));
       const std::uint64_t weights = sm90::tile_descriptor(tile + kLatentPanels * kPanelBytes);
       const std::uint64_t latents =
           sm90::transposed_descriptor(tile + half * (kLatentPanels / 2) * kPanelBytes, kPanelBytes);
@@ -338,8 +351,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   extern __shared__ unsigned char shared_raw[];
   unsigned char* const start = shared_raw + (-sm90::shared_address(shared_raw) & (kAlignment - 1));
   Shared shared;
-  shared.queries = sm90::shared_address(start);
-  shared.tiles = shared.queries + kTileBytes;
+  shared.queries = start;
+  shared.tiles = start + kTileBytes;
   shared.control = reinterpret_cast<Control*>(start + (1 + kStages) * kTileBytes);
   if (threadIdx.x == 0) {
     constexpr int kGroup = 4 * kArrivals;  // arrivals of a warpgroup
