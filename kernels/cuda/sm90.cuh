@@ -64,6 +64,14 @@ __device__ __forceinline__ void mbarrier_wait(std::uint32_t barrier, std::uint32
   }
 }
 
+// Lanes of a warp that arrive at a barrier when the warp is done: one for all, after __syncwarp. compute-sanitizer's
+// racecheck follows a barrier only from the threads that arrive themselves; the build for it lets all of them.
+#ifdef PELAGIC_RACECHECK
+inline constexpr int kArrivals = 32;
+#else
+inline constexpr int kArrivals = 1;
+#endif
+
 // ---- named barriers of a block (0 is __syncthreads') ----
 
 __device__ __forceinline__ void barrier_sync(int id, int threads) {
@@ -135,6 +143,9 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
+// Lets wgmma and the copy engine see what this thread stored to shared memory; then a barrier must follow.
+__device__ __forceinline__ void fence_for_engines() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
 // ---- registers of a warpgroup ----
 
 template <int kRegisters>
@@ -168,9 +179,17 @@ __device__ __forceinline__ std::uint64_t tile_descriptor(std::uint32_t address) 
          (std::uint64_t{1024 >> 4} << 32) | (std::uint64_t{1} << 62);
 }
 
-// d[64, N] = a[64, k] b[N, k]^T (+ d if accumulate): k = 32 for e4m3, 16 for bf16, float32 accumulators.
-// Thread t of the warpgroup holds, of each 8 columns j, d[4j], d[4j+1]: row 16 (t / 32) + t % 32 / 4, columns 8j + 2 (t
-// % 4) and the next; d[4j+2], d[4j+3]: the row 8 below.
+// The same for b given as [k, N], N contiguous (bf16): columns of 64 side by side, each as copy_box wrote it, 128-byte
+// rows of k in the 128-byte swizzle, the next 64 columns `panel_bytes` on (leading field). Eight k are 1,024 bytes
+// apart (stride field). Add 128 to step 16 k.
+__device__ __forceinline__ std::uint64_t transposed_descriptor(std::uint32_t address, std::uint32_t panel_bytes) {
+  return static_cast<std::uint64_t>((address & 0x3FFFF) >> 4) | (static_cast<std::uint64_t>(panel_bytes >> 4) << 16) |
+         (std::uint64_t{1024 >> 4} << 32) | (std::uint64_t{1} << 62);
+}
+
+// d[64, N] = a[64, k] b[N, k]^T (+ d if accumulate): k = 32 for e4m3, 16 for bf16, float32 accumulators;
+// bf16_transposed takes b as [k, N]. Thread t of the warpgroup holds, of each 8 columns j, d[4j], d[4j+1]: row 16 (t /
+// 32) + t % 32 / 4, columns 8j + 2 (t % 4) and the next; d[4j+2], d[4j+3]: the row 8 below.
 template <int N>
 struct Wgmma;
 
@@ -186,6 +205,13 @@ struct Wgmma;
     __device__ __forceinline__ static void bf16(float (&d)[N / 2], std::uint64_t a, std::uint64_t b, int accumulate) { \
       asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #ACCUMULATE ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N       \
                    "k16.f32.bf16.bf16 {" LIST "}, %" #A ", %" #B ", p, 1, 1, 0, 0;\n}\n"                               \
+                   : OPERANDS                                                                                          \
+                   : "l"(a), "l"(b), "r"(accumulate));                                                                 \
+    }                                                                                                                  \
+    __device__ __forceinline__ static void bf16_transposed(float (&d)[N / 2], std::uint64_t a, std::uint64_t b,        \
+                                                           int accumulate) {                                           \
+      asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #ACCUMULATE ", 0;\nwgmma.mma_async.sync.aligned.m64n" #N       \
+                   "k16.f32.bf16.bf16 {" LIST "}, %" #A ", %" #B ", p, 1, 1, 0, 1;\n}\n"                               \
                    : OPERANDS                                                                                          \
                    : "l"(a), "l"(b), "r"(accumulate));                                                                 \
     }                                                                                                                  \

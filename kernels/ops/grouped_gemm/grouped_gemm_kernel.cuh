@@ -18,13 +18,7 @@ inline constexpr int kBarrierBytes = 1024;
 inline constexpr int kMaxExperts = 1024;
 inline constexpr int kSharedLimit = 232448;  // dynamic shared memory of one block on sm_90
 
-// Lanes of a warp that arrive at a barrier when the warp is done: one for all, after __syncwarp. compute-sanitizer's
-// racecheck follows a barrier only from the threads that arrive themselves; the build for it lets all of them.
-#ifdef PELAGIC_RACECHECK
-inline constexpr int kArrivals = 32;
-#else
-inline constexpr int kArrivals = 1;
-#endif
+using sm90::kArrivals;
 
 struct KernelArguments {
   const std::int32_t* rows;

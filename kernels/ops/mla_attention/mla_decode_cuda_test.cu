@@ -1,0 +1,363 @@
+// Against float64, and the row rule: a row's bits are the same alone, in company, in another place and among the rows
+// of a verification step.
+#include <algorithm>
+#include <climits>
+#include <cstring>
+#include <map>
+#include <stdexcept>
+#include <string_view>
+#include <tuple>
+#include <vector>
+
+#include "cuda/device_buffer.h"
+#include "cuda/random_fill.cuh"
+#include "cuda/test.h"
+#include "ops/mla_attention/mla_decode_reference.h"
+
+namespace pelagic::mla_decode {
+namespace {
+
+constexpr int kPools = 8;  // different texts that a sequence can be the beginning of
+constexpr int kMostKeys = 4100;
+constexpr int kBlock = kMlaDecodeBlockTokens;
+constexpr float kScale = 0.13523378f;
+constexpr std::uint16_t kNan = 0xFFFF;
+
+// The first `length` keys of a text, and how many query rows end there.
+struct Sequence {
+  int pool;
+  int length;
+  int rows = 1;
+};
+
+struct Arrangement {
+  const char* name;
+  std::vector<Sequence> sequences;
+};
+
+std::uint16_t bits_of(float value) {
+  const __nv_bfloat16 rounded = __float2bfloat16_rn(value);
+  std::uint16_t bits;
+  std::memcpy(&bits, &rounded, sizeof bits);
+  return bits;
+}
+
+// A key hangs on the text and its position; every third text has latents far from 0, as real ones have.
+const std::uint16_t* key_of(int pool, int position) {
+  static const std::vector<std::uint16_t> keys = [] {
+    std::vector<std::uint16_t> all(static_cast<std::size_t>(kPools) * kMostKeys * kMlaDecodeKey);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const std::size_t of_pool = static_cast<std::size_t>(kMostKeys) * kMlaDecodeKey;
+      const float offset = i / of_pool % 3 == 2 ? random_normal(52, i % kMlaDecodeKey) : 0.0f;
+      all[i] = bits_of(random_normal(51, i) + offset);
+    }
+    return all;
+  }();
+  return keys.data() + (static_cast<std::size_t>(pool) * kMostKeys + position) * kMlaDecodeKey;
+}
+
+// A query hangs on the text and on the keys it sees. In odd texts few keys get most of the weight, in even ones many
+// keys a little.
+void write_query(int pool, int visible, int head, std::uint16_t* target) {
+  const float size = pool % 2 == 1 ? 1.0f : 0.2f;
+  for (int i = 0; i < kMlaDecodeKey; ++i)
+    target[i] = bits_of(size * random_normal(60 + pool, (std::uint64_t(visible) * 128 + head) * kMlaDecodeKey + i));
+}
+
+// A step on the device.
+struct Step {
+  int heads = 0;
+  int rows = 0;
+  int max_blocks = 0;
+  int cache_blocks = 0;
+  std::vector<Sequence> sequences;
+  std::vector<std::int32_t> table, row_offsets, lengths;
+  std::vector<std::uint16_t> q;
+  DeviceBuffer<std::uint16_t> device_q, cache, out;
+  DeviceBuffer<std::int32_t> device_table, device_offsets, device_lengths, errors;
+  DeviceBuffer<unsigned char> workspace;
+  int pieces = 0;
+
+  // Blocks lie in the cache in no order; what no sequence sees, there and after a sequence's last key, is NaN. Table
+  // entries that nobody needs name no block.
+  Step(int heads, const std::vector<Sequence>& sequences, int cut_tokens) : heads(heads), sequences(sequences) {
+    int blocks = 0;
+    for (const Sequence& s : sequences) {
+      const int own = (s.length + kBlock - 1) / kBlock;
+      blocks += own;
+      max_blocks = std::max(max_blocks, own + 2);
+      rows += s.rows;
+      pieces += mla_decode_pieces(s.rows, heads, s.length, cut_tokens);
+    }
+    cache_blocks = blocks + 5;
+    std::vector<std::int32_t> free_blocks(cache_blocks);
+    for (int i = 0; i < cache_blocks; ++i) free_blocks[i] = i;
+    for (int i = cache_blocks - 1; i > 0; --i)
+      std::swap(free_blocks[i], free_blocks[random_bits(70 + sequences.size(), i) % (i + 1)]);
+
+    std::vector<std::uint16_t> host_cache(static_cast<std::size_t>(cache_blocks) * kBlock * kMlaDecodeKey, kNan);
+    table.assign(sequences.size() * max_blocks, -7);
+    row_offsets.push_back(0);
+    q.resize(static_cast<std::size_t>(rows) * heads * kMlaDecodeKey);
+    for (std::size_t s = 0; s < sequences.size(); ++s) {
+      const Sequence& sequence = sequences[s];
+      for (int t = 0; t < sequence.length; ++t) {
+        if (t % kBlock == 0) {
+          table[s * max_blocks + t / kBlock] = free_blocks.back();
+          free_blocks.pop_back();
+        }
+        const std::size_t place = static_cast<std::size_t>(table[s * max_blocks + t / kBlock]) * kBlock + t % kBlock;
+        std::copy_n(key_of(sequence.pool, t), kMlaDecodeKey, host_cache.begin() + place * kMlaDecodeKey);
+      }
+      for (int j = 0; j < sequence.rows; ++j)
+        for (int head = 0; head < heads; ++head)
+          write_query(sequence.pool, visible(sequence, j), head,
+                      q.data() + (static_cast<std::size_t>(row_offsets.back() + j) * heads + head) * kMlaDecodeKey);
+      row_offsets.push_back(row_offsets.back() + sequence.rows);
+      lengths.push_back(sequence.length);
+    }
+    device_q = DeviceBuffer<std::uint16_t>(q);
+    cache = DeviceBuffer<std::uint16_t>(host_cache);
+    out = DeviceBuffer<std::uint16_t>(static_cast<std::size_t>(rows) * heads * kMlaDecodeLatent);
+    device_table = DeviceBuffer<std::int32_t>(table);
+    device_offsets = DeviceBuffer<std::int32_t>(row_offsets);
+    device_lengths = DeviceBuffer<std::int32_t>(lengths);
+    errors = DeviceBuffer<std::int32_t>(kMlaDecodeErrors);
+  }
+
+  static int visible(const Sequence& sequence, int row) {
+    return std::max(0, sequence.length - (sequence.rows - 1 - row));
+  }
+
+  // The result, from a graph that ran twice.
+  std::vector<std::uint16_t> run(int cut_tokens, int piece_capacity) {
+    workspace = DeviceBuffer<unsigned char>(mla_decode_workspace_bytes(piece_capacity));
+    workspace.fill_bytes(0xFF);
+    out.fill_bytes(0xFF);
+    errors.fill_bytes(0);
+    MlaDecodeProblem problem = {};
+    problem.rows = rows;
+    problem.heads = heads;
+    problem.sequences = static_cast<int>(sequences.size());
+    problem.max_blocks = max_blocks;
+    problem.cache_blocks = cache_blocks;
+    problem.cut_tokens = cut_tokens;
+    problem.piece_capacity = piece_capacity;
+    problem.scale = kScale;
+    problem.q = device_q.get();
+    problem.cache = cache.get();
+    problem.block_table = device_table.get();
+    problem.row_offsets = device_offsets.get();
+    problem.lengths = device_lengths.get();
+    problem.out = out.get();
+    problem.workspace = workspace.get();
+    problem.errors = errors.get();
+    const MlaDecodePlan plan = make_mla_decode_plan(problem);
+    test::run_from_graph([&](cudaStream_t stream) {
+      PELAGIC_CUDA(launch_mla_decode_schedule(plan, stream));
+      PELAGIC_CUDA(launch_mla_decode(plan, stream));
+    });
+    return out.download();
+  }
+};
+
+using Identity = std::tuple<int, int, int>;  // heads, text, keys seen
+using RowBits = std::map<Identity, std::vector<std::uint16_t>>;
+
+std::vector<int> sampled_heads(int heads) {
+  std::vector<int> sample = {0, heads / 2 - 1, heads / 2, heads - 1};
+  if (heads > 64) sample.insert(sample.end(), {15, 16, 63, 64});
+  std::sort(sample.begin(), sample.end());
+  sample.erase(std::unique(sample.begin(), sample.end()), sample.end());
+  return sample;
+}
+
+// Rows already known are compared by bits, new ones with float64. A null `known` compares all with float64.
+void check(const Arrangement& arrangement, int heads, int cut_tokens, RowBits* known) {
+  Step step(heads, arrangement.sequences, cut_tokens);
+  const std::vector<std::uint16_t> bits = step.run(cut_tokens, step.pieces);
+  const std::size_t row_values = static_cast<std::size_t>(heads) * kMlaDecodeLatent;
+  double largest = 0;
+  int differing = 0;
+  for (std::size_t s = 0; s < step.sequences.size(); ++s) {
+    const Sequence& sequence = step.sequences[s];
+    for (int j = 0; j < sequence.rows; ++j) {
+      const int visible = Step::visible(sequence, j);
+      const std::size_t row = step.row_offsets[s] + j;
+      const auto begin = bits.begin() + static_cast<std::ptrdiff_t>(row * row_values);
+      const std::vector<std::uint16_t> mine(begin, begin + static_cast<std::ptrdiff_t>(row_values));
+      if (known != nullptr) {
+        const auto [entry, first] = known->try_emplace({heads, sequence.pool, visible}, mine);
+        if (!first) {
+          if (entry->second != mine) {
+            ++differing;
+            std::printf("  %s, %d heads, sequence %zu, row %d: text %d, %d keys: other bits\n", arrangement.name, heads,
+                        s, j, sequence.pool, visible);
+          }
+          continue;
+        }
+      }
+      for (const int head : sampled_heads(heads)) {
+        const std::vector<double> expected = reference(step.q.data() + (row * heads + head) * kMlaDecodeKey, visible,
+                                                       kScale, [&](int t) { return key_of(sequence.pool, t); });
+        const double error = relative_error(mine.data() + static_cast<std::size_t>(head) * kMlaDecodeLatent, expected);
+        if (!(error <= kTolerance))
+          std::printf("  %s, %d heads, sequence %zu, row %d, head %d, %d keys: error %.3e\n", arrangement.name, heads,
+                      s, j, head, visible, error);
+        if (!(error <= largest)) largest = error;
+      }
+    }
+  }
+  PELAGIC_EXPECT(largest <= kTolerance, "%s, %d heads, cuts of %d: error %.3e against float64", arrangement.name, heads,
+                 cut_tokens, largest);
+  PELAGIC_EXPECT(differing == 0, "%s, %d heads: %d rows have other bits than elsewhere", arrangement.name, heads,
+                 differing);
+  for (const std::int32_t error : step.errors.download())
+    PELAGIC_EXPECT(error == 0, "%s, %d heads: an error is noted", arrangement.name, heads);
+}
+
+std::vector<Arrangement> arrangements() {
+  std::vector<Arrangement> all;
+  for (const Sequence& s : {Sequence{0, 1}, {1, 63}, {2, 64}, {3, 65}, {4, 513}, {5, 4097}, {2, 1}, {1, 1024}, {6, 0}})
+    all.push_back({"alone", {s}});
+  all.push_back({"seven", {{5, 4097}, {0, 1}, {1, 63}, {2, 64}, {3, 65}, {4, 513}, {6, 0}}});
+  all.push_back({"another place", {{6, 0}, {6, 700}, {4, 513}, {3, 65}, {0, 1}, {5, 4097}, {2, 64}, {7, 1500}}});
+  // Rows of a verification step: their neighbours see a key, a tile or a cut that they do not.
+  all.push_back({"verification",
+                 {{2, 66, 4}, {1, 1025, 2}, {0, 2, 2}, {2, 1, 3}, {5, 4099, 3}, {4, 515, 4}, {3, 65, 2}, {6, 0, 2}}});
+  return all;
+}
+
+void all_arrangements(bool quick) {
+  RowBits known;
+  for (const Arrangement& arrangement : arrangements())
+    for (const int heads : {16, 40, 64, 128})
+      if (!quick || (heads == 40 && arrangement.name == std::string_view("verification")))
+        check(arrangement, heads, kMlaDecodeCutTokens, &known);
+}
+
+// Many cuts, and cuts whose first tile is their last: the error is the same. More sequences than the schedule has
+// threads for at once.
+void other_cuts() {
+  for (const int cut_tokens : {64, 128, 512, 2048})
+    check({"other cuts", {{5, 4097, 2}, {4, 513}, {2, 64, 3}, {6, 0}}}, 16, cut_tokens, nullptr);
+  std::vector<Sequence> many;
+  for (int i = 0; i < 1500; ++i) many.push_back({i % kPools, static_cast<int>(random_bits(53, i) % 3), 1 + i % 2});
+  check({"1,500 sequences", many}, 16, kMlaDecodeCutTokens, nullptr);
+}
+
+// A row of a verification step does not feel what the rows after it wrote, be it NaN.
+void later_keys_are_not_felt() {
+  constexpr int kHeads = 40;
+  const Sequence sequence = {2, 66, 4};  // the rows see 63 to 66 keys
+  Step step(kHeads, {sequence}, kMlaDecodeCutTokens);
+  const std::vector<std::uint16_t> right = step.run(kMlaDecodeCutTokens, step.pieces);
+  const std::vector<std::uint16_t> cache = step.cache.download();
+  for (const std::uint16_t poison : {std::uint16_t{0x7FC0}, std::uint16_t{0x7F80}, std::uint16_t{0xFF80}})
+    for (int key = 63; key < 66; ++key) {
+      std::vector<std::uint16_t> changed = cache;
+      const std::size_t place = static_cast<std::size_t>(step.table[key / kBlock]) * kBlock + key % kBlock;
+      for (const int column : {0, 5, 300, 511, 575}) changed[place * kMlaDecodeKey + column] = poison;
+      step.cache = DeviceBuffer<std::uint16_t>(changed);
+      const std::vector<std::uint16_t> bits = step.run(kMlaDecodeCutTokens, step.pieces);
+      // Key 63 is seen from the second row on.
+      const std::ptrdiff_t unaware = static_cast<std::ptrdiff_t>(key - 62) * kHeads * kMlaDecodeLatent;
+      PELAGIC_EXPECT(std::equal(bits.begin(), bits.begin() + unaware, right.begin()),
+                     "rows that do not see key %d have other bits when it holds %x", key, poison);
+    }
+}
+
+void bad_blocks_are_left_out() {
+  constexpr int kHeads = 64;
+  const std::vector<Sequence> sequences = {{4, 1200, 2}, {3, 65}};
+  Step step(kHeads, sequences, kMlaDecodeCutTokens);
+  const std::vector<std::uint16_t> right = step.run(kMlaDecodeCutTokens, step.pieces);
+  const std::size_t row_values = static_cast<std::size_t>(kHeads) * kMlaDecodeLatent;
+  const std::vector<std::int32_t> table = step.table;
+  for (const std::int32_t id : {-1, step.cache_blocks, INT_MIN, INT_MAX}) {
+    // The first tile of a cut, one in the middle and the last, half-filled one; then every one.
+    for (const std::vector<int>& blocks : {std::vector<int>{0}, {16}, {5}, {18}, {0, 3, 4, 17}, {}}) {
+      const auto is_bad = [&](int t) { return blocks.empty() || std::count(blocks.begin(), blocks.end(), t) != 0; };
+      std::vector<std::int32_t> changed = table;
+      for (int t = 0; t < (1200 + kBlock - 1) / kBlock; ++t)
+        if (is_bad(t)) changed[t] = id;
+      step.device_table = DeviceBuffer<std::int32_t>(changed);
+      const std::vector<std::uint16_t> bits = step.run(kMlaDecodeCutTokens, step.pieces);
+      PELAGIC_EXPECT(step.errors.download()[kMlaDecodeBadBlock] == 1, "block %d was taken", id);
+      for (int j = 0; j < 2; ++j)
+        for (const int head : {0, 63}) {
+          const std::size_t vector = static_cast<std::size_t>(j) * kHeads + head;
+          const std::vector<double> expected =
+              reference(step.q.data() + vector * kMlaDecodeKey, 1199 + j, kScale,
+                        [&](int t) { return is_bad(t / kBlock) ? nullptr : key_of(4, t); });
+          const double error = relative_error(bits.data() + vector * kMlaDecodeLatent, expected);
+          PELAGIC_EXPECT(error <= kTolerance, "block %d, %zu blocks left out: error %.3e", id, blocks.size(), error);
+        }
+      PELAGIC_EXPECT(std::equal(bits.begin() + 2 * row_values, bits.end(), right.begin() + 2 * row_values),
+                     "block %d changed another sequence", id);
+    }
+  }
+}
+
+void bad_sequences_are_left_out() {
+  constexpr int kHeads = 16;
+  const std::vector<Sequence> sequences = {{1, 63}, {2, 64}, {3, 1500}};
+  Step step(kHeads, sequences, kMlaDecodeCutTokens);
+  const std::vector<std::uint16_t> right = step.run(kMlaDecodeCutTokens, step.pieces);
+  const std::ptrdiff_t row_values = kHeads * kMlaDecodeLatent;
+  const auto others_are_right = [&](const std::vector<std::uint16_t>& bits, int left_out) {
+    bool same = true;
+    for (int row = 0; row < 3; ++row)
+      for (std::ptrdiff_t i = row * row_values; i < (row + 1) * row_values; ++i)
+        same = same && bits[i] == (row == left_out ? kNan : right[i]);
+    return same;
+  };
+  for (const int length : {-1, INT_MIN, step.max_blocks * kBlock + 1, INT_MAX}) {
+    step.device_lengths = DeviceBuffer<std::int32_t>(std::vector<std::int32_t>{63, length, 1500});
+    const std::vector<std::uint16_t> bits = step.run(kMlaDecodeCutTokens, step.pieces);
+    PELAGIC_EXPECT(step.errors.download()[kMlaDecodeBadSequence] == 1, "length %d was taken", length);
+    PELAGIC_EXPECT(others_are_right(bits, 1), "length %d: other outputs changed", length);
+  }
+  step.device_lengths = DeviceBuffer<std::int32_t>(step.lengths);
+  step.device_offsets = DeviceBuffer<std::int32_t>(std::vector<std::int32_t>{0, 1, 2, 4});
+  std::vector<std::uint16_t> bits = step.run(kMlaDecodeCutTokens, step.pieces);
+  PELAGIC_EXPECT(step.errors.download()[kMlaDecodeBadSequence] == 1, "a row past the end was taken");
+  PELAGIC_EXPECT(others_are_right(bits, 2), "a row past the end: other outputs changed");
+  step.device_offsets = DeviceBuffer<std::int32_t>(step.row_offsets);
+  bits = step.run(kMlaDecodeCutTokens, step.pieces - 1);
+  PELAGIC_EXPECT(step.errors.download()[kMlaDecodeNoRoom] == 1, "there was room for too many pieces");
+  PELAGIC_EXPECT(others_are_right(bits, 2), "no room: other outputs changed");
+}
+
+void bad_problems_are_refused() {
+  MlaDecodeProblem problem = {};
+  problem.rows = problem.sequences = problem.max_blocks = problem.cache_blocks = problem.piece_capacity = 1;
+  problem.heads = 16;
+  problem.scale = 1;
+  problem.cut_tokens = 100;
+  bool refused = false;
+  try {
+    make_mla_decode_plan(problem);
+  } catch (const std::invalid_argument&) {
+    refused = true;
+  }
+  PELAGIC_EXPECT(refused, "cuts of 100 keys were taken");
+}
+
+}  // namespace
+}  // namespace pelagic::mla_decode
+
+// `mla_decode_cuda_test quick`: one arrangement, for compute-sanitizer.
+int main(int argc, char** argv) {
+  using namespace pelagic;
+  const bool quick = argc > 1 && std::string_view(argv[1]) == "quick";
+  return test::run("mla_decode_cuda", [quick] {
+    mla_decode::all_arrangements(quick);
+    mla_decode::later_keys_are_not_felt();
+    mla_decode::bad_sequences_are_left_out();
+    mla_decode::bad_problems_are_refused();
+    if (quick) return;
+    mla_decode::bad_blocks_are_left_out();
+    mla_decode::other_cuts();
+  });
+}

@@ -1,0 +1,406 @@
+// The cuts: a block takes a piece, tile of 64 keys after tile. One warpgroup scores and weighs, two multiply the
+// weights with the latents, each for half of the columns, one thread asks the copy engine for queries and keys.
+// CUDA.md.
+#include <algorithm>
+#include <cmath>
+
+#include "ops/mla_attention/mla_decode_kernel.cuh"
+
+namespace pelagic::mla_decode {
+namespace {
+
+using sm90::kArrivals;
+
+constexpr int kThreads = 512;
+constexpr int kScoreGroup = 2;  // warpgroups 0 and 1 hold the sums
+constexpr int kScoreBarrier = 1;
+constexpr int kStages = 2;
+constexpr int kPanel = 64;                                // columns of a tile that lie together: 128 bytes
+constexpr int kPanelBytes = kTile * 128;                  // 64 rows of them, swizzled
+constexpr int kPanels = kMlaDecodeKey / kPanel;           // the last holds the rope part
+constexpr int kLatentPanels = kMlaDecodeLatent / kPanel;  // and, once its tile is scored, the weights
+constexpr int kTileBytes = kPanels * kPanelBytes;
+constexpr int kHalf = kMlaDecodeLatent / 2;  // columns of a warpgroup's sums
+constexpr int kPartColumns = 128;            // of them in one instruction
+constexpr int kParts = kHalf / kPartColumns;
+constexpr int kPartValues = kPartColumns / 2;  // in a thread
+constexpr int kAlignment = 1024;
+
+struct Control {
+  std::uint64_t full[kStages];   // keys have arrived
+  std::uint64_t ready[kStages];  // weights and `kept` have been written
+  std::uint64_t empty[kStages];  // the tile has been summed
+  std::uint64_t queries_full;    // the piece's queries have arrived
+  std::uint64_t queries_empty;   // its last tile has been scored
+  std::uint64_t result_full;     // `sums` has been written
+  std::uint64_t result_empty;    // and read
+  std::int32_t keys[kStages];    // of the tile that exist
+  float kept[kStages][kTile];    // what each vector's sums so far are multiplied by
+  float sums[kTile];             // of weights, of the whole piece
+};
+
+constexpr int kSharedBytes = kAlignment + (1 + kStages) * kTileBytes + static_cast<int>(sizeof(Control));
+static_assert(kSharedBytes <= 232448);  // dynamic shared memory of one block on sm_90
+
+// Which stage is next, and the parity of its barriers.
+struct Turn {
+  int stage = 0;
+  std::uint32_t parity = 0;
+
+  __device__ void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+struct Shared {
+  unsigned char* queries;
+  unsigned char* tiles;
+  Control* control;
+
+  __device__ unsigned char* tile(int stage) const { return tiles + stage * kTileBytes; }
+};
+
+__device__ __forceinline__ int tiles_of_piece(const Arguments& a, const Piece& piece) {
+  return cuts_of(min(piece.length - piece.cut * a.cut_tokens, a.cut_tokens), kTile);
+}
+
+// Says for this warp, whose lanes are all done, that it has arrived.
+__device__ __forceinline__ void arrive(std::uint64_t& barrier) {
+  __syncwarp();
+  if (static_cast<int>(threadIdx.x) % 32 < kArrivals) sm90::mbarrier_arrive(sm90::shared_address(&barrier));
+}
+
+__device__ __forceinline__ void wait(std::uint64_t& barrier, std::uint32_t parity) {
+  sm90::mbarrier_wait(sm90::shared_address(&barrier), parity);
+}
+
+// 64 rows of 576 columns from `row` on, panel by panel.
+__device__ void copy_tile(unsigned char* tile, const CUtensorMap* map, int row, std::uint64_t& barrier,
+                          std::uint64_t policy) {
+  const std::uint32_t target = sm90::shared_address(tile);
+  const std::uint32_t address = sm90::shared_address(&barrier);
+  sm90::mbarrier_arrive_expect(address, kTileBytes);
+#pragma unroll
+  for (int panel = 0; panel < kPanels; ++panel)
+    sm90::copy_box(target + panel * kPanelBytes, map, panel * kPanel, row, address, policy);
+}
+
+// One thread.
+__device__ void produce(const Arguments& a, const Shared& shared, const CUtensorMap* query_map,
+                        const CUtensorMap* cache_map) {
+  Control& control = *shared.control;
+  sm90::prefetch_map(query_map);
+  sm90::prefetch_map(cache_map);
+  const int pieces = *a.piece_count;
+  Turn turn;
+  std::uint32_t piece_parity = 0;
+  for (int index = static_cast<int>(blockIdx.x); index < pieces; index += static_cast<int>(gridDim.x)) {
+    const Piece piece = load_piece(a, index);
+    const int first_key = piece.cut * a.cut_tokens;
+    const int tiles = tiles_of_piece(a, piece);
+    const std::int32_t* blocks =
+        a.block_table + static_cast<std::int64_t>(piece.sequence) * a.max_blocks + first_key / kTile;
+    // Keys that only one piece reads should not push others' out of the L2.
+    const std::uint64_t policy = piece.rows * a.heads <= kTile ? sm90::kEvictFirst : sm90::kEvictNormal;
+    wait(control.queries_empty, piece_parity ^ 1);
+    copy_tile(shared.queries, query_map, piece.row * a.heads + piece.tile * kTile, control.queries_full,
+              sm90::kEvictNormal);
+    piece_parity ^= 1;
+    for (int t = 0; t < tiles; ++t, turn.advance()) {
+      const int block = __ldg(blocks + t);
+      const bool right = block >= 0 && block < a.cache_blocks;
+      if (!right) a.errors[kMlaDecodeBadBlock] = 1;
+      wait(control.empty[turn.stage], turn.parity ^ 1);
+      control.keys[turn.stage] = right ? min(kTile, piece.length - first_key - t * kTile) : 0;
+      // Past the cache's end zeros arrive.
+      copy_tile(shared.tile(turn.stage), cache_map, (right ? block : a.cache_blocks) * kTile, control.full[turn.stage],
+                policy);
+    }
+  }
+}
+
+// Infinities and NaN become 0.
+__device__ __forceinline__ std::uint32_t finite(std::uint32_t pair) {
+  if ((pair & 0x7F80u) == 0x7F80u) pair &= 0xFFFF0000u;
+  if ((pair & 0x7F800000u) == 0x7F800000u) pair &= 0xFFFFu;
+  return pair;
+}
+
+// A weight of 0 does not remove a NaN. What lies after a sequence's last key, from row `keys` of the tile on, becomes
+// zeros; the keys from row `some` on, which not all of the sequence's rows see, become finite. A row that sees such a
+// key has its NaN from the score.
+__device__ __forceinline__ void clear_latents(unsigned char* tile, int some, int keys, int warp, int lane) {
+  for (int row = some + warp; row < kTile; row += 4)
+#pragma unroll
+    for (int i = 0; i < kLatentPanels; i += 4) {
+      uint4& eight = *reinterpret_cast<uint4*>(tile + (i + lane / 8) * kPanelBytes + row * 128 + lane % 8 * 16);
+      uint4 value = {};
+      if (row < keys) value = {finite(eight.x), finite(eight.y), finite(eight.z), finite(eight.w)};
+      eight = value;
+    }
+}
+
+// The warpgroup that scores. A thread has two of the 64 vectors: 16 warp + lane / 4, and the one 8 further.
+__device__ void score(const Arguments& a, const Shared& shared) {
+  Control& control = *shared.control;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) % 128 / 32, 0);
+  const int place = 16 * warp + lane / 4;
+  const std::uint64_t queries = sm90::tile_descriptor(sm90::shared_address(shared.queries));
+  const int pieces = *a.piece_count;
+  Turn turn;
+  std::uint32_t piece_parity = 0;
+  for (int index = static_cast<int>(blockIdx.x); index < pieces; index += static_cast<int>(gridDim.x)) {
+    const Piece piece = load_piece(a, index);
+    const int tiles = tiles_of_piece(a, piece);
+    const int first_key = piece.cut * a.cut_tokens;
+    int all_see = visible_keys(a, piece, 0) - first_key;  // keys from the tile's first on that every row sees
+    int seen[2];                                          // that the thread's vectors see
+    float largest[2] = {-INFINITY, -INFINITY};
+    float sum[2] = {};  // of this thread's columns
+#pragma unroll
+    for (int i = 0; i < 2; ++i) seen[i] = visible_keys(a, piece, piece.tile * kTile + place + 8 * i) - first_key;
+    wait(control.queries_full, piece_parity);
+    for (int t = 0; t < tiles; ++t, turn.advance()) {
+      const std::uint32_t tile = sm90::shared_address(shared.tile(turn.stage));
+      wait(control.full[turn.stage], turn.parity);
+      const int keys = control.keys[turn.stage];
+      const std::uint64_t latents = sm90::tile_descriptor(tile);
+      float s[kTile / 2];
+      sm90::hold(s);
+      sm90::wgmma_fence();
+#pragma unroll
+      for (int panel = 0; panel < kPanels; ++panel)
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int step = panel * (kPanelBytes >> 4) + 2 * i;
+          sm90::Wgmma<kTile>::bf16(s, queries + step, latents + step, panel + i);
+        }
+      sm90::wgmma_commit();
+      sm90::hold(s);
+      sm90::wgmma_wait_all();
+      sm90::hold(s);
+      // All warps have read the tile: the rope part may become weights.
+      sm90::barrier_sync(kScoreBarrier, 128);
+      const int some = max(0, min(all_see, keys));
+      all_see -= kTile;
+      if (some < kTile) clear_latents(shared.tile(turn.stage), some, keys, warp, lane);
+
+      // s[4j], s[4j + 1]: the first vector, keys 8j + 2 (lane % 4) and the next; s[4j + 2], s[4j + 3]: the second.
+      float kept[2], origin[2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int limit = min(seen[i], keys) - 2 * (lane % 4);
+        seen[i] -= kTile;
+        float top = -INFINITY;
+#pragma unroll
+        for (int j = 0; j < kTile / 8; ++j) {
+          float& first = s[4 * j + 2 * i];
+          float& second = s[4 * j + 2 * i + 1];
+          if (8 * j >= limit) first = -INFINITY;
+          if (8 * j + 1 >= limit) second = -INFINITY;
+          top = fmaxf(top, fmaxf(first, second));
+        }
+        top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, 2));
+        const float new_largest = fmaxf(largest[i], top * a.log2_scale);
+        origin[i] = new_largest == -INFINITY ? 0.0f : new_largest;
+        kept[i] = power_of_2(largest[i] - origin[i]);
+        largest[i] = new_largest;
+      }
+      std::uint32_t weights[kTile / 4];  // pairs of keys: [2j] of the first vector, [2j + 1] of the second
+      float tile_sum[2] = {};
+#pragma unroll
+      for (int j = 0; j < kTile / 8; ++j)
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const std::uint32_t pair = pack(power_of_2(__fmaf_rn(s[4 * j + 2 * i], a.log2_scale, -origin[i])),
+                                          power_of_2(__fmaf_rn(s[4 * j + 2 * i + 1], a.log2_scale, -origin[i])));
+          weights[2 * j + i] = pair;
+          // The sum is of the rounded weights, which are what meets the latents.
+          tile_sum[i] += __uint_as_float(pair << 16);
+          tile_sum[i] += __uint_as_float(pair & 0xFFFF0000u);
+        }
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        sum[i] = __fmaf_rn(sum[i], kept[i], tile_sum[i]);
+        if (lane % 4 == 0) control.kept[turn.stage][place + 8 * i] = kept[i];
+      }
+      const int row = 16 * warp + lane % 16;
+      const std::uint32_t target = tile + kLatentPanels * kPanelBytes + row * 128;
+#pragma unroll
+      for (int j = 0; j < kTile / 8; j += 2)
+        sm90::store_matrices(target + ((j + lane / 16) ^ (row % 8)) * 16, weights[2 * j], weights[2 * j + 1],
+                             weights[2 * j + 2], weights[2 * j + 3]);
+      sm90::fence_for_engines();
+      arrive(control.ready[turn.stage]);
+    }
+    arrive(control.queries_empty);
+    wait(control.result_empty, piece_parity ^ 1);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      sum[i] += __shfl_xor_sync(0xFFFFFFFFu, sum[i], 1);
+      sum[i] += __shfl_xor_sync(0xFFFFFFFFu, sum[i], 2);
+      if (lane % 4 == 0) {
+        control.sums[place + 8 * i] = sum[i];
+        if (piece.cuts > 1)
+          a.stats[static_cast<std::int64_t>(index) * kTile + place + 8 * i] = make_float2(largest[i], sum[i]);
+      }
+    }
+    arrive(control.result_full);
+    piece_parity ^= 1;
+  }
+}
+
+__device__ __forceinline__ void hold_all(float (&total)[kParts][kPartValues]) {
+#pragma unroll
+  for (int part = 0; part < kParts; ++part) sm90::hold(total[part]);
+}
+
+// A warpgroup that sums: columns [256 half, 256 half + 256) of all 64 vectors. The thread's vectors are those of score.
+__device__ void accumulate(const Arguments& a, const Shared& shared, int half) {
+  Control& control = *shared.control;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int place = static_cast<int>(threadIdx.x) % 128 / 32 * 16 + lane / 4;
+  const int pieces = *a.piece_count;
+  Turn turn;
+  std::uint32_t piece_parity = 0;
+  for (int index = static_cast<int>(blockIdx.x); index < pieces; index += static_cast<int>(gridDim.x)) {
+    const Piece piece = load_piece(a, index);
+    const int tiles = tiles_of_piece(a, piece);
+    float total[kParts][kPartValues];
+#pragma unroll
+    for (int part = 0; part < kParts; ++part)
+#pragma unroll
+      for (int i = 0; i < kPartValues; ++i) total[part][i] = 0.0f;
+    for (int t = 0; t < tiles; ++t, turn.advance()) {
+      wait(control.full[turn.stage], turn.parity);
+      wait(control.ready[turn.stage], turn.parity);
+      const float upper = control.kept[turn.stage][place];
+      const float lower = control.kept[turn.stage][place + 8];
+      // A factor of 1 changes no bit.
+      if (__any_sync(0xFFFFFFFFu, upper != 1.0f || lower != 1.0f)) {
+#pragma unroll
+        for (int part = 0; part < kParts; ++part)
+#pragma unroll
+          for (int i = 0; i < kPartValues; i += 4) {
+            total[part][i + 0] *= upper;
+            total[part][i + 1] *= upper;
+            total[part][i + 2] *= lower;
+            total[part][i + 3] *= lower;
+          }
+      }
+      const std::uint32_t tile = sm90::shared_address(shared.tile(turn.stage));
+      const std::uint64_t weights = sm90::tile_descriptor(tile + kLatentPanels * kPanelBytes);
+      const std::uint64_t latents =
+          sm90::transposed_descriptor(tile + half * (kLatentPanels / 2) * kPanelBytes, kPanelBytes);
+      hold_all(total);
+      sm90::wgmma_fence();
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+#pragma unroll
+        for (int part = 0; part < kParts; ++part)
+          sm90::Wgmma<kPartColumns>::bf16_transposed(
+              total[part], weights + 2 * i, latents + part * (kPartColumns / kPanel) * (kPanelBytes >> 4) + 128 * i, 1);
+      sm90::wgmma_commit();
+      hold_all(total);
+      sm90::wgmma_wait_all();
+      hold_all(total);
+      arrive(control.empty[turn.stage]);
+    }
+    wait(control.result_full, piece_parity);
+    const float sums[2] = {control.sums[place], control.sums[place + 8]};
+    arrive(control.result_empty);
+    piece_parity ^= 1;
+
+    const int column = half * kHalf + 2 * (lane % 4);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const int vector = piece.tile * kTile + place + 8 * i;
+      if (vector >= piece.rows * a.heads) continue;
+      if (piece.cuts == 1) {
+        // As merge_kernel does it with one cut: 0 + total, times the inverse.
+        const float inverse = inverse_of(sums[i]);
+        __nv_bfloat16* out = out_of(a, piece, vector) + column;
+#pragma unroll
+        for (int part = 0; part < kParts; ++part)
+#pragma unroll
+          for (int j = 0; j < kPartColumns / 8; ++j)
+            *reinterpret_cast<std::uint32_t*>(out + part * kPartColumns + 8 * j) =
+                pack((total[part][4 * j + 2 * i] + 0.0f) * inverse, (total[part][4 * j + 2 * i + 1] + 0.0f) * inverse);
+      } else {
+        float* partial =
+            a.partials + (static_cast<std::int64_t>(index) * kTile + place + 8 * i) * kMlaDecodeLatent + column;
+#pragma unroll
+        for (int part = 0; part < kParts; ++part)
+#pragma unroll
+          for (int j = 0; j < kPartColumns / 8; ++j)
+            *reinterpret_cast<float2*>(partial + part * kPartColumns + 8 * j) =
+                make_float2(total[part][4 * j + 2 * i], total[part][4 * j + 2 * i + 1]);
+      }
+    }
+  }
+}
+
+__global__ void __launch_bounds__(kThreads, 1)
+    cuts_kernel(const __grid_constant__ CUtensorMap query_map, const __grid_constant__ CUtensorMap cache_map,
+                const Arguments a) {
+  extern __shared__ unsigned char shared_raw[];
+  unsigned char* const start = shared_raw + (-sm90::shared_address(shared_raw) & (kAlignment - 1));
+  Shared shared;
+  shared.queries = start;
+  shared.tiles = start + kTileBytes;
+  shared.control = reinterpret_cast<Control*>(start + (1 + kStages) * kTileBytes);
+  if (threadIdx.x == 0) {
+    constexpr int kGroup = 4 * kArrivals;  // arrivals of a warpgroup
+    Control& control = *shared.control;
+    const auto init = [](std::uint64_t& barrier, int arrivals) {
+      sm90::mbarrier_init(sm90::shared_address(&barrier), arrivals);
+    };
+    for (int stage = 0; stage < kStages; ++stage) {
+      init(control.full[stage], 1);
+      init(control.ready[stage], kGroup);
+      init(control.empty[stage], 2 * kGroup);
+    }
+    init(control.queries_full, 1);
+    init(control.queries_empty, kGroup);
+    init(control.result_full, kGroup);
+    init(control.result_empty, 2 * kGroup);
+    sm90::mbarrier_init_fence();
+  }
+  __syncthreads();
+  // Through a shuffle, so that the compiler knows it is the same in the whole warp.
+  const int group = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 128, 0);
+  // 512 threads begin with 128 registers each: the score warpgroup keeps its own.
+  if (group < kScoreGroup) {
+    sm90::registers_up<176>();
+    accumulate(a, shared, group);
+  } else if (group == kScoreGroup) {
+    score(a, shared);
+  } else {
+    sm90::registers_down<32>();
+    if (threadIdx.x % 128 == 0) produce(a, shared, &query_map, &cache_map);
+  }
+}
+
+}  // namespace
+
+int cuts_grid() {
+  int device = 0;
+  int processors = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return 0;
+  if (cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) return 0;
+  if (cudaFuncSetAttribute(cuts_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes) != cudaSuccess)
+    return 0;
+  return processors;
+}
+
+cudaError_t launch_cuts(const MlaDecodePlan& plan, const Arguments& arguments, cudaStream_t stream) {
+  cuts_kernel<<<plan.grid, kThreads, kSharedBytes, stream>>>(plan.query_map, plan.cache_map, arguments);
+  return cudaGetLastError();
+}
+
+}  // namespace pelagic::mla_decode
