@@ -47,7 +47,7 @@ void mask_groups(const GateConfig& config, float* choice, float value, float* ta
     group_scores[g] = config.method == GateMethod::sigmoid_noaux_tc ? group_top2_sum(group, group_size)
                                                                     : group_max(group, group_size);
   }
-  std::fill(taken, taken + config.groups, 0.0f);
+  std::fill_n(taken, config.groups, 0.0f);
   for (int i = 0; i < config.top_k_groups; ++i) take_best(group_scores, taken, config.groups);
   for (int g = 0; g < config.groups; ++g)
     if (taken[g] != kTaken) std::fill(choice + g * group_size, choice + (g + 1) * group_size, value);
