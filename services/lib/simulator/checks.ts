@@ -116,6 +116,11 @@ export function checkWork({ scenario, clients, lives, struck }: Played): string[
   return violations;
 }
 
+/** What is over does not begin again. */
+export function checkBeginnings({ lives }: Pick<Played, "lives">): string[] {
+  return lives.flatMap(({ node, begunAgain }) => begunAgain.map((id) => `${node.id}: ${id} began again`));
+}
+
 /** A drain moves what runs, in time, where somebody else can take it. */
 export function checkDrains({ scenario, lives, struck }: Played): string[] {
   const equal = scenario.otherBuild === null && scenario.small === null;

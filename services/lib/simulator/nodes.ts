@@ -39,6 +39,8 @@ export class SimWorker {
   readonly decode: DecodeWorker | null;
   readonly runner: SimRunner;
   readonly baselineSubscriptions: number;
+  /** Attempts and transfers that began here after they were over. */
+  readonly begunAgain: string[] = [];
   /** Transfers to this worker that were given up. */
   failedTransfers = 0;
   /** Requests that were still here when a drain had taken as long as it may. */
@@ -80,6 +82,7 @@ export class SimWorker {
       this.node,
       log(id),
     );
+    this.watchBeginnings();
     this.decode =
       this.role === "decode"
         ? new DecodeWorker(this.core, control, data, {
@@ -95,6 +98,18 @@ export class SimWorker {
     this.rows = new RowServer(this.core, control, data, { servesWhileDraining: this.role === "decode" });
     this.core.ready();
     this.baselineSubscriptions = broker.subscriptionsOf(this.node);
+  }
+
+  /** Their ids are fresh: none is taken twice. */
+  private watchBeginnings(): void {
+    const { engine } = this.core;
+    const submit = engine.submit.bind(engine);
+    const begun = new Set<string>();
+    engine.submit = (request) => {
+      submit(request);
+      if (begun.has(request.id)) this.begunAgain.push(request.id);
+      begun.add(request.id);
+    };
   }
 
   kill(): void {

@@ -3,6 +3,7 @@
 import type { Log } from "../contracts/bus.ts";
 import {
   checkAnswers,
+  checkBeginnings,
   checkCacheHits,
   checkDrains,
   checkLeaks,
@@ -127,7 +128,7 @@ class Run {
     for (let untilMs = 0; untilMs !== Math.max(overAtMs, this.healedAtMs); await world.run(untilMs + freeWithinMs)) {
       untilMs = Math.max(overAtMs, this.healedAtMs);
     }
-    result.violations.push(...checkLeaks(this.played), ...checkViews(this.played));
+    result.violations.push(...checkLeaks(this.played), ...checkViews(this.played), ...checkBeginnings(this.played));
     for (const client of clients) {
       result.outcomes[client.outcome] = (result.outcomes[client.outcome] ?? 0) + 1;
       result.resumes += client.resumes;
