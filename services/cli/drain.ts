@@ -7,11 +7,14 @@ import { decodeMessage, encodeMessage } from "../lib/contracts/wire.ts";
 import { readNatsCredentials } from "../lib/runtime/config.ts";
 import { connectBus } from "../lib/runtime/nats-bus.ts";
 import { CliError, messageOf } from "./cli-error.ts";
+import { type DrainEnd, DrainWatch } from "./drain-watch.ts";
 import { runningInstance } from "./instances.ts";
 import { portNumber } from "./up.ts";
 
 const replyMs = 2_000;
 const tries = 3;
+/** As gateways do (state-view.ts). */
+const lostHeartbeats = 6;
 
 interface DrainOptions {
   port?: number;
@@ -57,9 +60,12 @@ async function drain(workerId: string, options: DrainOptions): Promise<void> {
     await ask(bus, subject, workerId, instance.port);
     const done = await idle;
     const seconds = Math.round(performance.now() - begunMs) / 1000;
-    if (options.json) process.stdout.write(`${JSON.stringify({ worker: workerId, drained: done, seconds })}\n`);
-    else if (done) process.stdout.write(`${workerId} is drained (${seconds} s); it takes no work until it is restarted\n`);
-    if (!done) throw new CliError(`${workerId} still runs requests after ${options.timeout} s: it goes on draining`);
+    if (options.json) process.stdout.write(`${JSON.stringify({ worker: workerId, drained: done === "drained", end: done, seconds })}\n`);
+    else if (done === "drained") process.stdout.write(`${workerId} is drained (${seconds} s); it takes no work until it is restarted\n`);
+    if (done === "timeout") throw new CliError(`${workerId} still runs requests after ${options.timeout} s: it goes on draining`);
+    if (done === "replaced")
+      throw new CliError(`${workerId} went away before it was drained, and a new process took its place: drain it again`);
+    if (done === "silent") throw new CliError(`${workerId} fell silent before it was drained; ./pelagic status shows what is there`);
   } finally {
     await bus.close();
   }
@@ -81,24 +87,27 @@ async function ask(bus: Bus, subject: string, workerId: string, port: number | n
   }
 }
 
-/** True when the draining worker reports that it runs nothing more, false when the bound is over. */
-function whenIdle(bus: Bus, subject: string, boundMs: number, onProgress: (left: number) => void): Promise<boolean> {
+/** Resolves with how it ended. */
+function whenIdle(bus: Bus, subject: string, boundMs: number, onProgress: (left: number) => void): Promise<DrainEnd> {
   return new Promise((resolve) => {
     let shown = -1;
-    const finish = (done: boolean) => {
+    let silence: NodeJS.Timeout | undefined;
+    const watch = new DrainWatch();
+    const finish = (end: DrainEnd) => {
       clearTimeout(timer);
+      clearTimeout(silence);
       subscription.unsubscribe();
-      resolve(done);
+      resolve(end);
     };
-    const timer = setTimeout(() => finish(false), boundMs);
+    const timer = setTimeout(() => finish("timeout"), boundMs);
     const subscription = bus.subscribe(subject, (message) => {
       const { body } = decodeMessage(WorkerState, message.data);
-      // One that stopped has nothing left either.
-      if (body.state === "stopped") finish(true);
-      if (body.state !== "draining") return;
+      clearTimeout(silence);
+      silence = setTimeout(() => finish("silent"), lostHeartbeats * body.heartbeatMs);
+      const end = watch.see(body);
+      if (end !== null) finish(end);
       const left = body.requests.running + body.requests.waiting;
-      if (left === 0) finish(true);
-      else if (left !== shown) onProgress(left);
+      if (end === null && body.state === "draining" && left !== shown) onProgress(left);
       shown = left;
     });
   });

@@ -33,6 +33,9 @@ const leaverGapMs = 100;
 /** Refused before it began, and told to try again. */
 const refusals = ["overloaded", "no_workers", "bus_unavailable", "shutting_down"];
 
+/** How often a request went on elsewhere, and how often the worker that it left sent its blocks. */
+type Resumes = Record<"lost" | "moved" | "withBlocks", number>;
+
 export class Load {
   /** How requests of clients that stay ended. */
   readonly endings: Counts = {};
@@ -46,7 +49,9 @@ export class Load {
   readonly right: number[];
   readonly lost: number[];
   readonly moved: number[];
-  resumes = { lost: 0, moved: 0 };
+  /** Of those that moved: answers for which the draining worker sent blocks. */
+  readonly withBlocks: number[];
+  resumes = { lost: 0, moved: 0, withBlocks: 0 };
   inFlight = 0;
   paused = false;
   private readonly stack: Stack;
@@ -58,7 +63,7 @@ export class Load {
   private nextId = 0;
   private nextGateway = 0;
   /** Resumes of running requests, by request id. */
-  private readonly running = new Map<string, { lost: number; moved: number }>();
+  private readonly running = new Map<string, Resumes>();
 
   constructor(stack: Stack, pool: PoolRequest[], expected: Answer[], options: LoadOptions, events: LoadEvents) {
     this.stack = stack;
@@ -67,10 +72,10 @@ export class Load {
     this.options = options;
     this.events = events;
     this.random = new Random(options.seed);
-    [this.right, this.lost, this.moved] = [pool.map(() => 0), pool.map(() => 0), pool.map(() => 0)];
+    [this.right, this.lost, this.moved, this.withBlocks] = [pool.map(() => 0), pool.map(() => 0), pool.map(() => 0), pool.map(() => 0)];
   }
 
-  noteResume(requestId: string, how: "lost" | "moved"): void {
+  noteResume(requestId: string, how: keyof Resumes): void {
     this.resumes[how]++;
     const running = this.running.get(requestId);
     if (running) running[how]++;
@@ -118,7 +123,7 @@ export class Load {
       const { name, baseUrl } = this.gateway();
       requestId = this.freshId(request);
       const tryMs = performance.now();
-      const resumed = { lost: 0, moved: 0 };
+      const resumed = { lost: 0, moved: 0, withBlocks: 0 };
       this.running.set(requestId, resumed);
       const outcome = await ask({ baseUrl, requestId, body: request.body, stream, boundMs });
       this.running.delete(requestId);
@@ -169,13 +174,7 @@ export class Load {
     return null;
   }
 
-  private judge(
-    request: PoolRequest,
-    requestId: string,
-    outcome: Outcome,
-    resumed: { lost: number; moved: number },
-    begunMs: number,
-  ): void {
+  private judge(request: PoolRequest, requestId: string, outcome: Outcome, resumed: Resumes, begunMs: number): void {
     const wrong = difference(this.expected[request.index] as Answer, outcome.answer, false);
     if (wrong !== null) {
       this.violation(`wrong: ${wrong}`, requestId, begunMs);
@@ -185,6 +184,7 @@ export class Load {
     this.right[request.index] = (this.right[request.index] as number) + 1;
     if (resumed.lost > 0) this.lost[request.index] = (this.lost[request.index] as number) + 1;
     if (resumed.moved > 0) this.moved[request.index] = (this.moved[request.index] as number) + 1;
+    if (resumed.withBlocks > 0) this.withBlocks[request.index] = (this.withBlocks[request.index] as number) + 1;
     this.totalSeconds.push(outcome.seconds);
     if (outcome.ttftSeconds !== null) {
       this.ttftSeconds.push(outcome.ttftSeconds);

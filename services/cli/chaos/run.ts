@@ -64,11 +64,11 @@ export interface ChaosReport {
   seconds: number;
   stack: { gateways: number; prefill: number; decode: number; kvBlocks: number };
   /** Which requests make the pool, and how many got the right answer, at all and after a resume. */
-  pool: { requests: number; answered: number; resumedAfterLoss: number; movedWithBlocks: number; resumedEither: number };
+  pool: { requests: number; answered: number; resumedAfterLoss: number; moved: number; movedWithBlocks: number; resumedEither: number };
   strikes: { total: number; workerKills: number; byFaultRolePoint: Tree; pointsMissed: number; drainsCutShort: number };
   disconnects: number;
   requests: { byEnding: Counts; retries: Counts };
-  resumes: { lost: number; moved: number };
+  resumes: { lost: number; moved: number; withBlocks: number };
   preemptions: number;
   ttftSeconds: ReturnType<typeof percentiles>;
   longestPauseSeconds: ReturnType<typeof percentiles>;
@@ -221,7 +221,8 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
     strikes.continueAll();
     if (!stackFailed) await lookForLeaks();
     let stormReport: StormReport | null = null;
-    if (!stackFailed && (options.only === undefined || options.only === "storm")) {
+    const interrupted = options.signal?.aborted ?? false;
+    if (!stackFailed && !interrupted && (options.only === undefined || options.only === "storm")) {
       stormReport = await storm(stack, observer, random, {
         vocabSize,
         answerBoundMs: options.stormAnswerBoundMs,
@@ -242,7 +243,8 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
         requests: pool.length,
         answered: answered(load.right),
         resumedAfterLoss: answered(load.lost),
-        movedWithBlocks: answered(load.moved),
+        moved: answered(load.moved),
+        movedWithBlocks: answered(load.withBlocks),
         resumedEither: answered(load.lost.map((n, i) => n + (load.moved[i] as number))),
       },
       strikes: {

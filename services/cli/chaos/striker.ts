@@ -49,6 +49,8 @@ export class Striker {
   private readonly pids = new Map<string, number>();
   private readonly done: DoneStrike[] = [];
   private natsBusyUntilMs = 0;
+  /** The end of an outage of NATS that is to be a death. */
+  private natsDeath: NodeJS.Timeout | null = null;
   private readonly waiting = new Set<{ strike: Strike; who: string | null; resolve: (sighting: Sighting | null) => void }>();
   paused = false;
 
@@ -102,6 +104,8 @@ export class Striker {
 
   /** Everything that was stopped goes on. */
   continueAll(): void {
+    if (this.natsDeath !== null) clearTimeout(this.natsDeath);
+    this.natsDeath = null;
     for (const pid of this.stoppedPids) signal(pid, "SIGCONT");
     this.stoppedPids.clear();
   }
@@ -198,7 +202,8 @@ export class Striker {
     this.natsBusyUntilMs = performance.now() + lengthMs + 3_000;
     this.stop(target, point, lengthMs, fault === "stop");
     if (fault === "stop") return;
-    setTimeout(() => {
+    this.natsDeath = setTimeout(() => {
+      this.natsDeath = null;
       if (fault === "kill") this.kill(target, point);
       else this.terminate(target, point);
     }, lengthMs);
@@ -248,7 +253,7 @@ export class Striker {
 
   /** Resolves when no strike is still at work. */
   async settled(): Promise<void> {
-    while (this.stoppedPids.size > 0 || this.doomed.size > 0) await sleep(pollMs);
+    while (this.stoppedPids.size > 0 || this.doomed.size > 0 || this.natsDeath !== null) await sleep(pollMs);
   }
 }
 

@@ -50,7 +50,12 @@ const deathMs = 5_000;
 
 export async function runScenario(scenario: Scenario, options: { history?: boolean } = {}): Promise<RunResult> {
   const run = new Run(scenario, options.history ?? false);
-  return run.play();
+  try {
+    return await run.play();
+  } catch (error) {
+    run.result.violations.push(`the run itself failed: ${error instanceof Error ? error.stack : String(error)}`);
+    return run.result;
+  }
 }
 
 class Run {
@@ -64,7 +69,7 @@ class Run {
   private readonly clients: Client[] = [];
   private readonly seen = new Map<ProtocolPoint, number>();
   private readonly waitingFaults: Set<Fault>;
-  private readonly result: RunResult;
+  readonly result: RunResult;
   private readonly keepsHistory: boolean;
   private hash = 0x811c9dc5;
   private healedAtMs = 0;
