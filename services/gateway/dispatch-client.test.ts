@@ -4,7 +4,9 @@ import { ManualClock, MemoryBus } from "../../tests/gateway/memory-bus.ts";
 import { type Script, ScriptedDecode } from "../../tests/gateway/scripted-decode.ts";
 import { silentLog } from "../lib/contracts/bus.ts";
 import { PelagicError } from "../lib/contracts/errors.ts";
+import { Control } from "../lib/contracts/messages.ts";
 import { subjects } from "../lib/contracts/subjects.ts";
+import { decodeMessage, encodeMessage } from "../lib/contracts/wire.ts";
 import { DispatchClient } from "./dispatch-client.ts";
 import type { Generation, GenerationRequest } from "./generation.ts";
 import { WorkerDirectory } from "./worker-directory.ts";
@@ -186,6 +188,27 @@ describe("dispatch client", () => {
     await clock.advance(1_500);
     expect(reader.ends).toBe(0);
     expect(worker("d1").dispatches).toHaveLength(1);
+  });
+
+  it("tells a worker that comes back after an outage later than we do what to cancel", async () => {
+    const { clock, bus, worker, client, start } = setup({ d0: { tokens: range(50), gapMs: 100 } });
+    const { generation } = start();
+    await clock.advance(550);
+    bus.disconnect();
+    worker("d0").kill();
+    bus.reconnect();
+    generation.cancel();
+    await clock.advance(500);
+    const cancelled: string[] = [];
+    bus.subscribe(subjects("test").control("d0"), ({ data, respond }) => {
+      const { body } = decodeMessage(Control, data);
+      if (body.kind !== "cancel") return;
+      cancelled.push(body.attemptId);
+      respond?.(encodeMessage({ ok: true }));
+    });
+    await clock.advance(1_500);
+    expect(cancelled).toHaveLength(1);
+    expect(client.cancellationsPending).toBe(0);
   });
 
   it("waits for a worker to come back when its only one died, and says which was lost when none does", async () => {

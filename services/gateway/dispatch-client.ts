@@ -28,7 +28,7 @@ const cancelReplyMs = 1_000;
 const cancelTries = 3;
 /**
  * Nothing came from a worker's attempts for so long: is it still on the bus? The server answers at once where nobody listens any more, long
- * before heartbeats are missed. Not soon after an outage, when workers come back one by one.
+ * before heartbeats are missed. Not soon after an outage.
  */
 const probeMs = 250;
 const probeReplyMs = 1_000;
@@ -108,7 +108,8 @@ export class DispatchClient {
           decodeMessage(ControlReply, answer);
           return;
         } catch (error) {
-          if (error instanceof BusError && error.code === "no_responders") return;
+          // Nobody is there to free anything; after an outage perhaps not yet.
+          if (error instanceof BusError && error.code === "no_responders" && !this.justReconnected) return;
           log.debug({ workerId, attempt, error: String(error) }, "cancel not confirmed");
           await new Promise<void>((resolve) => clock.setTimer(cancelReplyMs, resolve));
         }
@@ -117,6 +118,11 @@ export class DispatchClient {
     } finally {
       this.cancelling--;
     }
+  }
+
+  /** Workers come back one by one. */
+  private get justReconnected(): boolean {
+    return this.options.clock.nowMs() - this.connectedSinceMs < afterOutageMs;
   }
 
   private reconnected(): void {
@@ -136,7 +142,7 @@ export class DispatchClient {
 
   private probeSilentWorkers(nowMs: number): void {
     const { bus } = this.options;
-    if (!bus.connected || nowMs - this.connectedSinceMs < afterOutageMs) return;
+    if (!bus.connected || this.justReconnected) return;
     const silent = new Set<string>();
     for (const generation of this.live) if (generation.silentSince(nowMs - probeMs)) silent.add(generation.workerId as string);
     for (const workerId of this.probedAtMs.keys()) if (!silent.has(workerId)) this.probedAtMs.delete(workerId);
