@@ -1,10 +1,10 @@
-// Keeps the arrows of docs/ARCHITECTURE.md true: who may import whom under services/.
+// Keeps the arrows of docs/ARCHITECTURE.md true: who may import whom.
 import { readFileSync } from "node:fs";
 import { dirname, join, normalize } from "node:path";
 import { describe, expect, it } from "vitest";
 import { trackedFiles } from "./tracked-files.ts";
 
-/** Each part of services/, and the other parts that it may import. The CLI is the composition root. */
+/** Each part, and the other parts that it may import. The CLI is the composition root. */
 const mayImport: Record<string, string[]> = {
   "lib/contracts": [],
   "lib/runtime": ["lib/contracts"],
@@ -15,10 +15,13 @@ const mayImport: Record<string, string[]> = {
   prefill: ["lib/contracts", "lib/runtime", "lib/engine"],
   decode: ["lib/contracts", "lib/runtime", "lib/engine"],
   placement: ["lib/contracts", "lib/runtime"],
-  cli: ["lib/contracts", "lib/runtime", "lib/engine", "lib/simulator", "gateway"],
+  cli: ["lib/contracts", "lib/runtime", "lib/engine", "lib/simulator", "gateway", "loadtest"],
+  // A client that knows only HTTP.
+  loadtest: [],
 };
 
-const partOf = (path: string) => Object.keys(mayImport).find((part) => path.startsWith(`services/${part}/`));
+const folderOf = (part: string) => (part === "loadtest" ? "loadtest/" : `services/${part}/`);
+const partOf = (path: string) => Object.keys(mayImport).find((part) => path.startsWith(folderOf(part)));
 
 /** Module names in import, export from, import() and new URL(…, import.meta.url). */
 function importsOf(source: string): string[] {
@@ -30,10 +33,10 @@ function importsOf(source: string): string[] {
   return patterns.flatMap((pattern) => [...source.matchAll(pattern)].map((match) => match[1] as string));
 }
 
-const sources = trackedFiles().filter((file) => file.startsWith("services/") && file.endsWith(".ts"));
+const sources = trackedFiles().filter((file) => /^(services|loadtest)\//.test(file) && file.endsWith(".ts"));
 const product = sources.filter((file) => !file.endsWith(".test.ts"));
 
-describe("imports under services/", () => {
+describe("imports under services/ and loadtest/", () => {
   it("has a rule for every file", () => {
     expect(sources.filter((file) => partOf(file) === undefined)).toEqual([]);
   });

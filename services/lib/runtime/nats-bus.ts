@@ -17,8 +17,9 @@ export interface BusOptions {
   timeoutMs?: number;
 }
 
-const defaultConnectTimeoutMs = 10_000;
-const handshakeTimeoutMs = 5_000;
+/** A server that hangs or is being restarted is waited for. */
+const defaultConnectTimeoutMs = 30_000;
+const handshakeTimeoutMs = 2_000;
 const flushTimeoutMs = 10_000;
 const drainTimeoutMs = 2_000;
 const closeTimeoutMs = 1_000;

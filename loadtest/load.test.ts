@@ -1,0 +1,205 @@
+// The generator against a real server on a real socket, which says what a test tells it to.
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+import { afterEach, beforeEach, expect, test } from "vitest";
+import { closeConnections, type Target } from "./client.ts";
+import { generate, type LoadPlan } from "./generator.ts";
+import { htmlReport } from "./html.ts";
+import { closedLoop, openLoop } from "./plan.ts";
+import { compareReports, formatReport } from "./report.ts";
+import { measureWordCost, runLoad } from "./run.ts";
+import { summarise } from "./summary.ts";
+
+interface Body {
+  messages: { role: string; content: string }[];
+  max_tokens: number;
+  ignore_eos?: boolean;
+}
+type Answer = (body: Body, response: ServerResponse, turn: number) => void | Promise<void>;
+
+let server: Server;
+let target: Target;
+let answer: Answer;
+let bodies: Body[];
+let open = 0;
+let mostOpen = 0;
+let leftEarly = 0;
+
+const words = (text: string) => text.split(" ").length;
+const event = (response: ServerResponse, body: object) => response.write(`data: ${JSON.stringify(body)}\n\n`);
+
+/** Tokens in pairs, as a server that speculates sends them, so that events are no measure of tokens. */
+const good: Answer = async (body, response) => {
+  response.writeHead(200, { "content-type": "text/event-stream" });
+  response.write(": keep-alive\n\n");
+  event(response, { choices: [{ delta: { role: "assistant", content: "" } }] });
+  for (let token = 0; token < body.max_tokens; token += 2) {
+    const reasoning = token < 2;
+    event(response, { choices: [{ delta: reasoning ? { reasoning_content: "hm" } : { content: "word word " } }] });
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+  const prompt = body.messages.reduce((sum, { content }) => sum + 3 + words(content), 5);
+  event(response, {
+    choices: [],
+    usage: { prompt_tokens: prompt, completion_tokens: body.max_tokens, prompt_tokens_details: { cached_tokens: 4 } },
+  });
+  response.end("data: [DONE]\n\n");
+};
+
+beforeEach(async () => {
+  answer = good;
+  bodies = [];
+  open = mostOpen = leftEarly = 0;
+  server = createServer(async (request: IncomingMessage, response: ServerResponse) => {
+    let text = "";
+    for await (const chunk of request) text += String(chunk);
+    const body = JSON.parse(text) as Body;
+    bodies.push(body);
+    mostOpen = Math.max(mostOpen, ++open);
+    response.on("close", () => {
+      open--;
+      if (!response.writableFinished) leftEarly++;
+    });
+    await answer(body, response, bodies.length);
+  });
+  await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const { port } = server.address() as AddressInfo;
+  target = { baseUrl: `http://127.0.0.1:${port}/v1`, model: "m", endpoint: "chat", headers: {}, timeoutMs: 20_000, ignoreEos: true };
+});
+
+afterEach(async () => {
+  closeConnections();
+  server.closeAllConnections();
+  await new Promise((resolve) => server.close(resolve));
+});
+
+const lengths = { promptTokens: 60, outputTokens: 10, spread: 0, turns: 1, sharedShare: 0 };
+const common = { thinkSeconds: 0, cancelShare: 0, seed: 1 };
+const wordCost = { base: 8, perWord: 1 };
+const run = (plan: LoadPlan, signal = new AbortController().signal) =>
+  generate(plan, { target, wordCost, signal, onProgress: () => undefined });
+const arrivals = { kind: "constant" as const, ratePerSecond: 100, endRatePerSecond: 100, durationSeconds: 0.2, burstiness: 1 };
+const anySlo = { ttftSeconds: Number.POSITIVE_INFINITY, tpotSeconds: Number.POSITIVE_INFINITY };
+
+test("an open loop sends every request in its time, and counts tokens, not events", async () => {
+  const records = await run(openLoop(arrivals, { ...common, lengths }));
+  expect(records.map(({ scheduledMs }) => Math.round(scheduledMs))).toEqual(Array.from({ length: 20 }, (_, i) => 10 * i));
+  for (const record of records) {
+    expect(record).toMatchObject({ outcome: "ok", status: 200, outputTokens: 10, promptTokens: 60, cachedTokens: 4, error: null });
+    expect(record.gapsMs).toHaveLength(4);
+    expect(record.sentMs).toBeGreaterThanOrEqual(record.scheduledMs);
+    expect(record.firstAnswerMs as number).toBeGreaterThan(record.firstTokenMs as number);
+    expect(record.endMs).toBeGreaterThanOrEqual(record.lastTokenMs as number);
+  }
+  expect(bodies.every((body) => body.max_tokens === 10 && body.ignore_eos === true)).toBe(true);
+  const summary = summarise(records, anySlo);
+  expect(summary).toMatchObject({ offered: 20, goodput: { good: 20, share: 1, attains99: true } });
+  // 10 tokens: 9 gaps, whatever number of events they came in.
+  const { firstTokenMs, lastTokenMs } = records[0] as (typeof records)[0];
+  expect(summarise(records.slice(0, 1), anySlo).tpotSeconds?.mean).toBeCloseTo(
+    ((lastTokenMs as number) - (firstTokenMs as number)) / 9_000,
+    9,
+  );
+});
+
+test("refusals, errors, cuts and silence are told apart, and all of them are misses", async () => {
+  target = { ...target, timeoutMs: 600 };
+  answer = (body, response, n) => {
+    const fail = (status: number) => {
+      response.writeHead(status, { "content-type": "application/json" });
+      response.end(JSON.stringify({ error: { message: `no: ${status}` } }));
+    };
+    if (n === 1) return fail(503);
+    if (n === 2) return fail(429);
+    if (n === 3) return fail(400);
+    if (n === 4) return void response.socket?.destroy();
+    if (n === 9) return good(body, response, n);
+    if (n === 5) return void response.writeHead(200, { "content-type": "text/event-stream" }).flushHeaders();
+    response.writeHead(200, { "content-type": "text/event-stream" });
+    event(response, { choices: [{ delta: { content: "a" } }] });
+    if (n === 6) return void response.end();
+    if (n === 7) {
+      event(response, { error: { message: "lost" } });
+      return void response.end("data: [DONE]\n\n");
+    }
+    response.end("data: {oops\n\n");
+  };
+  const records = await run(closedLoop(1, 9, { ...common, lengths: { ...lengths, outputTokens: 2 } }));
+  expect(records.map(({ outcome }) => outcome)).toEqual(["refused", "refused", "error", "cut", "timeout", "cut", "error", "error", "ok"]);
+  expect(records[0]?.error).toBe("503: no: 503");
+  expect(records[6]?.error).toBe("lost");
+  expect(summarise(records, anySlo).goodput).toMatchObject({ good: 1, share: 1 / 9, attains90: false });
+});
+
+test("a closed loop has never more requests open than clients", async () => {
+  answer = async (...of) => {
+    // The first wait for each other.
+    while (open < 3 && bodies.length <= 3) await new Promise((resolve) => setTimeout(resolve, 1));
+    await good(...of);
+  };
+  const records = await run(closedLoop(3, 12, { ...common, lengths }));
+  expect(records).toHaveLength(12);
+  expect(mostOpen).toBe(3);
+});
+
+test("turns of a session carry what was said before, answers included", async () => {
+  await run(closedLoop(1, 1, { ...common, lengths: { ...lengths, turns: 3, outputTokens: 4 } }));
+  expect(bodies.map(({ messages }) => messages.map(({ role }) => role))).toEqual([
+    ["user"],
+    ["user", "assistant", "user"],
+    ["user", "assistant", "user", "assistant", "user"],
+  ]);
+  expect(bodies[2]?.messages.slice(0, 3)).toEqual(bodies[1]?.messages);
+  expect(bodies[1]?.messages[1]?.content).toBe("word word ");
+});
+
+test("clients that leave are counted apart, and the server sees them go", async () => {
+  const records = await run(openLoop(arrivals, { ...common, cancelShare: 1, lengths: { ...lengths, outputTokens: 200 } }));
+  expect(records.every(({ outcome, outputTokens }) => outcome === "cancelled" && outputTokens > 0)).toBe(true);
+  expect(summarise(records, anySlo)).toMatchObject({ offered: 20, byOutcome: { cancelled: 20 }, goodput: { good: 0, share: 0 } });
+  for (const bound = performance.now() + 5_000; leftEarly < 20 && performance.now() < bound; )
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  expect(leftEarly).toBe(20);
+});
+
+test("a stopped run ends at once with what there is", async () => {
+  answer = (_, response) => void response.writeHead(200, { "content-type": "text/event-stream" }).flushHeaders();
+  const stop = new AbortController();
+  setTimeout(() => stop.abort(), 100);
+  const records = await run(openLoop({ ...arrivals, durationSeconds: 600 }, { ...common, lengths }), stop.signal);
+  expect(records.length).toBeGreaterThan(0);
+  expect(records.every(({ outcome }) => outcome === "cancelled")).toBe(true);
+});
+
+test("lateness of the generator makes the figures void", async () => {
+  const records = await run(openLoop(arrivals, { ...common, lengths }));
+  expect(
+    summarise(
+      records.map((record) => ({ ...record, sentMs: record.scheduledMs + 1 })),
+      anySlo,
+    ).refused,
+  ).toBeNull();
+  const late = summarise(
+    records.map((record) => ({ ...record, sentMs: record.scheduledMs + 60 })),
+    anySlo,
+  );
+  expect(late.refused).toContain("60 ms late");
+});
+
+test("a run measures what a word costs, and its report is text, HTML and comparable", async () => {
+  const signal = new AbortController().signal;
+  expect(await measureWordCost(target, signal)).toEqual({ perWord: 1, base: 8 });
+  const slo = { ttftSeconds: 10, tpotSeconds: 10 };
+  const report = await runLoad(openLoop(arrivals, { ...common, lengths }), {
+    ...{ target, slo, options: { rate: 100 }, signal },
+    ...{ onProgress: () => undefined, onNote: () => undefined },
+  });
+  expect(report.summary.byOutcome.ok).toBe(20);
+  expect(formatReport(report)).toContain("100.0% of all offered; 90% attained");
+  const html = htmlReport({ ...report, target: { ...report.target, model: "<script>alert(1)</script>" } });
+  expect(html).not.toContain("<script>");
+  expect(html.match(/<svg/g)).toHaveLength(4);
+  expect(compareReports(report, report)).toContain("+0.0%");
+  target = { ...target, baseUrl: "http://127.0.0.1:9/v1" };
+  await expect(measureWordCost(target, signal)).rejects.toThrow("does not serve m");
+});

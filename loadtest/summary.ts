@@ -1,0 +1,119 @@
+// Records -> figures. Pure. The denominator of every share is all requests that were offered, but for those that we left ourselves.
+import { outcomes, type Outcome, type RequestRecord } from "./record.ts";
+
+export interface Percentiles {
+  mean: number;
+  p50: number;
+  p90: number;
+  p99: number;
+  max: number;
+}
+
+/** What makes a request good: both, where given. */
+export interface Slo {
+  ttftSeconds: number;
+  /** After the first token, in the mean of a request. */
+  tpotSeconds: number;
+}
+
+export interface Summary {
+  durationSeconds: number;
+  offered: number;
+  byOutcome: Record<Outcome, number>;
+  offeredPerSecond: number;
+  completedPerSecond: number;
+  outputTokensPerSecond: number;
+  promptTokensPerSecond: number;
+  cachedPromptShare: number;
+  /** From the scheduled time to the first token; to the first that is no reasoning. */
+  ttftSeconds: Percentiles | null;
+  ttfatSeconds: Percentiles | null;
+  /** (last token - first token) / (tokens - 1), of each request with at least two. */
+  tpotSeconds: Percentiles | null;
+  /** Between two events with text, of all requests together. */
+  interTokenSeconds: Percentiles | null;
+  /** Mean of a request's longest tenth of gaps (Mooncake's TBT). */
+  tbtSeconds: Percentiles | null;
+  endToEndSeconds: Percentiles | null;
+  goodput: { slo: Slo; good: number; share: number; goodPerSecond: number; attains90: boolean; attains99: boolean };
+  /** How late the generator sent. */
+  lagSeconds: Percentiles | null;
+  /** Why these figures are not to be used; null where they are. */
+  refused: string | null;
+}
+
+/** A generator this late at p99 measures itself. */
+const lagBoundSeconds = 0.01;
+/** Or later than this share of what is asked of TTFT, where that is more. */
+const lagShareOfSlo = 0.02;
+
+export function percentiles(values: readonly number[]): Percentiles | null {
+  if (values.length === 0) return null;
+  const sorted = Float64Array.from(values).sort();
+  // Nearest rank.
+  const at = (share: number) => sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] as number;
+  return { mean: sorted.reduce((sum, value) => sum + value, 0) / sorted.length, p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1) };
+}
+
+export function ttftOf({ firstTokenMs, scheduledMs }: RequestRecord): number | null {
+  return firstTokenMs === null ? null : (firstTokenMs - scheduledMs) / 1000;
+}
+
+export function tpotOf({ firstTokenMs, lastTokenMs, outputTokens }: RequestRecord): number | null {
+  return firstTokenMs === null || lastTokenMs === null || outputTokens < 2
+    ? null
+    : (lastTokenMs - firstTokenMs) / 1000 / (outputTokens - 1);
+}
+
+export function isGood(record: RequestRecord, slo: Slo): boolean {
+  if (record.outcome !== "ok") return false;
+  return (ttftOf(record) ?? Number.POSITIVE_INFINITY) <= slo.ttftSeconds && (tpotOf(record) ?? 0) <= slo.tpotSeconds;
+}
+
+export function summarise(records: readonly RequestRecord[], slo: Slo): Summary {
+  const asked = records.filter(({ outcome }) => outcome !== "cancelled");
+  const ok = records.filter(({ outcome }) => outcome === "ok");
+  const beganMs = Math.min(...records.map(({ scheduledMs }) => scheduledMs));
+  const seconds = Math.max(1e-9, (Math.max(...records.map(({ endMs }) => endMs)) - beganMs) / 1000);
+  const sum = (of: readonly RequestRecord[], what: "promptTokens" | "outputTokens" | "cachedTokens") =>
+    of.reduce((total, record) => total + record[what], 0);
+  const each = (of: (record: RequestRecord) => number | null) => percentiles(ok.map(of).filter((value) => value !== null));
+  const good = asked.filter((record) => isGood(record, slo)).length;
+  const share = asked.length === 0 ? 0 : good / asked.length;
+  const lag = percentiles(records.map(({ sentMs, scheduledMs }) => Math.max(0, sentMs - scheduledMs) / 1000));
+  const lagBound = Math.max(lagBoundSeconds, Number.isFinite(slo.ttftSeconds) ? lagShareOfSlo * slo.ttftSeconds : 0);
+  return {
+    durationSeconds: seconds,
+    offered: records.length,
+    byOutcome: Object.fromEntries(
+      outcomes.map((one) => [one, records.filter(({ outcome }) => outcome === one).length]),
+    ) as Summary["byOutcome"],
+    offeredPerSecond: records.length / seconds,
+    completedPerSecond: ok.length / seconds,
+    outputTokensPerSecond: sum(records, "outputTokens") / seconds,
+    promptTokensPerSecond: sum(records, "promptTokens") / seconds,
+    cachedPromptShare: sum(records, "cachedTokens") / Math.max(1, sum(records, "promptTokens")),
+    ttftSeconds: each(ttftOf),
+    ttfatSeconds: each((record) => (record.firstAnswerMs === null ? null : (record.firstAnswerMs - record.scheduledMs) / 1000)),
+    tpotSeconds: each(tpotOf),
+    interTokenSeconds: percentiles(ok.flatMap(({ gapsMs }) => gapsMs).map((gap) => gap / 1000)),
+    tbtSeconds: each(({ gapsMs }) => longestTenth(gapsMs)),
+    endToEndSeconds: each(({ endMs, scheduledMs }) => (endMs - scheduledMs) / 1000),
+    goodput: { slo, good, share, goodPerSecond: good / seconds, attains90: share >= 0.9, attains99: share >= 0.99 },
+    lagSeconds: lag,
+    refused:
+      records.length === 0
+        ? "no request was sent"
+        : lag !== null && lag.p99 > lagBound
+          ? `the generator was ${(lag.p99 * 1000).toFixed(0)} ms late at p99, more than ${(lagBound * 1000).toFixed(0)} ms: use fewer requests, or a machine of its own`
+          : null,
+  };
+}
+
+function longestTenth(gapsMs: readonly number[]): number | null {
+  if (gapsMs.length === 0) return null;
+  const longest = Float64Array.from(gapsMs)
+    .sort()
+    .subarray(-Math.max(1, Math.round(gapsMs.length / 10)));
+  return longest.reduce((total, gap) => total + gap, 0) / longest.length / 1000;
+}
