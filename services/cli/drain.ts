@@ -58,10 +58,14 @@ async function drain(workerId: string, options: DrainOptions): Promise<void> {
       if (!options.json) process.stderr.write(`${workerId}: ${left} requests left\n`);
     });
     await ask(bus, subject, workerId, instance.port);
-    const done = await idle;
+    const { end: done, pid } = await idle;
     const seconds = Math.round(performance.now() - begunMs) / 1000;
-    if (options.json) process.stdout.write(`${JSON.stringify({ worker: workerId, drained: done === "drained", end: done, seconds })}\n`);
-    else if (done === "drained") process.stdout.write(`${workerId} is drained (${seconds} s); it takes no work until it is restarted\n`);
+    if (options.json)
+      process.stdout.write(`${JSON.stringify({ worker: workerId, drained: done === "drained", end: done, seconds, pid })}\n`);
+    else if (done === "drained")
+      process.stdout.write(
+        `${workerId} is drained (${seconds} s); it takes no work until its process, ${pid}, has ended and its supervisor has started another\n`,
+      );
     if (done === "timeout") throw new CliError(`${workerId} still runs requests after ${options.timeout} s: it goes on draining`);
     if (done === "replaced")
       throw new CliError(`${workerId} went away before it was drained, and a new process took its place: drain it again`);
@@ -88,20 +92,27 @@ async function ask(bus: Bus, subject: string, workerId: string, port: number | n
 }
 
 /** Resolves with how it ended. */
-function whenIdle(bus: Bus, subject: string, boundMs: number, onProgress: (left: number) => void): Promise<DrainEnd> {
+function whenIdle(
+  bus: Bus,
+  subject: string,
+  boundMs: number,
+  onProgress: (left: number) => void,
+): Promise<{ end: DrainEnd; pid: number | null }> {
   return new Promise((resolve) => {
     let shown = -1;
+    let pid: number | null = null;
     let silence: NodeJS.Timeout | undefined;
     const watch = new DrainWatch();
     const finish = (end: DrainEnd) => {
       clearTimeout(timer);
       clearTimeout(silence);
       subscription.unsubscribe();
-      resolve(end);
+      resolve({ end, pid });
     };
     const timer = setTimeout(() => finish("timeout"), boundMs);
     const subscription = bus.subscribe(subject, (message) => {
       const { body } = decodeMessage(WorkerState, message.data);
+      pid = body.pid;
       clearTimeout(silence);
       silence = setTimeout(() => finish("silent"), lostHeartbeats * body.heartbeatMs);
       const end = watch.see(body);
