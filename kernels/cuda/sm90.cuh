@@ -77,6 +77,9 @@ inline constexpr int kArrivals = 1;
 __device__ __forceinline__ void barrier_sync(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
+__device__ __forceinline__ void barrier_arrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
 
 // ---- clusters ----
 
@@ -162,6 +165,11 @@ __device__ __forceinline__ void registers_down() {
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wgmma_wait_all() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
+// All but the last kPending groups are done.
+template <int kPending>
+__device__ __forceinline__ void wgmma_wait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
 
 // Keeps the compiler from moving uses of the accumulators across this point: the instructions that write them are
 // asynchronous.
@@ -169,6 +177,11 @@ template <int kCount>
 __device__ __forceinline__ void hold(float (&values)[kCount]) {
 #pragma unroll
   for (int i = 0; i < kCount; ++i) asm volatile("" : "+f"(values[i])::"memory");
+}
+template <int kCount>
+__device__ __forceinline__ void hold(std::uint32_t (&values)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(values[i])::"memory");
 }
 
 // Matrix descriptor of a tile whose rows are 128 bytes, K contiguous, in the 128-byte swizzle that copy_box wrote; the
@@ -236,6 +249,16 @@ PELAGIC_WGMMA(16, PELAGIC_LIST_8, PELAGIC_IO_8(0), 8, 9, 10)
 PELAGIC_WGMMA(32, PELAGIC_LIST_16, PELAGIC_IO_16(0), 16, 17, 18)
 PELAGIC_WGMMA(64, PELAGIC_LIST_32, PELAGIC_IO_32(0), 32, 33, 34)
 PELAGIC_WGMMA(128, PELAGIC_LIST_64, PELAGIC_IO_64(0), 64, 65, 66)
+
+// d[64, 128] += a[64, 16] b[16, 128] in bf16 with a in registers, b as in bf16_transposed. a: the thread's rows as in d;
+// [0] its columns 2 (t % 4) and the next of the upper row, [1] of the lower, [2] and [3] the columns 8 further.
+__device__ __forceinline__ void wgmma_bf16_registers(float (&d)[64], std::uint32_t a0, std::uint32_t a1,
+                                                     std::uint32_t a2, std::uint32_t a3, std::uint64_t b) {
+  asm volatile("{\n.reg .pred p;\nsetp.eq.b32 p, 0, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16"
+               " {" PELAGIC_LIST_64 "}, {%64,%65,%66,%67}, %68, p, 1, 1, 1;\n}\n"
+               : PELAGIC_IO_64(0)
+               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
+}
 
 #undef PELAGIC_WGMMA
 #undef PELAGIC_LIST_4
