@@ -1,7 +1,7 @@
 // A block takes 128 rows of one head and walks the keys that they see, tile of 128 after tile. Two warpgroups score and
 // sum 64 rows each, one thread asks the copy engine for queries, keys and values. CUDA.md.
-#include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "cuda/sm90.cuh"
 #include "ops/mla_attention/mla_prefill_kernel.cuh"
@@ -15,7 +15,7 @@ constexpr int kConsumers = 2;  // warpgroups, of 64 rows each
 constexpr int kConsumerThreads = kConsumers * 128;
 constexpr int kThreads = kConsumerThreads + 128;
 constexpr int kStages = 2;
-constexpr int kPanel = 64;                     // columns of a tile that lie together: 128 bytes
+constexpr int kPanel = 64;                       // columns of a tile that lie together: 128 bytes
 constexpr int kPanelBytes = kKeys * kPanel * 2;  // 128 rows of them, swizzled
 constexpr int kKeyPanels = kMlaPrefillQuery / kPanel;
 constexpr int kNopePanels = kMlaPrefillNope / kPanel;
@@ -208,17 +208,16 @@ __device__ __forceinline__ void ask_sums(float (&total)[kTotals], std::uint32_t 
 
 // What a thread keeps of its two rows.
 struct Rows {
-  int seen[2];        // keys from the tile's first on
-  float largest[2];   // scaled score
-  float sum[2];       // of the weights of this thread's columns
-  float kept[2];      // what the totals before this tile are multiplied by
+  int seen[2];       // keys from the tile's first on
+  float largest[2];  // scaled score
+  float sum[2];      // of the weights of this thread's columns
+  float kept[2];     // what the totals before this tile are multiplied by
 };
 
-// Scores become weights. s[4j], s[4j + 1]: the first row, keys 8j + 2 (lane % 4) and the next; s[4j + 2], s[4j + 3]: the
-// second. Pairs of weights: [2j] of the first row, [2j + 1] of the second.
+// Scores become weights, rounded to bf16. s[4j], s[4j + 1]: the first row, keys 8j + 2 (lane % 4) and the next;
+// s[4j + 2], s[4j + 3]: the second.
 template <bool kMasked>
-__device__ __forceinline__ void weigh(float (&s)[kScores], std::uint32_t (&weights)[kScores / 2], Rows& rows,
-                                      float log2_scale) {
+__device__ __forceinline__ void weigh(float (&s)[kScores], Rows& rows, float log2_scale) {
   float origin[2];
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
@@ -247,13 +246,23 @@ __device__ __forceinline__ void weigh(float (&s)[kScores], std::uint32_t (&weigh
     for (int i = 0; i < 2; ++i) {
       const std::uint32_t pair = pack(power_of_2(__fmaf_rn(s[4 * j + 2 * i], log2_scale, -origin[i])),
                                       power_of_2(__fmaf_rn(s[4 * j + 2 * i + 1], log2_scale, -origin[i])));
-      weights[2 * j + i] = pair;
+      s[4 * j + 2 * i] = __uint_as_float(pair << 16);
+      s[4 * j + 2 * i + 1] = __uint_as_float(pair & 0xFFFF0000u);
       // The sum is of the rounded weights, which are what meets the values.
-      tile_sum[i] = __fadd_rn(tile_sum[i], __uint_as_float(pair << 16));
-      tile_sum[i] = __fadd_rn(tile_sum[i], __uint_as_float(pair & 0xFFFF0000u));
+      tile_sum[i] = __fadd_rn(tile_sum[i], s[4 * j + 2 * i]);
+      tile_sum[i] = __fadd_rn(tile_sum[i], s[4 * j + 2 * i + 1]);
     }
 #pragma unroll
   for (int i = 0; i < 2; ++i) rows.sum[i] = __fmaf_rn(rows.sum[i], rows.kept[i], tile_sum[i]);
+}
+
+// Pairs of weights, as ask_sums takes them: [2j] of the first row, [2j + 1] of the second. A step of its own, because the
+// registers of the last tile's weights must rest until its sums are made, or the compiler makes the products wait for
+// each other.
+__device__ __forceinline__ void pair_weights(const float (&s)[kScores], std::uint32_t (&weights)[kScores / 2]) {
+#pragma unroll
+  for (int i = 0; i < kScores / 2; ++i)
+    weights[i] = __byte_perm(__float_as_uint(s[2 * i]), __float_as_uint(s[2 * i + 1]), 0x7632);
 }
 
 __device__ __forceinline__ void scale(float (&total)[kTotals], const Rows& rows) {
@@ -319,11 +328,12 @@ __device__ void attend(const Arguments& a, const Shared& shared, const Piece& pi
   arrive(control.keys_empty[keys.stage]);
   keys.advance();
   if (whole_tiles == 0) {
-    weigh<true>(s, weights, rows, a.log2_scale);
+    weigh<true>(s, rows, a.log2_scale);
     clear(0, values);
   } else {
-    weigh<false>(s, weights, rows, a.log2_scale);
+    weigh<false>(s, rows, a.log2_scale);
   }
+  pair_weights(s, weights);
 
   // The scores of tile t and the sums of the tile before it, together; tile t is weighed while the sums are made.
   const auto step = [&](int t, auto masked) {
@@ -338,16 +348,14 @@ __device__ void attend(const Arguments& a, const Shared& shared, const Piece& pi
     sm90::hold(s);
     arrive(control.keys_empty[keys.stage]);
     keys.advance();
-    std::uint32_t fresh[kScores / 2];
-    weigh<kMasked>(s, fresh, rows, a.log2_scale);
+    weigh<kMasked>(s, rows, a.log2_scale);
     sm90::wgmma_wait_all();
     sm90::hold(total);
     sm90::hold(weights);
     arrive(control.values_empty[values.stage]);
     values.advance();
     scale(total, rows);
-#pragma unroll
-    for (int i = 0; i < kScores / 2; ++i) weights[i] = fresh[i];
+    pair_weights(s, weights);
     if (kMasked) clear(t, values);
   };
   int t = 1;

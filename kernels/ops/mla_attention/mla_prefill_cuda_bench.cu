@@ -35,7 +35,8 @@ double sampled_error(const Case& c, const Buffers& buffers) {
     PELAGIC_CUDA(cudaMemcpy2D(kv.data(), kKv * 2, buffers.kv.get() + head * kKv, c.heads * kKv * 2, kKv * 2, keys,
                               cudaMemcpyDeviceToHost));
     const std::size_t vector = static_cast<std::size_t>(row) * c.heads + head;
-    PELAGIC_CUDA(cudaMemcpy(q.data(), buffers.q.get() + vector * kMlaPrefillQuery, q.size() * 2, cudaMemcpyDeviceToHost));
+    PELAGIC_CUDA(
+        cudaMemcpy(q.data(), buffers.q.get() + vector * kMlaPrefillQuery, q.size() * 2, cudaMemcpyDeviceToHost));
     PELAGIC_CUDA(
         cudaMemcpy(out.data(), buffers.out.get() + vector * kMlaPrefillValue, out.size() * 2, cudaMemcpyDeviceToHost));
     const double error = mla_prefill::relative_error(

@@ -1,5 +1,5 @@
-// Against float64, and the row rule: a row's bits are the same however its prompt was cut into chunks, alone, in company
-// and in another place.
+// Against float64, and the row rule: a row's bits are the same however its prompt was cut into chunks, alone, in
+// company and in another place.
 #include <algorithm>
 #include <climits>
 #include <cstring>
@@ -221,8 +221,8 @@ std::vector<Arrangement> arrangements(int heads) {
       all.push_back({"alone, " + std::to_string(rows) + " rows from " + std::to_string(start) + " on",
                      {{start % 2, start, rows}}});
   all.push_back({"a batch",
-                 {{0, 0, 0}, {1, 63, 200}, {-1, 70, 0}, {0, 1, 64}, {2, 0, 513}, {2, 500, 0}, {1, 1000, 513}, {0, 64, 1},
-                  {0, 0, 0}}});
+                 {{0, 0, 0}, {1, 63, 200}, {-1, 70, 0}, {0, 1, 64}, {2, 0, 513}, {2, 500, 0}, {1, 1000, 513},
+                  {0, 64, 1}, {0, 0, 0}}});
   all.push_back({"another place",
                  {{1, 1000, 513}, {-1, 1, 0}, {-1, 129, 0}, {0, 64, 1}, {2, 0, 513}, {0, 5, 300}, {1, 63, 65}}});
   for (const int size : {64, 100}) all.push_back(in_chunks(1, 513, size));
