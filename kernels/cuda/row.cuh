@@ -73,8 +73,7 @@ __device__ __forceinline__ void store_fp8(const Fp8Rows& to, std::int64_t row, i
 #pragma unroll
   for (int j = 0; j < kGroup; ++j) largest = fmaxf(largest, fabsf(g.v[j]));
 #pragma unroll
-  for (int step = kFp8Groups / 2; step >= 1; step /= 2)
-    largest = fmaxf(largest, __shfl_xor_sync(kWarp, largest, step));
+  for (int step = kFp8Groups / 2; step >= 1; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(kWarp, largest, step));
   if (!valid) return;
   const Fp8Scale scale = fp8_scale(largest);
   std::uint32_t words[2];

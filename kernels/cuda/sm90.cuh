@@ -250,14 +250,15 @@ PELAGIC_WGMMA(32, PELAGIC_LIST_16, PELAGIC_IO_16(0), 16, 17, 18)
 PELAGIC_WGMMA(64, PELAGIC_LIST_32, PELAGIC_IO_32(0), 32, 33, 34)
 PELAGIC_WGMMA(128, PELAGIC_LIST_64, PELAGIC_IO_64(0), 64, 65, 66)
 
-// d[64, 128] += a[64, 16] b[16, 128] in bf16 with a in registers, b as in bf16_transposed. a: the thread's rows as in d;
-// [0] its columns 2 (t % 4) and the next of the upper row, [1] of the lower, [2] and [3] the columns 8 further.
+// d[64, 128] += a[64, 16] b[16, 128] in bf16 with a in registers, b as in bf16_transposed. a: the thread's rows as in
+// d; [0] its columns 2 (t % 4) and the next of the upper row, [1] of the lower, [2] and [3] the columns 8 further.
 __device__ __forceinline__ void wgmma_bf16_registers(float (&d)[64], std::uint32_t a0, std::uint32_t a1,
                                                      std::uint32_t a2, std::uint32_t a3, std::uint64_t b) {
-  asm volatile("{\n.reg .pred p;\nsetp.eq.b32 p, 0, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16"
-               " {" PELAGIC_LIST_64 "}, {%64,%65,%66,%67}, %68, p, 1, 1, 1;\n}\n"
-               : PELAGIC_IO_64(0)
-               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.eq.b32 p, 0, 0;\nwgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16"
+      " {" PELAGIC_LIST_64 "}, {%64,%65,%66,%67}, %68, p, 1, 1, 1;\n}\n"
+      : PELAGIC_IO_64(0)
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b));
 }
 
 #undef PELAGIC_WGMMA

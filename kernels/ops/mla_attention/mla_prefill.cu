@@ -130,8 +130,7 @@ __device__ void produce(const Shared& shared, const Piece& piece, const CUtensor
     for (int panel = 0; panel < kNopePanels; ++panel)
       sm90::copy_box(target + panel * kPanelBytes, kv_map, column + panel * kPanel, piece.key + t * kKeys, barrier,
                      sm90::kEvictNormal);
-    sm90::copy_box(target + kNopePanels * kPanelBytes, rope_map, 0, piece.key + t * kKeys, barrier,
-                   sm90::kEvictNormal);
+    sm90::copy_box(target + kNopePanels * kPanelBytes, rope_map, 0, piece.key + t * kKeys, barrier, sm90::kEvictNormal);
   };
   Turn keys, values;
   fetch_keys(0, keys);
@@ -256,9 +255,9 @@ __device__ __forceinline__ void weigh(float (&s)[kScores], Rows& rows, float log
   for (int i = 0; i < 2; ++i) rows.sum[i] = __fmaf_rn(rows.sum[i], rows.kept[i], tile_sum[i]);
 }
 
-// Pairs of weights, as ask_sums takes them: [2j] of the first row, [2j + 1] of the second. A step of its own, because the
-// registers of the last tile's weights must rest until its sums are made, or the compiler makes the products wait for
-// each other.
+// Pairs of weights, as ask_sums takes them: [2j] of the first row, [2j + 1] of the second. A step of its own, because
+// the registers of the last tile's weights must rest until its sums are made, or the compiler makes the products wait
+// for each other.
 __device__ __forceinline__ void pair_weights(const float (&s)[kScores], std::uint32_t (&weights)[kScores / 2]) {
 #pragma unroll
   for (int i = 0; i < kScores / 2; ++i)

@@ -150,11 +150,10 @@ double error_of(const Prompts& prompts, const Chunk& chunk, int row, int head, c
   const Prompts::Prompt& prompt = prompts.all[chunk.pool];
   const std::size_t heads = prompts.heads;
   const int position = chunk.start + row;
-  return relative_error(
-      out, reference(
-               prompt.host_q.data() + (position * heads + head) * kQuery, position + 1, kScale,
-               [&](int t) { return prompt.host_kv.data() + (t * heads + head) * kKv; },
-               [&](int t) { return prompt.host_rope.data() + static_cast<std::size_t>(t) * kRope; }));
+  return relative_error(out, reference(
+                                 prompt.host_q.data() + (position * heads + head) * kQuery, position + 1, kScale,
+                                 [&](int t) { return prompt.host_kv.data() + (t * heads + head) * kKv; },
+                                 [&](int t) { return prompt.host_rope.data() + static_cast<std::size_t>(t) * kRope; }));
 }
 
 // All rows that are known already are compared by bits, some of all with float64.
@@ -178,9 +177,7 @@ void check(const Prompts& prompts, const Arrangement& arrangement, RowBits& know
                     chunk.pool, j, chunk.rows, chunk.start);
     }
     for (int i = 0; i < std::min(samples, chunk.rows); ++i) {
-      const int row = i == 0   ? chunk.rows - 1
-                      : i == 1 ? 0
-                               : static_cast<int>(random_bits(90 + s, i) % chunk.rows);
+      const int row = i == 0 ? chunk.rows - 1 : i == 1 ? 0 : static_cast<int>(random_bits(90 + s, i) % chunk.rows);
       for (const int head : {0, heads - 1, static_cast<int>(random_bits(91 + s, i) % heads)}) {
         const double error =
             error_of(prompts, chunk, row, head, bits.data() + (step.row_offsets[s] + row) * row_values + head * kValue);
@@ -221,10 +218,17 @@ std::vector<Arrangement> arrangements(int heads) {
       all.push_back({"alone, " + std::to_string(rows) + " rows from " + std::to_string(start) + " on",
                      {{start % 2, start, rows}}});
   all.push_back({"a batch",
-                 {{0, 0, 0}, {1, 63, 200}, {-1, 70, 0}, {0, 1, 64}, {2, 0, 513}, {2, 500, 0}, {1, 1000, 513},
-                  {0, 64, 1}, {0, 0, 0}}});
-  all.push_back({"another place",
-                 {{1, 1000, 513}, {-1, 1, 0}, {-1, 129, 0}, {0, 64, 1}, {2, 0, 513}, {0, 5, 300}, {1, 63, 65}}});
+                 {{0, 0, 0},
+                  {1, 63, 200},
+                  {-1, 70, 0},
+                  {0, 1, 64},
+                  {2, 0, 513},
+                  {2, 500, 0},
+                  {1, 1000, 513},
+                  {0, 64, 1},
+                  {0, 0, 0}}});
+  all.push_back(
+      {"another place", {{1, 1000, 513}, {-1, 1, 0}, {-1, 129, 0}, {0, 64, 1}, {2, 0, 513}, {0, 5, 300}, {1, 63, 65}}});
   for (const int size : {64, 100}) all.push_back(in_chunks(1, 513, size));
   for (const int size : {128, 333}) all.push_back(in_chunks(0, 1513, size));
   all.push_back(in_chunks(1, heads > 16 ? 200 : 513, 1));

@@ -42,8 +42,7 @@ MlaPrefillPlan make_mla_prefill_plan(const MlaPrefillProblem& problem) {
     return make_tensor_map(base, shape);
   };
   plan.query_map = map(problem.q, problem.heads * kMlaPrefillQuery, problem.rows, mla_prefill::kQueries);
-  plan.kv_map =
-      map(problem.kv, problem.heads * (kMlaPrefillNope + kMlaPrefillValue), problem.keys, mla_prefill::kKeys);
+  plan.kv_map = map(problem.kv, problem.heads * (kMlaPrefillNope + kMlaPrefillValue), problem.keys, mla_prefill::kKeys);
   plan.rope_map = map(problem.k_rope, kMlaPrefillRope, problem.keys, mla_prefill::kKeys);
   if (!mla_prefill::prepare()) throw std::runtime_error("the device cannot run MLA prefill");
   return plan;

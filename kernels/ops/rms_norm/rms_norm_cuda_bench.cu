@@ -39,8 +39,8 @@ void bench_rms_norm(Bench& bench) {
       call.y_scales = scales.get();
       call.ld_y_scales = rows;
       const double us = bench.time_us([&](cudaStream_t s) { PELAGIC_CUDA(rms_norm_cuda(call, s)); }, 40);
-      const double a_row = kHidden * (4.0 + (c.delta ? 4.0 + 2.0 : 0.0) + (c.bf16 ? 2.0 : 0.0) +
-                                      (c.fp8 ? 1.0 + 4.0 / 128 : 0.0));
+      const double a_row =
+          kHidden * (4.0 + (c.delta ? 4.0 + 2.0 : 0.0) + (c.bf16 ? 2.0 : 0.0) + (c.fp8 ? 1.0 + 4.0 / 128 : 0.0));
       bench.add("rms_norm 7168, " + std::to_string(rows) + " rows, " + c.what, us, "us",
                 bench.ceilings().empty_us + bench.roof_us(rows * a_row + 4.0 * kHidden, 0, 0));
     }

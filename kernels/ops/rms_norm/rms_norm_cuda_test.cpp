@@ -45,9 +45,8 @@ constexpr const char* kKinds[] = {"float32", "float32 + float32", "float32 + bf1
 
 // `first`: of the rows that the data are made of, so that a row can be run in other company.
 void check(Kind kind, int width, int first, int rows) {
-  const std::string what =
-      std::string(kKinds[static_cast<int>(kind)]) + ", width " + std::to_string(width) + ", rows " +
-      std::to_string(first) + " to " + std::to_string(first + rows);
+  const std::string what = std::string(kKinds[static_cast<int>(kind)]) + ", width " + std::to_string(width) +
+                           ", rows " + std::to_string(first) + " to " + std::to_string(first + rows);
   const bool bf16 = kind == Kind::bf16 || kind == Kind::bf16_in_place;
   const bool delta = kind == Kind::f32_delta_f32 || kind == Kind::f32_delta_bf16;
   const std::int64_t ld = width + 8;
@@ -133,7 +132,8 @@ void check(Kind kind, int width, int first, int rows) {
       wrong_scales += got_scales[static_cast<std::size_t>(block * ld_scales + row)] != expected_fp8.scales[block];
   }
   for (std::size_t i = 0; i < elements; ++i)
-    touched += (i / ld >= static_cast<std::size_t>(rows) || i % ld >= static_cast<std::size_t>(width)) && got[i] != 0xFFFF;
+    touched +=
+        (i / ld >= static_cast<std::size_t>(rows) || i % ld >= static_cast<std::size_t>(width)) && got[i] != 0xFFFF;
   for (std::size_t i = static_cast<std::size_t>(rows) * width; i < got_fp8.size(); ++i) touched += got_fp8[i] != 0xFF;
   for (std::size_t i = 0; i < got_scales.size(); ++i)
     touched += i % ld_scales >= static_cast<std::size_t>(rows) && got_scales[i] == got_scales[i];
