@@ -36,7 +36,7 @@ export function register(program: Command): void {
 
 async function drain(workerId: string, options: DrainOptions): Promise<void> {
   const boundMs = Number(options.timeout) * 1000;
-  if (!(boundMs > 0)) throw new CliError(`--timeout: ${options.timeout} is no number of seconds`);
+  if (!(boundMs > 0)) throw new CliError(`--timeout: ${options.timeout} is no number of seconds`, 2);
   const instance = runningInstance(options.port);
   if (!instance?.nats) throw new CliError("nothing is running here: ./pelagic up starts it");
   const named = subjects(instance.nats.service);
@@ -86,7 +86,8 @@ async function ask(bus: Bus, subject: string, workerId: string, port: number | n
       if (error.code === "no_responders") {
         throw new CliError(`no worker ${workerId} is running${port === null ? "" : ` on port ${port}`}: ./pelagic status lists them`);
       }
-      if (attempt === tries) throw new CliError(`${workerId} does not answer: ${error.message}`);
+      if (attempt === tries)
+        throw new CliError(`${workerId} does not answer (${error.message}): if it only stands still, it drains once it goes on`);
     }
   }
 }

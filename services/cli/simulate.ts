@@ -44,8 +44,8 @@ async function simulate(options: SimulateOptions): Promise<void> {
     const text = options[name];
     if (text === undefined) return undefined;
     const value = Number(text);
-    if (!Number.isFinite(value) || value < least || (name !== "hours" && !Number.isInteger(value))) {
-      throw new CliError(`--${name}: ${text} is no ${name === "hours" ? "number" : "whole number"} of ${least} or more`, 2);
+    if (!Number.isFinite(value) || value < least || (name === "hours" && value === 0) || (name !== "hours" && !Number.isInteger(value))) {
+      throw new CliError(`--${name}: ${text} is no ${name === "hours" ? "number above 0" : `whole number of ${least} or more`}`, 2);
     }
     return value;
   };

@@ -29,13 +29,9 @@ constexpr int kTotals = kMlaPrefillValue / 2;                     // of a tile, 
 constexpr int kAlignment = 1024;
 static_assert(kQueries == kConsumers * kRows && kQueries == kKeys);
 
-// Whether the warpgroups take turns at the tensor cores, so that one weighs while the other multiplies.
-constexpr bool kTurns = true;
-
 // Named barriers; one for each warpgroup from those marked + on.
 constexpr int kCleared = 1;  // values have been cleared
-constexpr int kTurn = 2;     // + may ask for its products
-constexpr int kOwn = 4;      // + alone
+constexpr int kOwn = 2;      // + alone
 
 struct Control {
   std::uint64_t queries_full;
@@ -291,13 +287,6 @@ __device__ void attend(const Arguments& a, const Shared& shared, const Piece& pi
   const auto values_of = [&](const Turn& turn) {
     return sm90::transposed_descriptor(sm90::shared_address(shared.values(turn.stage)), kPanelBytes);
   };
-  const auto begin_turn = [&](int t) {
-    if (kTurns && (group == 1 || t > 0)) sm90::barrier_sync(kTurn + group, kConsumerThreads);
-  };
-  // Every turn that is waited for is given once.
-  const auto end_turn = [&](int t) {
-    if (kTurns && (group == 0 || t + 1 < tiles)) sm90::barrier_arrive(kTurn + 1 - group, kConsumerThreads);
-  };
   const auto clear = [&](int t, const Turn& turn) {
     wait(control.values_full[turn.stage], turn.parity);
     clear_values(shared.values(turn.stage), max(0, piece.seen - t * kKeys), piece.keys - t * kKeys);
@@ -319,9 +308,7 @@ __device__ void attend(const Arguments& a, const Shared& shared, const Piece& pi
   Turn keys, values;
   wait(control.queries_full, 0);
   wait(control.keys_full[keys.stage], keys.parity);
-  begin_turn(0);
   ask_scores(s, queries, keys_of(keys));
-  end_turn(0);
   sm90::wgmma_wait_all();
   sm90::hold(s);
   arrive(control.keys_empty[keys.stage]);
@@ -339,10 +326,8 @@ __device__ void attend(const Arguments& a, const Shared& shared, const Piece& pi
     constexpr bool kMasked = decltype(masked)::value;
     wait(control.keys_full[keys.stage], keys.parity);
     wait(control.values_full[values.stage], values.parity);
-    begin_turn(t);
     ask_scores(s, queries, keys_of(keys));
     ask_sums(total, weights, values_of(values));
-    end_turn(t);
     sm90::wgmma_wait<1>();
     sm90::hold(s);
     arrive(control.keys_empty[keys.stage]);
