@@ -10,6 +10,7 @@
 #include "ops/mla_attention/mla_decode_cuda_bench.h"
 #include "ops/mla_attention/mla_prefill_cuda_bench.h"
 #include "ops/rms_norm/rms_norm_cuda_bench.h"
+#include "ops/silu_mul/silu_mul_cuda_bench.h"
 
 int main(int argc, char** argv) {
   struct Op {
@@ -20,7 +21,8 @@ int main(int argc, char** argv) {
                          {"grouped_gemm", &pelagic::bench_grouped_gemm},
                          {"mla_decode", &pelagic::bench_mla_decode},
                          {"mla_prefill", &pelagic::bench_mla_prefill},
-                         {"rms_norm", &pelagic::bench_rms_norm}};
+                         {"rms_norm", &pelagic::bench_rms_norm},
+                         {"silu_mul", &pelagic::bench_silu_mul}};
   std::string json, commit;
   std::vector<std::string> wanted;
   for (int i = 1; i < argc; ++i) {
