@@ -200,9 +200,10 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
       (options.kills !== undefined || options.disconnects !== undefined) &&
       (options.kills === undefined || killed() >= options.kills) &&
       (options.disconnects === undefined || load.disconnects >= options.disconnects);
+    const interrupted = () => options.signal?.aborted ?? false;
     const over = () =>
       stackFailed ||
-      (options.signal?.aborted ?? false) ||
+      interrupted() ||
       violations.length >= maxViolations ||
       performance.now() >= endMs ||
       options.only === "storm" ||
@@ -219,10 +220,10 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
     await load.run(over);
     await Promise.all([striking, checks]);
     strikes.continueAll();
-    if (!stackFailed) await lookForLeaks();
+    // Whoever interrupts wants the end; and undisturbed answers may be missing then.
+    if (!stackFailed && !interrupted()) await lookForLeaks();
     let stormReport: StormReport | null = null;
-    const interrupted = options.signal?.aborted ?? false;
-    if (!stackFailed && !interrupted && (options.only === undefined || options.only === "storm")) {
+    if (!stackFailed && !interrupted() && (options.only === undefined || options.only === "storm")) {
       stormReport = await storm(stack, observer, random, {
         vocabSize,
         answerBoundMs: options.stormAnswerBoundMs,
@@ -268,7 +269,7 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
       storm: stormReport,
       violations,
       logs: violations.length > 0 ? stack.logsDir : null,
-      interrupted: options.signal?.aborted ?? false,
+      interrupted: interrupted(),
       ok: violations.length === 0,
     };
   } finally {
