@@ -9,6 +9,7 @@
 #include "ops/grouped_gemm/grouped_gemm_cuda_bench.h"
 #include "ops/mla_attention/mla_decode_cuda_bench.h"
 #include "ops/rms_norm/rms_norm_cuda_bench.h"
+#include "ops/rope/rope_cuda_bench.h"
 #include "ops/silu_mul/silu_mul_cuda_bench.h"
 
 int main(int argc, char** argv) {
@@ -20,7 +21,8 @@ int main(int argc, char** argv) {
                          {"grouped_gemm", &pelagic::bench_grouped_gemm},
                          {"mla_decode", &pelagic::bench_mla_decode},
                          {"rms_norm", &pelagic::bench_rms_norm},
-                         {"silu_mul", &pelagic::bench_silu_mul}};
+                         {"silu_mul", &pelagic::bench_silu_mul},
+                         {"rope", &pelagic::bench_rope}};
   std::string json, commit;
   std::vector<std::string> wanted;
   for (int i = 1; i < argc; ++i) {
