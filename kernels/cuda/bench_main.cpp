@@ -8,6 +8,7 @@
 #include "ops/gate/gate_cuda_bench.h"
 #include "ops/grouped_gemm/grouped_gemm_cuda_bench.h"
 #include "ops/mla_attention/mla_decode_cuda_bench.h"
+#include "ops/moe/moe_cuda_bench.h"
 #include "ops/rms_norm/rms_norm_cuda_bench.h"
 #include "ops/rope/rope_cuda_bench.h"
 #include "ops/silu_mul/silu_mul_cuda_bench.h"
@@ -22,7 +23,8 @@ int main(int argc, char** argv) {
                          {"mla_decode", &pelagic::bench_mla_decode},
                          {"rms_norm", &pelagic::bench_rms_norm},
                          {"silu_mul", &pelagic::bench_silu_mul},
-                         {"rope", &pelagic::bench_rope}};
+                         {"rope", &pelagic::bench_rope},
+                         {"moe", &pelagic::bench_moe}};
   std::string json, commit;
   std::vector<std::string> wanted;
   for (int i = 1; i < argc; ++i) {
