@@ -7,6 +7,7 @@
 #include "cuda/bench.h"
 #include "ops/gate/gate_cuda_bench.h"
 #include "ops/grouped_gemm/grouped_gemm_cuda_bench.h"
+#include "ops/kv_cache/kv_cache_cuda_bench.h"
 #include "ops/mla_attention/mla_decode_cuda_bench.h"
 #include "ops/moe/moe_cuda_bench.h"
 #include "ops/rms_norm/rms_norm_cuda_bench.h"
@@ -24,7 +25,8 @@ int main(int argc, char** argv) {
                          {"rms_norm", &pelagic::bench_rms_norm},
                          {"silu_mul", &pelagic::bench_silu_mul},
                          {"rope", &pelagic::bench_rope},
-                         {"moe", &pelagic::bench_moe}};
+                         {"moe", &pelagic::bench_moe},
+                         {"kv_cache", &pelagic::bench_kv_cache}};
   std::string json, commit;
   std::vector<std::string> wanted;
   for (int i = 1; i < argc; ++i) {
