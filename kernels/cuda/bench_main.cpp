@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cuda/bench.h"
+#include "ops/embedding/embedding_cuda_bench.h"
 #include "ops/gate/gate_cuda_bench.h"
 #include "ops/grouped_gemm/grouped_gemm_cuda_bench.h"
 #include "ops/kv_cache/kv_cache_cuda_bench.h"
@@ -26,7 +27,8 @@ int main(int argc, char** argv) {
                          {"silu_mul", &pelagic::bench_silu_mul},
                          {"rope", &pelagic::bench_rope},
                          {"moe", &pelagic::bench_moe},
-                         {"kv_cache", &pelagic::bench_kv_cache}};
+                         {"kv_cache", &pelagic::bench_kv_cache},
+                         {"embedding", &pelagic::bench_embedding}};
   std::string json, commit;
   std::vector<std::string> wanted;
   for (int i = 1; i < argc; ++i) {
