@@ -1,4 +1,4 @@
-// The MoE op's bookkeeping on the GPU: rows into slot (physical expert) order and back. Same places and the same bits as
+// The MoE op's bookkeeping on the GPU: rows into slot (physical expert) order and back. The places and the bits of
 // moe.h; CUDA.md.
 #pragma once
 

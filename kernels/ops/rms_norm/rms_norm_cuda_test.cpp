@@ -1,5 +1,7 @@
 // The CUDA norm: equal to the bit with the same order of sums on the host, near float64, and the row rule.
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -133,7 +135,8 @@ void check(Kind kind, int width, int first, int rows) {
       wrong_scales += got_scales[static_cast<std::size_t>(block * ld_scales + row)] != expected_fp8.scales[block];
   }
   for (std::size_t i = 0; i < elements; ++i)
-    touched += (i / ld >= static_cast<std::size_t>(rows) || i % ld >= static_cast<std::size_t>(width)) && got[i] != 0xFFFF;
+    touched += (i / ld >= static_cast<std::size_t>(rows) || i % ld >= static_cast<std::size_t>(width)) &&
+               got[i] != 0xFFFF;
   for (std::size_t i = static_cast<std::size_t>(rows) * width; i < got_fp8.size(); ++i) touched += got_fp8[i] != 0xFF;
   for (std::size_t i = 0; i < got_scales.size(); ++i)
     touched += i % ld_scales >= static_cast<std::size_t>(rows) && got_scales[i] == got_scales[i];
