@@ -5,11 +5,15 @@
 #include <vector>
 
 #include "cuda/bench.h"
+#include "ops/embedding/embedding_cuda_bench.h"
 #include "ops/gate/gate_cuda_bench.h"
 #include "ops/grouped_gemm/grouped_gemm_cuda_bench.h"
+#include "ops/kv_cache/kv_cache_cuda_bench.h"
 #include "ops/mla_attention/mla_decode_cuda_bench.h"
 #include "ops/mla_attention/mla_prefill_cuda_bench.h"
+#include "ops/moe/moe_cuda_bench.h"
 #include "ops/rms_norm/rms_norm_cuda_bench.h"
+#include "ops/rope/rope_cuda_bench.h"
 #include "ops/silu_mul/silu_mul_cuda_bench.h"
 
 int main(int argc, char** argv) {
@@ -22,7 +26,11 @@ int main(int argc, char** argv) {
                          {"mla_decode", &pelagic::bench_mla_decode},
                          {"mla_prefill", &pelagic::bench_mla_prefill},
                          {"rms_norm", &pelagic::bench_rms_norm},
-                         {"silu_mul", &pelagic::bench_silu_mul}};
+                         {"silu_mul", &pelagic::bench_silu_mul},
+                         {"rope", &pelagic::bench_rope},
+                         {"moe", &pelagic::bench_moe},
+                         {"kv_cache", &pelagic::bench_kv_cache},
+                         {"embedding", &pelagic::bench_embedding}};
   std::string json, commit;
   std::vector<std::string> wanted;
   for (int i = 1; i < argc; ++i) {

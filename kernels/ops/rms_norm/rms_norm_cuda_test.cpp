@@ -1,5 +1,7 @@
 // The CUDA norm: equal to the bit with the same order of sums on the host, near float64, and the row rule.
+#include <bit>
 #include <cmath>
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>

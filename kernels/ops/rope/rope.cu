@@ -1,0 +1,125 @@
+// A thread rotates eight columns; a warp stores a latent row. Built with -fmad=false.
+#include "cuda/row.cuh"
+#include "cuda/row_type.h"
+#include "ops/rope/rope_cuda.h"
+
+namespace pelagic {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarps = kThreads / 32;
+constexpr int kBlockRows = 64;
+constexpr int kPairs = kRopeCudaColumns / 2;
+constexpr int kRopeGroups = kRopeCudaColumns / kGroup;      // 8
+constexpr int kLatentGroups = kLatentCudaColumns / kGroup;  // 64: two of each lane
+
+// rope_ref.cpp for columns [8 group, 8 group + 8).
+__device__ Group rotated(const Group& x, const RopeCudaTable& table, int position, int group) {
+  const std::int64_t at = static_cast<std::int64_t>(position) * kPairs + group * (kGroup / 2);
+  const float4 c4 = *reinterpret_cast<const float4*>(table.cos + at);
+  const float4 s4 = *reinterpret_cast<const float4*>(table.sin + at);
+  const float cos[4] = {c4.x, c4.y, c4.z, c4.w};
+  const float sin[4] = {s4.x, s4.y, s4.z, s4.w};
+  Group y;
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const float even = x.v[2 * i];
+    const float odd = x.v[2 * i + 1];
+    y.v[2 * i] = __fmaf_rn(even, cos[i], -__fmul_rn(odd, sin[i]));
+    y.v[2 * i + 1] = __fmaf_rn(odd, cos[i], __fmul_rn(even, sin[i]));
+  }
+  return y;
+}
+
+__global__ void __launch_bounds__(kThreads) rope_kernel(const RopeCudaCall c) {
+  const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int group = static_cast<int>(at % kRopeGroups);
+  const std::int64_t vector = at / kRopeGroups;
+  const std::int64_t row = vector / c.heads;
+  const std::int64_t head = vector % c.heads;
+  if (row >= c.rows) return;
+  const int position = c.row_positions[row];
+  if (position < 0 || position >= c.table.positions) {
+    c.errors[kRopeBadPosition] = 1;
+    return;
+  }
+  const __nv_bfloat16* x =
+      static_cast<const __nv_bfloat16*>(c.x) + row * c.x_row_stride + head * c.x_head_stride + group * kGroup;
+  __nv_bfloat16* y = static_cast<__nv_bfloat16*>(c.y) + row * c.y_row_stride + head * c.y_head_stride + group * kGroup;
+  store_group(y, rotated(load_group(x), c.table, position, group));
+}
+
+__global__ void __launch_bounds__(kThreads) store_latents_kernel(const StoreLatentsCudaCall c) {
+  const int lane = threadIdx.x % 32;
+  const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  if (row >= c.rows) return;
+  // What comes from far away is asked for first.
+  const __nv_bfloat16* in = static_cast<const __nv_bfloat16*>(c.compressed) + row * c.ld_compressed;
+  Group v[2] = {load_group(in + lane * kGroup), load_group(in + (lane + 32) * kGroup)};
+  const bool has_rope = lane < kRopeGroups;
+  const Group key = has_rope ? load_group(in + kLatentCudaColumns + lane * kGroup) : Group{};
+  const int position = c.row_positions[row];
+  const int sequence = c.row_sequences == nullptr ? static_cast<int>(row) : c.row_sequences[row];
+  if (position < 0 || position >= c.table.positions) {
+    if (lane == 0) c.errors[kRopeBadPosition] = 1;
+    return;
+  }
+  const int entry = position / kBlockRows;
+  const bool in_table = sequence >= 0 && sequence < c.sequences && entry < c.max_blocks;
+  const int block = in_table ? c.block_table[static_cast<std::int64_t>(sequence) * c.max_blocks + entry] : -1;
+  if (block < 0 || block >= c.cache_blocks) {
+    if (lane == 0) c.errors[kRopeBadBlock] = 1;
+    return;
+  }
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) sum = __fmaf_rn(v[i].v[j], v[i].v[j], sum);
+#pragma unroll
+  for (int step = 16; step >= 1; step /= 2) sum = sum + __shfl_xor_sync(kWarp, sum, step);
+  const float mean = sum / static_cast<float>(kLatentCudaColumns);
+  const float scale = 1.0f / __fsqrt_rn(mean + c.eps);
+  __nv_bfloat16* out = static_cast<__nv_bfloat16*>(c.cache) +
+                       (static_cast<std::int64_t>(block) * kBlockRows + position % kBlockRows) * kLatentCudaRow;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int g = lane + 32 * i;
+    const Group weight = load_group(c.weight + g * kGroup);
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) v[i].v[j] = __fmul_rn(__fmul_rn(v[i].v[j], scale), weight.v[j]);
+    store_group(out + g * kGroup, v[i]);
+  }
+  if (has_rope) store_group(out + kLatentCudaColumns + lane * kGroup, rotated(key, c.table, position, lane));
+}
+
+static_assert(kLatentGroups == 2 * 32);
+
+bool good(const RopeCudaTable& table) {
+  return table.positions >= 0 && rows_aligned(table.cos, 0, 4) && rows_aligned(table.sin, 0, 4);
+}
+
+}  // namespace
+
+cudaError_t rope_cuda(const RopeCudaCall& call, cudaStream_t stream) {
+  if (call.rows < 0 || call.heads < 1 || !good(call.table) || !rows_aligned(call.x, call.x_row_stride, 2) ||
+      !rows_aligned(call.x, call.x_head_stride, 2) || !rows_aligned(call.y, call.y_row_stride, 2) ||
+      !rows_aligned(call.y, call.y_head_stride, 2))
+    return cudaErrorInvalidValue;
+  if (call.rows == 0) return cudaSuccess;
+  const std::int64_t threads = static_cast<std::int64_t>(call.rows) * call.heads * kRopeGroups;
+  rope_kernel<<<static_cast<unsigned>((threads + kThreads - 1) / kThreads), kThreads, 0, stream>>>(call);
+  return cudaGetLastError();
+}
+
+cudaError_t store_latents_cuda(const StoreLatentsCudaCall& call, cudaStream_t stream) {
+  if (call.rows < 0 || call.sequences < 0 || call.max_blocks < 0 || call.cache_blocks < 0 || !good(call.table) ||
+      !rows_aligned(call.compressed, call.ld_compressed, 2) || !rows_aligned(call.weight, 0, 4) ||
+      !rows_aligned(call.cache, 0, 2))
+    return cudaErrorInvalidValue;
+  if (call.rows == 0) return cudaSuccess;
+  store_latents_kernel<<<static_cast<unsigned>((call.rows + kWarps - 1) / kWarps), kThreads, 0, stream>>>(call);
+  return cudaGetLastError();
+}
+
+}  // namespace pelagic
