@@ -13,7 +13,14 @@ export default defineConfig({
     hookTimeout: 60_000,
     teardownTimeout: 10_000,
     projects: [
-      { extends: true, test: { name: "unit", include: ["services/**/*.test.ts", "loadtest/*.test.ts", "tests/house/*.test.ts"], sequence: { groupOrder: 0 } } },
+      {
+        extends: true,
+        test: {
+          name: "unit",
+          include: ["services/**/*.test.ts", "loadtest/*.test.ts", "tests/house/*.test.ts"],
+          sequence: { groupOrder: 0 },
+        },
+      },
       {
         extends: true,
         test: {
