@@ -264,7 +264,10 @@ export class Generation implements AsyncIterable<TokenBatch> {
       try {
         // The same attempt each time: decode accepts it once, however often it arrives.
         const { body } = decodeMessage(DispatchReply, await bus.request(subjects.dispatch(workerId), message, dispatchReplyMs));
-        if (body.kind === "accepted") {
+        if (body.kind === "accepted" && body.instanceId !== target.instanceId) {
+          // Another process than the one that was chosen, by its model and numerics too.
+          outcome = {};
+        } else if (body.kind === "accepted") {
           if (this.attemptId === attemptId) this.instanceId = body.instanceId;
           this.wasAccepted = true;
           outcome = "accepted";

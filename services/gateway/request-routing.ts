@@ -50,7 +50,11 @@ export class RequestRouting implements Routing {
     const to = this.route(tokens, new Set(workers.filter((worker) => !peers.includes(worker)).map(({ instanceId }) => instanceId)));
     if (to === null) return false;
     const { promptLength, maxTokens } = this.request;
-    return quickerToMove(from, { uncachedTokens: to.uncachedTokens, remainingTokens: promptLength + maxTokens - tokens.length });
+    if (!quickerToMove(from, { uncachedTokens: to.uncachedTokens, remainingTokens: promptLength + maxTokens - tokens.length }))
+      return false;
+    // The place is taken from here on: all requests of a draining worker look for one at once.
+    this.directory.view.noteDispatched(to.decode.workerId, { requests: 1, blocks: 0, prefillTokens: 0 });
+    return true;
   }
 
   private route(tokens: Uint32Array, excluded: ReadonlySet<string>): Route | null {
