@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "cuda/arithmetic.cuh"
 #include "cuda/fp8_scale.h"
 
 namespace pelagic {
@@ -28,12 +29,6 @@ __device__ __forceinline__ Group widen(uint4 bf16) {
     group.v[2 * i + 1] = __uint_as_float(words[i] & 0xFFFF0000u);
   }
   return group;
-}
-
-__device__ __forceinline__ std::uint32_t bf16_pair(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return static_cast<std::uint32_t>(__bfloat16_as_ushort(pair.x)) |
-         static_cast<std::uint32_t>(__bfloat16_as_ushort(pair.y)) << 16;
 }
 
 // Rounds to nearest, ties to even.

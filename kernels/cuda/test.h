@@ -1,8 +1,11 @@
-// The few lines a CUDA test needs: expectations that say what differed, an exit status, and a call made from a graph.
+// The few lines a CUDA test needs: expectations that say what differed, an exit status, what is refused, and a call
+// made from a graph.
 #pragma once
 
 #include <cstdio>
 #include <exception>
+#include <stdexcept>
+#include <string_view>
 
 #include "cuda/check.h"
 
@@ -36,6 +39,20 @@ void run_from_graph(const Launch& launch) {
   PELAGIC_CUDA(cudaGraphExecDestroy(runnable));
   PELAGIC_CUDA(cudaGraphDestroy(graph));
   PELAGIC_CUDA(cudaStreamDestroy(stream));
+}
+
+// Whether the command asks for the short form, for compute-sanitizer.
+inline bool asked_quick(int argc, char** argv) { return argc > 1 && std::string_view(argv[1]) == "quick"; }
+
+// Whether the call throws std::invalid_argument.
+template <typename Call>
+bool refuses(const Call& call) {
+  try {
+    call();
+  } catch (const std::invalid_argument&) {
+    return true;
+  }
+  return false;
 }
 
 // Runs the test's body; a thrown error is a failure.

@@ -188,7 +188,7 @@ void unsupported_shapes_are_refused(DeviceBuffer<std::uint32_t>& workspace) {
 // `gate_cuda_test quick`: few rows, for compute-sanitizer.
 int main(int argc, char** argv) {
   using namespace pelagic;
-  const bool quick = argc > 1 && std::string_view(argv[1]) == "quick";
+  const bool quick = test::asked_quick(argc, argv);
   return test::run("gate_cuda", [quick] {
     DeviceBuffer<std::uint32_t> workspace(kGateCudaWorkspace);
     workspace.fill_bytes(0);

@@ -6,6 +6,7 @@
 
 #include <cuda_bf16.h>
 
+#include "cuda/arithmetic.cuh"
 #include "cuda/sm90.cuh"
 #include "ops/grouped_gemm/grouped_gemm_cuda.h"
 
@@ -252,11 +253,6 @@ __device__ __forceinline__ void promote_wide(const float (&acc)[64], float upper
   }
 }
 
-__device__ __forceinline__ std::uint32_t pack(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const std::uint32_t*>(&pair);
-}
-
 // The warpgroup's piece of shared memory -> out: kTokens rows from `row` on, 64 columns from `column` on, 16 bytes a
 // thread. A token has 128 bytes there, its 16-byte pieces swizzled by the token so that no two lanes meet in a bank.
 template <int kTokens>
@@ -283,8 +279,8 @@ __device__ __forceinline__ void store_part(const float (&total)[T::kPartValues],
   const int barrier = 1 + group;
   const std::uint32_t stage = sm90::shared_address(out_stage);
   const auto four = [&](int i, std::uint32_t address, auto store) {
-    store(address, pack(total[i], total[i + 1]), pack(total[i + 2], total[i + 3]), pack(total[i + 4], total[i + 5]),
-          pack(total[i + 6], total[i + 7]));
+    store(address, bf16_pair(total[i], total[i + 1]), bf16_pair(total[i + 2], total[i + 3]),
+          bf16_pair(total[i + 4], total[i + 5]), bf16_pair(total[i + 6], total[i + 7]));
   };
   if constexpr (T::kWide) {
     const int token = 16 * (thread / 32) + lane % 16;
@@ -304,7 +300,7 @@ __device__ __forceinline__ void store_part(const float (&total)[T::kPartValues],
     const std::uint32_t mine = stage + (lane / 16 * 8 + lane % 8) * kRowBytes + ((piece ^ (lane % 8)) * 16);
     sm90::barrier_sync(barrier, 128);
     if constexpr (T::kTokenRows == 8) {
-      sm90::store_transposed(mine, pack(total[0], total[1]), pack(total[2], total[3]));
+      sm90::store_transposed(mine, bf16_pair(total[0], total[1]), bf16_pair(total[2], total[3]));
     } else {
 #pragma unroll
       for (int t = 0; t < T::kTokenRows; t += 16)

@@ -117,8 +117,8 @@ __global__ void __launch_bounds__(kMergeWarps * 32) merge_kernel(const Arguments
     uint2* out = reinterpret_cast<uint2*>(out_of(a, piece, vector)) + lane;
 #pragma unroll
     for (int part = 0; part < 4; ++part)
-      out[32 * part] = make_uint2(pack(total[part].x * inverse, total[part].y * inverse),
-                                  pack(total[part].z * inverse, total[part].w * inverse));
+      out[32 * part] = make_uint2(bf16_pair(total[part].x * inverse, total[part].y * inverse),
+                                  bf16_pair(total[part].z * inverse, total[part].w * inverse));
   }
 }
 

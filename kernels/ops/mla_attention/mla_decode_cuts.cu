@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cuda/pipeline.cuh"
 #include "ops/mla_attention/mla_decode_kernel.cuh"
 
 namespace pelagic::mla_decode {
@@ -42,18 +43,9 @@ struct Control {
 constexpr int kSharedBytes = kAlignment + (1 + kStages) * kTileBytes + static_cast<int>(sizeof(Control));
 static_assert(kSharedBytes <= 232448);  // dynamic shared memory of one block on sm_90
 
-// Which stage is next, and the parity of its barriers.
-struct Turn {
-  int stage = 0;
-  std::uint32_t parity = 0;
-
-  __device__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
+using Turn = sm90::StageTurn<kStages>;
+using sm90::wait;
+using sm90::warp_arrive;
 
 struct Shared {
   unsigned char* queries;
@@ -65,16 +57,6 @@ struct Shared {
 
 __device__ __forceinline__ int tiles_of_piece(const Arguments& a, const Piece& piece) {
   return cuts_of(min(piece.length - piece.cut * a.cut_tokens, a.cut_tokens), kTile);
-}
-
-// Says for this warp, whose lanes are all done, that it has arrived.
-__device__ __forceinline__ void arrive(std::uint64_t& barrier) {
-  __syncwarp();
-  if (static_cast<int>(threadIdx.x) % 32 < kArrivals) sm90::mbarrier_arrive(sm90::shared_address(&barrier));
-}
-
-__device__ __forceinline__ void wait(std::uint64_t& barrier, std::uint32_t parity) {
-  sm90::mbarrier_wait(sm90::shared_address(&barrier), parity);
 }
 
 // 64 rows of 576 columns from `row` on, panel by panel.
@@ -217,8 +199,8 @@ __device__ void score(const Arguments& a, const Shared& shared) {
       for (int j = 0; j < kTile / 8; ++j)
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const std::uint32_t pair = pack(power_of_2(__fmaf_rn(s[4 * j + 2 * i], a.log2_scale, -origin[i])),
-                                          power_of_2(__fmaf_rn(s[4 * j + 2 * i + 1], a.log2_scale, -origin[i])));
+          const std::uint32_t pair = bf16_pair(power_of_2(__fmaf_rn(s[4 * j + 2 * i], a.log2_scale, -origin[i])),
+                                               power_of_2(__fmaf_rn(s[4 * j + 2 * i + 1], a.log2_scale, -origin[i])));
           weights[2 * j + i] = pair;
           // The sum is of the rounded weights, which are what meets the latents.
           tile_sum[i] += __uint_as_float(pair << 16);
@@ -236,9 +218,9 @@ __device__ void score(const Arguments& a, const Shared& shared) {
         sm90::store_matrices(target + ((j + lane / 16) ^ (row % 8)) * 16, weights[2 * j], weights[2 * j + 1],
                              weights[2 * j + 2], weights[2 * j + 3]);
       sm90::fence_for_engines();
-      arrive(control.ready[turn.stage]);
+      warp_arrive(control.ready[turn.stage]);
     }
-    arrive(control.queries_empty);
+    warp_arrive(control.queries_empty);
     wait(control.result_empty, piece_parity ^ 1);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -250,7 +232,7 @@ __device__ void score(const Arguments& a, const Shared& shared) {
           a.stats[static_cast<std::int64_t>(index) * kTile + place + 8 * i] = make_float2(largest[i], sum[i]);
       }
     }
-    arrive(control.result_full);
+    warp_arrive(control.result_full);
     piece_parity ^= 1;
   }
 }
@@ -309,11 +291,11 @@ __device__ void accumulate(const Arguments& a, const Shared& shared, int half) {
       hold_all(total);
       sm90::wgmma_wait_all();
       hold_all(total);
-      arrive(control.empty[turn.stage]);
+      warp_arrive(control.empty[turn.stage]);
     }
     wait(control.result_full, piece_parity);
     const float sums[2] = {control.sums[place], control.sums[place + 8]};
-    arrive(control.result_empty);
+    warp_arrive(control.result_empty);
     piece_parity ^= 1;
 
     const int column = half * kHalf + 2 * (lane % 4);
@@ -329,8 +311,8 @@ __device__ void accumulate(const Arguments& a, const Shared& shared, int half) {
         for (int part = 0; part < kParts; ++part)
 #pragma unroll
           for (int j = 0; j < kPartColumns / 8; ++j)
-            *reinterpret_cast<std::uint32_t*>(out + part * kPartColumns + 8 * j) =
-                pack((total[part][4 * j + 2 * i] + 0.0f) * inverse, (total[part][4 * j + 2 * i + 1] + 0.0f) * inverse);
+            *reinterpret_cast<std::uint32_t*>(out + part * kPartColumns + 8 * j) = bf16_pair(
+                (total[part][4 * j + 2 * i] + 0.0f) * inverse, (total[part][4 * j + 2 * i + 1] + 0.0f) * inverse);
       } else {
         float* partial =
             a.partials + (static_cast<std::int64_t>(index) * kTile + place + 8 * i) * kMlaDecodeLatent + column;

@@ -3,6 +3,7 @@
 
 #include <cuda_bf16.h>
 
+#include "cuda/arithmetic.cuh"
 #include "cuda/sm90.cuh"
 #include "ops/mla_attention/mla_decode_cuda.h"
 
@@ -68,20 +69,8 @@ __device__ __forceinline__ __nv_bfloat16* out_of(const Arguments& a, const Piece
   return a.out + (static_cast<std::int64_t>(piece.row) * a.heads + vector) * kMlaDecodeLatent;
 }
 
-// 2^x, flushed to 0 below 2^-126; exactly 1 for 0.
-__device__ __forceinline__ float power_of_2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 // What the sums of a row are multiplied by at the end.
 __device__ __forceinline__ float inverse_of(float sum) { return sum == 0.0f ? 0.0f : __frcp_rn(sum); }
-
-__device__ __forceinline__ std::uint32_t pack(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const std::uint32_t*>(&pair);
-}
 
 int cuts_grid();  // 0 if the device cannot run it
 cudaError_t launch_cuts(const MlaDecodePlan& plan, const Arguments& arguments, cudaStream_t stream);

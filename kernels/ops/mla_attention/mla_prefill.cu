@@ -3,7 +3,8 @@
 #include <cmath>
 #include <type_traits>
 
-#include "cuda/sm90.cuh"
+#include "cuda/arithmetic.cuh"
+#include "cuda/pipeline.cuh"
 #include "ops/mla_attention/mla_prefill_kernel.cuh"
 
 namespace pelagic::mla_prefill {
@@ -69,40 +70,9 @@ struct Piece {
   __device__ int whole_tiles() const { return seen / kKeys; }  // that all rows see all of
 };
 
-// Which stage is next, and the parity of its barriers.
-struct Turn {
-  int stage = 0;
-  std::uint32_t parity = 0;
-
-  __device__ void advance() {
-    if (++stage == kStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
-__device__ __forceinline__ void wait(std::uint64_t& barrier, std::uint32_t parity) {
-  sm90::mbarrier_wait(sm90::shared_address(&barrier), parity);
-}
-
-// The warp is done with what the barrier guards.
-__device__ __forceinline__ void arrive(std::uint64_t& barrier) {
-  __syncwarp();
-  if (kArrivals == 32 || threadIdx.x % 32 == 0) sm90::mbarrier_arrive(sm90::shared_address(&barrier));
-}
-
-// 2^x, flushed to 0 below 2^-126; exactly 1 for 0.
-__device__ __forceinline__ float power_of_2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-__device__ __forceinline__ std::uint32_t pack(float low, float high) {
-  const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *reinterpret_cast<const std::uint32_t*>(&pair);
-}
+using Turn = sm90::StageTurn<kStages>;
+using sm90::wait;
+using sm90::warp_arrive;
 
 // ---- the thread that fetches ----
 
@@ -239,8 +209,8 @@ __device__ __forceinline__ void weigh(float (&s)[kScores], Rows& rows, float log
   for (int j = 0; j < kKeys / 8; ++j)
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const std::uint32_t pair = pack(power_of_2(__fmaf_rn(s[4 * j + 2 * i], log2_scale, -origin[i])),
-                                      power_of_2(__fmaf_rn(s[4 * j + 2 * i + 1], log2_scale, -origin[i])));
+      const std::uint32_t pair = bf16_pair(power_of_2(__fmaf_rn(s[4 * j + 2 * i], log2_scale, -origin[i])),
+                                           power_of_2(__fmaf_rn(s[4 * j + 2 * i + 1], log2_scale, -origin[i])));
       s[4 * j + 2 * i] = __uint_as_float(pair << 16);
       s[4 * j + 2 * i + 1] = __uint_as_float(pair & 0xFFFF0000u);
       // The sum is of the rounded weights, which are what meets the values.
@@ -311,7 +281,7 @@ __device__ void attend(const Arguments& a, const Shared& shared, const Piece& pi
   ask_scores(s, queries, keys_of(keys));
   sm90::wgmma_wait_all();
   sm90::hold(s);
-  arrive(control.keys_empty[keys.stage]);
+  warp_arrive(control.keys_empty[keys.stage]);
   keys.advance();
   if (whole_tiles == 0) {
     weigh<true>(s, rows, a.log2_scale);
@@ -330,13 +300,13 @@ __device__ void attend(const Arguments& a, const Shared& shared, const Piece& pi
     ask_sums(total, weights, values_of(values));
     sm90::wgmma_wait<1>();
     sm90::hold(s);
-    arrive(control.keys_empty[keys.stage]);
+    warp_arrive(control.keys_empty[keys.stage]);
     keys.advance();
     weigh<kMasked>(s, rows, a.log2_scale);
     sm90::wgmma_wait_all();
     sm90::hold(total);
     sm90::hold(weights);
-    arrive(control.values_empty[values.stage]);
+    warp_arrive(control.values_empty[values.stage]);
     values.advance();
     scale(total, rows);
     pair_weights(s, weights);
@@ -365,7 +335,7 @@ __device__ void attend(const Arguments& a, const Shared& shared, const Piece& pi
   unsigned char* const own = shared.queries + first * 128;
   // A zero comes out as +0, whether tiles that the row does not see were added to it or not.
   const auto result = [&](int j, int i) {
-    return pack((total[4 * j + 2 * i] + 0.0f) * inverse[i], (total[4 * j + 2 * i + 1] + 0.0f) * inverse[i]);
+    return bf16_pair((total[4 * j + 2 * i] + 0.0f) * inverse[i], (total[4 * j + 2 * i + 1] + 0.0f) * inverse[i]);
   };
   const std::uint32_t target = sm90::shared_address(own) + lane % 16 * 128;
 #pragma unroll

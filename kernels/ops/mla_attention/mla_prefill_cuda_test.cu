@@ -297,13 +297,7 @@ void bad_problems_are_refused() {
   problem.rows = problem.keys = problem.sequences = 1;
   problem.heads = 129;
   problem.scale = 1;
-  bool refused = false;
-  try {
-    make_mla_prefill_plan(problem);
-  } catch (const std::invalid_argument&) {
-    refused = true;
-  }
-  PELAGIC_EXPECT(refused, "129 heads were taken");
+  PELAGIC_EXPECT(test::refuses([&] { make_mla_prefill_plan(problem); }), "129 heads were taken");
 }
 
 }  // namespace
@@ -312,7 +306,7 @@ void bad_problems_are_refused() {
 // `mla_prefill_cuda_test quick`: one arrangement of 3 heads, for compute-sanitizer.
 int main(int argc, char** argv) {
   using namespace pelagic;
-  const bool quick = argc > 1 && std::string_view(argv[1]) == "quick";
+  const bool quick = test::asked_quick(argc, argv);
   return test::run("mla_prefill_cuda", [quick] {
     using namespace mla_prefill;
     bad_problems_are_refused();

@@ -250,7 +250,7 @@ void bad_calls_are_refused() {
 // `moe_cuda_test quick`: few rows, for compute-sanitizer.
 int main(int argc, char** argv) {
   using namespace pelagic;
-  const bool quick = argc > 1 && std::string_view(argv[1]) == "quick";
+  const bool quick = test::asked_quick(argc, argv);
   return test::run("moe_cuda", [quick] {
     for (const Case& c :
          {Case{"V3", 37, 8, 256, 1, 0, false, true}, Case{"V3, one row", 1, 8, 256, 1, 0, false, true},

@@ -165,7 +165,7 @@ void bad_calls_are_refused() {
 // `rms_norm_cuda_test quick`: few rows, for compute-sanitizer.
 int main(int argc, char** argv) {
   using namespace pelagic;
-  const bool quick = argc > 1 && std::string_view(argv[1]) == "quick";
+  const bool quick = test::asked_quick(argc, argv);
   return test::run("rms_norm_cuda", [quick] {
     for (const Kind kind : {Kind::f32, Kind::f32_delta_f32, Kind::f32_delta_bf16, Kind::bf16, Kind::bf16_in_place}) {
       for (const int width : {8, 136, 512, 1408, 1536, 2048, 2056, 5120, 7168, 8192}) {

@@ -137,7 +137,7 @@ void one_output_alone() {
 // `silu_mul_cuda_test quick`: few rows, for compute-sanitizer.
 int main(int argc, char** argv) {
   using namespace pelagic;
-  const bool quick = argc > 1 && std::string_view(argv[1]) == "quick";
+  const bool quick = test::asked_quick(argc, argv);
   return test::run("silu_mul_cuda", [quick] {
     for (const int width : {8, 136, 512, 1408, 2048, 2056}) {
       if (quick && width != 136 && width != 2048) continue;
