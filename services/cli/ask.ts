@@ -1,6 +1,6 @@
 // ./pelagic ask: one question to the running instance, or to a private stack of its own.
 import { basename, resolve } from "node:path";
-import { InvalidArgumentError, type Command } from "commander";
+import type { Command } from "commander";
 import { askQuestion } from "./chat-client.ts";
 import { CliError } from "./cli-error.ts";
 import { runningInstance } from "./instances.ts";
@@ -8,7 +8,7 @@ import { interruptedExitCode, onInterrupt } from "./interrupt.ts";
 import { prepareFirst } from "./prepare.ts";
 import { checkStackOptions, startStack, type Stack } from "./stack/stack.ts";
 import { dimming } from "./terminal.ts";
-import { count, portNumber } from "./up.ts";
+import { count, number, portNumber } from "./up.ts";
 
 const answerTimeoutMs = 600_000;
 
@@ -30,16 +30,10 @@ export function register(program: Command): void {
     .option("--port <port>", "ask the instance on this port", portNumber)
     .option("--no-think", "without reasoning")
     .option("--max-tokens <n>", "new tokens at most", count(1))
-    .option("--temperature <t>", "0 takes the most likely token each time", temperature, 0)
+    .option("--temperature <t>", "0 takes the most likely token each time", number(0, 2), 0)
     .option("--json", "one JSON object with reasoning, answer, usage and times")
     .addHelpText("after", '\nExample:\n  ./pelagic ask "What is 127 + 536?"')
     .action(ask);
-}
-
-function temperature(text: string): number {
-  const value = Number(text);
-  if (text.trim() === "" || !(value >= 0 && value <= 2)) throw new InvalidArgumentError("a number from 0 to 2");
-  return value;
 }
 
 async function ask(question: string, options: AskOptions): Promise<void> {

@@ -5,7 +5,7 @@ export type DrainEnd = "drained" | "replaced" | "silent" | "timeout";
 
 export class DrainWatch {
   /** The process that drains, once it says so; until then the one that spoke last. */
-  private instanceId: string | null = null;
+  instanceId: string | null = null;
   private draining = false;
 
   /** null: not yet. */

@@ -1,8 +1,9 @@
 // ./pelagic drain WORKER: the worker takes no new work, gateways move what it runs to its peers, and the command ends when nothing is left.
 import type { Command } from "commander";
-import { BusError, silentLog, type Bus } from "../lib/contracts/bus.ts";
+import { WorkerDirectory } from "../gateway/worker-directory.ts";
+import { type Bus, BusError, silentLog, systemClock } from "../lib/contracts/bus.ts";
 import { ControlReply, WorkerState } from "../lib/contracts/messages.ts";
-import { subjects } from "../lib/contracts/subjects.ts";
+import { type Subjects, subjects } from "../lib/contracts/subjects.ts";
 import { decodeMessage, encodeMessage } from "../lib/contracts/wire.ts";
 import { readNatsCredentials } from "../lib/runtime/config.ts";
 import { connectBus } from "../lib/runtime/nats-bus.ts";
@@ -13,8 +14,7 @@ import { portNumber } from "./up.ts";
 
 const replyMs = 2_000;
 const tries = 3;
-/** As gateways do (state-view.ts). */
-const lostHeartbeats = 6;
+const graceMs = 100;
 
 interface DrainOptions {
   port?: number;
@@ -54,7 +54,7 @@ async function drain(workerId: string, options: DrainOptions): Promise<void> {
   });
   try {
     const begunMs = performance.now();
-    const idle = whenIdle(bus, named.state(workerId), boundMs, (left) => {
+    const idle = whenIdle(bus, named, workerId, boundMs, (left) => {
       if (!options.json) process.stderr.write(`${workerId}: ${left} requests left\n`);
     });
     await ask(bus, subject, workerId, instance.port);
@@ -95,32 +95,41 @@ async function ask(bus: Bus, subject: string, workerId: string, port: number | n
 /** Resolves with how it ended. */
 function whenIdle(
   bus: Bus,
-  subject: string,
+  named: Subjects,
+  workerId: string,
   boundMs: number,
   onProgress: (left: number) => void,
 ): Promise<{ end: DrainEnd; pid: number | null }> {
   return new Promise((resolve) => {
     let shown = -1;
     let pid: number | null = null;
-    let silence: NodeJS.Timeout | undefined;
     const watch = new DrainWatch();
     const finish = (end: DrainEnd) => {
       clearTimeout(timer);
-      clearTimeout(silence);
       subscription.unsubscribe();
+      directory.close();
       resolve({ end, pid });
     };
     const timer = setTimeout(() => finish("timeout"), boundMs);
-    const subscription = bus.subscribe(subject, (message) => {
+    const subscription = bus.subscribe(named.state(workerId), (message) => {
       const { body } = decodeMessage(WorkerState, message.data);
       pid = body.pid;
-      clearTimeout(silence);
-      silence = setTimeout(() => finish("silent"), lostHeartbeats * body.heartbeatMs);
       const end = watch.see(body);
       if (end !== null) finish(end);
       const left = body.requests.running + body.requests.waiting;
       if (end === null && body.state === "draining" && left !== shown) onProgress(left);
       shown = left;
+    });
+    // Silence is what gateways take for it: an outage of the bus is none. A worker that stopped or was replaced is gone for them, too, and the
+    // subscription above says so better, a moment before or after.
+    const directory = new WorkerDirectory({
+      bus,
+      clock: systemClock,
+      subjects: named,
+      log: silentLog,
+      onGone: (gone) => {
+        if (gone.workerId === workerId && gone.instanceId === watch.instanceId) setTimeout(() => finish("silent"), graceMs);
+      },
     });
   });
 }

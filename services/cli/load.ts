@@ -1,6 +1,6 @@
 // ./pelagic load: an honest load test of any OpenAI-compatible server; of the running instance unless told otherwise.
 import { readFileSync, writeFileSync } from "node:fs";
-import { InvalidArgumentError, Option, type Command } from "commander";
+import { type Command, Option } from "commander";
 import { arrivalKinds, type ArrivalKind } from "../../loadtest/arrivals.ts";
 import type { Endpoint, Target } from "../../loadtest/client.ts";
 import type { LoadPlan, Progress } from "../../loadtest/generator.ts";
@@ -13,7 +13,7 @@ import { CliError, messageOf } from "./cli-error.ts";
 import { runningInstance } from "./instances.ts";
 import { interruptedExitCode, onInterrupt } from "./interrupt.ts";
 import { isTerminal } from "./terminal.ts";
-import { count } from "./up.ts";
+import { count, number } from "./up.ts";
 
 interface LoadOptions {
   baseUrl?: string;
@@ -106,18 +106,6 @@ Exit code 1 where the figures are not to be used, because the generator was late
 
 function append(value: string, before: string[]): string[] {
   return [...before, value];
-}
-
-function number(least: number, most = Number.POSITIVE_INFINITY): (text: string) => number {
-  return (text) => {
-    const value = Number(text);
-    if (text.trim() === "" || !(value >= least && value <= most)) {
-      throw new InvalidArgumentError(
-        most === Number.POSITIVE_INFINITY ? `a number, at least ${least}` : `a number from ${least} to ${most}`,
-      );
-    }
-    return value;
-  };
 }
 
 async function load(options: LoadOptions): Promise<void> {

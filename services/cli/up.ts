@@ -239,3 +239,15 @@ export function count(least: number, most = Number.MAX_SAFE_INTEGER): (text: str
     return value;
   };
 }
+
+export function number(least: number, most = Number.POSITIVE_INFINITY): (text: string) => number {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() === "" || !(value >= least && value <= most)) {
+      throw new InvalidArgumentError(
+        most === Number.POSITIVE_INFINITY ? `a number, at least ${least}` : `a number from ${least} to ${most}`,
+      );
+    }
+    return value;
+  };
+}

@@ -6,7 +6,7 @@ import { difference, type Answer } from "./answer.ts";
 import { ask, type Outcome } from "./client.ts";
 import type { PoolRequest } from "./pool.ts";
 import { sleep } from "./striker.ts";
-import { count, type Counts } from "./tally.ts";
+import { count, type Counts, type Resumes } from "./tally.ts";
 
 export interface LoadOptions {
   seed: number;
@@ -33,9 +33,6 @@ const leaverGapMs = 100;
 /** Refused before it began, and told to try again. */
 const refusals = ["overloaded", "no_workers", "bus_unavailable", "shutting_down"];
 
-/** How often a request went on elsewhere, and how often the worker that it left sent its blocks. */
-type Resumes = Record<"lost" | "moved" | "withBlocks", number>;
-
 export class Load {
   /** How requests of clients that stay ended. */
   readonly endings: Counts = {};
@@ -45,13 +42,9 @@ export class Load {
   readonly ttftSeconds: number[] = [];
   readonly pauseSeconds: number[] = [];
   readonly totalSeconds: number[] = [];
-  /** Of each request in the pool: right answers, and how many of them after a resume of each kind. */
-  readonly right: number[];
-  readonly lost: number[];
-  readonly moved: number[];
-  /** Of those that moved: answers for which the draining worker sent blocks. */
-  readonly withBlocks: number[];
-  resumes = { lost: 0, moved: 0, withBlocks: 0 };
+  /** Of each request in the pool: right answers, and how many of them with a resume of each kind. */
+  readonly answers: ({ right: number } & Resumes)[];
+  resumes: Resumes = { lost: 0, moved: 0, withBlocks: 0 };
   inFlight = 0;
   paused = false;
   private readonly stack: Stack;
@@ -72,7 +65,7 @@ export class Load {
     this.options = options;
     this.events = events;
     this.random = new Random(options.seed);
-    [this.right, this.lost, this.moved, this.withBlocks] = [pool.map(() => 0), pool.map(() => 0), pool.map(() => 0), pool.map(() => 0)];
+    this.answers = pool.map(() => ({ right: 0, lost: 0, moved: 0, withBlocks: 0 }));
   }
 
   noteResume(requestId: string, how: keyof Resumes): void {
@@ -103,7 +96,10 @@ export class Load {
   /** Half of the time one that was resumed least: in the end each has been. */
   private pick(): PoolRequest {
     if (this.random.chance(0.5)) return this.random.pick(this.pool);
-    const resumes = ({ index }: PoolRequest) => (this.lost[index] as number) + (this.moved[index] as number);
+    const resumes = ({ index }: PoolRequest) => {
+      const { lost, moved } = this.answers[index] as (typeof this.answers)[number];
+      return lost + moved;
+    };
     const least = Math.min(...this.pool.map(resumes));
     return this.random.pick(this.pool.filter((request) => resumes(request) === least));
   }
@@ -181,10 +177,9 @@ export class Load {
       return;
     }
     count(this.endings, outcome.answer.finish as string);
-    this.right[request.index] = (this.right[request.index] as number) + 1;
-    if (resumed.lost > 0) this.lost[request.index] = (this.lost[request.index] as number) + 1;
-    if (resumed.moved > 0) this.moved[request.index] = (this.moved[request.index] as number) + 1;
-    if (resumed.withBlocks > 0) this.withBlocks[request.index] = (this.withBlocks[request.index] as number) + 1;
+    const answers = this.answers[request.index] as (typeof this.answers)[number];
+    answers.right++;
+    for (const how of ["lost", "moved", "withBlocks"] as const) if (resumed[how] > 0) answers[how]++;
     this.totalSeconds.push(outcome.seconds);
     if (outcome.ttftSeconds !== null) {
       this.ttftSeconds.push(outcome.ttftSeconds);

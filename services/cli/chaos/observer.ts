@@ -5,6 +5,7 @@ import { decodeMessage } from "../../lib/contracts/wire.ts";
 import { connectBus } from "../../lib/runtime/nats-bus.ts";
 import { type ProtocolPoint, protocolPoint } from "../../lib/simulator/protocol-points.ts";
 import type { Stack } from "../stack/stack.ts";
+import type { Resumes } from "./tally.ts";
 
 export interface Sighting {
   point: ProtocolPoint;
@@ -38,13 +39,13 @@ export class BusObserver {
   readonly counts: Partial<Record<ProtocolPoint, number>> = {};
   onSighting: (sighting: Sighting) => void = () => {};
   /** A request goes on elsewhere: its worker was lost, or drains; then its blocks may arrive from there. */
-  onResume: (requestId: string, how: "lost" | "moved" | "withBlocks") => void = () => {};
+  onResume: (requestId: string, how: keyof Resumes) => void = () => {};
   onDispatch: (requestId: string) => void = () => {};
   private readonly bus: Bus;
   private readonly attempts = new Map<string, AttemptParties>();
   private readonly transfers = new Map<string, { decode: string; sender: string; requestId: string }>();
   /** Of these, those from a worker that the request left. */
-  private readonly movedBlocks = new Map<string, string>();
+  private readonly moves = new Map<string, string>();
 
   static async connect(stack: Stack): Promise<BusObserver> {
     const { user, password } = stack.credentialsFor("observer");
@@ -73,12 +74,6 @@ export class BusObserver {
     this.onSighting({ point, ...parties });
   }
 
-  private blocksArrived(transferId: string): void {
-    const requestId = this.movedBlocks.get(transferId);
-    this.movedBlocks.delete(transferId);
-    if (requestId !== undefined) this.onResume(requestId, "withBlocks");
-  }
-
   private parties(point: ProtocolPoint, [, , kind, first = "", second = ""]: string[], data: Uint8Array): Omit<Sighting, "point"> {
     switch (kind) {
       case "dispatch": {
@@ -96,13 +91,13 @@ export class BusObserver {
         const { body } = decodeMessage(RowsRequest, data);
         const parties = { decode: body.decodeWorkerId, sender: first, requestId: body.requestId };
         remember(this.transfers, body.transferId, parties);
-        if (body.onlyCached) remember(this.movedBlocks, body.transferId, body.requestId);
+        if (body.onlyCached) remember(this.moves, body.transferId, body.requestId);
         return parties;
       }
       case "kv":
         return this.transfers.get(second) ?? { decode: first };
       case "credit":
-        if (point === "complete") this.blocksArrived(second);
+        if (point === "complete" && this.moves.has(second)) this.onResume(this.moves.get(second) as string, "withBlocks");
         return this.transfers.get(second) ?? { sender: first };
       case "deltas":
         return this.attempts.get(second) ?? { gateway: first };

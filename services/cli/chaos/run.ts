@@ -14,7 +14,7 @@ import { makePool, type PoolRequest } from "./pool.ts";
 import { parseMetrics, waitUntilQuiet } from "./quiet.ts";
 import { storm, type StormReport } from "./storm.ts";
 import { sleep, Striker } from "./striker.ts";
-import { type Counts, logLinesOf, percentiles, residentMib, round, type Tree, type Violation } from "./tally.ts";
+import { type Counts, logLinesOf, percentiles, residentMib, type Resumes, round, type Tree, type Violation } from "./tally.ts";
 
 export const onlyChoices = ["kill", "stop", "restart", "nats", "disconnect", "storm"] as const;
 export type Only = (typeof onlyChoices)[number];
@@ -68,7 +68,7 @@ export interface ChaosReport {
   strikes: { total: number; workerKills: number; byFaultRolePoint: Tree; pointsMissed: number; drainsCutShort: number };
   disconnects: number;
   requests: { byEnding: Counts; retries: Counts };
-  resumes: { lost: number; moved: number; withBlocks: number };
+  resumes: Resumes;
   preemptions: number;
   ttftSeconds: ReturnType<typeof percentiles>;
   longestPauseSeconds: ReturnType<typeof percentiles>;
@@ -235,18 +235,18 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
     clearInterval(progress);
     clearInterval(sample);
     for (const [name, mib] of Object.entries(resident)) if (mib > residentBoundMib) violation(`${name} took ${mib} MiB`);
-    const answered = (of: number[]) => of.filter((n) => n > 0).length;
+    const answered = (of: (answers: Load["answers"][number]) => number) => load.answers.filter((one) => of(one) > 0).length;
     return {
       seed: options.seed,
       seconds: round((performance.now() - begunMs) / 1000),
       stack: { gateways: options.gateways, prefill: options.prefill, decode: options.decode, kvBlocks: options.kvBlocks },
       pool: {
         requests: pool.length,
-        answered: answered(load.right),
-        resumedAfterLoss: answered(load.lost),
-        moved: answered(load.moved),
-        movedWithBlocks: answered(load.withBlocks),
-        resumedEither: answered(load.lost.map((n, i) => n + (load.moved[i] as number))),
+        answered: answered(({ right }) => right),
+        resumedAfterLoss: answered(({ lost }) => lost),
+        moved: answered(({ moved }) => moved),
+        movedWithBlocks: answered(({ withBlocks }) => withBlocks),
+        resumedEither: answered(({ lost, moved }) => lost + moved),
       },
       strikes: {
         total: strikes.strikes,
@@ -351,7 +351,7 @@ function configNumber(stack: Stack, field: string): number {
 }
 
 function progressLine(begunMs: number, strikes: Striker, load: Load, violations: Violation[]): string {
-  const right = load.right.reduce((sum, n) => sum + n, 0);
+  const right = load.answers.reduce((sum, answers) => sum + answers.right, 0);
   const seconds = Math.round((performance.now() - begunMs) / 1000);
   return `${seconds} s: ${strikes.strikes} strikes (${strikes.workerKills} workers killed), ${right} right answers, ${load.resumes.lost}+${load.resumes.moved} resumes, ${load.disconnects} disconnects, ${violations.length} violations`;
 }

@@ -18,6 +18,9 @@ export function count(counts: Counts, key: string, by = 1): void {
   counts[key] = (counts[key] ?? 0) + by;
 }
 
+/** How often a request went on elsewhere, and how often the worker that it left sent its blocks. */
+export type Resumes = Record<"lost" | "moved" | "withBlocks", number>;
+
 /** Nested by each key in turn. */
 export interface Tree {
   [key: string]: number | Tree;
