@@ -1,12 +1,9 @@
 // check-exact's way over real processes: NATS, prefill and decode workers, and this process in the gateway's place. Logits digests stay
 // inside: the HTTP API does not carry them.
-import { silentLog, systemClock } from "../lib/contracts/bus.ts";
-import { subjects } from "../lib/contracts/subjects.ts";
 import type { KvDtype } from "../lib/engine/native.ts";
-import { connectBus } from "../lib/runtime/nats-bus.ts";
-import { DispatchClient } from "../gateway/dispatch-client.ts";
 import type { ExactAnswer, ExactRequest } from "./check-exact.ts";
 import { startStack } from "./stack/stack.ts";
+import { connectStackClient } from "./stack-client.ts";
 
 const deadlineMs = 120_000;
 
@@ -28,17 +25,7 @@ export async function answerOverNats(
     env: { PELAGIC_LOCAL_PREFILL_TOKENS: String(localPrefillTokens) },
   });
   try {
-    const { user, password, processId } = stack.credentialsFor("gateway");
-    const bus = await connectBus({ servers: stack.natsUrl, user, password, name: "check-exact", log: silentLog });
-    const client = new DispatchClient({
-      bus,
-      clock: systemClock,
-      subjects: subjects(stack.service),
-      gatewayId: processId,
-      leaseMs: 10_000,
-      resumeWaitMs: 10_000,
-      log: silentLog,
-    });
+    const client = await connectStackClient(stack, "check-exact");
     const answers = await Promise.all(
       requests.map(async (request, i) => {
         const generation = client.start(
@@ -53,13 +40,8 @@ export async function answerOverNats(
             deadlineMs,
             digests: true,
           },
-          {
-            choose: (_, excluded) => {
-              const worker = { workerId: `decode-${i % decode}`, instanceId: `decode-${i % decode}` };
-              return excluded.has(worker.instanceId) ? null : { ...worker, prefillWorkerId: `prefill-${Math.floor(i / decode) % prefill}` };
-            },
-            shouldMove: () => false,
-          },
+          `decode-${i % decode}`,
+          `prefill-${Math.floor(i / decode) % prefill}`,
         );
         const answer: ExactAnswer = { from: 0, digests: [], tokens: [] };
         for await (const batch of generation) {
@@ -75,7 +57,7 @@ export async function answerOverNats(
         return [request.id, answer] as const;
       }),
     );
-    await bus.close();
+    await client.close();
     return new Map(answers);
   } finally {
     await stack.stop();

@@ -3,13 +3,10 @@
 // machine can say so, a processor core that the other never runs on.
 import { execFileSync } from "node:child_process";
 import { availableParallelism } from "node:os";
-import { silentLog, systemClock } from "../../lib/contracts/bus.ts";
-import { subjects } from "../../lib/contracts/subjects.ts";
-import { connectBus } from "../../lib/runtime/nats-bus.ts";
-import { DispatchClient } from "../../gateway/dispatch-client.ts";
 import { CliError } from "../cli-error.ts";
 import { findOnPath } from "../run-command.ts";
 import { type Stack, startStack } from "../stack/stack.ts";
+import { connectStackClient } from "../stack-client.ts";
 import { median } from "./throughput.ts";
 
 export interface TtftRow {
@@ -27,17 +24,7 @@ export async function measureTtft(promptLengths: readonly number[], pairs: numbe
   const stack = await startStack({ prefill: 1, decode: 1, gateways: 0, threads: 1, logLevel: "error" });
   try {
     const pinned = pin(stack);
-    const { user, password, processId } = stack.credentialsFor("gateway");
-    const bus = await connectBus({ servers: stack.natsUrl, user, password, name: "bench", log: silentLog });
-    const client = new DispatchClient({
-      bus,
-      clock: systemClock,
-      subjects: subjects(stack.service),
-      gatewayId: processId,
-      leaseMs: 10_000,
-      resumeWaitMs: 10_000,
-      log: silentLog,
-    });
+    const client = await connectStackClient(stack, "bench");
     let asked = 0;
     const ttft = async (length: number, prefillWorkerId: string | null) => {
       asked++;
@@ -54,13 +41,8 @@ export async function measureTtft(promptLengths: readonly number[], pairs: numbe
           cacheSalt: `bench-${asked}`,
           deadlineMs,
         },
-        {
-          choose: (_, excluded) => {
-            const worker = { workerId: "decode-0", instanceId: "decode-0" };
-            return excluded.has(worker.instanceId) ? null : { ...worker, prefillWorkerId };
-          },
-          shouldMove: () => false,
-        },
+        "decode-0",
+        prefillWorkerId,
       );
       let seconds = 0;
       for await (const _ of generation) seconds ||= (performance.now() - startedMs) / 1000;
@@ -83,7 +65,7 @@ export async function measureTtft(promptLengths: readonly number[], pairs: numbe
       }
       rows.push({ promptTokens, apart: median(apart), local: median(local) });
     }
-    await bus.close();
+    await client.close();
     return { pinned, rows };
   } finally {
     await stack.stop();
