@@ -3,6 +3,7 @@ import { DrainWatch } from "./drain-watch.ts";
 
 const seen = (instanceId: string, state: "ready" | "draining" | "stopped", running = 0, waiting = 0) => ({
   instanceId,
+  pid: instanceId.charCodeAt(0),
   state,
   requests: { running, waiting, maxWaiting: 16 },
 });
@@ -25,4 +26,13 @@ test("another process under the same id has drained nothing", () => {
   other.see(seen("a", "ready"));
   expect(other.see(seen("b", "draining", 1))).toBeNull();
   expect(other.see(seen("b", "draining"))).toBe("drained");
+});
+
+test("one that took the order and died before it said so was replaced; the pid told is its own", () => {
+  const watch = new DrainWatch();
+  watch.see(seen("a", "ready", 2));
+  watch.acknowledged();
+  expect(watch.see(seen("a", "ready", 2))).toBeNull();
+  expect(watch.see(seen("b", "ready"))).toBe("replaced");
+  expect(watch.pid).toBe("a".charCodeAt(0));
 });

@@ -54,11 +54,14 @@ async function drain(workerId: string, options: DrainOptions): Promise<void> {
   });
   try {
     const begunMs = performance.now();
-    const idle = whenIdle(bus, named, workerId, boundMs, (left) => {
+    const watch = new DrainWatch();
+    const idle = whenIdle(bus, named, workerId, watch, boundMs, (left) => {
       if (!options.json) process.stderr.write(`${workerId}: ${left} requests left\n`);
     });
     await ask(bus, subject, workerId, instance.port);
-    const { end: done, pid } = await idle;
+    watch.acknowledged();
+    const done = await idle;
+    const { pid } = watch;
     const seconds = Math.round(performance.now() - begunMs) / 1000;
     if (options.json)
       process.stdout.write(`${JSON.stringify({ worker: workerId, drained: done === "drained", end: done, seconds, pid })}\n`);
@@ -97,23 +100,21 @@ function whenIdle(
   bus: Bus,
   named: Subjects,
   workerId: string,
+  watch: DrainWatch,
   boundMs: number,
   onProgress: (left: number) => void,
-): Promise<{ end: DrainEnd; pid: number | null }> {
+): Promise<DrainEnd> {
   return new Promise((resolve) => {
     let shown = -1;
-    let pid: number | null = null;
-    const watch = new DrainWatch();
     const finish = (end: DrainEnd) => {
       clearTimeout(timer);
       subscription.unsubscribe();
       directory.close();
-      resolve({ end, pid });
+      resolve(end);
     };
     const timer = setTimeout(() => finish("timeout"), boundMs);
     const subscription = bus.subscribe(named.state(workerId), (message) => {
       const { body } = decodeMessage(WorkerState, message.data);
-      pid = body.pid;
       const end = watch.see(body);
       if (end !== null) finish(end);
       const left = body.requests.running + body.requests.waiting;

@@ -6,6 +6,7 @@ import { runSeeds } from "../lib/simulator/pool.ts";
 import { shrink } from "../lib/simulator/shrink.ts";
 import { Tally } from "../lib/simulator/tally.ts";
 import { CliError } from "./cli-error.ts";
+import { interruptedExitCode, onInterrupt } from "./interrupt.ts";
 import { runMutants } from "./simulate-mutants.ts";
 import { formatTable } from "./terminal.ts";
 
@@ -53,6 +54,7 @@ async function simulate(options: SimulateOptions): Promise<void> {
   if (options.mutants) return runMutants({ json: options.json ?? false, threads });
   if (seed !== undefined && runs === undefined && hours === undefined) return replay(makeScenario(seed), options.json ?? false);
 
+  const interrupted = onInterrupt(() => undefined);
   const tally = new Tally();
   const begunMs = performance.now();
   let shownMs = begunMs;
@@ -66,14 +68,15 @@ async function simulate(options: SimulateOptions): Promise<void> {
         shownMs = performance.now();
         process.stderr.write(`${tally.runs} runs, ${(tally.simulatedMs / 3_600_000).toFixed(2)} hours, ${tally.failures.length} failed\n`);
       }
-      return options.failFast && tally.failures.length > 0;
+      return interrupted.aborted || (options.failFast && tally.failures.length > 0);
     },
   });
   const seconds = (performance.now() - begunMs) / 1000;
-  const rare = tally.runs >= coverageRuns ? tally.rarerThan(coverageTimes) : [];
+  const rare = !interrupted.aborted && tally.runs >= coverageRuns ? tally.rarerThan(coverageTimes) : [];
   const summary = {
     runs: tally.runs,
     failed: tally.failures.length,
+    interrupted: interrupted.aborted,
     simulatedHours: tally.simulatedMs / 3_600_000,
     seconds,
     messages: tally.messages,
@@ -100,9 +103,10 @@ async function simulate(options: SimulateOptions): Promise<void> {
   }
   const [first] = tally.failures.toSorted((a, b) => a.seed - b.seed);
   if (first !== undefined) {
-    if (!options.json) await explain(makeScenario(first.seed));
+    if (!options.json && !interrupted.aborted) await explain(makeScenario(first.seed));
     throw new CliError(`${tally.failures.length} of ${tally.runs} runs failed; the first: ./pelagic simulate --seed ${first.seed}`);
   }
+  if (interrupted.aborted) throw new CliError(`interrupted after ${tally.runs} runs, none of which failed`, interruptedExitCode);
   if (rare.length > 0) throw new CliError(`struck fewer than ${coverageTimes} times: ${rare.join(", ")}`);
 }
 

@@ -54,7 +54,7 @@ export function workerTable(workers: Partial<WorkerState>[]): string {
     workers.map((worker) => [
       worker.workerId ?? "?",
       worker.role ?? "?",
-      worker.reason ? `${worker.state} (${worker.reason})` : (worker.state ?? "?"),
+      stateText(worker),
       worker.blocks?.free ?? "?",
       worker.blocks?.cached ?? "?",
       worker.blocks?.total ?? "?",
@@ -64,4 +64,11 @@ export function workerTable(workers: Partial<WorkerState>[]): string {
       Math.round((worker.rates?.decodeStepSeconds ?? 0) * 1e5) / 100,
     ]),
   );
+}
+
+/** A worker that drains keeps its state until it has ended: what is left tells how far it is. */
+function stateText({ state, reason, requests }: Partial<WorkerState>): string {
+  if (reason) return `${state} (${reason})`;
+  if (state !== "draining" || requests === undefined) return state ?? "?";
+  return requests.running + requests.waiting === 0 ? "drained" : state;
 }

@@ -111,6 +111,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
   /** The attempt that is being stopped for a move. */
   private movingAttempt: string | null = null;
   private moveConsideredMs = Number.NEGATIVE_INFINITY;
+  /** The process that the attempt was meant for, and the one that accepted it: the same, or the attempt is none. */
+  private askedInstanceId: string | null = null;
   private instanceId: string | null = null;
   private unsubscribe: () => void = () => {};
 
@@ -239,6 +241,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.unsubscribe = () => subscription.unsubscribe();
     this.attemptId = attemptId;
     this.workerId = target.workerId;
+    this.askedInstanceId = target.instanceId;
     this.instanceId = null;
     this.heardMs = clock.nowMs();
 
@@ -324,8 +327,11 @@ export class Generation implements AsyncIterable<TokenBatch> {
       return;
     }
     if (delta.body.attemptId !== attemptId) return;
+    // Another process than the one that was chosen: ask() hears of it and leaves.
+    if (delta.body.instanceId !== undefined && delta.body.instanceId !== this.askedInstanceId) return;
     this.heardMs = clock.nowMs();
     this.heardFrom = true;
+    this.instanceId ??= delta.body.instanceId ?? null;
     if (delta.body.end !== undefined) {
       this.endAt = { position: delta.body.from + delta.tokens.length, end: delta.body.end, timings: delta.body.timings };
     }
@@ -518,6 +524,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.unsubscribe = () => {};
     this.workerId = null;
     this.attemptId = "";
+    this.askedInstanceId = null;
     this.instanceId = null;
     this.heardFrom = false;
     this.early.clear();

@@ -29,7 +29,7 @@ export class RequestRouting implements Routing {
   }
 
   choose(tokens: Uint32Array, excluded: ReadonlySet<string>): DispatchTarget | null {
-    const chosen = this.route(tokens, excluded);
+    const chosen = this.route(tokens, excluded, tokens.length > this.request.promptLength ? this.identity : null);
     if (chosen === null) return null;
     this.chosen = chosen;
     if (tokens.length === this.request.promptLength) this.identity = chosen.identity;
@@ -47,7 +47,9 @@ export class RequestRouting implements Routing {
     if (from === undefined) return false;
     // It is stopped here before it is asked for there: so only where it will be taken.
     const peers = workers.filter((worker) => worker !== from && takesOneMore(worker));
-    const to = this.route(tokens, new Set(workers.filter((worker) => !peers.includes(worker)).map(({ instanceId }) => instanceId)));
+    const others = workers.filter((worker) => !peers.includes(worker)).map(({ instanceId }) => instanceId);
+    // Its first token may come before it has stopped here: then only equals go on with it.
+    const to = this.route(tokens, new Set(others), this.identity);
     if (to === null) return false;
     const { promptLength, maxTokens } = this.request;
     if (!quickerToMove(from, { uncachedTokens: to.uncachedTokens, remainingTokens: promptLength + maxTokens - tokens.length }))
@@ -57,22 +59,22 @@ export class RequestRouting implements Routing {
     return true;
   }
 
-  private route(tokens: Uint32Array, excluded: ReadonlySet<string>): Route | null {
+  private route(tokens: Uint32Array, excluded: ReadonlySet<string>, identity: string | null): Route | null {
     const { modelName, promptLength, maxTokens, cacheSalt, localPrefillTokens } = this.request;
     const snapshot = this.directory.snapshot();
     const short = new Map<string, string[]>();
     for (const worker of snapshot.workers) {
-      const identity = cacheIdentityOf(worker);
-      if (short.has(identity)) continue;
-      const keys = blockKeys(rootKey(worker, cacheSalt), tokens, reusableRows(tokens.length), this.keys.get(identity));
-      this.keys.set(identity, keys);
-      short.set(identity, keys.map(shortKey));
+      const cacheIdentity = cacheIdentityOf(worker);
+      if (short.has(cacheIdentity)) continue;
+      const keys = blockKeys(rootKey(worker, cacheSalt), tokens, reusableRows(tokens.length), this.keys.get(cacheIdentity));
+      this.keys.set(cacheIdentity, keys);
+      short.set(cacheIdentity, keys.map(shortKey));
     }
     return route(snapshot, {
       modelName,
       promptTokens: tokens.length,
       maxTokens: maxTokens - (tokens.length - promptLength),
-      identity: tokens.length > promptLength ? this.identity : null,
+      identity,
       blockKeys: short,
       excluded,
       localPrefillTokens,

@@ -208,7 +208,7 @@ function validate<S extends typeof ChatCompletionRequest | typeof CompletionRequ
   return parsed.data as z.output<S>;
 }
 
-/** The context that every ready decode worker has; refuses early where there is none. An outage of the bus is waited for later. */
+/** The context that some ready decode worker has (the router asks nobody for more than it has); refuses early where none is. An outage of the bus is waited for later. */
 function readyMaxPositions(gateway: Gateway): number {
   const maxPositions = servedContext(gateway);
   if (maxPositions === null) throw new PelagicError("no_workers", "no decode worker is ready; try again later");
@@ -217,7 +217,7 @@ function readyMaxPositions(gateway: Gateway): number {
 
 export function servedContext(gateway: Pick<Gateway, "directory" | "model">): number | null {
   const ready = readyDecodeWorkers(gateway);
-  return ready.length === 0 ? null : Math.min(...ready.map((worker) => worker.maxPositions));
+  return ready.length === 0 ? null : Math.max(...ready.map((worker) => worker.maxPositions));
 }
 
 export function readyDecodeWorkers({ directory, model }: Pick<Gateway, "directory" | "model">) {

@@ -104,6 +104,8 @@ export const Delta = z.object({
       z.object({ kind: z.literal("error"), error: WireError }),
     ])
     .optional(),
+  /** With the first delta, in case the answer to the dispatch was lost: the process that accepted it. */
+  instanceId: id.optional(),
   /** With the first delta: prompt rows that nobody computed for this request, and who prefilled. */
   cacheHitTokens: count.optional(),
   prefilledBy: id.optional(),

@@ -23,7 +23,7 @@ export interface DecodeConfig {
 
 const tickMs = 250;
 const busyRetryMs = 500;
-/** Between the end of a request that moves and its next worker's question for the blocks. */
+/** A gateway that moves a request cancels it here first: so long after, its next worker has asked for the blocks. */
 const handoverMs = 500;
 /** Logprobs are finite in JSON: what the model holds for impossible has this one. */
 const impossibleLogprob = -9999;
@@ -89,6 +89,11 @@ export class DecodeWorker {
   /** Nothing runs here, and who took over what did has had time to ask for its blocks. */
   get drained(): boolean {
     return this.attempts.size === 0 && this.clock.nowMs() - this.cancelledAtMs > handoverMs;
+  }
+
+  /** Requests whose rows are being fetched. */
+  get fetching(): number {
+    return this.fetcher.running;
   }
 
   get receivingBytes(): number {
@@ -274,7 +279,11 @@ export class DecodeWorker {
         ...(dispatch.sampling.logprobs === undefined ? {} : { logprobs: part.map(({ logprob, top }) => ({ logprob, top })) }),
         ...(dispatch.digests ? { digests: part.map(({ digest }) => (digest ?? 0n).toString(16).padStart(16, "0")) } : {}),
         ...(at === 0
-          ? { cacheHitTokens: attempt.cacheHitTokens, ...(attempt.prefilledBy === undefined ? {} : { prefilledBy: attempt.prefilledBy }) }
+          ? {
+              instanceId: this.core.instanceId,
+              cacheHitTokens: attempt.cacheHitTokens,
+              ...(attempt.prefilledBy === undefined ? {} : { prefilledBy: attempt.prefilledBy }),
+            }
           : {}),
         ...(last && attempt.end ? { end: attempt.end, timings: this.timings(attempt) } : {}),
       };

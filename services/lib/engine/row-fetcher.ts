@@ -101,6 +101,10 @@ export class RowFetcher {
     return this.credits.outstandingBytes;
   }
 
+  get running(): number {
+    return this.fetches.size;
+  }
+
   /** Rows [0, haveRows) are in the cache already. */
   start(fetch: RowFetch, haveRows: number): void {
     const started = { ...fetch, left: [...fetch.sources], transfer: undefined };

@@ -77,7 +77,7 @@ export function checkAnswers(played: Played): string[] {
       break;
     }
     if (client.isWhole && client.outcome !== right.end) wrong(`ended with ${client.outcome} where ${right.end} is right`);
-    if (!client.isWhole && client.outcome !== "left" && !client.forgiven && !allows(client)) {
+    if (!client.isWhole && client.outcome !== "left" && !client.forgiven && !allows(client, scenario)) {
       wrong(`ended with ${client.outcome}: ${client.message}`);
     }
   }
@@ -85,8 +85,9 @@ export function checkAnswers(played: Played): string[] {
 }
 
 /** Errors that a scenario justifies; every other one is a violation. */
-function allows(client: Client): boolean {
+function allows(client: Client, scenario: Scenario): boolean {
   const { outcome } = client;
+  if (!client.wasAccepted && outcome === "overloaded" && scenario.requests.length > scenario.maxWaiting) return true;
   // Refused before any work was spent, and rightly: no worker was there all the time to do it.
   if (!client.wasAccepted && ["no_workers", "overloaded"].includes(outcome) && !client.couldBeServed) return true;
   // Lost, and no other worker came for as long as a request waits.
@@ -123,11 +124,16 @@ export function checkBeginnings({ lives }: Pick<Played, "lives">): string[] {
 
 /** A drain moves what runs, in time, where somebody else can take it. */
 export function checkDrains({ scenario, lives, struck }: Played): string[] {
-  const equal = scenario.otherBuild === null && scenario.small === null;
+  const equal = scenario.otherBuild === null && scenario.rebuilt === null && scenario.small === null;
   if (scenario.drains.length !== 1 || scenario.decode < 2 || !equal || !struck.every(isLate)) return [];
-  return lives
-    .filter(({ leftByDrain }) => leftByDrain > 0)
+  const roomy = scenario.requests.length < scenario.maxWaiting;
+  const left = lives
+    .filter(({ leftByDrain }) => leftByDrain > 0 && roomy)
     .map(({ node, leftByDrain }) => `${node.id}: ${leftByDrain} requests at the end of its drain`);
+  // Nobody stops where it is for a place that it does not get. New requests, and other gateways, may take it meanwhile.
+  const alone = scenario.gateways === 1 && scenario.requests.every(({ atMs }) => atMs + littleMs < (scenario.drains[0]?.atMs ?? 0));
+  const refused = alone ? lives.filter(({ refusedInMidAnswer }) => refusedInMidAnswer > 0) : [];
+  return [...left, ...refused.map(({ node, refusedInMidAnswer }) => `${node.id}: ${refusedInMidAnswer} requests moved to it in vain`)];
 }
 
 /** Restarts of the bus that are shorter than a lease fail no request, and move none. */

@@ -1,6 +1,7 @@
 // The users of a run: each reads one answer to its end, or leaves before.
 import { PelagicError } from "../contracts/errors.ts";
 import type { Generation } from "../../gateway/generation.ts";
+import type { RequestRouting } from "../../gateway/request-routing.ts";
 import type { SimGateway } from "./nodes.ts";
 import type { SimRequest } from "./scenario.ts";
 import type { Node } from "./world.ts";
@@ -9,7 +10,8 @@ import type { Node } from "./world.ts";
 export interface ClusterView {
   /** Somebody can serve a request, and could since this time. */
   couldServe(startedMs: number, gateway: Node): boolean;
-  couldResume(gateway: Node): boolean;
+  /** Somebody whose bits these are is well. */
+  couldResume(numericsId: string, gateway: Node): boolean;
 }
 
 export class Client {
@@ -32,6 +34,7 @@ export class Client {
   endedMs = 0;
   private readonly cluster: ClusterView;
   private generation: Generation | null = null;
+  private routing: RequestRouting | null = null;
   private gateway: SimGateway | null = null;
 
   constructor(request: SimRequest, cluster: ClusterView) {
@@ -66,8 +69,9 @@ export class Client {
     this.beganMs = gateway.node.world.nowMs;
     gateway.node.deliver(() => {
       this.outcome = "running";
-      const generation = gateway.start(this.request);
+      const { generation, routing } = gateway.start(this.request);
       this.generation = generation;
+      this.routing = routing;
       const { leavesAfter } = this.request;
       if (leavesAfter !== null && "ms" in leavesAfter) gateway.node.setTimer(leavesAfter.ms, () => this.leave());
       void this.read(generation);
@@ -117,6 +121,7 @@ export class Client {
     this.endedMs = this.gateway.node.world.nowMs;
     this.longestOutageMs = this.gateway.bus.longestOutageMs;
     this.couldBeServed = this.cluster.couldServe(this.beganMs, this.gateway.node);
-    this.couldBeResumed = this.cluster.couldResume(this.gateway.node);
+    const numericsId = this.routing?.chosen?.identity.split(".")[1];
+    this.couldBeResumed = numericsId !== undefined && this.cluster.couldResume(numericsId, this.gateway.node);
   }
 }

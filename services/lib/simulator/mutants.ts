@@ -301,4 +301,30 @@ export const mutants: readonly Mutant[] = [
     find: "for (const transfer of this.transfers.values()) {\n            transfer.leaseUntilMs",
     replace: "for (const transfer of []) {\n            transfer.leaseUntilMs",
   },
+  {
+    name: "a full peer takes one more",
+    file: "gateway/move.js",
+    find: "return requests.waiting + unreported.requests < requests.maxWaiting / 2;",
+    replace: "return true;",
+  },
+  {
+    name: "a move takes no place",
+    file: "gateway/request-routing.js",
+    find: "this.directory.view.noteDispatched(to.decode.workerId, { requests: 1, blocks: 0, prefillTokens: 0 });",
+    replace: "",
+  },
+  {
+    name: "whoever accepts is whom we chose",
+    file: generation,
+    find: "body.instanceId !== target.instanceId",
+    replace: "false",
+    aim: { point: "resume", kind: "crash" },
+  },
+  {
+    name: "a fetch that is stopped is remembered",
+    file: fetcher,
+    find: "this.fetches.delete(id);",
+    replace: "",
+    aim: { point: "abort-transfer", kind: "delay" },
+  },
 ];

@@ -18,7 +18,7 @@ import { Node, type World } from "./world.ts";
 const service = "sim";
 const modelName = "sim";
 /** Numerics ids of the two builds that a cluster may have. */
-const numericsIds = ["e".repeat(64), "f".repeat(64)] as const;
+export const numericsIds = ["e".repeat(64), "f".repeat(64)] as const;
 /** As a worker's drainMs on the laptop. */
 const drainMs = 3_500;
 
@@ -38,9 +38,12 @@ export class SimWorker {
   readonly rows: RowServer;
   readonly decode: DecodeWorker | null;
   readonly runner: SimRunner;
-  readonly baselineSubscriptions: number;
+  private readonly baselineSubscriptions: number;
+  private readonly baselineTimers: number;
   /** Attempts and transfers that began here after they were over. */
   readonly begunAgain: string[] = [];
+  /** Requests in mid-answer that found its queue full. */
+  refusedInMidAnswer = 0;
   /** Transfers to this worker that were given up. */
   failedTransfers = 0;
   /** Requests that were still here when a drain had taken as long as it may. */
@@ -48,14 +51,15 @@ export class SimWorker {
   private readonly buses: SimBus[];
   private readonly broker: Broker;
 
-  constructor({ world, broker, random, scenario, log }: Surroundings, id: string) {
+  /** `life`: how many processes of this id were here before. */
+  constructor({ world, broker, random, scenario, log }: Surroundings, id: string, life: number) {
     this.node = new Node(world, id);
     this.broker = broker;
     this.role = id.startsWith("decode") ? "decode" : "prefill";
     const control = broker.connect(this.node);
     const data = broker.connect(this.node);
     this.buses = [control, data];
-    this.build = buildOf(scenario, id);
+    this.build = buildOf(scenario, id, life);
     const kvBlocks = scenario.small?.worker === id ? scenario.small.kvBlocks : scenario.kvBlocks;
     this.runner = new SimRunner(kvBlocks, this.node, scenario, this.build);
     this.core = new WorkerCore(
@@ -71,7 +75,7 @@ export class SimWorker {
           chunkTokens: scenario.chunkTokens,
           chunkAlignTokens: scenario.chunkAlignTokens,
           maxSequences: scenario.maxSequences,
-          maxWaiting: 16,
+          maxWaiting: scenario.maxWaiting,
         },
         freshId: (bytes) => random.hex(bytes),
         pid: 1,
@@ -98,6 +102,7 @@ export class SimWorker {
     this.rows = new RowServer(this.core, control, data, { servesWhileDraining: this.role === "decode" });
     this.core.ready();
     this.baselineSubscriptions = broker.subscriptionsOf(this.node);
+    this.baselineTimers = this.node.timerCount;
   }
 
   /** Their ids are fresh: none is taken twice. */
@@ -106,7 +111,12 @@ export class SimWorker {
     const submit = engine.submit.bind(engine);
     const begun = new Set<string>();
     engine.submit = (request) => {
-      submit(request);
+      try {
+        submit(request);
+      } catch (error) {
+        if (request.tokens.length > request.promptLength) this.refusedInMidAnswer++;
+        throw error;
+      }
       if (begun.has(request.id)) this.begunAgain.push(request.id);
       begun.add(request.id);
     };
@@ -139,11 +149,13 @@ export class SimWorker {
     for (const owner of engine.blocks.owners()) found.push(`${this.node.id}: blocks of ${owner}`);
     expectZero("attempts", this.decode?.liveAttempts ?? 0);
     expectZero("bytes of credit", this.decode?.receivingBytes ?? 0);
+    expectZero("fetches of rows", this.decode?.fetching ?? 0);
     expectZero("transfers", this.rows.activeTransfers);
     const { running, waiting } = engine.stats();
     expectZero("requests running", running);
     expectZero("requests waiting", waiting);
     expectZero("subscriptions more than at the start", this.broker.subscriptionsOf(this.node) - this.baselineSubscriptions);
+    expectZero("timers more than at the start", this.node.timerCount - this.baselineTimers);
     try {
       engine.blocks.check();
     } catch (error) {
@@ -158,7 +170,8 @@ export class SimGateway {
   readonly client: DispatchClient;
   readonly directory: WorkerDirectory;
   readonly bus: SimBus;
-  readonly baselineSubscriptions: number;
+  private readonly baselineSubscriptions: number;
+  private readonly baselineTimers: number;
   private readonly broker: Broker;
   private readonly scenario: Scenario;
 
@@ -188,9 +201,10 @@ export class SimGateway {
       onDraining: (instance) => this.client.workerDraining(instance),
     });
     this.baselineSubscriptions = broker.subscriptionsOf(this.node);
+    this.baselineTimers = this.node.timerCount;
   }
 
-  start(request: SimRequest): Generation {
+  start(request: SimRequest): { generation: Generation; routing: RequestRouting } {
     const prompt = promptOf(request);
     const routing = new RequestRouting(this.directory, {
       modelName,
@@ -199,7 +213,7 @@ export class SimGateway {
       cacheSalt: request.tenant,
       localPrefillTokens: this.scenario.localPrefillTokens,
     });
-    return this.client.start(
+    const generation = this.client.start(
       {
         requestId: request.id,
         prompt,
@@ -218,6 +232,7 @@ export class SimGateway {
       },
       routing,
     );
+    return { generation, routing };
   }
 
   kill(): void {
@@ -233,6 +248,7 @@ export class SimGateway {
     expectZero("requests", this.client.running);
     expectZero("cancellations", this.client.cancellationsPending);
     expectZero("subscriptions more than at the start", this.broker.subscriptionsOf(this.node) - this.baselineSubscriptions);
+    expectZero("timers more than at the start", this.node.timerCount - this.baselineTimers);
     return found;
   }
 }

@@ -15,11 +15,11 @@ import {
 } from "./checks.ts";
 import { Client } from "./client.ts";
 import { FlowWatch } from "./flow-watch.ts";
-import { SimGateway, SimWorker, type Surroundings } from "./nodes.ts";
+import { numericsIds, SimGateway, SimWorker, type Surroundings } from "./nodes.ts";
 import { type ProtocolPoint, protocolPoint } from "./protocol-points.ts";
 import { Random } from "./random.ts";
 import { type Answer, closestAnswer, referenceAnswer } from "./reference.ts";
-import { type Build, buildOf, deadlineMs, type Fault, leaseMs, type Scenario } from "./scenario.ts";
+import { type Build, deadlineMs, type Fault, leaseMs, type Scenario } from "./scenario.ts";
 import { Broker, type Fate, usualFate } from "./sim-bus.ts";
 import { type Node, World } from "./world.ts";
 
@@ -109,8 +109,9 @@ class Run {
     for (let i = 0; i < scenario.gateways; i++) this.startGateway(i);
     for (const request of scenario.requests) {
       const client = new Client(request, {
-        couldServe: (startedMs, gateway) => this.couldServe(startedMs - this.noticeMs, gateway),
-        couldResume: (gateway) => this.couldServe(world.nowMs - this.noticeMs, gateway),
+        couldServe: (startedMs, gateway) => this.couldServe(startedMs - this.noticeMs, gateway, () => true),
+        couldResume: (numericsId, gateway) =>
+          this.couldServe(world.nowMs - this.noticeMs, gateway, ({ build }) => numericsIds[build] === numericsId),
       });
       clients.push(client);
       world.at(warmUpMs + request.atMs, () => client.start(this.gateways[request.gateway % scenario.gateways] as SimGateway));
@@ -146,7 +147,7 @@ class Run {
   // The cluster
 
   private startWorker(id: string): void {
-    const worker = new SimWorker(this.surroundings, id);
+    const worker = new SimWorker(this.surroundings, id, this.lives.filter(({ node }) => node.id === id).length);
     this.workers.set(id, worker);
     this.lives.push(worker);
   }
@@ -282,16 +283,15 @@ class Run {
     }
   }
 
-  /** Some decode worker, whatever build and however many blocks it takes, and the way to it have been well from this time until now. */
-  private couldServe(sinceMs: number, gateway: Node): boolean {
+  /** Some decode worker that suits, however many blocks it takes, and the way to it have been well from this time until now. */
+  private couldServe(sinceMs: number, gateway: Node, suits: (worker: SimWorker) => boolean): boolean {
     const well = (node: Node) => node.alive && node.wellSinceMs <= sinceMs;
     const workers = [...this.workers.values()].filter(({ role, node }) => role === "decode" && node.id !== this.scenario.small?.worker);
-    return well(gateway) && this.decodeBuilds.every((build) => workers.some((worker) => worker.build === build && well(worker.node)));
+    return well(gateway) && workers.some((worker) => suits(worker) && well(worker.node));
   }
 
   private get decodeBuilds(): Build[] {
-    const { scenario } = this;
-    return [...new Set(Array.from({ length: scenario.decode }, (_, i) => buildOf(scenario, `decode-${i}`)))];
+    return [...new Set(this.lives.filter(({ role }) => role === "decode").map(({ build }) => build))];
   }
 
   private get played(): Played {

@@ -59,6 +59,7 @@ export interface Scenario {
   decode: number;
   kvBlocks: number;
   maxSequences: number;
+  maxWaiting: number;
   tokenBudget: number;
   chunkTokens: number;
   chunkAlignTokens: 1 | 64;
@@ -68,6 +69,8 @@ export interface Scenario {
   rowMs: number;
   /** One of several decode workers, or a prefill worker, that computes other bits, as another build or model does. */
   otherBuild: string | null;
+  /** One that computes other bits from its second life on: it was replaced by another build. */
+  rebuilt: string | null;
   /** One that has fewer blocks than the others, and cannot hold every request. */
   small: { worker: string; kvBlocks: number } | null;
   requests: SimRequest[];
@@ -79,8 +82,9 @@ export interface Scenario {
 /** Of the code or the model: each has its own bits. */
 export type Build = 0 | 1;
 
-export function buildOf({ otherBuild }: Scenario, worker: string): Build {
-  return worker === otherBuild ? 1 : 0;
+/** `life`: 0 is the worker's first. */
+export function buildOf({ otherBuild, rebuilt }: Scenario, worker: string, life: number): Build {
+  return worker === otherBuild || (worker === rebuilt && life > 0) ? 1 : 0;
 }
 
 /** The points that faults are aimed at by themselves. Nobody gives orders to drain here: workers are sent SIGTERM. */
@@ -94,6 +98,8 @@ export const deadlineMs = 60_000;
 
 /** So many seeds are three ordinary scenarios in one cluster. */
 const crowdedShare = 0.07;
+/** In so many a worker that has much to do is drained, and its peer's queue is short. */
+const busyDrainShare = 0.02;
 /** And so many lose nothing, and have at most a few late messages: there everything is asked of the product. */
 const calmShare = 0.07;
 
@@ -101,6 +107,7 @@ const calmShare = 0.07;
 export function makeScenario(seed: number): Scenario {
   const random = new Random(seed);
   if (random.chance(crowdedShare)) return withUnequals(makeCrowded(seed, random), random);
+  if (random.chance(busyDrainShare)) return makeBusyDrain(seed, random);
   return withUnequals(random.chance(calmShare) ? makeCalm(seed, random) : makeOne(seed, random), random);
 }
 
@@ -109,7 +116,7 @@ function withUnequals(scenario: Scenario, random: Random): Scenario {
   const prefill = random.chance(0.25);
   const worker = prefill ? `prefill-${random.between(0, scenario.prefill - 1)}` : `decode-${random.between(0, scenario.decode - 1)}`;
   if (!prefill && scenario.decode < 2) return scenario;
-  if (random.chance(0.15)) return { ...scenario, otherBuild: worker };
+  if (random.chance(0.15)) return random.chance(0.5) ? { ...scenario, otherBuild: worker } : { ...scenario, rebuilt: worker };
   return random.chance(0.15) ? { ...scenario, small: { worker, kvBlocks: random.between(2, 6) } } : scenario;
 }
 
@@ -117,6 +124,29 @@ function makeCalm(seed: number, random: Random): Scenario {
   const scenario = makeOne(seed, random);
   const late = scenario.faults.filter(({ kind }) => kind === "delay" || kind === "reorder" || kind === "duplicate");
   return { ...scenario, faults: late.map((fault) => ({ ...fault, ms: 10 })) };
+}
+
+function makeBusyDrain(seed: number, random: Random): Scenario {
+  const scenario = makeOne(seed, random);
+  const requests = Array.from({ length: random.between(7, 12) }, (_, i) => makeRequest(random, i)).map((request) => ({
+    ...request,
+    atMs: random.between(0, 150),
+    maxTokens: random.between(40, 150),
+    leavesAfter: null,
+  }));
+  const drain = { worker: `decode-${random.between(0, 1)}`, atMs: random.between(350, 600), backAfterMs: 500 };
+  return withRoom({
+    ...scenario,
+    gateways: 1,
+    decode: 2,
+    maxWaiting: 4,
+    maxSequences: 2,
+    kvBlocks: 40,
+    callMs: 20,
+    requests,
+    drains: [drain],
+    faults: [],
+  });
 }
 
 function makeOne(seed: number, random: Random): Scenario {
@@ -136,6 +166,7 @@ function makeOne(seed: number, random: Random): Scenario {
     decode: random.between(1, 3),
     kvBlocks: random.pick([8, 12, 40]),
     maxSequences: random.pick([2, 8]),
+    maxWaiting: random.chance(0.25) ? 4 : 16,
     tokenBudget: random.pick([40, 100, 128]),
     chunkTokens: random.pick([64, 128]),
     chunkAlignTokens: random.pick([1, 64]),
@@ -144,6 +175,7 @@ function makeOne(seed: number, random: Random): Scenario {
     callMs: slow ? random.pick([20, 20, 60]) : 2,
     rowMs: slow ? 1 : random.pick([0.05, 0.5]),
     otherBuild: null,
+    rebuilt: null,
     small: null,
     requests,
     drains: [],

@@ -28,6 +28,7 @@ function* smaller(scenario: Scenario): Generator<Scenario> {
   for (let i = 0; i < faults.length; i++) yield { ...scenario, faults: faults.toSpliced(i, 1) };
   for (let i = 0; i < drains.length; i++) yield { ...scenario, drains: drains.toSpliced(i, 1) };
   if (scenario.otherBuild !== null) yield { ...scenario, otherBuild: null };
+  if (scenario.rebuilt !== null) yield { ...scenario, rebuilt: null };
   if (scenario.small !== null) yield { ...scenario, small: null };
   for (const what of ["gateways", "prefill", "decode"] as const) {
     if (scenario[what] > 1) yield { ...scenario, [what]: scenario[what] - 1 };

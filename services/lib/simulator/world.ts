@@ -96,6 +96,10 @@ export class Node implements Clock {
     this.wellSinceMs = world.nowMs;
   }
 
+  get timerCount(): number {
+    return this.timers.size;
+  }
+
   /** Something is wrong with it for so long. */
   unwell(durationMs: number): void {
     this.wellSinceMs = Math.max(this.wellSinceMs, this.world.nowMs + durationMs);
