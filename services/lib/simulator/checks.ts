@@ -130,8 +130,11 @@ export function checkDrains({ scenario, lives, struck }: Played): string[] {
   const left = lives
     .filter(({ leftByDrain }) => leftByDrain > 0 && roomy)
     .map(({ node, leftByDrain }) => `${node.id}: ${leftByDrain} requests at the end of its drain`);
-  // Nobody stops where it is for a place that it does not get. New requests, and other gateways, may take it meanwhile.
-  const alone = scenario.gateways === 1 && scenario.requests.every(({ atMs }) => atMs + littleMs < (scenario.drains[0]?.atMs ?? 0));
+  // Nobody stops where it is for a place that it does not get. New requests, other gateways, and what a drain's bound cut off may take it meanwhile.
+  const alone =
+    lives.every(({ leftByDrain }) => leftByDrain === 0) &&
+    scenario.gateways === 1 &&
+    scenario.requests.every(({ atMs }) => atMs + littleMs < (scenario.drains[0]?.atMs ?? 0));
   const refused = alone ? lives.filter(({ refusedInMidAnswer }) => refusedInMidAnswer > 0) : [];
   return [...left, ...refused.map(({ node, refusedInMidAnswer }) => `${node.id}: ${refusedInMidAnswer} requests moved to it in vain`)];
 }
