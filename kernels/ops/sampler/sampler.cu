@@ -16,6 +16,7 @@ constexpr int kThreadCount = 512;
 constexpr int kWarps = kThreadCount / 32;
 constexpr int kClusterBlocks = 8;
 constexpr int kBlockVocab = 8192;  // at most this for a single block
+static_assert(kMostSamplerCudaVocab <= kMostSampledVocab);
 
 struct WarpScratch {
   Ranked best[kWarps];
