@@ -14,6 +14,7 @@
 #include "ops/moe/moe_cuda_bench.h"
 #include "ops/rms_norm/rms_norm_cuda_bench.h"
 #include "ops/rope/rope_cuda_bench.h"
+#include "ops/sampler/sampler_cuda_bench.h"
 #include "ops/silu_mul/silu_mul_cuda_bench.h"
 
 int main(int argc, char** argv) {
@@ -30,7 +31,8 @@ int main(int argc, char** argv) {
                          {"rope", &pelagic::bench_rope},
                          {"moe", &pelagic::bench_moe},
                          {"kv_cache", &pelagic::bench_kv_cache},
-                         {"embedding", &pelagic::bench_embedding}};
+                         {"embedding", &pelagic::bench_embedding},
+                         {"sampler", &pelagic::bench_sampler}};
   std::string json, commit;
   std::vector<std::string> wanted;
   for (int i = 1; i < argc; ++i) {

@@ -7,17 +7,13 @@
 #include <stdexcept>
 
 #include "backend/cpu/cpu_ops.h"
-#include "base/log.h"
-#include "base/philox.h"
+#include "ops/sampler/sampler_math.h"
 
 namespace pelagic {
 namespace {
 
 constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-
-// NaN would break the orderings below: it counts as the worst logit.
-float number(float x) { return x == x ? x : kMinusInfinity; }
 
 bool has_penalties(const SamplingParams& params) {
   return params.repetition_penalty != 1.0f || params.presence_penalty != 0.0f || params.frequency_penalty != 0.0f;
@@ -28,8 +24,7 @@ void apply_penalties(const SamplingParams& params, std::vector<float>& logits, s
   if (params.repetition_penalty != 1.0f) {
     const auto penalize_once = [&](std::uint32_t id) {
       if (counts[id]++ != 0) return;
-      float& logit = logits[id];
-      logit = logit > 0.0f ? logit / params.repetition_penalty : logit * params.repetition_penalty;
+      logits[id] = penalize_repetition(logits[id], params.repetition_penalty);
     };
     for (const std::uint32_t id : params.prompt_tokens) penalize_once(id);
     for (const std::uint32_t id : params.output_tokens) penalize_once(id);
@@ -39,8 +34,7 @@ void apply_penalties(const SamplingParams& params, std::vector<float>& logits, s
   for (const std::uint32_t id : params.output_tokens) ++counts[id];
   for (const std::uint32_t id : params.output_tokens) {
     if (counts[id] == 0) continue;  // an earlier occurrence has paid for all
-    logits[id] = logits[id] - params.frequency_penalty * static_cast<float>(counts[id]);
-    logits[id] = logits[id] - params.presence_penalty;
+    logits[id] = penalize_output(logits[id], params.frequency_penalty, params.presence_penalty, counts[id]);
     counts[id] = 0;
   }
 }
@@ -72,18 +66,18 @@ void filter(const CpuOps& ops, const SamplingParams& params, const std::vector<f
   probabilities.resize(z.size());
   ops.row_exp_sum(z.data(), 0.0f, static_cast<int>(z.size()), probabilities.data());
   if (params.top_p < 1.0f) {
-    double total = 0.0;  // in ascending order of ids
-    for (const std::uint32_t id : candidates) total += static_cast<double>(probabilities[id]);
-    const double wanted = static_cast<double>(params.top_p) * total;
+    std::uint64_t total = 0;
+    for (const std::uint32_t id : candidates) total += integer_weight(probabilities[id]);
+    const std::uint64_t wanted = weight_to_reach(params.top_p, total);
     // A heap gives the best first without sorting the whole vocabulary. The kept ones gather at the end.
     const auto worse = [&](std::uint32_t a, std::uint32_t b) { return better(b, a); };
     std::make_heap(candidates.begin(), candidates.end(), worse);
     auto rest = candidates.end();
-    double kept = 0.0;
+    std::uint64_t kept = 0;
     do {
       std::pop_heap(candidates.begin(), rest, worse);
       --rest;
-      kept += static_cast<double>(probabilities[*rest]);
+      kept += integer_weight(probabilities[*rest]);
     } while (kept < wanted && rest != candidates.begin());
     candidates.erase(candidates.begin(), rest);
     std::sort(candidates.begin(), candidates.end());
@@ -95,23 +89,18 @@ void filter(const CpuOps& ops, const SamplingParams& params, const std::vector<f
 // Gumbel-max: the largest of z + g, g = -log(-log(u)), is a draw from softmax(z). Ascending ids.
 std::uint32_t draw(const SamplingParams& params, std::uint32_t position, const std::vector<float>& z,
                    const std::vector<std::uint32_t>& candidates) {
-  // u is at most 1 - 2^-33, hence g is below 22.9: a candidate that could not win with this needs no noise.
-  constexpr double kLargestNoise = 23.0;
-  const std::array<std::uint32_t, 2> key{static_cast<std::uint32_t>(params.seed),
-                                         static_cast<std::uint32_t>(params.seed >> 32)};
   std::array<std::uint32_t, 4> words{};
   std::int64_t words_of = -1;
   std::uint32_t best_id = candidates.front();
   double best = -std::numeric_limits<double>::infinity();
   for (const std::uint32_t id : candidates) {
-    const auto value = static_cast<double>(z[id]);
-    if (value + kLargestNoise <= best) continue;
+    // A candidate that could not win with the largest noise needs none.
+    if (static_cast<double>(z[id]) + kLargestNoise <= best) continue;
     if (words_of != id / 4) {
       words_of = id / 4;
-      words = philox4x32_10({id / 4, position, params.choice, 0}, key);
+      words = noise_words(params.seed, params.choice, position, id / 4);
     }
-    const double u = (words[id % 4] + 0.5) * 0x1p-32;
-    const double noisy = value - log_f64(-log_f64(u));
+    const double noisy = with_noise(z[id], words[id % 4]);
     if (noisy > best) {
       best = noisy;
       best_id = id;
@@ -122,21 +111,25 @@ std::uint32_t draw(const SamplingParams& params, std::uint32_t position, const s
 
 void report_logprobs(const CpuOps& ops, const float* logits, int vocab, const SamplingParams& params,
                      SamplerScratch& scratch, SampleResult& result) {
-  const float largest = ops.row_max(logits, vocab);
-  const double log_sum = log_f64(static_cast<double>(ops.row_exp_sum(logits, largest, vocab, nullptr)));
-  const auto logprob = [&](std::uint32_t id) {
-    return static_cast<float>(static_cast<double>(logits[id]) - static_cast<double>(largest) - log_sum);
-  };
+  std::vector<float>& values = scratch.logits;
+  values.resize(static_cast<std::size_t>(vocab));
+  std::transform(logits, logits + vocab, values.begin(), number);
+  const float largest = ops.row_max(values.data(), vocab);
+  scratch.probabilities.resize(values.size());
+  ops.row_exp_sum(values.data(), largest, vocab, scratch.probabilities.data());
+  std::uint64_t total = 0;
+  for (std::size_t id = 0; id < values.size(); ++id)
+    total += values[id] == largest ? kWholeWeight : integer_weight(scratch.probabilities[id]);
+  const double log_sum = log_of_weights(total);
+  const auto logprob = [&](std::uint32_t id) { return log_probability(logits[id], largest, log_sum); };
   result.logprob = logprob(static_cast<std::uint32_t>(result.token));
   const auto wanted = static_cast<std::size_t>(std::min(params.logprobs, vocab));
   if (wanted == 0) return;
-  scratch.probabilities.resize(static_cast<std::size_t>(vocab));
-  std::transform(logits, logits + vocab, scratch.probabilities.begin(), number);
   scratch.candidates.resize(static_cast<std::size_t>(vocab));
   for (std::size_t id = 0; id < scratch.candidates.size(); ++id)
     scratch.candidates[id] = static_cast<std::uint32_t>(id);
   const auto end = scratch.candidates.begin() + static_cast<std::ptrdiff_t>(wanted);
-  std::partial_sort(scratch.candidates.begin(), end, scratch.candidates.end(), Better{scratch.probabilities.data()});
+  std::partial_sort(scratch.candidates.begin(), end, scratch.candidates.end(), Better{values.data()});
   for (auto id = scratch.candidates.begin(); id != end; ++id) {
     result.top_tokens.push_back(*id);
     result.top_logprobs.push_back(logprob(*id));
@@ -198,8 +191,7 @@ void sample_row(const CpuOps& ops, const float* logits, int vocab, std::uint32_t
   if (params.temperature > 0.0f) {
     scratch.candidates.clear();
     for (std::size_t id = 0; id < z.size(); ++id) {
-      // An infinite logit equals the largest and must not become NaN.
-      z[id] = z[id] == largest ? 0.0f : (z[id] - largest) / params.temperature;
+      z[id] = -distance_below(z[id], largest, params.temperature);
       if (z[id] != kMinusInfinity) scratch.candidates.push_back(static_cast<std::uint32_t>(id));
     }
     filter(ops, params, z, scratch.candidates, scratch.probabilities);

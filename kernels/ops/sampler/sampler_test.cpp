@@ -9,6 +9,7 @@
 #include "backend/cpu/cpu_ops.h"
 #include "base/philox.h"
 #include "base/test.h"
+#include "ops/sampler/sampler_math.h"
 
 namespace {
 
@@ -199,6 +200,34 @@ TEST("logprobs are of the raw logits; the top list is ordered") {
   CHECK(std::isnan(sample(logits, params).logprob));
   params.logprobs = 20;
   CHECK(sample(logits, params).top_tokens.size() == 5);
+}
+
+TEST("sums of weights are exact integers") {
+  CHECK(integer_weight(1.0f) == kWholeWeight && integer_weight(0x1p-40f) == 1 && integer_weight(0x1.8p-41f) == 0);
+  CHECK(weight_to_reach(0.5f, 4) == 2 && weight_to_reach(0.5f, 5) == 3 && weight_to_reach(1e-30f, 5) == 1);
+  // Half of a hundred equal ids are the first fifty, to the last bit.
+  SamplingParams params;
+  params.temperature = 1.0f;
+  params.top_p = 0.5f;
+  const Floats equal(100, 3.0f);
+  std::uint32_t highest = 0;
+  for (std::uint32_t position = 0; position < 2000; ++position)
+    highest = std::max(highest, static_cast<std::uint32_t>(sample(equal, params, position).token));
+  CHECK(highest == 49);
+  params.logprobs = 0;
+  CHECK(test::same_bits(sample(equal, params).logprob, static_cast<float>(-log_f64(100.0))));
+}
+
+TEST("logprobs of rows with NaN and infinities") {
+  constexpr float kNaN = std::numeric_limits<float>::quiet_NaN(), kInfinity = std::numeric_limits<float>::infinity();
+  SamplingParams params;
+  params.logprobs = 3;
+  const SampleResult with_nan = sample({kNaN, 1.0f, 1.0f}, params);
+  CHECK(with_nan.token == 1 && test::same_bits(with_nan.logprob, static_cast<float>(-log_f64(2.0))));
+  CHECK((with_nan.top_tokens == Ids{1, 2, 0}) && with_nan.top_logprobs[2] == -kInfinity);
+  const SampleResult infinite = sample({1.0f, kInfinity, -kInfinity}, params);
+  CHECK(infinite.token == 1 && infinite.logprob == 0.0f);
+  CHECK((infinite.top_tokens == Ids{1, 0, 2}) && infinite.top_logprobs[1] == -kInfinity);
 }
 
 TEST("NaN and infinite logits") {
