@@ -164,6 +164,7 @@ std::unique_ptr<OwnedBatch::RowSampling> OwnedBatch::read_sampling(const Napi::O
   sampling->bias_tokens = ids("biasTokens");
   sampling->prompt_tokens = ids("promptTokens");
   sampling->output_tokens = ids("outputTokens");
+  sampling->allowed = ids("allowedTokens");
   const Napi::Value bias_values = row.Get("biasValues");
   if (!is_absent(bias_values)) {
     sampling->bias_values = elements<float>(bias_values, where + "biasValues", napi_float32_array, "Float32Array");
@@ -172,6 +173,7 @@ std::unique_ptr<OwnedBatch::RowSampling> OwnedBatch::read_sampling(const Napi::O
   params.bias_values = sampling->bias_values;
   params.prompt_tokens = sampling->prompt_tokens;
   params.output_tokens = sampling->output_tokens;
+  params.allowed = sampling->allowed;
   return sampling;
 }
 

@@ -37,7 +37,7 @@ class OwnedBatch {
   // Owns what SamplingParams' spans refer to.
   struct RowSampling {
     SamplingParams params;
-    std::vector<std::uint32_t> bias_tokens, prompt_tokens, output_tokens;
+    std::vector<std::uint32_t> bias_tokens, prompt_tokens, output_tokens, allowed;
     std::vector<float> bias_values;
   };
   static std::unique_ptr<RowSampling> read_sampling(const Napi::Object& row, const std::string& where);

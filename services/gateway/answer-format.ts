@@ -10,7 +10,7 @@ import type {
   Usage,
 } from "../lib/contracts/http.ts";
 import type { LogprobEntry, OutputPiece } from "./output-assembler.ts";
-import type { TokenTable } from "./token-table.ts";
+import type { TokenTable } from "../lib/model/token-table.ts";
 
 export type FinishReason = "stop" | "length";
 

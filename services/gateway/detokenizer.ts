@@ -1,5 +1,5 @@
 // Tokens of one stream to text, as they come. Bytes that do not yet make a whole character are held back.
-import type { TokenTable } from "./token-table.ts";
+import type { TokenTable } from "../lib/model/token-table.ts";
 
 export class Detokenizer {
   private readonly table: TokenTable;

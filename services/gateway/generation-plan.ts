@@ -2,8 +2,9 @@
 import { randomBytes } from "node:crypto";
 import { PelagicError } from "../lib/contracts/errors.ts";
 import type { ChatCompletionRequest, ChatMessage, CompletionRequest } from "../lib/contracts/http.ts";
-import type { Sampling } from "../lib/contracts/messages.ts";
-import type { PromptMessage } from "./prompt-encoder.ts";
+import type { Constraint, Sampling } from "../lib/contracts/messages.ts";
+import type { TextFormat } from "../lib/grammar/text-format.ts";
+import type { EncodedPrompt, PromptMessage } from "./prompt-encoder.ts";
 import type { ServedModel } from "./served-model.ts";
 import type { TokenizerJob } from "./tokenizer-pool.ts";
 
@@ -15,6 +16,7 @@ type CommonRequest = Pick<CompletionRequest, Exclude<Extract<keyof CompletionReq
 
 export interface GenerationPlan {
   sampling: Sampling;
+  constraint: Constraint | undefined;
   maxTokens: number;
   stops: string[];
   stopTokenIds: number[];
@@ -67,10 +69,11 @@ export function checkPromptBytes(bytes: number, model: ServedModel, maxPositions
 export function planGeneration(
   request: CommonRequest,
   extra: { askedTokens: number | null | undefined; askedTokensField: string; logprobs: number | undefined },
-  promptTokens: number,
+  prompt: EncodedPrompt,
   model: ServedModel,
   limits: { maxPositions: number; defaultMaxTokens: number },
 ): GenerationPlan {
+  const promptTokens = prompt.tokens.length;
   if (promptTokens === 0) throw new PelagicError("invalid_request", "the prompt is empty", { param: "prompt" });
   const room = limits.maxPositions - promptTokens;
   if (room < 1) throw tooLong(`${promptTokens} tokens in the prompt`, limits.maxPositions);
@@ -78,7 +81,9 @@ export function planGeneration(
   if (askedTokens !== null && askedTokens !== undefined && askedTokens > room) {
     throw tooLong(`${promptTokens} tokens in the prompt and ${askedTokens} in the answer`, limits.maxPositions, askedTokensField);
   }
-  const stopTokenIds = new Set(request.ignore_eos === true ? [] : model.eosTokenIds);
+  const constraint = constraintOf(prompt, model);
+  // A constrained answer that is complete has nothing else to say.
+  const stopTokenIds = new Set(request.ignore_eos === true && constraint === undefined ? [] : model.eosTokenIds);
   for (const id of request.stop_token_ids ?? []) {
     checkTokenId(id, model, "stop_token_ids");
     stopTokenIds.add(id);
@@ -88,7 +93,44 @@ export function planGeneration(
     maxTokens: askedTokens ?? Math.min(room, limits.defaultMaxTokens),
     stops: typeof request.stop === "string" ? [request.stop] : (request.stop ?? []),
     stopTokenIds: [...stopTokenIds],
+    constraint,
   };
+}
+
+/** What the client asks the answer to be; undefined: anything. */
+export function wantedFormat(request: CommonRequest): TextFormat | undefined {
+  const { response_format: format, structured_outputs: structured } = request;
+  if (format && format.type !== "text" && structured) {
+    throw new PelagicError("invalid_request", "structured_outputs: not beside a response_format", { param: "structured_outputs" });
+  }
+  if (format?.type === "json_object") return { kind: "json-object" };
+  if (format?.type === "json_schema")
+    return { kind: "json-schema", schema: format.json_schema.schema ?? {}, param: "response_format.json_schema.schema" };
+  if (!structured) return undefined;
+  if (structured.json_object) return { kind: "json-object" };
+  if (structured.choice) return { kind: "choice", choices: structured.choice };
+  if (structured.regex) return { kind: "regex", pattern: structured.regex, param: "structured_outputs.regex" };
+  return { kind: "json-schema", schema: parsedSchema(structured.json), param: "structured_outputs.json" };
+}
+
+function parsedSchema(json: unknown): unknown {
+  if (typeof json !== "string") return json;
+  try {
+    return JSON.parse(json);
+  } catch {
+    throw new PelagicError("invalid_request", "structured_outputs.json: this is no JSON", { param: "structured_outputs.json" });
+  }
+}
+
+function constraintOf(prompt: EncodedPrompt, model: ServedModel): Constraint | undefined {
+  if (prompt.grammar === undefined) return undefined;
+  const afterToken = prompt.insideThink ? model.table?.addedTokenId("</think>") : null;
+  const endTokenIds = model.eosTokenIds;
+  if (afterToken === undefined || endTokenIds.length === 0) {
+    const lacks = afterToken === undefined ? "no token </think>: only with thinking off" : "no end-of-sequence token";
+    throw new PelagicError("invalid_request", `response_format: the model ${model.name} has ${lacks}`, { param: "response_format" });
+  }
+  return { grammar: prompt.grammar, afterToken, endTokenIds };
 }
 
 function sampling(request: CommonRequest, model: ServedModel): Sampling {

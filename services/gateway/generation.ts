@@ -4,7 +4,14 @@
 import type { z } from "zod";
 import { BusError, randomId } from "../lib/contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
-import { Delta, DispatchReply, type RequestTimings, type Sampling, type TokenLogprobs } from "../lib/contracts/messages.ts";
+import {
+  type Constraint,
+  Delta,
+  DispatchReply,
+  type RequestTimings,
+  type Sampling,
+  type TokenLogprobs,
+} from "../lib/contracts/messages.ts";
 import { DamagedMessage, decodeMessage, encodeMessage } from "../lib/contracts/wire.ts";
 import type { DispatchClient } from "./dispatch-client.ts";
 
@@ -14,6 +21,7 @@ export interface GenerationRequest {
   maxTokens: number;
   stopTokenIds: number[];
   sampling: Sampling;
+  constraint?: Constraint;
   cacheSalt: string;
   deadlineMs: number;
   /** Report the digest of every logits row. */

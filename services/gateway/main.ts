@@ -16,7 +16,7 @@ import { GatewayMetrics } from "./gateway-metrics.ts";
 import { createApp, notReady } from "./http-app.ts";
 import { refuseBadHttp } from "./http-error.ts";
 import { ByteBudget } from "./json-body.ts";
-import { loadModelFolder } from "./model-folder.ts";
+import { loadModelFolder } from "../lib/model/folder.ts";
 import type { Gateway } from "./serve-generation.ts";
 import { servedModel } from "./served-model.ts";
 import { gatewayStatus } from "./status.ts";
@@ -72,6 +72,7 @@ await runProcess({
         : new TokenizerPool({
             workerUrl: new URL("./tokenizer-worker.js", import.meta.url),
             modelPath: folder.path,
+            vocabularySize: folder.vocabularySize,
             threads: config.tokenizerThreads,
             maxWaiting: config.tokenizerQueue,
             jobTimeoutMs: config.tokenizerJobMs,

@@ -3,7 +3,7 @@
 import { Detokenizer } from "./detokenizer.ts";
 import { type OutputKind, ReasoningSplitter } from "./reasoning-splitter.ts";
 import { StopMatcher } from "./stop-matcher.ts";
-import type { TokenTable } from "./token-table.ts";
+import type { TokenTable } from "../lib/model/token-table.ts";
 
 export interface TokenLogprobs {
   logprob: number;

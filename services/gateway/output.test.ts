@@ -2,11 +2,11 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { Detokenizer } from "./detokenizer.ts";
-import { loadTokenizerFiles, type TokenizerFiles } from "./model-folder.ts";
+import { loadTokenizerFiles, type TokenizerFiles } from "../lib/model/folder.ts";
 import { OutputAssembler, type OutputPiece } from "./output-assembler.ts";
 import { type OutputText, ReasoningSplitter } from "./reasoning-splitter.ts";
 import { StopMatcher } from "./stop-matcher.ts";
-import { TokenTable } from "./token-table.ts";
+import { TokenTable } from "../lib/model/token-table.ts";
 import { embeddedModel } from "../cli/stack/model-folder.ts";
 
 const files = loadTokenizerFiles(embeddedModel()) as TokenizerFiles;

@@ -1,8 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { loadTokenizerFiles, type TokenizerFiles } from "./model-folder.ts";
+import { loadTokenizerFiles, type TokenizerFiles } from "../lib/model/folder.ts";
 import { PromptEncoder, type PromptMessage } from "./prompt-encoder.ts";
-import { TokenTable } from "./token-table.ts";
+import { TokenTable } from "../lib/model/token-table.ts";
 import { embeddedModel } from "../cli/stack/model-folder.ts";
 
 const files = loadTokenizerFiles(embeddedModel()) as TokenizerFiles;

@@ -4,7 +4,7 @@
 import { Template } from "@huggingface/jinja";
 import { Tokenizer } from "@huggingface/tokenizers";
 import { PelagicError } from "../lib/contracts/errors.ts";
-import type { TokenizerFiles } from "./model-folder.ts";
+import type { TokenizerFiles } from "../lib/model/folder.ts";
 
 export interface PromptMessage {
   role: "system" | "user" | "assistant";
@@ -20,6 +20,8 @@ export interface EncodedPrompt {
   tokens: Uint32Array;
   /** The prompt ends inside `<think>`: the model's first words are reasoning. */
   insideThink: boolean;
+  /** EBNF of the format that was asked for. */
+  grammar?: string;
 }
 
 const openTag = "<think>";

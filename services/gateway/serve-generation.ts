@@ -4,6 +4,7 @@ import { randomUUID } from "node:crypto";
 import type { Request, Response } from "express";
 import type { Log } from "../lib/contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
+import type { TextFormat } from "../lib/grammar/text-format.ts";
 import { ChatCompletionRequest, CompletionRequest, firstIssue, oversizedField, type Usage, unknownFields } from "../lib/contracts/http.ts";
 import type { z } from "zod";
 import type { Admission } from "./admission.ts";
@@ -19,6 +20,7 @@ import {
   type PromptSource,
   planGeneration,
   thinkingWanted,
+  wantedFormat,
 } from "./generation-plan.ts";
 import { errorBody, sendError } from "./http-error.ts";
 import { type ByteBudget, readJsonBody } from "./json-body.ts";
@@ -90,12 +92,12 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
     leave = gateway.admission.enter();
     const parsed = parseRequest(gateway, endpoint, read.body);
     const maxPositions = readyMaxPositions(gateway);
-    const prompt = await encodePrompt(gateway, parsed.source, maxPositions, {
+    const prompt = await encodePrompt(gateway, parsed.source, wantedFormat(parsed.request), maxPositions, {
       signal: gone.signal,
       timeoutMs: gateway.limits.deadlineMs - (performance.now() - arrivedMs),
     });
     releaseBody();
-    const plan = planGeneration(parsed.request, parsed, prompt.tokens.length, gateway.model, {
+    const plan = planGeneration(parsed.request, parsed, prompt, gateway.model, {
       maxPositions,
       defaultMaxTokens: gateway.limits.defaultMaxTokens,
     });
@@ -114,6 +116,7 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
         maxTokens: plan.maxTokens,
         stopTokenIds: plan.stopTokenIds,
         sampling: plan.sampling,
+        ...(plan.constraint && { constraint: plan.constraint }),
         cacheSalt,
         deadlineMs: Math.max(1, gateway.limits.deadlineMs - (performance.now() - arrivedMs)),
         ...(parsed.request.pelagic?.digests ? { digests: true } : {}),
@@ -226,11 +229,22 @@ export function readyDecodeWorkers({ directory, model }: Pick<Gateway, "director
     .workers.filter((worker) => worker.role === "decode" && worker.state === "ready" && worker.modelName === model.name);
 }
 
-async function encodePrompt(gateway: Gateway, source: PromptSource, maxPositions: number, limits: EncodeLimits): Promise<EncodedPrompt> {
-  if ("tokens" in source) return { tokens: source.tokens, insideThink: false };
+async function encodePrompt(
+  gateway: Gateway,
+  source: PromptSource,
+  format: TextFormat | undefined,
+  maxPositions: number,
+  limits: EncodeLimits,
+): Promise<EncodedPrompt> {
+  if ("tokens" in source && format === undefined) return { tokens: source.tokens, insideThink: false };
+  if (gateway.encoder === null) {
+    throw new PelagicError("invalid_request", `the model ${gateway.model.name} has no tokenizer.json: its answers cannot follow a format`, {
+      param: "response_format",
+    });
+  }
+  if ("tokens" in source) return { ...(await gateway.encoder.encode({ kind: "ids", format }, limits)), tokens: source.tokens };
   checkPromptBytes(source.bytes, gateway.model, maxPositions);
-  if (gateway.encoder === null) throw new PelagicError("internal", "no tokenizer for a prompt of text");
-  return await gateway.encoder.encode(source.job, limits);
+  return await gateway.encoder.encode(format === undefined ? source.job : { ...source.job, format }, limits);
 }
 
 /** Turns what decode sends into what the client reads, streamed or whole. */

@@ -1,8 +1,8 @@
 // The model as the gateway serves it: what the main loop needs to know of it. The tokenizer's own files are only its threads' to keep.
 import { PelagicError } from "../lib/contracts/errors.ts";
 import type { Model } from "../lib/contracts/http.ts";
-import type { ModelFolder, SamplingDefaults } from "./model-folder.ts";
-import { TokenTable } from "./token-table.ts";
+import type { ModelFolder, SamplingDefaults } from "../lib/model/folder.ts";
+import { TokenTable } from "../lib/model/token-table.ts";
 
 export interface ServedModel {
   /** What clients call it. */

@@ -13,6 +13,7 @@ function start(
     // Threads run the build.
     workerUrl: new URL("../../dist/services/gateway/tokenizer-worker.js", import.meta.url),
     modelPath: embeddedModel(),
+    vocabularySize: 320,
     threads: 1,
     maxWaiting: 10,
     jobTimeoutMs: 10_000,

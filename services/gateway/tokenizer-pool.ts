@@ -2,12 +2,17 @@
 import { Worker } from "node:worker_threads";
 import { type ErrorCode, PelagicError } from "../lib/contracts/errors.ts";
 import type { Log } from "../lib/contracts/bus.ts";
+import type { TextFormat } from "../lib/grammar/text-format.ts";
 import type { ChatPrompt, EncodedPrompt } from "./prompt-encoder.ts";
 
-export type TokenizerJob = { kind: "text"; text: string } | { kind: "chat"; prompt: ChatPrompt };
+/** `ids`: the prompt is tokens already, only the format is wanted. */
+export type TokenizerJob = ({ kind: "text"; text: string } | { kind: "chat"; prompt: ChatPrompt } | { kind: "ids" }) & {
+  format?: TextFormat;
+};
 export type TokenizerAnswer = { prompt: EncodedPrompt } | { error: { code: ErrorCode; message: string; param?: string } };
 export interface TokenizerWorkerData {
   modelPath: string;
+  vocabularySize: number;
 }
 
 export interface EncodeLimits {
@@ -26,6 +31,7 @@ export interface TokenizerPoolOptions {
   /** The compiled tokenizer-worker. */
   workerUrl: URL;
   modelPath: string;
+  vocabularySize: number;
   threads: number;
   /** Jobs that may wait; one more is refused as overloaded. */
   maxWaiting: number;
@@ -158,7 +164,7 @@ export class TokenizerPool implements Encoder {
   }
 
   private startThread(): Promise<void> {
-    const workerData: TokenizerWorkerData = { modelPath: this.options.modelPath };
+    const workerData: TokenizerWorkerData = { modelPath: this.options.modelPath, vocabularySize: this.options.vocabularySize };
     const thread: Thread = {
       worker: new Worker(this.options.workerUrl, { workerData }),
       ready: false,

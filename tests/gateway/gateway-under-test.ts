@@ -6,7 +6,7 @@ import { DispatchClient } from "../../services/gateway/dispatch-client.ts";
 import { GatewayMetrics } from "../../services/gateway/gateway-metrics.ts";
 import { createApp } from "../../services/gateway/http-app.ts";
 import { ByteBudget } from "../../services/gateway/json-body.ts";
-import { loadModelFolder, type TokenizerFiles } from "../../services/gateway/model-folder.ts";
+import { loadModelFolder, type TokenizerFiles } from "../../services/lib/model/folder.ts";
 import { PromptEncoder } from "../../services/gateway/prompt-encoder.ts";
 import type { Gateway } from "../../services/gateway/serve-generation.ts";
 import { servedModel } from "../../services/gateway/served-model.ts";
@@ -106,7 +106,12 @@ export async function waitFor(condition: () => boolean, limitMs = 5_000): Promis
 
 function encoderHere(files: TokenizerFiles): Encoder {
   const encoder = new PromptEncoder(files);
-  return { encode: async (job) => (job.kind === "text" ? encoder.encodeText(job.text) : encoder.encodeChat(job.prompt)) };
+  return {
+    encode: async (job) => {
+      if (job.kind === "ids" || job.format !== undefined) throw new Error("formats are tested with the tokenizer's own threads");
+      return job.kind === "text" ? encoder.encodeText(job.text) : encoder.encodeChat(job.prompt);
+    },
+  };
 }
 
 async function closeAll(server: Server, decode: ScriptedDecode, directory: WorkerDirectory): Promise<void> {

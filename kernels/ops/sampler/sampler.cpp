@@ -159,6 +159,8 @@ void check_sampling_params(const SamplingParams& params, int vocab) {
           "bias_tokens holds an id outside the vocabulary");
   require(std::none_of(params.bias_values.begin(), params.bias_values.end(), [](float x) { return std::isnan(x); }),
           "bias_values must be numbers");
+  require(params.allowed.empty() || params.allowed.size() >= (static_cast<std::size_t>(vocab) + 31) / 32,
+          "allowed_tokens must have a bit for every id of the vocabulary");
   require(std::all_of(params.prompt_tokens.begin(), params.prompt_tokens.end(), in_vocab),
           "prompt_tokens holds an id outside the vocabulary");
   require(std::all_of(params.output_tokens.begin(), params.output_tokens.end(), in_vocab),
@@ -179,6 +181,9 @@ void sample_row(const CpuOps& ops, const float* logits, int vocab, std::uint32_t
     logit = logit + params.bias_values[i];
   }
   if (has_penalties(params)) apply_penalties(params, z, scratch.counts);
+  if (!params.allowed.empty())
+    for (std::size_t id = 0; id < z.size(); ++id)
+      if (!is_allowed(params.allowed.data(), static_cast<std::uint32_t>(id))) z[id] = kMinusInfinity;
   std::transform(z.begin(), z.end(), z.begin(), number);
 
   const std::uint32_t best = argmax(z);

@@ -22,6 +22,9 @@ struct SamplingParams {
   std::span<const float> bias_values;  // as many as bias_tokens
   std::span<const std::uint32_t> prompt_tokens;
   std::span<const std::uint32_t> output_tokens;
+  // Bit id % 32 of word id / 32: the ids that may be chosen at all. Empty: every id. Words past the vocabulary's are not
+  // looked at.
+  std::span<const std::uint32_t> allowed;
   std::uint64_t seed = 0;
   std::uint32_t choice = 0;
   int logprobs = -1;  // most likely tokens to report beside the chosen one; negative: no logprobs at all
@@ -29,7 +32,7 @@ struct SamplingParams {
 
 struct SampleResult {
   std::int32_t token = 0;
-  bool valid = true;     // false: no logit was a number (the row is NaN throughout); token is then 0
+  bool valid = true;     // false: no allowed logit is a number above -infinity; token is then 0
   float logprob = 0.0f;  // natural log of the chosen token's probability under the raw logits; NaN where not asked for
   std::vector<std::uint32_t> top_tokens;  // best first, the lower id first on a tie
   std::vector<float> top_logprobs;
@@ -44,7 +47,8 @@ struct SamplerScratch {
 };
 
 // Throws std::invalid_argument with the field's name: lengths that differ, a token id >= vocab, a number out of range
-// (temperature < 0, top_p outside (0, 1], min_p outside [0, 1], repetition_penalty <= 0, top_k < 0, anything not
+// (`allowed` too short,
+// temperature < 0, top_p outside (0, 1], min_p outside [0, 1], repetition_penalty <= 0, top_k < 0, anything not
 // finite).
 void check_sampling_params(const SamplingParams& params, int vocab);
 

@@ -38,19 +38,23 @@ void bench_sampler(Bench& bench) {
   nucleus.top_p = 0.95f;
   few = nucleus;
   few.top_k = 50;
+  SamplingParams masked = nucleus;
+  const std::vector<std::uint32_t> every_other((kVocab + 31) / 32, 0x55555555u);
+  masked.allowed = every_other;
   all = nucleus;
   all.logprobs = kMostTopLogprobs;
   const Kind kinds[] = {{"greedy", SamplingParams{}},
                         {"temperature 1", plain},
                         {"temperature 0.6, top-p 0.95", nucleus},
                         {"the same with top-k 50", few},
+                        {"the same with half of the ids forbidden", masked},
                         {"the same with 20 logprobs, without top-k", all}};
   for (const int rows : {1, 32, 256}) {
     for (const Kind& kind : kinds) {
       std::vector<const SamplingParams*> params(static_cast<std::size_t>(rows), &kind.params);
       std::vector<std::int32_t> positions;
       for (int row = 0; row < rows; ++row) positions.push_back(1000 + row);
-      std::vector<std::byte> bytes(packed_sampling_bytes(params));
+      std::vector<std::byte> bytes(packed_sampling_bytes(params, kVocab));
       PackScratch scratch;
       bytes.resize(pack_sampling(params, positions, kVocab, scratch, bytes));
       const DeviceBuffer<std::byte> packed(bytes);

@@ -61,7 +61,7 @@ void check(int vocab, std::size_t count, std::uint32_t seed) {
   PackScratch scratch;
   for (std::size_t row = count - std::min<std::size_t>(count, 12); row < count; ++row) {
     if (params[row] == nullptr) continue;
-    std::vector<std::byte> bytes(packed_sampling_bytes({&params[row], 1}));
+    std::vector<std::byte> bytes(packed_sampling_bytes({&params[row], 1}, vocab));
     bytes.resize(pack_sampling({&params[row], 1}, {&rows.positions[row], 1}, vocab, scratch, bytes));
     const DeviceBuffer<std::byte> own(bytes);
     DeviceBuffer<SampledRow> result(1);

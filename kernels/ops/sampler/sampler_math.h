@@ -14,6 +14,11 @@ namespace pelagic {
 // NaN would break the orderings: it counts as the worst logit.
 constexpr float number(float x) { return x == x ? x : -std::numeric_limits<float>::infinity(); }
 
+// allowed: SamplingParams::allowed.
+constexpr bool is_allowed(const std::uint32_t* allowed, std::uint32_t id) {
+  return (allowed[id / 32] >> (id % 32) & 1) != 0;
+}
+
 // Hugging Face's rule, once for each id of the prompt or the output.
 constexpr float penalize_repetition(float logit, float penalty) {
   return logit > 0.0f ? logit / penalty : logit * penalty;

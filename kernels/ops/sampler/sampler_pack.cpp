@@ -12,8 +12,11 @@ bool outputs_count(const SamplingParams& p) {
   return repeats_count(p) || p.presence_penalty != 0.0f || p.frequency_penalty != 0.0f;
 }
 
-std::size_t list_bytes(const SamplingParams& p) {
-  return p.bias_tokens.size() * sizeof(PackedBias) +
+std::size_t allowed_words(int vocab) { return (static_cast<std::size_t>(vocab) + 31) / 32; }
+
+std::size_t list_bytes(const SamplingParams& p, int vocab) {
+  return (p.allowed.empty() ? 0 : allowed_words(vocab) * sizeof(std::uint32_t)) +
+         p.bias_tokens.size() * sizeof(PackedBias) +
          (repeats_count(p) ? p.prompt_tokens.size() * sizeof(PackedPenalty) : 0) +
          (outputs_count(p) ? p.output_tokens.size() * sizeof(PackedPenalty) : 0);
 }
@@ -53,10 +56,10 @@ std::uint32_t write_penalties(const SamplingParams& p, std::vector<std::uint32_t
 
 }  // namespace
 
-std::size_t packed_sampling_bytes(std::span<const SamplingParams* const> params) {
+std::size_t packed_sampling_bytes(std::span<const SamplingParams* const> params, int vocab) {
   std::size_t bytes = params.size() * sizeof(PackedSampling);
   for (const SamplingParams* const p : params)
-    if (p != nullptr) bytes += list_bytes(*p);
+    if (p != nullptr) bytes += list_bytes(*p, vocab);
   return bytes;
 }
 
@@ -65,7 +68,7 @@ std::size_t pack_sampling(std::span<const SamplingParams* const> params, std::sp
   const auto require = [](bool ok, const char* what) {
     if (!ok) throw std::invalid_argument(what);
   };
-  const std::size_t most = packed_sampling_bytes(params);
+  const std::size_t most = packed_sampling_bytes(params, vocab);
   require(params.size() == positions.size(), "params and positions must have the same length");
   require(most <= out.size() && most <= std::numeric_limits<std::uint32_t>::max(),
           "sampling parameters do not fit into their buffer");
@@ -97,12 +100,17 @@ std::size_t pack_sampling(std::span<const SamplingParams* const> params, std::sp
              .bias_at = at,
              .penalties = 0,
              .penalty_at = 0,
-             .unused = 0};
+             .allowed_at = 0};
       row.biases = write_biases(p, reinterpret_cast<PackedBias*>(out.data() + at));
       at += row.biases * static_cast<std::uint32_t>(sizeof(PackedBias));
       row.penalty_at = at;
       row.penalties = write_penalties(p, scratch.places, reinterpret_cast<PackedPenalty*>(out.data() + at));
       at += row.penalties * static_cast<std::uint32_t>(sizeof(PackedPenalty));
+      if (!p.allowed.empty()) {
+        row.allowed_at = at;
+        std::copy_n(p.allowed.begin(), allowed_words(vocab), reinterpret_cast<std::uint32_t*>(out.data() + at));
+        at += static_cast<std::uint32_t>(allowed_words(vocab) * sizeof(std::uint32_t));
+      }
     }
     rows[i] = row;
   }

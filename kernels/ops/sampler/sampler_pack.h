@@ -31,7 +31,7 @@ struct PackedSampling {
   std::uint32_t bias_at;    // bytes
   std::uint32_t penalties;  // how many PackedPenalty
   std::uint32_t penalty_at;
-  std::uint32_t unused;
+  std::uint32_t allowed_at;  // bytes, to (vocab + 31) / 32 words of SamplingParams::allowed; 0: every id may be chosen
 };
 
 // An id may come several times: its values are added in this order.
@@ -62,10 +62,10 @@ struct PackScratch {
 };
 
 // Bytes that pack_sampling needs at most for these rows.
-std::size_t packed_sampling_bytes(std::span<const SamplingParams* const> params);
+std::size_t packed_sampling_bytes(std::span<const SamplingParams* const> params, int vocab);
 
 // Row i samples from logits row i at positions[i] by params[i], which has been checked; null: it does not sample.
-// out: 8-byte aligned, at least packed_sampling_bytes(params). Returns the bytes written. Allocates nothing once the
+// out: 8-byte aligned, at least packed_sampling_bytes(params, vocab). Returns the bytes written. Allocates nothing once the
 // scratch has seen the vocabulary. Penalties that are off leave their tokens out. Throws std::invalid_argument: lengths
 // that differ, out too small or not aligned, 4 GiB or more, logprobs above kMostTopLogprobs.
 std::size_t pack_sampling(std::span<const SamplingParams* const> params, std::span<const std::int32_t> positions,

@@ -100,7 +100,7 @@ class RowSampler {
     const bool logprobs = p_.logprobs >= 0;
     Ranked raw = kNone;
     Ranked best = load_row(logprobs ? &raw : nullptr);
-    if (p_.biases + p_.penalties != 0) best = adjust_row();
+    if (p_.biases + p_.penalties + p_.allowed_at != 0) best = adjust_row();
     best = best_of_all(best);
     const float largest = number_of_order(static_cast<std::uint32_t>(best.value));
     const bool valid = largest != -std::numeric_limits<float>::infinity();
@@ -202,7 +202,7 @@ class RowSampler {
     }
   }
 
-  // Bias and penalties. Returns this thread's best.
+  // Bias, penalties, and what may be chosen at all. Returns this thread's best.
   PELAGIC_ROW_CODE Ranked adjust_row() {
     float* const part = reinterpret_cast<float*>(fours_);
     const std::uint32_t first = static_cast<std::uint32_t>(first_four_) * 4;
@@ -231,9 +231,22 @@ class RowSampler {
       part[penalty.id - first] = logit;
     }
     team_.sync();
+    if (p_.allowed_at != 0) forbid(reinterpret_cast<const std::uint32_t*>(packed_ + p_.allowed_at));
     Ranked best = kNone;
     for_each([&](std::uint32_t id, float x) { offer(best, x, id); });
     return best;
+  }
+
+  // Fours reach past the vocabulary, its words may not: what is there is NaN already.
+  PELAGIC_ROW_CODE void forbid(const std::uint32_t* allowed) {
+    PELAGIC_ROW_ROLLED
+    for (int four = team_.thread(); four < count_; four += Team::kThreads) {
+      const auto id = static_cast<std::uint32_t>((first_four_ + four) * 4);  // a multiple of four: one word has all
+      const std::uint32_t bits = allowed[id / 32] >> (id % 32);
+      PELAGIC_ROW_UNROLL
+      for (int j = 0; j < 4; ++j)
+        if ((bits >> j & 1) == 0) fours_[four].v[j] = -std::numeric_limits<float>::infinity();
+    }
   }
 
   PELAGIC_ROW_CODE void turn_into_distances(float largest) {

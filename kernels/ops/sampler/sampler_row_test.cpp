@@ -167,6 +167,11 @@ TEST("packed parameters") {
   const auto* const all = reinterpret_cast<const PackedPenalty*>(list(rows[1].penalty_at));
   CHECK(rows[1].penalties == 3 && all[0].output_count == 1 && all[2].id == 5 && all[2].output_count == 0);
 
+  const std::vector<std::uint32_t> allowed{0x2A5u, 7u};
+  params.allowed = allowed;
+  pack_sampling(both, positions, 10, scratch, bytes);
+  CHECK(*reinterpret_cast<const std::uint32_t*>(list(rows[1].allowed_at)) == 0x2A5u);
+
   const auto refused = [&](std::span<const std::int32_t> at, std::span<std::byte> out) {
     try {
       pack_sampling(both, at, 10, scratch, out);
@@ -175,7 +180,7 @@ TEST("packed parameters") {
     }
     return false;
   };
-  const std::size_t most = packed_sampling_bytes(both);
+  const std::size_t most = packed_sampling_bytes(both, 10);
   CHECK(!refused(positions, bytes.first(most)) && refused(positions, bytes.first(most - 1)));
   CHECK(refused({positions, 1}, bytes) && refused(positions, bytes.subspan(4)));
   params.logprobs = kMostTopLogprobs + 1;

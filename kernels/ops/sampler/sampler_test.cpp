@@ -202,6 +202,42 @@ TEST("logprobs are of the raw logits; the top list is ordered") {
   CHECK(sample(logits, params).top_tokens.size() == 5);
 }
 
+TEST("only allowed ids are chosen, whatever bias and penalties say; without any the row is not valid") {
+  test::Random random(5);
+  const Ids biased{3};
+  const Floats bias{1000.0f};
+  for (int trial = 0; trial < 300; ++trial) {
+    const Floats logits = random.floats(70, -3.0f, 3.0f);
+    Ids allowed(3);
+    for (int i = random.integer(1, 4); i > 0; --i) {
+      const auto id = static_cast<std::uint32_t>(random.integer(4, 69));
+      allowed[id / 32] |= 1u << (id % 32);
+    }
+    SamplingParams params;
+    params.bias_tokens = biased;
+    params.bias_values = bias;
+    params.allowed = allowed;
+    params.temperature = trial % 3 == 0 ? 0.0f : 1.0f;
+    if (trial % 2 == 0) params.top_p = 0.5f;
+    params.logprobs = 0;
+    const SampleResult result = sample(logits, params, static_cast<std::uint32_t>(trial));
+    CHECK(result.valid && is_allowed(allowed.data(), static_cast<std::uint32_t>(result.token)));
+    params.allowed = {};
+    CHECK(sample(logits, params).token == 3);
+    // Logprobs are of the raw logits.
+    params.bias_tokens = {};
+    params.bias_values = {};
+    Ids only(3);
+    only[static_cast<std::size_t>(result.token / 32)] = 1u << (result.token % 32);
+    params.allowed = only;
+    CHECK(sample(logits, params).logprob == result.logprob && sample(logits, params).token == result.token);
+  }
+  const Ids none(3);
+  SamplingParams params;
+  params.allowed = none;
+  CHECK(!sample(Floats(70, 1.0f), params).valid);
+}
+
 TEST("sums of weights are exact integers") {
   CHECK(integer_weight(1.0f) == kWholeWeight && integer_weight(0x1p-40f) == 1 && integer_weight(0x1.8p-41f) == 0);
   CHECK(weight_to_reach(0.5f, 4) == 2 && weight_to_reach(0.5f, 5) == 3 && weight_to_reach(1e-30f, 5) == 1);
@@ -247,11 +283,11 @@ TEST("NaN and infinite logits") {
 }
 
 TEST("bad parameters are refused") {
-  const auto refused = [](auto change) {
+  const auto refused = [](auto change, int vocab = 10) {
     SamplingParams params;
     change(params);
     try {
-      check_sampling_params(params, 10);
+      check_sampling_params(params, vocab);
     } catch (const std::invalid_argument&) {
       return true;
     }
@@ -267,6 +303,9 @@ TEST("bad parameters are refused") {
   CHECK(refused([](SamplingParams& p) { p.min_p = -0.1f; }));
   CHECK(refused([](SamplingParams& p) { p.top_k = -1; }));
   CHECK(refused([](SamplingParams& p) { p.repetition_penalty = 0.0f; }));
+  const Ids word(1);
+  CHECK(!refused([&](SamplingParams& p) { p.allowed = word; }, 32));
+  CHECK(refused([&](SamplingParams& p) { p.allowed = word; }, 33));
   CHECK(refused([&](SamplingParams& p) { p.bias_values = one; }));
   CHECK(refused([&](SamplingParams& p) {
     p.bias_tokens = ten;

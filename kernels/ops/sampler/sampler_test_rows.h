@@ -42,7 +42,7 @@ class SamplerRows {
 
   std::vector<std::byte> packed() const {
     const auto all = pointers();
-    std::vector<std::byte> out(packed_sampling_bytes(all));
+    std::vector<std::byte> out(packed_sampling_bytes(all, vocab));
     PackScratch scratch;
     out.resize(pack_sampling(all, positions, vocab, scratch, out));
     return out;
@@ -76,7 +76,7 @@ class SamplerRows {
 
  private:
   struct Lists {
-    std::vector<std::uint32_t> biased, prompt, output;
+    std::vector<std::uint32_t> biased, prompt, output, allowed;
     std::vector<float> bias;
   };
 
@@ -148,6 +148,15 @@ class SamplerRows {
       if (!own.bias.empty() && one_in(5))
         own.bias[0] = std::numeric_limits<float>::infinity() * (one_in(2) ? -1.0f : 1.0f);
     }
+    if (one_in(4)) {
+      // Many, few, none at all.
+      const int every = one_in(2) ? 2 : one_in(10) ? 0 : 40;
+      own.allowed.resize((static_cast<std::size_t>(vocab) + 31) / 32);
+      for (std::uint32_t& word : own.allowed)
+        for (int bit = 0; bit < 32; ++bit)
+          if (every > 0 && one_in(every)) word |= 1u << bit;
+    }
+    p.allowed = own.allowed;
     p.bias_tokens = own.biased;
     p.bias_values = own.bias;
     p.prompt_tokens = own.prompt;

@@ -13,6 +13,7 @@ export const httpLimits = {
   stopCharacters: 1_024,
   stopTokenIds: 256,
   logitBias: 1_024,
+  choices: 1_024,
   tokenId: 2 ** 31 - 1,
 } as const;
 
@@ -34,6 +35,32 @@ const stopString = z
   .min(1, { error: "a stop string cannot be empty" })
   .max(httpLimits.stopCharacters)
   .refine(wellFormed, { error: "a stop string must be valid Unicode" });
+
+const schema = z.union([z.boolean(), z.record(z.string(), z.unknown())], { error: "a JSON schema: an object or a boolean" });
+const ResponseFormat = z.discriminatedUnion(
+  "type",
+  [
+    z.looseObject({ type: z.literal("text") }),
+    z.looseObject({ type: z.literal("json_object") }).describe("Any JSON object."),
+    z.looseObject({
+      type: z.literal("json_schema"),
+      json_schema: z
+        .looseObject({ name: z.string().max(256).nullish(), schema: schema.nullish(), strict: z.boolean().nullish() })
+        .describe("Kept by construction, strict or not; a keyword that cannot be is refused by name."),
+    }),
+  ],
+  { error: "type must be text, json_object or json_schema" },
+);
+const StructuredOutputs = z
+  .strictObject({
+    json: z.union([z.string(), schema]).nullish(),
+    regex: z.string().min(1).max(httpLimits.stopCharacters).nullish(),
+    choice: z.array(z.string().min(1).max(httpLimits.stopCharacters)).min(1).max(httpLimits.choices).nullish(),
+    json_object: z.boolean().nullish(),
+  })
+  .refine((one) => Object.values(one).filter((value) => value !== null && value !== undefined && value !== false).length === 1, {
+    error: "exactly one of json, regex, choice and json_object",
+  });
 
 /** Sampling, stopping and reporting: the fields that chat and completions share. */
 const generationFields = {
@@ -63,6 +90,8 @@ const generationFields = {
     .describe("Ends the answer before any of these; not looked for in the reasoning."),
   stop_token_ids: z.array(tokenId).max(httpLimits.stopTokenIds).nullish(),
   ignore_eos: z.boolean().nullish(),
+  response_format: ResponseFormat.nullish().describe("What the answer is; the reasoning before it is free."),
+  structured_outputs: StructuredOutputs.nullish().describe("As vLLM has it."),
   return_token_ids: z.boolean().nullish().describe("Report prompt_token_ids and token_ids."),
   pelagic: z.strictObject({ digests: z.boolean().optional() }).nullish().describe("Only with PELAGIC_DEBUG=1: digests of the logits rows."),
   // Refused.
@@ -72,7 +101,6 @@ const generationFields = {
   allowed_token_ids: nothing("allowed_token_ids"),
   prompt_logprobs: nothing("prompt_logprobs"),
   truncate_prompt_tokens: nothing("truncate_prompt_tokens"),
-  structured_outputs: nothing("structured_outputs"),
   include_stop_str_in_output: only(false, "include_stop_str_in_output"),
   skip_special_tokens: only(true, "skip_special_tokens: false"),
   thinking_token_budget: nothing("thinking_token_budget"),
@@ -131,7 +159,6 @@ export const ChatCompletionRequest = z.object({
   tool_choice: refused(z.enum(["none", "auto"], unsupported("tool_choice"))),
   functions: noneOf("functions"),
   function_call: refused(z.enum(["none", "auto"], unsupported("function_call"))),
-  response_format: refused(z.looseObject({ type: z.literal("text", unsupported("a response_format other than text")) })),
   modalities: refused(z.array(z.literal("text", unsupported("a modality other than text")))),
   audio: nothing("audio"),
   prediction: nothing("prediction"),
@@ -186,7 +213,6 @@ export const CompletionRequest = z.object({
   best_of: only(1, "best_of"),
   echo: only(false, "echo"),
   suffix: refused(z.literal("", unsupported("suffix"))),
-  response_format: refused(z.looseObject({ type: z.literal("text", unsupported("a response_format other than text")) })),
   ...ignored,
 });
 export type CompletionRequest = z.infer<typeof CompletionRequest>;

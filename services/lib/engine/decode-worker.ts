@@ -4,8 +4,9 @@
 import { kvBlockTokens } from "../contracts/block-key.ts";
 import type { Bus, BusMessage, Clock, Log } from "../contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
-import { type Control, type Delta, Dispatch } from "../contracts/messages.ts";
+import { type Constraint, type Control, type Delta, Dispatch } from "../contracts/messages.ts";
 import { DamagedMessage, decodeMessage, encodeMessage } from "../contracts/wire.ts";
+import type { TokenConstraint } from "../grammar/constraint.ts";
 import type { EngineEnd } from "./engine.ts";
 import type { SampledToken } from "./model-runner.ts";
 import type { RowSampling } from "./native.ts";
@@ -19,6 +20,8 @@ export interface DecodeConfig {
   localPrefillTokens: number;
   /** Frame bytes in flight to this worker at most, over all transfers. */
   receiveBudgetBytes: number;
+  /** Makes constraints; absent where there is no tokenizer. */
+  constraints?: ConstraintMaker;
 }
 
 const tickMs = 250;
@@ -48,6 +51,9 @@ interface Attempt {
   cancelReplies: (() => void)[];
   dirty: boolean;
 }
+
+/** Throws a PelagicError where it cannot. */
+export type ConstraintMaker = (spec: Constraint) => TokenConstraint;
 
 export class DecodeWorker {
   private readonly core: WorkerCore;
@@ -166,6 +172,7 @@ export class DecodeWorker {
       dirty: false,
     };
     const id = dispatch.attemptId;
+    const constraint = this.constraintOf(dispatch, tokens);
     const sources = rowSources(dispatch, tokens.length);
     const remote = sources.some(({ endRow }) => endRow >= Math.max(1, this.config.localPrefillTokens));
     this.attempts.set(id, attempt);
@@ -179,6 +186,7 @@ export class DecodeWorker {
         maxTokens: dispatch.maxTokens,
         stopTokenIds: new Set(dispatch.stopTokenIds),
         sampling: rowSampling(dispatch),
+        ...(constraint && { constraint }),
         digests: dispatch.digests ?? false,
         listener: {
           onReserved: (hitRows) => this.onReserved(attempt, hitRows, remote ? sources : null),
@@ -192,8 +200,20 @@ export class DecodeWorker {
       });
     } catch (error) {
       this.attempts.delete(id);
+      constraint?.dispose();
       throw error;
     }
+  }
+
+  /** Where an earlier worker left it. */
+  private constraintOf({ constraint: spec, promptLength }: Dispatch, tokens: Uint32Array): TokenConstraint | undefined {
+    if (spec === undefined) return undefined;
+    if (this.config.constraints === undefined) {
+      throw new PelagicError("invalid_request", "this worker's model folder has no tokenizer.json: its answers cannot follow a grammar");
+    }
+    const constraint = this.config.constraints(spec);
+    for (const token of tokens.subarray(promptLength)) constraint.accept(token);
+    return constraint;
   }
 
   private onReserved(attempt: Attempt, hitRows: number, sources: RowSource[] | null): void {

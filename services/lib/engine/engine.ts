@@ -3,6 +3,7 @@
 import { blockKeys, kvBlockTokens, rootKey, type CacheIdentity } from "../contracts/block-key.ts";
 import type { Clock, Log } from "../contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
+import type { TokenConstraint } from "../grammar/constraint.ts";
 import { BlockManager } from "./block-manager.ts";
 import { comparePlaces, FairOrder, mayWait, type Place } from "./fair-order.ts";
 import type { ModelRunner, SampledToken, SequenceResult, SequenceWork } from "./model-runner.ts";
@@ -31,7 +32,9 @@ export interface EngineRequest {
   maxTokens: number;
   stopTokenIds: ReadonlySet<number>;
   /** Sampling of every new token; null in mode "rows". */
-  sampling: Omit<RowSampling, "promptTokens" | "outputTokens" | "stopTokens"> | null;
+  sampling: Omit<RowSampling, "promptTokens" | "outputTokens" | "stopTokens" | "allowedTokens"> | null;
+  /** Which tokens may come; has accepted those behind the prompt already. Disposed of with the request's end. */
+  constraint?: TokenConstraint;
   digests?: boolean;
   /** check-model: keep the raw logits of rows from here on. */
   logitsFrom?: number;
@@ -74,6 +77,8 @@ interface Entry {
   /** Its place in the queue, for life: a preempted request keeps it. */
   place: Place;
   cancelled: PelagicError | undefined;
+  /** Of the constraint, for the next token. */
+  allowedTokens: Uint32Array | undefined;
   /** request.sampling as every call takes it. */
   sampling: RowSampling | null;
 }
@@ -153,6 +158,7 @@ export class Engine {
       mode: request.mode,
       place: this.order.place(request.cacheSalt, fairTokens(request)),
       cancelled: undefined,
+      allowedTokens: undefined,
       sampling: request.sampling && { ...request.sampling, stopTokens: Uint32Array.from(request.stopTokenIds) },
     };
     this.entries.set(request.id, entry);
@@ -306,7 +312,11 @@ export class Engine {
           id: entry.request.id,
           computedRows: entry.computedRows,
           targetRows: entry.length,
-          tokensLeft: entry.sampling ? Math.max(1, entry.request.promptLength + entry.request.maxTokens - entry.length) : 1,
+          // Each token of a constrained answer decides what the next may be.
+          tokensLeft:
+            entry.sampling && !entry.request.constraint
+              ? Math.max(1, entry.request.promptLength + entry.request.maxTokens - entry.length)
+              : 1,
           heldBlocks: this.blocks.table(entry.request.id).length,
           unsharedBlocks: this.blocks.unshared(entry.request.id),
           position: position.get(entry) as number,
@@ -375,7 +385,26 @@ export class Engine {
     }
   }
 
+  /** Asks the constraints of those who sample in this call. One that cannot say ends its request. */
+  private async constrain(plan: Plan): Promise<void> {
+    const asked = plan.work.flatMap(({ id, firstRow, rowCount }) => {
+      const entry = this.entries.get(id);
+      return entry?.request.constraint && entry.sampling && firstRow + rowCount === entry.length ? [entry] : [];
+    });
+    if (asked.length === 0) return;
+    await Promise.all(
+      asked.map(async (entry) => {
+        try {
+          entry.allowedTokens = await entry.request.constraint?.allowed();
+        } catch (error) {
+          this.end(entry, { kind: "error", error: toPelagicError(error) });
+        }
+      }),
+    );
+  }
+
   private async step(plan: Plan): Promise<void> {
+    await this.constrain(plan);
     // A listener may have cancelled while the plan was applied.
     const planned: { entry: Entry; firstRow: number; rowCount: number }[] = [];
     for (const { id, firstRow, rowCount } of plan.work) {
@@ -435,13 +464,14 @@ export class Engine {
       promptLength: request.promptLength,
       blocks: this.blocks.table(request.id),
       logitsFrom: request.logitsFrom ?? (sampling ? end - 1 : end),
-      sampling: penalised
-        ? {
-            ...sampling,
-            promptTokens: entry.tokens.subarray(0, request.promptLength),
-            outputTokens: entry.tokens.subarray(request.promptLength, entry.length),
-          }
-        : sampling,
+      sampling: sampling && {
+        ...sampling,
+        ...(penalised && {
+          promptTokens: entry.tokens.subarray(0, request.promptLength),
+          outputTokens: entry.tokens.subarray(request.promptLength, entry.length),
+        }),
+        ...(entry.allowedTokens && { allowedTokens: entry.allowedTokens }),
+      },
     };
   }
 
@@ -467,6 +497,7 @@ export class Engine {
     }
     const index = entry.length - request.promptLength;
     append(entry, result.sampled.token);
+    request.constraint?.accept(result.sampled.token);
     const digest = request.digests ? result.digests[result.digests.length - 1] : undefined;
     request.listener.onToken?.(index, result.sampled, digest);
     if (request.stopTokenIds.has(result.sampled.token)) {
@@ -495,6 +526,7 @@ export class Engine {
     const { id } = entry.request;
     if (this.entries.get(id) !== entry) return;
     this.remove(entry);
+    entry.request.constraint?.dispose();
     if (entry.phase !== "waiting") this.blocks.close(id);
     // A holding request has heard its end already ("rows-done").
     if (entry.phase !== "holding") entry.request.listener.onEnd(end);

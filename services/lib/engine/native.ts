@@ -60,6 +60,8 @@ export interface RowSampling {
   /** Prompt and output ids so far; needed only with penalties. */
   promptTokens?: Uint32Array;
   outputTokens?: Uint32Array;
+  /** Bit id % 32 of word id / 32: the ids that may be sampled at all; absent: every id. */
+  allowedTokens?: Uint32Array;
   /** 64-bit seed. */
   seed: bigint;
   choice: number;

@@ -1,5 +1,5 @@
 // Token id to the bytes it stands for, for byte-level tokenizers: one flat array, so that detokenizing is a copy.
-import type { TokenizerJson } from "./model-folder.ts";
+import type { TokenizerJson } from "./folder.ts";
 
 const none = new Uint8Array(0);
 

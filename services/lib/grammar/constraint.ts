@@ -1,0 +1,75 @@
+// One request's grammar as its answer goes on: nothing is asked of the thought but that it does not end the answer; behind it every token follows
+// the grammar. State is a function of the output so far, so a resumed request replays its tokens and goes on with the same masks.
+import { PelagicError } from "../contracts/errors.ts";
+import type { GrammarCompiler, GrammarMatcher } from "./matcher.ts";
+
+export interface ConstraintSpec {
+  /** EBNF, as expression.ts prints it. */
+  grammar: string;
+  /** The grammar begins behind this token; null: with the first output token. */
+  afterToken: number | null;
+  /** Tokens that end the answer; allowed where the text is complete. */
+  endTokenIds: readonly number[];
+}
+
+/** What the engine asks before it samples, and tells after. */
+export interface TokenConstraint {
+  /** The ids that may come next, as a bit mask (RowSampling.allowedTokens). Rejects where the grammar cannot be compiled. */
+  allowed(): Promise<Uint32Array>;
+  /** A token that was not allowed makes the next allowed() reject. */
+  accept(token: number): void;
+  dispose(): void;
+}
+
+export class GrammarConstraint implements TokenConstraint {
+  private readonly spec: ConstraintSpec;
+  private readonly vocabularySize: number;
+  private readonly matcher: Promise<GrammarMatcher>;
+  private begun: boolean;
+  /** Accepted since the matcher was last asked: it is there only some time after the first. */
+  private pending: number[] = [];
+  private disposed = false;
+
+  constructor(compiler: GrammarCompiler, vocabularySize: number, spec: ConstraintSpec) {
+    this.spec = spec;
+    this.vocabularySize = vocabularySize;
+    this.begun = spec.afterToken === null;
+    this.matcher = compiler.matcher(spec.grammar, spec.endTokenIds);
+    // Told to whoever asks next.
+    this.matcher.catch(() => undefined);
+  }
+
+  async allowed(): Promise<Uint32Array> {
+    if (!this.begun) return this.allButEnd();
+    let matcher: GrammarMatcher;
+    try {
+      matcher = await this.matcher;
+    } catch (error) {
+      throw new PelagicError(
+        "invalid_request",
+        `the grammar cannot be compiled: ${error instanceof Error ? error.message : String(error)}`,
+      );
+    }
+    for (const token of this.pending.splice(0)) {
+      if (!matcher.accept(token)) throw new PelagicError("internal", `token ${token} is not what the grammar allows`);
+    }
+    return matcher.allowed();
+  }
+
+  accept(token: number): void {
+    if (this.begun) this.pending.push(token);
+    else if (token === this.spec.afterToken) this.begun = true;
+  }
+
+  dispose(): void {
+    if (this.disposed) return;
+    this.disposed = true;
+    void this.matcher.then((matcher) => matcher.dispose()).catch(() => undefined);
+  }
+
+  private allButEnd(): Uint32Array {
+    const mask = new Uint32Array(Math.ceil(this.vocabularySize / 32)).fill(0xffffffff);
+    for (const id of this.spec.endTokenIds) mask[id >>> 5] = (mask[id >>> 5] as number) & ~(1 << (id & 31));
+    return mask;
+  }
+}

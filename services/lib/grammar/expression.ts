@@ -1,0 +1,164 @@
+// Grammars as data: expressions over Unicode text, named rules, and their EBNF form, which matcher.ts compiles. Pure.
+import { byteRange, classOf, type Range, textOf } from "./ascii.ts";
+
+export type Expression =
+  | { kind: "text"; text: string }
+  /** One character of these; `negated`: of all others. */
+  | { kind: "characters"; ranges: readonly Range[]; negated: boolean }
+  | { kind: "sequence"; parts: readonly Expression[] }
+  | { kind: "either"; choices: readonly Expression[] }
+  | { kind: "repeat"; part: Expression; least: number; most: number | null }
+  | { kind: "rule"; name: string };
+
+/** Rule `root` is what a text must match as a whole. */
+export type Grammar = ReadonlyMap<string, Expression>;
+
+export const empty: Expression = { kind: "text", text: "" };
+export const text = (value: string): Expression => ({ kind: "text", text: value });
+export const rule = (name: string): Expression => ({ kind: "rule", name });
+export const sequence = (...parts: Expression[]): Expression =>
+  parts.length === 1 ? (parts[0] as Expression) : { kind: "sequence", parts };
+export const either = (...choices: Expression[]): Expression =>
+  choices.length === 1 ? (choices[0] as Expression) : { kind: "either", choices };
+export const optional = (part: Expression): Expression => ({ kind: "repeat", part, least: 0, most: 1 });
+export const repeat = (part: Expression, least: number, most: number | null): Expression =>
+  least === 1 && most === 1 ? part : { kind: "repeat", part, least, most };
+
+/** `characters("a-z_")`: ranges and single characters, as in a regular expression's brackets without escapes. */
+export function characters(set: string, negated = false): Expression {
+  const points = [...set].map((character) => character.codePointAt(0) as number);
+  const ranges: [number, number][] = [];
+  for (let i = 0; i < points.length; i++) {
+    const from = points[i] as number;
+    const isRange = points[i + 1] === 0x2d && i + 2 < points.length;
+    ranges.push([from, isRange ? (points[i + 2] as number) : from]);
+    if (isRange) i += 2;
+  }
+  return { kind: "characters", ranges, negated };
+}
+
+/** XGrammar's EBNF over the bytes of UTF-8, as ascii.ts writes them. */
+export function toEbnf(grammar: Grammar): string {
+  return [...grammar].map(([name, expression]) => `${name} ::= ${print(expression)}\n`).join("");
+}
+
+function print(expression: Expression): string {
+  switch (expression.kind) {
+    case "text":
+      return `"${textOf(new TextEncoder().encode(expression.text))}"`;
+    case "characters": {
+      const sequences = (expression.negated ? complement(expression.ranges) : expression.ranges).flatMap(([from, to]) =>
+        utf8Ranges(from, to),
+      );
+      const ascii = sequences.flatMap((bytes) => (bytes.length === 1 ? [classOf(...(bytes[0] as Range))] : []));
+      const longer = sequences.filter((bytes) => bytes.length > 1).map((bytes) => bytes.map(byteRange).join(" "));
+      const choices = ascii.length === 0 ? longer : [`[${ascii.join("")}]`, ...longer];
+      // A class of nothing matches nothing.
+      return choices.length === 0 ? "[^\\u0000-\\u007f]" : `(${choices.join(" | ")})`;
+    }
+    case "sequence":
+      return expression.parts.length === 0 ? '""' : `(${expression.parts.map(print).join(" ")})`;
+    case "either":
+      return `(${expression.choices.map(print).join(" | ")})`;
+    case "repeat": {
+      const { least, most } = expression;
+      const times = least === 0 && most === 1 ? "?" : least === 0 && most === null ? "*" : `{${least},${most ?? ""}}`;
+      return `(${print(expression.part)})${times}`;
+    }
+    case "rule":
+      return expression.name;
+  }
+}
+
+const lastPoint = 0x10ffff;
+
+/** The code points that are not in the ranges. */
+export function complement(ranges: readonly Range[]): Range[] {
+  const out: Range[] = [];
+  let next = 0;
+  for (const [from, to] of [...ranges].sort((a, b) => a[0] - b[0])) {
+    if (from > next) out.push([next, from - 1]);
+    next = Math.max(next, to + 1);
+  }
+  if (next <= lastPoint) out.push([next, lastPoint]);
+  return out;
+}
+
+/** The UTF-8 forms of the code points from `from` to `to`, surrogates left out: each a sequence of ranges of bytes. */
+export function utf8Ranges(from: number, to: number): Range[][] {
+  const out: Range[][] = [];
+  for (const [low, high, length] of [
+    [0, 0x7f, 1],
+    [0x80, 0x7ff, 2],
+    [0x800, 0xd7ff, 3],
+    [0xe000, 0xffff, 3],
+    [0x10000, lastPoint, 4],
+  ] as const) {
+    if (from <= high && to >= low) split(Math.max(from, low), Math.min(to, high), length, out);
+  }
+  return out;
+}
+
+/** Cuts a range of one length until the bytes of its ends are the bounds of each byte between. */
+function split(from: number, to: number, length: number, out: Range[][]): void {
+  for (let byte = 1; byte < length; byte++) {
+    const last = 2 ** (6 * byte) - 1;
+    if (Math.floor(from / (last + 1)) === Math.floor(to / (last + 1))) continue;
+    if (from % (last + 1) !== 0) {
+      const end = from + last - (from % (last + 1));
+      split(from, end, length, out);
+      split(end + 1, to, length, out);
+      return;
+    }
+    if (to % (last + 1) !== last) {
+      const begin = to - (to % (last + 1));
+      split(from, begin - 1, length, out);
+      split(begin, to, length, out);
+      return;
+    }
+  }
+  const [low, high] = [Buffer.from(String.fromCodePoint(from)), Buffer.from(String.fromCodePoint(to))];
+  out.push(Array.from(low, (byte, i): Range => [byte, high[i] as number]));
+}
+
+/** Parts of the expression when its repeats are written out; rules count once. */
+export function expandedSize(expression: Expression): number {
+  switch (expression.kind) {
+    case "text":
+    case "characters":
+    case "rule":
+      return 1;
+    case "sequence":
+      return expression.parts.reduce((sum, part) => sum + expandedSize(part), 0);
+    case "either":
+      return expression.choices.reduce((sum, choice) => sum + expandedSize(choice), 0);
+    case "repeat":
+      return expandedSize(expression.part) * Math.max(1, expression.most ?? expression.least);
+  }
+}
+
+/** Rules that some finite text matches; one that is missing here can begin and never end. */
+export function productiveRules(grammar: Grammar): ReadonlySet<string> {
+  const productive = new Set<string>();
+  const ends = (expression: Expression): boolean => {
+    switch (expression.kind) {
+      case "text":
+        return true;
+      case "characters":
+        return expression.negated || expression.ranges.length > 0;
+      case "sequence":
+        return expression.parts.every(ends);
+      case "either":
+        return expression.choices.some(ends);
+      case "repeat":
+        return expression.least === 0 || ends(expression.part);
+      case "rule":
+        return productive.has(expression.name);
+    }
+  };
+  for (let before = -1; before !== productive.size; ) {
+    before = productive.size;
+    for (const [name, expression] of grammar) if (ends(expression)) productive.add(name);
+  }
+  return productive;
+}

@@ -1,0 +1,152 @@
+// Whatever a grammar lets through, the schema accepts: random walks over the tokens that may come, judged by ajv.
+import { Ajv2020, type AnySchema } from "ajv/dist/2020.js";
+import addFormats from "ajv-formats";
+import fc from "fast-check";
+import { beforeAll, describe, expect, test } from "vitest";
+import { toEbnf, utf8Ranges } from "./expression.ts";
+import { jsonObjectGrammar, schemaGrammar, UnsupportedSchema } from "./json-schema.ts";
+import { GrammarCompiler } from "./matcher.ts";
+import { refusedSchemas, schemas } from "./schemas.testdata.ts";
+
+const endToken = 257;
+/** Bytes, and some longer tokens that cross the borders of what a grammar names. */
+const words = ['{"', '": ', '", "', '"}', "true", "null", "[{", "}]", " 1", "00", "é", "日本"];
+const encoder = new TextEncoder();
+const tokens: Uint8Array[] = [
+  ...Array.from({ length: 256 }, (_, byte) => Uint8Array.of(byte)),
+  new Uint8Array(0),
+  new Uint8Array(0),
+  ...words.map((word) => encoder.encode(word)),
+];
+const compiler = new GrammarCompiler({ size: tokens.length + 3, tokens });
+const maxTokens = 3_000;
+
+/** A text that the grammar lets through, or null where the walk grew too long. `eager`: ends where it may, and prefers quotes and brackets that close. */
+async function walk(ebnf: string, random: () => number, eager: boolean): Promise<string | null> {
+  const matcher = await compiler.matcher(ebnf, [endToken]);
+  const bytes: number[] = [];
+  for (let step = 0; step < maxTokens; step++) {
+    const allowed = await matcher.allowed();
+    const may = (id: number) => (((allowed[id >>> 5] as number) >>> (id & 31)) & 1) === 1;
+    const ids = Array.from({ length: tokens.length + 3 }, (_, id) => id).filter(may);
+    expect(ids.length).toBeGreaterThan(0);
+    expect(ids.every((id) => id === endToken || (tokens[id]?.length ?? 0) > 0)).toBe(true);
+    const closing = ids.filter((id) => id === endToken || ['"', "}", "]"].includes(String.fromCharCode(id)));
+    const from = (eager || step > 150) && closing.length > 0 && random() < (step > 400 ? 1 : 0.5) ? closing : ids;
+    const token = from[Math.floor(random() * from.length)] as number;
+    expect(matcher.accept(token)).toBe(true);
+    if (token === endToken) {
+      matcher.dispose();
+      return new TextDecoder("utf-8", { fatal: true }).decode(Uint8Array.from(bytes));
+    }
+    bytes.push(...(tokens[token] as Uint8Array));
+  }
+  matcher.dispose();
+  return null;
+}
+
+function seeded(seed: number): () => number {
+  let state = seed >>> 0 || 1;
+  return () => {
+    state ^= state << 13;
+    state ^= state >>> 17;
+    state ^= state << 5;
+    return (state >>> 0) / 2 ** 32;
+  };
+}
+
+describe("schemas", () => {
+  let ajv: Ajv2020;
+  beforeAll(() => {
+    ajv = new Ajv2020({ strict: false, allErrors: true });
+    addFormats.default(ajv);
+  });
+
+  test.each(schemas.map((schema, index) => [index, JSON.stringify(schema).slice(0, 80), schema] as const))(
+    "%i: %s",
+    async (index, _, schema) => {
+      const validate = ajv.compile(schema as AnySchema);
+      const ebnf = toEbnf(schemaGrammar(schema));
+      let whole = 0;
+      for (let round = 0; round < 6; round++) {
+        const said = await walk(ebnf, seeded(index * 100 + round + 1), round % 2 === 0);
+        if (said === null) continue;
+        whole++;
+        const value: unknown = JSON.parse(said);
+        if (!validate(value)) expect.fail(`${said}: ${ajv.errorsText(validate.errors)}`);
+      }
+      expect(whole).toBeGreaterThan(0);
+    },
+  );
+
+  test.each(refusedSchemas.map(([keyword, schema]) => [keyword, schema] as const))("refused, by name: %s", (keyword, schema) => {
+    expect(() => schemaGrammar(schema)).toThrow(UnsupportedSchema);
+    expect(() => schemaGrammar(schema)).toThrow(keyword);
+  });
+
+  test("a broken schema is refused, never crashes", () => {
+    fc.assert(
+      fc.property(
+        fc.jsonValue(),
+        fc.constantFrom(
+          "type",
+          "properties",
+          "items",
+          "enum",
+          "required",
+          "anyOf",
+          "oneOf",
+          "allOf",
+          "$ref",
+          "pattern",
+          "minLength",
+          "maximum",
+          "prefixItems",
+        ),
+        (value, keyword) => {
+          try {
+            toEbnf(schemaGrammar({ type: keyword === "type" ? value : undefined, [keyword]: value }));
+          } catch (error) {
+            expect(error).toBeInstanceOf(UnsupportedSchema);
+          }
+        },
+      ),
+      { numRuns: 2_000 },
+    );
+  });
+});
+
+test("an object of anything", async () => {
+  const ebnf = toEbnf(jsonObjectGrammar());
+  for (let round = 1; round < 12; round++) {
+    const said = await walk(ebnf, seeded(round), round % 2 === 0);
+    if (said !== null) expect(typeof JSON.parse(said)).toBe("object");
+  }
+});
+
+test("what is no grammar is refused, and the compiler goes on", async () => {
+  await expect(compiler.matcher("root ::= (", [endToken])).rejects.toBeDefined();
+  await expect(compiler.matcher('root ::= "a"', [endToken])).resolves.toBeDefined();
+});
+
+test("ranges of code points as bytes: exactly their UTF-8 forms", () => {
+  const point = fc.oneof(
+    fc.nat(0x10ffff),
+    fc.constantFrom(0, 0x7f, 0x80, 0x7ff, 0x800, 0xd7ff, 0xd800, 0xdfff, 0xe000, 0xffff, 0x10000, 0x10ffff),
+  );
+  fc.assert(
+    fc.property(point, point, fc.array(point), (a, b, others) => {
+      const [from, to] = [Math.min(a, b), Math.max(a, b)];
+      const sequences = utf8Ranges(from, to);
+      for (const code of [from, to, ...others, from - 1, to + 1]) {
+        if (code < 0 || code > 0x10ffff || (code >= 0xd800 && code <= 0xdfff)) continue;
+        const bytes = encoder.encode(String.fromCodePoint(code));
+        const matching = sequences.filter(
+          (ranges) =>
+            ranges.length === bytes.length && ranges.every(([low, high], i) => low <= (bytes[i] as number) && (bytes[i] as number) <= high),
+        );
+        expect(matching.length).toBe(from <= code && code <= to ? 1 : 0);
+      }
+    }),
+  );
+});

@@ -1,0 +1,12 @@
+// A model folder's tokens as the matcher takes them.
+import type { TokenizerJson } from "../model/folder.ts";
+import { TokenTable } from "../model/token-table.ts";
+import type { Vocabulary } from "./matcher.ts";
+
+/** Added tokens are no ordinary text: a grammar's text is never one of them. `size`: of the model's vocabulary. */
+export function grammarVocabulary(json: TokenizerJson, size: number): Vocabulary {
+  const table = new TokenTable(json);
+  const added = new Set(json.added_tokens.map(({ id }) => id));
+  const none = new Uint8Array(0);
+  return { size, tokens: Array.from({ length: size }, (_, id) => (added.has(id) ? none : table.bytesOf(id))) };
+}
