@@ -33,14 +33,15 @@ void check_length(const char* field, std::size_t actual, std::size_t wanted) {
 struct Model::Workspace {
   int capacity = 0;  // rows
   int logit_capacity = 0;
-  std::unique_ptr<Activations>
-      hidden[3];  // D: the residual stream, a norm's output, what the next norm adds to the stream
+  std::unique_ptr<Activations> stream;     // D, full precision: the residual stream
+  std::unique_ptr<Activations> hidden[2];  // D: a norm's output, what the next norm adds to the stream
   std::unique_ptr<Activations> compressed;  // kv_rank + dr + query_rank
   std::unique_ptr<Activations> queries;     // H (dn + dr)
   std::unique_ptr<Activations> absorbed;    // H (kv_rank + dr)
   std::unique_ptr<Activations> contexts;    // H kv_rank: attention's weighted sums of latents
   std::unique_ptr<Activations> values;      // H dv
-  std::unique_ptr<Activations> logits;      // vocab
+  std::unique_ptr<Activations> kept;        // D, full precision: the stream of the rows whose logits are wanted
+  std::unique_ptr<Activations> logits;      // vocab, full precision
 
   View x;      // the residual stream
   View h;      // a norm's output
@@ -77,6 +78,7 @@ Model::Model(const std::filesystem::path& dir, std::unique_ptr<Backend> backend,
                 .kv_rank = shape_.kv_rank,
                 .rope_dim = shape_.rope_dim,
                 .dtype = kv_dtype};
+  backend_->check_model(shape_, kv_layout_);
   try {
     {
       const Checkpoint checkpoint(dir);  // unmapped as soon as the weights are packed
@@ -266,10 +268,13 @@ void Model::plan_rows(const StepBatch& batch) {
   if (rows > work.capacity) {
     const int capacity = roomy(rows);
     const auto make = [&](std::int64_t width) {
-      return backend_->make_activations(static_cast<std::size_t>(capacity) * static_cast<std::size_t>(width));
+      return backend_->make_activations(static_cast<std::size_t>(capacity) * static_cast<std::size_t>(width),
+                                        Precision::working);
     };
     work.capacity = 0;  // until all of them are there
     for (auto& buffer : work.hidden) buffer = make(config_.hidden_size);
+    work.stream = backend_->make_activations(
+        static_cast<std::size_t>(capacity) * static_cast<std::size_t>(config_.hidden_size), Precision::full);
     work.compressed = make(config_.latent_width() + config_.query_rank);
     work.queries = make(config_.head_count * config_.query_key_dim());
     work.absorbed = make(config_.head_count * config_.latent_width());
@@ -279,18 +284,34 @@ void Model::plan_rows(const StepBatch& batch) {
   }
   if (work.logit_rows.rows() > work.logit_capacity) {
     const int capacity = roomy(work.logit_rows.rows());
-    work.logits =
-        backend_->make_activations(static_cast<std::size_t>(capacity) * static_cast<std::size_t>(config_.vocab_size));
+    const auto make = [&](std::int64_t width) {
+      return backend_->make_activations(static_cast<std::size_t>(capacity) * static_cast<std::size_t>(width),
+                                        Precision::full);
+    };
+    work.logit_capacity = 0;
+    work.kept = make(config_.hidden_size);
+    work.logits = make(config_.vocab_size);
     work.logit_capacity = capacity;
   }
-  work.x = {work.hidden[0].get(), 0, config_.hidden_size};
-  work.h = {work.hidden[1].get(), 0, config_.hidden_size};
-  work.delta = {work.hidden[2].get(), 0, config_.hidden_size};
+  work.x = {work.stream.get(), 0, config_.hidden_size};
+  work.h = {work.hidden[0].get(), 0, config_.hidden_size};
+  work.delta = {work.hidden[1].get(), 0, config_.hidden_size};
 }
 
 void Model::step(const StepBatch& batch, const std::function<void(int)>& on_layer, StepResult& result) {
   check_batch(batch);
-  plan_rows(batch);
+  try {
+    plan_rows(batch);
+    compute(batch, on_layer, result);
+    backend_->finish();
+  } catch (...) {
+    backend_->cancel();
+    throw;
+  }
+}
+
+// All of a step's ops, the last of which may still run.
+void Model::compute(const StepBatch& batch, const std::function<void(int)>& on_layer, StepResult& result) {
   Workspace& work = *work_;
   const int rows = work.rows.rows();
   const int logit_rows = work.logit_rows.rows();
@@ -327,7 +348,6 @@ void Model::step(const StepBatch& batch, const std::function<void(int)>& on_laye
     if (batch.logits) backend_->read_rows(logit_rows, logits, vocab, result.logits);
     backend_->sample(logits, vocab, work.logit_rows.positions, batch.sampling, result.samples);
   }
-  backend_->finish();
 }
 
 // Before the last layer's attention: only rows whose logits are wanted go on. Their bits do not depend on the rows
@@ -335,10 +355,11 @@ void Model::step(const StepBatch& batch, const std::function<void(int)>& on_laye
 void Model::keep_logit_rows(const StepBatch& batch, const LayerWeights& last) {
   Workspace& work = *work_;
   const int width = static_cast<int>(config_.hidden_size);
-  for (View* view : {&work.x, &work.h}) {  // delta is free here: the input norm has added it to x
-    backend_->gather(batch.logit_rows, *view, width, work.delta);
-    std::swap(*view, work.delta);
-  }
+  const View kept{work.kept.get(), 0, config_.hidden_size};
+  backend_->gather(batch.logit_rows, work.x, width, kept);
+  work.x = kept;
+  backend_->gather(batch.logit_rows, work.h, width, work.delta);  // delta is free: the input norm has added it to x
+  std::swap(work.h, work.delta);
   if (config_.query_rank == 0) return;
   const View compressed{work.compressed.get(), 0, config_.latent_width() + config_.query_rank};
   backend_->linear(work.logit_rows.rows(), work.h, *last.compress, compressed);
@@ -385,6 +406,7 @@ void Model::run_feed_forward(const LayerWeights& layer, int index, int rows, Ste
                      .gate_bias = layer.gate_bias.get(),
                      .placement = &layer.placement,
                      .slots = layer.slots,
+                     .bank = layer.bank.get(),
                      .shared = layer.mlp.get()};
   backend_->moe(rows, work.h, moe, work.delta, std::span(result.expert_counts).subspan(moe_index * experts, experts));
 }

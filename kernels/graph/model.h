@@ -89,6 +89,7 @@ class Model {
   void check_batch(const StepBatch& batch);
   void check_rows(int layer, std::uint32_t block, int first_row, int row_count, std::size_t bytes) const;
   void plan_rows(const StepBatch& batch);
+  void compute(const StepBatch& batch, const std::function<void(int)>& on_layer, StepResult& result);
   void run_attention(const LayerWeights& layer, int index, const RowSet& rows);
   void run_feed_forward(const LayerWeights& layer, int index, int rows, StepResult& result);
   void keep_logit_rows(const StepBatch& batch, const LayerWeights& last);

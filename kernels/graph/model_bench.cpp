@@ -24,7 +24,9 @@ class TimedBackend final : public Backend {
   TimedBackend(std::unique_ptr<Backend> inner, std::map<std::string, double>& times)
       : inner_(std::move(inner)), times_(times) {}
 
-  std::unique_ptr<Activations> make_activations(std::size_t n) override { return inner_->make_activations(n); }
+  std::unique_ptr<Activations> make_activations(std::size_t n, Precision p) override {
+    return inner_->make_activations(n, p);
+  }
   std::unique_ptr<Vector> make_vector(std::span<const float> v) override { return inner_->make_vector(v); }
   std::unique_ptr<Matrix> make_matrix(int n, int k, const RowSource& r) override {
     return inner_->make_matrix(n, k, r);
@@ -37,6 +39,14 @@ class TimedBackend final : public Backend {
   }
   std::unique_ptr<Mlp> make_mlp(int w, int h, const RowSource& g, const RowSource& u, const RowSource& d) override {
     return inner_->make_mlp(w, h, g, u, d);
+  }
+  std::unique_ptr<Matrix> make_gate_matrix(int n, int k, const RowSource& r) override {
+    return inner_->make_gate_matrix(n, k, r);
+  }
+  std::unique_ptr<MlpBank> make_mlp_bank(int s, int w, int h) override { return inner_->make_mlp_bank(s, w, h); }
+  std::unique_ptr<Mlp> make_expert(MlpBank* b, int s, int w, int h, const RowSource& g, const RowSource& u,
+                                   const RowSource& d) override {
+    return inner_->make_expert(b, s, w, h, g, u, d);
   }
   std::unique_ptr<Embedding> make_embedding(int v, int h, const RowSource& r) override {
     return inner_->make_embedding(v, h, r);
@@ -89,7 +99,11 @@ class TimedBackend final : public Backend {
               std::span<SampleResult> results) override {
     time("sample", [&] { inner_->sample(logits, vocab, p, params, results); });
   }
-  void finish() override { inner_->finish(); }
+  void finish() override {
+    time("finish", [&] { inner_->finish(); });
+  }
+  void cancel() override { inner_->cancel(); }
+  void check_model(const MlaShape& s, const KvLayout& l) override { inner_->check_model(s, l); }
   std::uint64_t pack_rows(const KvCache& c, int l, std::uint32_t b, int f, int n, std::byte* out) override {
     return inner_->pack_rows(c, l, b, f, n, out);
   }
