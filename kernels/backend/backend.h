@@ -85,7 +85,7 @@ struct MoeLayer {
   const SlotTable* placement;
   std::span<const std::unique_ptr<Mlp>> slots;
   const MlpBank* bank;  // of the slots; null where the backend has none
-  const Mlp* shared;  // null: no shared experts
+  const Mlp* shared;    // null: no shared experts
 };
 
 class Backend {

@@ -33,8 +33,8 @@ void check_length(const char* field, std::size_t actual, std::size_t wanted) {
 struct Model::Workspace {
   int capacity = 0;  // rows
   int logit_capacity = 0;
-  std::unique_ptr<Activations> stream;     // D, full precision: the residual stream
-  std::unique_ptr<Activations> hidden[2];  // D: a norm's output, what the next norm adds to the stream
+  std::unique_ptr<Activations> stream;      // D, full precision: the residual stream
+  std::unique_ptr<Activations> hidden[2];   // D: a norm's output, what the next norm adds to the stream
   std::unique_ptr<Activations> compressed;  // kv_rank + dr + query_rank
   std::unique_ptr<Activations> queries;     // H (dn + dr)
   std::unique_ptr<Activations> absorbed;    // H (kv_rank + dr)

@@ -1,13 +1,17 @@
-// Times whole steps of a model, and shows which ops the time goes to: pelagic_model_bench DIR [threads]
+// Times whole steps of a model, and shows which ops the time goes to:
+// pelagic_model_bench [--backend cpu|cuda] DIR [threads]. On CUDA an op's time is that of asking for it; the card's is
+// in finish.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <string>
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/cpu_ops.h"
+#include "backend/cuda/open_cuda_backend.h"
 #include "base/measure.h"
 #include "base/thread_pool.h"
 #include "graph/model.h"
@@ -172,18 +176,26 @@ void bench(Model& model, std::map<std::string, double>& op_times, int sequences,
 }  // namespace
 
 int main(int argc, char** argv) {
+  bool cuda = false;
+  if (argc > 2 && std::strcmp(argv[1], "--backend") == 0) {
+    cuda = std::strcmp(argv[2], "cuda") == 0;
+    argv += 2;
+    argc -= 2;
+  }
   if (argc < 2) {
-    std::fprintf(stderr, "usage: pelagic_model_bench DIR [threads]\n");
+    std::fprintf(stderr, "usage: pelagic_model_bench [--backend cpu|cuda] DIR [threads]\n");
     return 2;
   }
   const int threads = argc > 2 ? std::atoi(argv[2]) : 2;
   try {
     std::map<std::string, double> op_times;
     const double begin = seconds();
-    Model model(argv[1], std::make_unique<TimedBackend>(make_cpu_backend(best_isa(), threads), op_times),
-                KvDtype::bfloat16, 256, threads, {});
+    Model model(
+        argv[1],
+        std::make_unique<TimedBackend>(cuda ? open_cuda_backend() : make_cpu_backend(best_isa(), threads), op_times),
+        KvDtype::bfloat16, 256, threads, {});
     std::printf("load %.0f ms\n", (seconds() - begin) * 1e3);
-    {
+    if (!cuda) {
       ThreadPool pool(threads);
       const double bandwidth = measure_read_bandwidth(pool, cpu_ops(best_isa()), model.info().weight_bytes);
       std::printf(

@@ -235,9 +235,8 @@ class Loader {
     const WeightTensor up = source_.take(prefix + "up_proj.weight", {width, hidden});
     const WeightTensor down = source_.take(prefix + "down_proj.weight", {hidden, width});
     jobs_.add(gate.bytes() + up.bytes() + down.bytes(), [this, &out, slot, gate, up, down] {
-      out.slots[static_cast<std::size_t>(slot)] =
-          backend_.make_expert(out.bank.get(), slot, narrow(gate.rows()), narrow(gate.columns()), rows_of(gate),
-                               rows_of(up), rows_of(down));
+      out.slots[static_cast<std::size_t>(slot)] = backend_.make_expert(
+          out.bank.get(), slot, narrow(gate.rows()), narrow(gate.columns()), rows_of(gate), rows_of(up), rows_of(down));
     });
   }
 

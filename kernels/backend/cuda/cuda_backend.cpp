@@ -7,10 +7,10 @@
 #include <map>
 #include <mutex>
 #include <new>
-#include <optional>
 #include <stdexcept>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <vector>
 
 #include "backend/cuda/cuda_plugin.h"
@@ -79,17 +79,32 @@ std::size_t elements(int a, int b, int c = 1) {
   return static_cast<std::size_t>(a) * static_cast<std::size_t>(b) * static_cast<std::size_t>(c);
 }
 
+// What a library or the driver throws is the GPU's failure too.
+template <typename Fn>
+decltype(auto) guarded(const char* what, const Fn& fn) {
+  try {
+    return fn();
+  } catch (const std::invalid_argument& error) {
+    throw Error(ErrorCode::argument, std::string("the CUDA backend: ") + what + ": " + error.what());
+  } catch (const Error&) {
+    throw;
+  } catch (const std::runtime_error& error) {
+    throw Error(ErrorCode::device,
+                std::string("the GPU failed at ") + what + ": " + error.what() + "; the process must be restarted");
+  }
+}
+
 void upload(void* to, const void* from, std::size_t bytes) {
   check(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), "a copy of weights");
 }
 
 // A RowSet on the card, for one step.
 struct DeviceRows {
-  const std::int32_t* positions;       // [rows]
-  const std::int32_t* row_groups;      // [rows]
-  const std::int32_t* block_table;     // [groups, max_blocks]
-  const std::int32_t* group_offsets;   // [groups + 1]: a group's rows
-  const std::int32_t* lengths;         // [groups]: keys that its last row sees
+  const std::int32_t* positions;      // [rows]
+  const std::int32_t* row_groups;     // [rows]
+  const std::int32_t* block_table;    // [groups, max_blocks]
+  const std::int32_t* group_offsets;  // [groups + 1]: a group's rows
+  const std::int32_t* lengths;        // [groups]: keys that its last row sees
   int max_blocks;
   std::vector<std::int32_t> host_offsets;
   std::vector<std::int32_t> host_lengths;
@@ -214,7 +229,8 @@ class CudaBackend final : public Backend {
   }
 
   std::unique_ptr<Embedding> make_embedding(int vocab, int hidden, const RowSource& rows) override {
-    if (hidden % 8 != 0) throw Error(ErrorCode::argument, "the CUDA backend needs a hidden_size that is a multiple of 8");
+    if (hidden % 8 != 0)
+      throw Error(ErrorCode::argument, "the CUDA backend needs a hidden_size that is a multiple of 8");
     auto embedding = std::make_unique<CudaEmbedding>();
     embedding->vocab = vocab;
     embedding->hidden = hidden;
@@ -281,9 +297,9 @@ class CudaBackend final : public Backend {
 
   void linear(int rows, View x, const Matrix& w, View y) override {
     const auto& matrix = static_cast<const CudaMatrix&>(w);
-    gemm({matrix.n, matrix.k, 1, type_of(y)})
-        .launch({.rows = rows, .x = address(x), .ldx = x.stride, .w = matrix.memory.get(), .y = address(y), .ldy = y.stride},
-                stream_);
+    run_gemm(
+        {matrix.n, matrix.k, 1, type_of(y)},
+        {.rows = rows, .x = address(x), .ldx = x.stride, .w = matrix.memory.get(), .y = address(y), .ldy = y.stride});
   }
 
   void head_linear(int rows, View x, const HeadMatrices& w, View y) override {
@@ -339,8 +355,8 @@ class CudaBackend final : public Backend {
     const DeviceRows& device = device_rows(rows);
     const auto pieces_of = [&](int group) {
       const auto g = static_cast<std::size_t>(group);
-      return mla_decode_pieces(device.host_offsets[g + 1] - device.host_offsets[g], shape.heads,
-                               device.host_lengths[g], kMlaDecodeCutTokens);
+      return mla_decode_pieces(device.host_offsets[g + 1] - device.host_offsets[g], shape.heads, device.host_lengths[g],
+                               kMlaDecodeCutTokens);
     };
     for (int first = 0; first < device.groups();) {
       int pieces = pieces_of(first);
@@ -348,23 +364,24 @@ class CudaBackend final : public Backend {
       for (; end < device.groups() && pieces + pieces_of(end) <= kMostPieces; ++end) pieces += pieces_of(end);
       const int capacity = std::max(pieces, kMostPieces / 8);
       reserve(attention_workspace_, mla_decode_workspace_bytes(capacity));
-      const MlaDecodePlan plan = make_mla_decode_plan(
-          {.rows = rows.rows(),
-           .heads = shape.heads,
-           .sequences = end - first,
-           .max_blocks = device.max_blocks,
-           .cache_blocks = kv.layout.blocks,
-           .cut_tokens = kMlaDecodeCutTokens,
-           .piece_capacity = capacity,
-           .scale = scale,
-           .q = address(absorbed),
-           .cache = kv.layer(layer),
-           .block_table = device.block_table + static_cast<std::int64_t>(first) * device.max_blocks,
-           .row_offsets = device.group_offsets + first,
-           .lengths = device.lengths + first,
-           .out = address(u),
-           .workspace = attention_workspace_.get(),
-           .errors = errors(kDecodeErrorsAt)});
+      const MlaDecodeProblem problem = {
+          .rows = rows.rows(),
+          .heads = shape.heads,
+          .sequences = end - first,
+          .max_blocks = device.max_blocks,
+          .cache_blocks = kv.layout.blocks,
+          .cut_tokens = kMlaDecodeCutTokens,
+          .piece_capacity = capacity,
+          .scale = scale,
+          .q = address(absorbed),
+          .cache = kv.layer(layer),
+          .block_table = device.block_table + static_cast<std::int64_t>(first) * device.max_blocks,
+          .row_offsets = device.group_offsets + first,
+          .lengths = device.lengths + first,
+          .out = address(u),
+          .workspace = attention_workspace_.get(),
+          .errors = errors(kDecodeErrorsAt)};
+      const MlaDecodePlan plan = guarded("MLA decode", [&] { return make_mla_decode_plan(problem); });
       // One list of pieces serves all layers of a step that goes through in one part.
       const bool listed = first == 0 && end == device.groups() && scheduled_ == &device;
       if (!listed) check(launch_mla_decode_schedule(plan, stream_), "MLA decode's schedule");
@@ -654,7 +671,11 @@ class CudaBackend final : public Backend {
     const std::lock_guard lock(gemm_mutex_);
     const auto found = gemms_.find(key);
     if (found != gemms_.end()) return found->second;
-    return gemms_.emplace(key, GemmCuda(gemm_library_, shape)).first->second;
+    return guarded("a dense GEMM",
+                   [&]() -> GemmCuda& { return gemms_.emplace(key, GemmCuda(gemm_library_, shape)).first->second; });
+  }
+  void run_gemm(const GemmCudaShape& shape, const GemmCudaCall& call) {
+    guarded("a dense GEMM", [&] { gemm(shape).launch(call, stream_); });
   }
 
   std::unique_ptr<CudaHeadMatrices> new_head_matrices(int heads, int n, int k) {
@@ -690,16 +711,14 @@ class CudaBackend final : public Backend {
 
   // One GEMM for each head; a head's inputs and outputs lie x_head, y_head elements apart inside a row.
   void head_gemm(int rows, View x, int x_head, const CudaHeadMatrices& w, View y, int y_head) {
-    gemm({w.n, w.k, w.heads, type_of(y)})
-        .launch({.rows = rows,
-                 .x = address(x),
-                 .ldx = x.stride,
-                 .x_batch = x_head,
-                 .w = w.memory.get(),
-                 .y = address(y),
-                 .ldy = y.stride,
-                 .y_batch = y_head},
-                stream_);
+    run_gemm({w.n, w.k, w.heads, type_of(y)}, {.rows = rows,
+                                               .x = address(x),
+                                               .ldx = x.stride,
+                                               .x_batch = x_head,
+                                               .w = w.memory.get(),
+                                               .y = address(y),
+                                               .ldy = y.stride,
+                                               .y_batch = y_head});
   }
 
   // activated_ = silu(gate) * up of gate_up_'s rows; count: on the card, how many of them exist, or null for all.
@@ -720,11 +739,11 @@ class CudaBackend final : public Backend {
   void run_mlp(int rows, const void* x, std::int64_t ldx, const CudaMlp& w, void* y, std::int64_t ldy) {
     reserve(gate_up_, elements(rows, 2 * w.width) * 2);
     reserve(activated_, elements(rows, w.width) * 2);
-    gemm({2 * w.width, w.hidden, 1, RowType::bfloat16})
-        .launch({.rows = rows, .x = x, .ldx = ldx, .w = w.gate_up, .y = gate_up_.get(), .ldy = 2 * w.width}, stream_);
+    run_gemm({2 * w.width, w.hidden, 1, RowType::bfloat16},
+             {.rows = rows, .x = x, .ldx = ldx, .w = w.gate_up, .y = gate_up_.get(), .ldy = 2 * w.width});
     silu_mul(w.width, rows, nullptr);
-    gemm({w.hidden, w.width, 1, RowType::bfloat16})
-        .launch({.rows = rows, .x = activated_.get(), .ldx = w.width, .w = w.down, .y = y, .ldy = ldy}, stream_);
+    run_gemm({w.hidden, w.width, 1, RowType::bfloat16},
+             {.rows = rows, .x = activated_.get(), .ldx = w.width, .w = w.down, .y = y, .ldy = ldy});
   }
 
   void grouped_gemm(int rows, int top_k, int slots, int n, int k, const std::int32_t* offsets, const void* x,
@@ -732,20 +751,21 @@ class CudaBackend final : public Backend {
     // Rows of most experts, were they routed at random. Speed only.
     const double mean = static_cast<double>(rows) * top_k / slots;
     const int typical = static_cast<int>(std::ceil(mean + 2 * std::sqrt(mean)));
-    const GroupedGemmPlan plan = make_grouped_gemm_plan({.type = GroupedGemmType::bf16,
-                                                         .layout = GroupedGemmLayout::contiguous,
-                                                         .tile = grouped_gemm_tile_for(typical),
-                                                         .experts = slots,
-                                                         .n = n,
-                                                         .k = k,
-                                                         .row_capacity = rows * top_k,
-                                                         .rows = offsets,
-                                                         .x = x,
-                                                         .x_scales = nullptr,
-                                                         .ld_x_scales = 0,
-                                                         .weights = weights,
-                                                         .weight_scales = nullptr,
-                                                         .out = out});
+    const GroupedGemmProblem problem = {.type = GroupedGemmType::bf16,
+                                        .layout = GroupedGemmLayout::contiguous,
+                                        .tile = grouped_gemm_tile_for(typical),
+                                        .experts = slots,
+                                        .n = n,
+                                        .k = k,
+                                        .row_capacity = rows * top_k,
+                                        .rows = offsets,
+                                        .x = x,
+                                        .x_scales = nullptr,
+                                        .ld_x_scales = 0,
+                                        .weights = weights,
+                                        .weight_scales = nullptr,
+                                        .out = out};
+    const GroupedGemmPlan plan = guarded("the grouped GEMM", [&] { return make_grouped_gemm_plan(problem); });
     check(launch_grouped_gemm(plan, stream_), "the grouped GEMM");
   }
 

@@ -1,5 +1,5 @@
-// The one entry of pelagic_cuda.so. Engine and shared object are built apart, with the same compiler ABI; what they have
-// in common is hashed into an interface id, so that a pair that does not fit is refused instead of crashing.
+// The one entry of pelagic_cuda.so. Engine and shared object are built apart, with the same compiler ABI; what they
+// have in common is hashed into an interface id, so that a pair that does not fit is refused instead of crashing.
 #pragma once
 
 #include <cstddef>

@@ -37,7 +37,8 @@ class Memory {
   void grow(std::size_t bytes) {
     release();
     if (bytes == 0) return;
-    const cudaError_t error = kPinnedHost ? cudaHostAlloc(&data_, bytes, cudaHostAllocDefault) : cudaMalloc(&data_, bytes);
+    const cudaError_t error =
+        kPinnedHost ? cudaHostAlloc(&data_, bytes, cudaHostAllocDefault) : cudaMalloc(&data_, bytes);
     if (error == cudaErrorMemoryAllocation) {
       data_ = nullptr;
       cudaGetLastError();  // not a sticky one

@@ -1,5 +1,5 @@
-// Calls functions when the card has come so far. A thread of its own, because a function called by the stream itself may
-// not use CUDA and would hold the stream up.
+// Calls functions when the card has come so far. A thread of its own, because a function called by the stream itself
+// may not use CUDA and would hold the stream up.
 #pragma once
 
 #include <condition_variable>

@@ -1,5 +1,5 @@
-// What the host tells the card in a step (tokens, positions, block tables): through pinned memory, which is written once
-// and stays as it is until the step is done.
+// What the host tells the card in a step (tokens, positions, block tables): through pinned memory, which is written
+// once and stays as it is until the step is done.
 #pragma once
 
 #include <algorithm>
@@ -53,7 +53,8 @@ class StepArguments {
       const std::size_t size = std::max(kChunkBytes, rounded);
       chunks_.push_back({PinnedMemory(size), DeviceMemory(size)});
     }
-    const Place place = {chunks_[chunk_].host.get<std::byte>() + used_, chunks_[chunk_].device.get<std::byte>() + used_};
+    const Place place = {chunks_[chunk_].host.get<std::byte>() + used_,
+                         chunks_[chunk_].device.get<std::byte>() + used_};
     used_ += rounded;
     return place;
   }
