@@ -88,6 +88,16 @@ struct MoeLayer {
   const Mlp* shared;    // null: no shared experts
 };
 
+// A step before its ops: all that decides which they are, beside the model.
+struct StepShape {
+  const RowSet* rows;
+  int logit_rows;
+  bool digests;
+  bool logits;
+  bool samples;         // at least one row
+  bool reports_layers;  // when_done is used
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -124,6 +134,9 @@ class Backend {
   virtual std::unique_ptr<KvCache> make_kv_cache(const KvLayout& layout) = 0;
 
   // ---- Ops. x, y, ...: one row for each token.
+
+  // The ops of one step follow, up to finish(). A backend may replay what it recorded of a step of the same shape.
+  virtual void begin_step(const StepShape& /*step*/) {}
 
   // y[i, :] = embedding[tokens[i], :].
   virtual void embed(const Embedding& embedding, std::span<const std::uint32_t> tokens, View y) = 0;

@@ -324,6 +324,13 @@ void Model::compute(const StepBatch& batch, const std::function<void(int)>& on_l
   result.digests.resize(batch.digests ? batch.logit_rows.size() : 0);
   result.logits.resize(batch.logits ? batch.logit_rows.size() * static_cast<std::size_t>(vocab) : 0);
 
+  backend_->begin_step({.rows = &work.rows,
+                        .logit_rows = logit_rows,
+                        .digests = batch.digests,
+                        .logits = batch.logits,
+                        .samples = std::any_of(batch.sampling.begin(), batch.sampling.end(),
+                                               [](const SamplingParams* params) { return params != nullptr; }),
+                        .reports_layers = static_cast<bool>(on_layer)});
   backend_->embed(*weights_.embedding, batch.tokens, work.x);
   for (int index = 0; index < layer_count; ++index) {
     const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(index)];

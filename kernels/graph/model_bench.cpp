@@ -103,6 +103,7 @@ class TimedBackend final : public Backend {
               std::span<SampleResult> results) override {
     time("sample", [&] { inner_->sample(logits, vocab, p, params, results); });
   }
+  void begin_step(const StepShape& step) override { inner_->begin_step(step); }
   void finish() override {
     time("finish", [&] { inner_->finish(); });
   }

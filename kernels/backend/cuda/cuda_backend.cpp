@@ -1,8 +1,11 @@
 // The CUDA backend: the graph's ops as kernels on one stream. Activations are bf16, the residual stream and the logits
 // float32. Nothing waits for the card before finish().
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
 #include <cstdio>
+#include <cstring>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -40,6 +43,9 @@ constexpr int kMostPieces = 2048;
 // MoE layers in a step, and experts in a layer, at most: room for their counts.
 constexpr int kMostMoeCalls = 256;
 constexpr int kMostExperts = 256;
+// Larger steps keep the card busy without a graph.
+constexpr int kMostGraphRows = 256;
+constexpr std::size_t kMostGraphs = 64;
 // Bytes of bf16 weights converted before they are sent to the card.
 constexpr std::size_t kUploadBytes = std::size_t{16} << 20;
 
@@ -131,11 +137,13 @@ class CudaBackend final : public Backend {
 
   ~CudaBackend() override {
     cancel();
+    drop_graphs();
     cudaStreamDestroy(stream_);
     cudaStreamDestroy(copy_stream_);
   }
 
   void check_model(const MlaShape& shape, const KvLayout& layout) override {
+    heads_ = shape.heads;
     const auto refuse = [](const std::string& what) { throw Error(ErrorCode::argument, "the CUDA backend " + what); };
     if (layout.dtype != KvDtype::bfloat16) refuse("has only bfloat16 latents: kvDtype must be \"bfloat16\"");
     if (layout.kv_rank != kLatentCudaColumns)
@@ -150,6 +158,7 @@ class CudaBackend final : public Backend {
   // ---- Memory and weights.
 
   std::unique_ptr<Activations> make_activations(std::size_t count, Precision precision) override {
+    drop_graphs();
     return std::make_unique<CudaActivations>(count,
                                              precision == Precision::full ? RowType::float32 : RowType::bfloat16);
   }
@@ -261,38 +270,41 @@ class CudaBackend final : public Backend {
 
   void embed(const Embedding& embedding, std::span<const std::uint32_t> tokens, View y) override {
     const auto& e = static_cast<const CudaEmbedding&>(embedding);
-    check(embedding_cuda({.rows = static_cast<int>(tokens.size()),
-                          .width = e.hidden,
-                          .vocab = e.vocab,
-                          .table = e.memory.get(),
-                          .ids = arguments_.send(tokens, stream_),
-                          .out = address(y),
-                          .out_type = type_of(y),
-                          .ld_out = y.stride,
-                          .errors = errors(kEmbeddingErrorsAt)},
-                         stream_),
-          "the embedding");
+    const std::uint32_t* ids = send(tokens);
+    launch("the embedding", [&] {
+      return embedding_cuda({.rows = static_cast<int>(tokens.size()),
+                             .width = e.hidden,
+                             .vocab = e.vocab,
+                             .table = e.memory.get(),
+                             .ids = ids,
+                             .out = address(y),
+                             .out_type = type_of(y),
+                             .ld_out = y.stride,
+                             .errors = errors(kEmbeddingErrorsAt)},
+                            stream_);
+    });
   }
 
   void rms_norm(int rows, View x, View delta, const Vector& weight, float eps, View y) override {
     const bool adds = delta.memory != nullptr;
-    check(rms_norm_cuda({.rows = rows,
-                         .width = static_cast<const CudaVector&>(weight).size,
-                         .eps = eps,
-                         .x = address(x),
-                         .x_type = type_of(x),
-                         .ldx = x.stride,
-                         .delta = adds ? address(delta) : nullptr,
-                         .delta_type = adds ? type_of(delta) : RowType::bfloat16,
-                         .ld_delta = delta.stride,
-                         .weight = values(weight),
-                         .y = address(y),
-                         .ldy = y.stride,
-                         .y_fp8 = nullptr,
-                         .y_scales = nullptr,
-                         .ld_y_scales = 0},
-                        stream_),
-          "rms_norm");
+    launch("rms_norm", [&] {
+      return rms_norm_cuda({.rows = rows,
+                            .width = static_cast<const CudaVector&>(weight).size,
+                            .eps = eps,
+                            .x = address(x),
+                            .x_type = type_of(x),
+                            .ldx = x.stride,
+                            .delta = adds ? address(delta) : nullptr,
+                            .delta_type = adds ? type_of(delta) : RowType::bfloat16,
+                            .ld_delta = delta.stride,
+                            .weight = values(weight),
+                            .y = address(y),
+                            .ldy = y.stride,
+                            .y_fp8 = nullptr,
+                            .y_scales = nullptr,
+                            .ld_y_scales = 0},
+                           stream_);
+    });
   }
 
   void linear(int rows, View x, const Matrix& w, View y) override {
@@ -311,22 +323,23 @@ class CudaBackend final : public Backend {
                      KvCache& cache, int layer) override {
     const auto& kv = static_cast<const CudaKvCache&>(cache);
     const DeviceRows& device = device_rows(rows);
-    check(store_latents_cuda({.rows = rows.rows(),
-                              .eps = eps,
-                              .table = static_cast<const CudaRopeAngles&>(rope).table(),
-                              .compressed = address(compressed),
-                              .ld_compressed = compressed.stride,
-                              .weight = values(norm),
-                              .row_positions = device.positions,
-                              .row_sequences = device.row_groups,
-                              .block_table = device.block_table,
-                              .sequences = device.groups(),
-                              .max_blocks = device.max_blocks,
-                              .cache = kv.layer(layer),
-                              .cache_blocks = kv.layout.blocks,
-                              .errors = errors(kRopeErrorsAt)},
-                             stream_),
-          "the store of latents");
+    launch("the store of latents", [&] {
+      return store_latents_cuda({.rows = rows.rows(),
+                                 .eps = eps,
+                                 .table = static_cast<const CudaRopeAngles&>(rope).table(),
+                                 .compressed = address(compressed),
+                                 .ld_compressed = compressed.stride,
+                                 .weight = values(norm),
+                                 .row_positions = device.positions,
+                                 .row_sequences = device.row_groups,
+                                 .block_table = device.block_table,
+                                 .sequences = device.groups(),
+                                 .max_blocks = device.max_blocks,
+                                 .cache = kv.layer(layer),
+                                 .cache_blocks = kv.layout.blocks,
+                                 .errors = errors(kRopeErrorsAt)},
+                                stream_);
+    });
   }
 
   void absorb_queries(const RowSet& rows, const MlaShape& shape, View q, const HeadMatrices& uk, const RopeAngles& rope,
@@ -334,19 +347,21 @@ class CudaBackend final : public Backend {
     const int query_dim = shape.nope_dim + shape.rope_dim;
     const int latent_width = shape.kv_rank + shape.rope_dim;
     head_gemm(rows.rows(), q, query_dim, static_cast<const CudaHeadMatrices&>(uk), absorbed, latent_width);
-    check(rope_cuda({.rows = rows.rows(),
-                     .heads = shape.heads,
-                     .table = static_cast<const CudaRopeAngles&>(rope).table(),
-                     .row_positions = device_rows(rows).positions,
-                     .x = static_cast<const bfloat16_bits*>(address(q)) + shape.nope_dim,
-                     .x_row_stride = q.stride,
-                     .x_head_stride = query_dim,
-                     .y = static_cast<bfloat16_bits*>(address(absorbed)) + shape.kv_rank,
-                     .y_row_stride = absorbed.stride,
-                     .y_head_stride = latent_width,
-                     .errors = errors(kRopeErrorsAt)},
-                    stream_),
-          "rope");
+    const DeviceRows& device = device_rows(rows);
+    launch("rope", [&] {
+      return rope_cuda({.rows = rows.rows(),
+                        .heads = shape.heads,
+                        .table = static_cast<const CudaRopeAngles&>(rope).table(),
+                        .row_positions = device.positions,
+                        .x = static_cast<const bfloat16_bits*>(address(q)) + shape.nope_dim,
+                        .x_row_stride = q.stride,
+                        .x_head_stride = query_dim,
+                        .y = static_cast<bfloat16_bits*>(address(absorbed)) + shape.kv_rank,
+                        .y_row_stride = absorbed.stride,
+                        .y_head_stride = latent_width,
+                        .errors = errors(kRopeErrorsAt)},
+                       stream_);
+    });
   }
 
   void attend(const RowSet& rows, const MlaShape& shape, View absorbed, float scale, const KvCache& cache, int layer,
@@ -362,7 +377,7 @@ class CudaBackend final : public Backend {
       int pieces = pieces_of(first);
       int end = first + 1;
       for (; end < device.groups() && pieces + pieces_of(end) <= kMostPieces; ++end) pieces += pieces_of(end);
-      const int capacity = std::max(pieces, kMostPieces / 8);
+      const int capacity = piece_capacity(pieces);
       reserve(attention_workspace_, mla_decode_workspace_bytes(capacity));
       const MlaDecodeProblem problem = {
           .rows = rows.rows(),
@@ -381,12 +396,14 @@ class CudaBackend final : public Backend {
           .out = address(u),
           .workspace = attention_workspace_.get(),
           .errors = errors(kDecodeErrorsAt)};
-      const MlaDecodePlan plan = guarded("MLA decode", [&] { return make_mla_decode_plan(problem); });
       // One list of pieces serves all layers of a step that goes through in one part.
       const bool listed = first == 0 && end == device.groups() && scheduled_ == &device;
-      if (!listed) check(launch_mla_decode_schedule(plan, stream_), "MLA decode's schedule");
       scheduled_ = first == 0 && end == device.groups() ? &device : nullptr;
-      check(launch_mla_decode(plan, stream_), "MLA decode");
+      launch("MLA decode", [&] {
+        const MlaDecodePlan plan = guarded("MLA decode", [&] { return make_mla_decode_plan(problem); });
+        const cudaError_t error = listed ? cudaSuccess : launch_mla_decode_schedule(plan, stream_);
+        return error == cudaSuccess ? launch_mla_decode(plan, stream_) : error;
+      });
       first = end;
     }
   }
@@ -406,16 +423,17 @@ class CudaBackend final : public Backend {
       throw Error(ErrorCode::argument, "the CUDA backend takes at most 256 experts in 256 layers");
 
     reserve(gate_logits_, elements(rows, experts) * sizeof(float));
-    check(gemm_f32_cuda({.rows = rows,
-                         .n = experts,
-                         .k = gate.k,
-                         .x = address(x),
-                         .ldx = x.stride,
-                         .w = gate.memory.get<float>(),
-                         .y = gate_logits_.get<float>(),
-                         .ldy = experts},
-                        stream_),
-          "the gate's logits");
+    launch("the gate's logits", [&] {
+      return gemm_f32_cuda({.rows = rows,
+                            .n = experts,
+                            .k = gate.k,
+                            .x = address(x),
+                            .ldx = x.stride,
+                            .w = gate.memory.get<float>(),
+                            .y = gate_logits_.get<float>(),
+                            .ldy = experts},
+                           stream_);
+    });
     // Ids, weights and places of all choices, and the experts' offsets.
     reserve(choices_, elements(entries, 3) * 4 + (elements(experts, 1) + 2 * elements(bank.slots, 1) + 2) * 4);
     std::int32_t* ids = choices_.get<std::int32_t>();
@@ -427,17 +445,18 @@ class CudaBackend final : public Backend {
     const std::size_t counts_at = elements(moe_calls_++, kMostExperts);
     GateConfig config = layer.gate;
     config.bias = layer.gate_bias != nullptr ? values(*layer.gate_bias) : nullptr;
-    check(gate_cuda({.config = config,
-                     .logits = gate_logits_.get<float>(),
-                     .ld_logits = experts,
-                     .rows = rows,
-                     .ids = ids,
-                     .weights = weights,
-                     .counts = device_counts_.get<std::int32_t>() + counts_at,
-                     .offsets = expert_offsets,
-                     .workspace = gate_workspace_.get<std::uint32_t>()},
-                    gate_cuda_path_for(rows), stream_),
-          "the gate");
+    launch("the gate", [&] {
+      return gate_cuda({.config = config,
+                        .logits = gate_logits_.get<float>(),
+                        .ld_logits = experts,
+                        .rows = rows,
+                        .ids = ids,
+                        .weights = weights,
+                        .counts = device_counts_.get<std::int32_t>() + counts_at,
+                        .offsets = expert_offsets,
+                        .workspace = gate_workspace_.get<std::uint32_t>()},
+                       gate_cuda_path_for(rows), stream_);
+    });
     after_.push_back([this, counts, counts_at] {
       const std::int32_t* from = host_counts_.get<std::int32_t>() + counts_at;
       for (std::size_t e = 0; e < counts.size(); ++e) counts[e] += static_cast<std::uint32_t>(from[e]);
@@ -456,26 +475,27 @@ class CudaBackend final : public Backend {
                             .slot_offsets = slot_offsets,
                             .errors = errors(kMoeErrorsAt)};
     send_placement(*layer.placement, sort);
-    check(moe_sort_cuda(sort, stream_), "the sort by expert");
+    launch("the sort by expert", [&] { return moe_sort_cuda(sort, stream_); });
 
     reserve(expert_in_, elements(entries, bank.hidden) * 2);
     reserve(gate_up_, elements(entries, 2 * bank.width) * 2);
     reserve(activated_, elements(entries, bank.width) * 2);
     reserve(expert_out_, elements(entries, bank.hidden) * 2);
-    check(moe_dispatch_cuda({.rows = rows,
-                             .top_k = top_k,
-                             .row_bytes = bank.hidden * 2,
-                             .positions = positions,
-                             .x = address(x),
-                             .ldx_bytes = x.stride * 2,
-                             .out = expert_in_.get(),
-                             .scale_blocks = 0,
-                             .x_scales = nullptr,
-                             .ld_x_scales = 0,
-                             .out_scales = nullptr,
-                             .ld_out_scales = 0},
-                            stream_),
-          "dispatch");
+    launch("dispatch", [&] {
+      return moe_dispatch_cuda({.rows = rows,
+                                .top_k = top_k,
+                                .row_bytes = bank.hidden * 2,
+                                .positions = positions,
+                                .x = address(x),
+                                .ldx_bytes = x.stride * 2,
+                                .out = expert_in_.get(),
+                                .scale_blocks = 0,
+                                .x_scales = nullptr,
+                                .ld_x_scales = 0,
+                                .out_scales = nullptr,
+                                .ld_out_scales = 0},
+                               stream_);
+    });
     grouped_gemm(rows, top_k, bank.slots, 2 * bank.width, bank.hidden, slot_offsets, expert_in_.get(),
                  bank.gate_up.get(), gate_up_.get());
     silu_mul(bank.width, entries, slot_offsets + bank.slots);
@@ -488,32 +508,35 @@ class CudaBackend final : public Backend {
       run_mlp(rows, address(x), x.stride, static_cast<const CudaMlp&>(*layer.shared), shared_out_.get(), bank.hidden);
       shared = shared_out_.get();
     }
-    check(moe_combine_cuda({.rows = rows,
-                            .top_k = top_k,
-                            .width = bank.hidden,
-                            .positions = positions,
-                            .weights = weights,
-                            .expert_out = expert_out_.get(),
-                            .shared = shared,
-                            .ld_shared = bank.hidden,
-                            .y = address(y),
-                            .y_type = type_of(y),
-                            .ldy = y.stride},
-                           stream_),
-          "combine");
+    launch("combine", [&] {
+      return moe_combine_cuda({.rows = rows,
+                               .top_k = top_k,
+                               .width = bank.hidden,
+                               .positions = positions,
+                               .weights = weights,
+                               .expert_out = expert_out_.get(),
+                               .shared = shared,
+                               .ld_shared = bank.hidden,
+                               .y = address(y),
+                               .y_type = type_of(y),
+                               .ldy = y.stride},
+                              stream_);
+    });
   }
 
   void gather(std::span<const std::uint32_t> rows, View x, int width, View y) override {
     const std::int64_t bytes = row_type_bytes(type_of(x));
-    check(gather_rows_cuda({.count = static_cast<int>(rows.size()),
-                            .row_bytes = static_cast<int>(width * bytes),
-                            .rows = arguments_.send(rows, stream_),
-                            .x = address(x),
-                            .ldx_bytes = x.stride * bytes,
-                            .out = address(y),
-                            .ld_out_bytes = y.stride * bytes},
-                           stream_),
-          "gather");
+    const std::uint32_t* indices = send(rows);
+    launch("gather", [&] {
+      return gather_rows_cuda({.count = static_cast<int>(rows.size()),
+                               .row_bytes = static_cast<int>(width * bytes),
+                               .rows = indices,
+                               .x = address(x),
+                               .ldx_bytes = x.stride * bytes,
+                               .out = address(y),
+                               .ld_out_bytes = y.stride * bytes},
+                              stream_);
+    });
   }
 
   void when_done(const std::function<void()>& fn) override { events_.when_done(stream_, fn); }
@@ -547,7 +570,45 @@ class CudaBackend final : public Backend {
     });
   }
 
+  // A decode step is recorded as a CUDA graph the second time that one of its shape is asked for, and replayed from
+  // then on: its ops then do only what they do on the host. Its arguments lie where they lay before, so the graph's
+  // copies bring the new ones.
+  void begin_step(const StepShape& step) override {
+    mode_ = Mode::direct;
+    const RowSet& rows = *step.rows;
+    if (step.reports_layers || step.logit_rows != rows.rows() || rows.rows() > kMostGraphRows || !is_decode(rows))
+      return;
+    int blocks = 1, pieces = 0;
+    for (const RowRun& run : rows.runs) {
+      blocks = std::max(blocks, run.first_position / kBlockRows + 1);
+      pieces += mla_decode_pieces(1, heads_, run.first_position + 1, kMlaDecodeCutTokens);
+    }
+    if (pieces > kMostPieces) return;
+    graph_key_ = {rows.rows(), table_columns(blocks), piece_capacity(pieces),
+                  (step.digests ? 1 : 0) + (step.logits ? 2 : 0) + (step.samples ? 4 : 0)};
+    if (graphs_.size() > kMostGraphs) drop_graphs();
+    const auto [found, is_new] = graphs_.try_emplace(graph_key_, nullptr);
+    if (is_new) return;  // the buffers grow to what it needs
+    mode_ = found->second == nullptr ? Mode::record : Mode::replay;
+    if (mode_ == Mode::record)
+      check(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeThreadLocal), "recording a step");
+  }
+
   void finish() override {
+    if (mode_ == Mode::record) {
+      cudaGraph_t graph = nullptr;
+      mode_ = Mode::direct;
+      check(cudaStreamEndCapture(stream_, &graph), "recording a step");
+      cudaGraphExec_t runnable = nullptr;
+      const cudaError_t error = cudaGraphInstantiate(&runnable, graph, 0);
+      cudaGraphDestroy(graph);
+      check(error, "recording a step");
+      graphs_[graph_key_] = runnable;
+      check(cudaGraphLaunch(runnable, stream_), "a recorded step");
+    } else if (mode_ == Mode::replay) {
+      mode_ = Mode::direct;
+      check(cudaGraphLaunch(graphs_.at(graph_key_), stream_), "a recorded step");
+    }
     check(cudaMemcpyAsync(host_errors_.get(), device_errors_.get(), host_errors_.bytes(), cudaMemcpyDeviceToHost,
                           stream_),
           "finish");
@@ -569,6 +630,11 @@ class CudaBackend final : public Backend {
   }
 
   void cancel() override {
+    if (mode_ == Mode::record) {
+      cudaGraph_t graph = nullptr;
+      if (cudaStreamEndCapture(stream_, &graph) == cudaSuccess) cudaGraphDestroy(graph);
+    }
+    mode_ = Mode::direct;
     cudaStreamSynchronize(stream_);
     events_.drain();
     forget_step();
@@ -649,13 +715,45 @@ class CudaBackend final : public Backend {
   }
 
  private:
+  // direct: ops are launched as they are asked for. record: into a graph. replay: not at all, a graph has them.
+  enum class Mode { direct, record, replay };
+
+  template <typename Fn>
+  void launch(const char* what, const Fn& fn) {
+    if (mode_ != Mode::replay) check(fn(), what);
+  }
+
+  template <typename T>
+  const T* send(std::span<const T> values) {
+    return arguments_.send(values, stream_, mode_ != Mode::replay);
+  }
+
+  // Graphs know addresses: none outlives a buffer that moved.
+  void drop_graphs() {
+    for (const auto& [key, graph] : graphs_)
+      if (graph != nullptr) cudaGraphExecDestroy(graph);
+    graphs_.clear();
+  }
+
+  // One row of each sequence.
+  static bool is_decode(const RowSet& rows) { return rows.runs.size() == rows.positions.size(); }
+  // Sizes in steps of two, so that a growing sequence seldom needs another graph.
+  static int table_columns(int blocks) {
+    return static_cast<int>(std::bit_ceil(static_cast<unsigned>(std::max(blocks, 4))));
+  }
+  static int piece_capacity(int pieces) {
+    return static_cast<int>(std::bit_ceil(static_cast<unsigned>(std::max(pieces, kMostPieces / 8))));
+  }
+
   std::int32_t* errors(int at) const { return device_errors_.get<std::int32_t>() + at; }
 
   // Buffers grow to the largest step seen and stay; a quarter more, so that a batch that grows row by row seldom
   // allocates. What runs may still use the old one.
   void reserve(DeviceMemory& memory, std::size_t bytes) {
     if (memory.bytes() >= bytes) return;
+    if (mode_ == Mode::record) throw Error(ErrorCode::internal, "a recorded step needs more memory than before");
     check(cudaStreamSynchronize(stream_), "a step");
+    drop_graphs();
     memory.grow(bytes + bytes / 4);
     if (&memory == &attention_workspace_) scheduled_ = nullptr;
   }
@@ -675,7 +773,7 @@ class CudaBackend final : public Backend {
                    [&]() -> GemmCuda& { return gemms_.emplace(key, GemmCuda(gemm_library_, shape)).first->second; });
   }
   void run_gemm(const GemmCudaShape& shape, const GemmCudaCall& call) {
-    guarded("a dense GEMM", [&] { gemm(shape).launch(call, stream_); });
+    if (mode_ != Mode::replay) guarded("a dense GEMM", [&] { gemm(shape).launch(call, stream_); });
   }
 
   std::unique_ptr<CudaHeadMatrices> new_head_matrices(int heads, int n, int k) {
@@ -723,17 +821,18 @@ class CudaBackend final : public Backend {
 
   // activated_ = silu(gate) * up of gate_up_'s rows; count: on the card, how many of them exist, or null for all.
   void silu_mul(int width, int rows, const std::int32_t* count) {
-    check(silu_mul_cuda({.width = width,
-                         .groups = 1,
-                         .rows = rows,
-                         .counts = count,
-                         .gate_up = gate_up_.get(),
-                         .out = activated_.get(),
-                         .out_fp8 = nullptr,
-                         .out_scales = nullptr,
-                         .ld_out_scales = 0},
-                        stream_),
-          "silu_mul");
+    launch("silu_mul", [&] {
+      return silu_mul_cuda({.width = width,
+                            .groups = 1,
+                            .rows = rows,
+                            .counts = count,
+                            .gate_up = gate_up_.get(),
+                            .out = activated_.get(),
+                            .out_fp8 = nullptr,
+                            .out_scales = nullptr,
+                            .ld_out_scales = 0},
+                           stream_);
+    });
   }
 
   void run_mlp(int rows, const void* x, std::int64_t ldx, const CudaMlp& w, void* y, std::int64_t ldy) {
@@ -765,8 +864,9 @@ class CudaBackend final : public Backend {
                                         .weights = weights,
                                         .weight_scales = nullptr,
                                         .out = out};
-    const GroupedGemmPlan plan = guarded("the grouped GEMM", [&] { return make_grouped_gemm_plan(problem); });
-    check(launch_grouped_gemm(plan, stream_), "the grouped GEMM");
+    launch("the grouped GEMM", [&] {
+      return launch_grouped_gemm(guarded("the grouped GEMM", [&] { return make_grouped_gemm_plan(problem); }), stream_);
+    });
   }
 
   // Which slots hold an expert; nothing where slot s holds expert s.
@@ -782,7 +882,7 @@ class CudaBackend final : public Backend {
       const auto slots = table.slots_of(expert);
       placement_.insert(placement_.end(), slots.begin(), slots.end());
     }
-    sort.slot_begin = arguments_.send(std::span<const std::int32_t>(placement_), stream_);
+    sort.slot_begin = send(std::span<const std::int32_t>(placement_));
     sort.slots_by_expert = sort.slot_begin + table.logical_experts() + 1;
   }
 
@@ -794,6 +894,7 @@ class CudaBackend final : public Backend {
     out.max_blocks = 1;
     for (const RowRun& run : rows.runs)
       out.max_blocks = std::max(out.max_blocks, (run.first_position + run.rows - 1) / kBlockRows + 1);
+    if (is_decode(rows)) out.max_blocks = table_columns(out.max_blocks);
     row_groups_.clear();
     block_table_.clear();
     out.host_offsets.push_back(0);
@@ -809,11 +910,11 @@ class CudaBackend final : public Backend {
         block_table_.resize(block_table_.size() + static_cast<std::size_t>(out.max_blocks - blocks));
       }
     }
-    out.positions = arguments_.send(std::span(rows.positions), stream_);
-    out.row_groups = arguments_.send(std::span<const std::int32_t>(row_groups_), stream_);
-    out.block_table = arguments_.send(std::span<const std::int32_t>(block_table_), stream_);
-    out.group_offsets = arguments_.send(std::span<const std::int32_t>(out.host_offsets), stream_);
-    out.lengths = arguments_.send(std::span<const std::int32_t>(out.host_lengths), stream_);
+    out.positions = send(std::span(rows.positions));
+    out.row_groups = send(std::span<const std::int32_t>(row_groups_));
+    out.block_table = send(std::span<const std::int32_t>(block_table_));
+    out.group_offsets = send(std::span<const std::int32_t>(out.host_offsets));
+    out.lengths = send(std::span<const std::int32_t>(out.host_lengths));
     return device_rows_.emplace(&rows, std::move(out)).first->second;
   }
 
@@ -825,10 +926,14 @@ class CudaBackend final : public Backend {
     if (copied_from_ != nullptr) throw Error(ErrorCode::internal, "one buffer's rows are read in a step, not two");
     const std::size_t row_bytes = static_cast<std::size_t>(width) * sizeof(float);
     const std::size_t bytes = row_bytes * static_cast<std::size_t>(rows);
-    if (host_rows_.bytes() < bytes) host_rows_.grow(bytes + bytes / 4);
-    check(cudaMemcpy2DAsync(host_rows_.get(), row_bytes, device, static_cast<std::size_t>(x.stride) * sizeof(float),
-                            row_bytes, static_cast<std::size_t>(rows), cudaMemcpyDeviceToHost, stream_),
-          "a copy of logits");
+    if (host_rows_.bytes() < bytes) {
+      drop_graphs();
+      host_rows_.grow(bytes + bytes / 4);
+    }
+    launch("a copy of logits", [&] {
+      return cudaMemcpy2DAsync(host_rows_.get(), row_bytes, device, static_cast<std::size_t>(x.stride) * sizeof(float),
+                               row_bytes, static_cast<std::size_t>(rows), cudaMemcpyDeviceToHost, stream_);
+    });
     copied_from_ = device;
     return host_rows_.get<float>();
   }
@@ -848,6 +953,13 @@ class CudaBackend final : public Backend {
   const GemmCudaLibrary gemm_library_;
   std::mutex gemm_mutex_;  // weights are loaded by several threads
   std::map<std::tuple<int, int, int, RowType>, GemmCuda> gemms_;
+
+  int heads_ = 1;
+  Mode mode_ = Mode::direct;
+  // Rows, columns of the block table, piece capacity, what is read: all that a decode step's launches depend on.
+  using GraphKey = std::array<int, 4>;
+  GraphKey graph_key_ = {};                     // of the step that is asked for
+  std::map<GraphKey, cudaGraphExec_t> graphs_;  // null: asked for once so far
 
   // Of the step that is asked for.
   StepArguments arguments_;

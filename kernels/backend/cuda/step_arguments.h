@@ -14,14 +14,16 @@ namespace pelagic::cuda {
 class StepArguments {
  public:
   // Copies values to the card on the stream and returns where they are. Valid until reset(). Allocates only where a
-  // step needs more than any before it.
+  // step needs more than any before it. A step that sends the same sizes in the same order finds the same places; where
+  // a recorded graph does its copies, `copy` is false.
   template <typename T>
-  const T* send(std::span<const T> values, cudaStream_t stream) {
+  const T* send(std::span<const T> values, cudaStream_t stream, bool copy) {
     if (values.empty()) return nullptr;
     const std::size_t bytes = values.size_bytes();
     const Place place = reserve(bytes);
     std::memcpy(place.host, values.data(), bytes);
-    check(cudaMemcpyAsync(place.device, place.host, bytes, cudaMemcpyHostToDevice, stream), "a copy of arguments");
+    if (copy)
+      check(cudaMemcpyAsync(place.device, place.host, bytes, cudaMemcpyHostToDevice, stream), "a copy of arguments");
     return reinterpret_cast<const T*>(place.device);
   }
 
