@@ -136,6 +136,31 @@ void Model::measure() {
       2.0 * static_cast<double>(config_.layer_count * heads * (config_.latent_width() + config_.kv_rank));
 }
 
+void Model::prepare(int rows, int logit_rows) {
+  const auto positions =
+      static_cast<int>(std::min<std::int64_t>(config_.max_positions, std::int64_t{kv_layout_.blocks} * kBlockRows));
+  rows = std::min(rows, positions);
+  logit_rows = std::min(logit_rows, rows);
+  const std::vector<std::uint32_t> tokens(static_cast<std::size_t>(rows));
+  const std::uint32_t count = static_cast<std::uint32_t>(rows), start = 0;
+  std::vector<std::uint32_t> blocks, logits;
+  for (int block = 0; block * kBlockRows < rows; ++block) blocks.push_back(static_cast<std::uint32_t>(block));
+  for (int row = rows - logit_rows; row < rows; ++row) logits.push_back(static_cast<std::uint32_t>(row));
+  const std::uint32_t offsets[] = {0, static_cast<std::uint32_t>(blocks.size())};
+  const SamplingParams greedy;
+  const std::vector<const SamplingParams*> sampling(logits.size(), &greedy);
+  StepResult result;
+  step({.tokens = tokens,
+        .row_counts = {&count, 1},
+        .start_positions = {&start, 1},
+        .prompt_lengths = {&count, 1},
+        .block_table = blocks,
+        .block_offsets = offsets,
+        .logit_rows = logits,
+        .sampling = sampling},
+       {}, result);
+}
+
 Model::ReadPass Model::read_weights(std::span<const std::uint32_t> expert_counts) {
   const auto experts = static_cast<std::size_t>(config_.expert_count);
   check_length("expertCounts", expert_counts.size(), static_cast<std::size_t>(config_.moe_layer_count()) * experts);

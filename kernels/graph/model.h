@@ -65,6 +65,10 @@ class Model {
   // Error(argument) naming the field, before anything is computed. One call at a time.
   void step(const StepBatch& batch, const std::function<void(int)>& on_layer, StepResult& result);
 
+  // Takes the memory of a step of `rows` rows of which `logit_rows` have logits, by making one: later steps up to that
+  // size allocate nothing. Overwrites the cache: before anything is in it. Throws Error(memory).
+  void prepare(int rows, int logit_rows);
+
   // For benches: reads the weights that a step reads whose expert_counts ([MoE layers, experts]) these are, and nothing
   // else. Throws Error(argument). One call at a time, like step().
   struct ReadPass {

@@ -1,5 +1,6 @@
 #include "node/native_model.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -12,6 +13,9 @@
 namespace pelagic {
 namespace {
 
+// Rows with logits that memory is taken for at load; a step with more of them allocates.
+constexpr int kMostLogitRows = 256;
+
 struct LoadOptions {
   std::string dir;
   bool cuda;
@@ -19,6 +23,7 @@ struct LoadOptions {
   int threads;
   Isa isa;
   std::int64_t kv_blocks;
+  int step_rows;  // 0: not told
 };
 
 LoadOptions read_options(const Napi::Value& value) {
@@ -37,6 +42,9 @@ LoadOptions read_options(const Napi::Value& value) {
   out.kv_dtype = kv_dtype == "float32" ? KvDtype::float32 : KvDtype::bfloat16;
   out.threads = static_cast<int>(to_integer(member(options, "threads"), "threads", 1, 1024));
   out.kv_blocks = to_integer(member(options, "kvBlocks"), "kvBlocks", 1, INT32_MAX);
+  const Napi::Value step_rows = options.Get("stepRows");
+  out.step_rows =
+      step_rows.IsUndefined() ? 0 : static_cast<int>(to_integer(step_rows, "stepRows", 1, INT64_C(1) << 20));
   const std::string isa = to_text(member(options, "isa"), "isa");
   out.isa = best_isa();
   bool known = isa == "auto";
@@ -192,6 +200,9 @@ Napi::Value NativeModel::load(const Napi::Function& model_class, const Napi::Cal
       auto backend = options.cuda ? open_cuda_backend() : make_cpu_backend(options.isa, options.threads);
       self->model_ = std::make_unique<Model>(options.dir, std::move(backend), options.kv_dtype, options.kv_blocks,
                                              options.threads, progress);
+      // Where memory is the card's, it is taken now: not in the middle of a step, and not after others have it.
+      if (options.cuda && options.step_rows > 0)
+        self->model_->prepare(options.step_rows, std::min(options.step_rows, kMostLogitRows));
     } catch (...) {
       failure = std::current_exception();
     }

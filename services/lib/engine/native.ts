@@ -21,6 +21,8 @@ export interface LoadOptions {
   isa: Isa | "auto";
   /** KV blocks (64 tokens, all layers) to allocate. */
   kvBlocks: number;
+  /** Rows of the largest step to come: on cuda the memory for it is taken at load, or the load fails. */
+  stepRows?: number;
 }
 
 export interface ModelInfo {

@@ -62,6 +62,7 @@ export async function loadOptions(config: WorkerConfig): Promise<LoadOptions> {
     dir: config.model,
     backend: config.backend,
     kvDtype: config.kvDtype,
+    stepRows: config.tokenBudget,
     threads: config.threads,
     isa: config.isa,
     kvBlocks: config.kvBlocks ?? (await blocksInMemory(config.model, config.kvDtype, config.kvMemoryMib)),
