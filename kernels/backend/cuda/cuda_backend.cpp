@@ -63,6 +63,12 @@ void* address(View view) {
 RowType type_of(View view) { return static_cast<const CudaActivations&>(*view.memory).type; }
 const float* values(const Vector& vector) { return static_cast<const CudaVector&>(vector).memory.get<float>(); }
 
+void upload(void* to, const void* from, std::size_t bytes) {
+  check(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), "a copy of weights");
+  // cudaMemcpy may return before the card has it, and the step's stream waits for nobody.
+  check(cudaStreamSynchronize(cudaStreamLegacy), "a copy of weights");
+}
+
 // Writes rows of k float32 numbers as bf16, from `to` on.
 void upload_bf16(void* to, int rows, int k, const std::function<void(int, float*)>& row_source) {
   const std::size_t width = static_cast<std::size_t>(k);
@@ -75,9 +81,8 @@ void upload_bf16(void* to, int rows, int k, const std::function<void(int, float*
       row_source(first + i, row.data());
       std::transform(row.begin(), row.end(), part.begin() + static_cast<std::ptrdiff_t>(width) * i, f32_to_bf16);
     }
-    check(cudaMemcpy(static_cast<bfloat16_bits*>(to) + width * static_cast<std::size_t>(first), part.data(),
-                     width * static_cast<std::size_t>(count) * sizeof(bfloat16_bits), cudaMemcpyHostToDevice),
-          "a copy of weights");
+    upload(static_cast<bfloat16_bits*>(to) + width * static_cast<std::size_t>(first), part.data(),
+           width * static_cast<std::size_t>(count) * sizeof(bfloat16_bits));
   }
 }
 
@@ -98,10 +103,6 @@ decltype(auto) guarded(const char* what, const Fn& fn) {
     throw Error(ErrorCode::device,
                 std::string("the GPU failed at ") + what + ": " + error.what() + "; the process must be restarted");
   }
-}
-
-void upload(void* to, const void* from, std::size_t bytes) {
-  check(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), "a copy of weights");
 }
 
 // A RowSet on the card, for one step.
