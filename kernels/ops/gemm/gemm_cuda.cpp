@@ -34,7 +34,7 @@ constexpr const char* kLibraryName = "libcublasLt.so.13";
 // The algorithm is the heuristic's first choice for this many rows: wide enough for prompts, not too wide for a decode
 // batch. Part of a result's definition.
 constexpr int kChoiceRows = 128;
-constexpr int kMostRows = 1 << 20;
+constexpr int kMostRows = 1 << 16;
 constexpr int kCandidates = 32;
 constexpr std::uint32_t kAlignment = 16;
 
@@ -125,33 +125,35 @@ struct GemmCuda::State {
   }
 
   // No sum is ever shared by blocks: no split of K, no reduction, and no workspace to do either in.
-  bool keeps_row_rule(const cublasLtMatmulAlgo_t& candidate) const {
+  // Empty, or why not.
+  std::string unfit(const cublasLtMatmulAlgo_t& candidate) const {
     std::int32_t splits = 0;
     std::uint32_t reduction = 0;
     std::size_t written = 0;
-    if (f.algo_get(&candidate, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &splits, sizeof splits, &written) !=
-            CUBLAS_STATUS_SUCCESS ||
-        f.algo_get(&candidate, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &reduction, sizeof reduction, &written) !=
-            CUBLAS_STATUS_SUCCESS)
-      return false;
-    if ((splits != 0 && splits != 1) || reduction != CUBLASLT_REDUCTION_SCHEME_NONE) return false;
+    const cublasStatus_t got_splits =
+        f.algo_get(&candidate, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &splits, sizeof splits, &written);
+    const cublasStatus_t got_reduction =
+        f.algo_get(&candidate, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &reduction, sizeof reduction, &written);
+    if (got_splits != CUBLAS_STATUS_SUCCESS || got_reduction != CUBLAS_STATUS_SUCCESS)
+      return "unreadable " + std::to_string(got_splits) + "/" + std::to_string(got_reduction);
+    if ((splits != 0 && splits != 1) || reduction != CUBLASLT_REDUCTION_SCHEME_NONE)
+      return "splits " + std::to_string(splits) + ", reduction " + std::to_string(reduction);
     for (const int rows : {1, kChoiceRows, kMostRows}) {
       set_rows(rows);
       cublasLtMatmulHeuristicResult_t result = {};
-      if (f.algo_check(lt, desc, weights, input, output, output, &candidate, &result) != CUBLAS_STATUS_SUCCESS ||
-          result.workspaceSize != 0)
-        return false;
+      const cublasStatus_t status = f.algo_check(lt, desc, weights, input, output, output, &candidate, &result);
+      if (status != CUBLAS_STATUS_SUCCESS)
+        return "status " + std::to_string(status) + " for " + std::to_string(rows) + " rows";
+      if (result.workspaceSize != 0) return "workspace " + std::to_string(result.workspaceSize);
     }
-    return true;
+    return "";
   }
 
   void choose() {
     cublasLtMatmulPreference_t preference = nullptr;
     check(f.preference_create(&preference), "cublasLtMatmulPreferenceCreate");
     const std::size_t workspace = 0;
-    const std::uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_NONE;
     f.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
-    f.preference_set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes, sizeof schemes);
     for (const auto attribute :
          {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
           CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
@@ -162,13 +164,17 @@ struct GemmCuda::State {
     const cublasStatus_t status =
         f.heuristic(lt, desc, weights, input, output, output, preference, kCandidates, found, &count);
     f.preference_destroy(preference);
+    std::string reasons = "heuristic status " + std::to_string(status) + ", " + std::to_string(count) + " found";
     for (int i = 0; status == CUBLAS_STATUS_SUCCESS && i < count; ++i) {
-      if (!keeps_row_rule(found[i].algo)) continue;
-      algo = found[i].algo;
-      return;
+      const std::string reason = unfit(found[i].algo);
+      if (reason.empty()) {
+        algo = found[i].algo;
+        return;
+      }
+      reasons += "; " + reason;
     }
     throw std::runtime_error("cuBLASLt has no algorithm without shared sums for n " + std::to_string(shape.n) + ", k " +
-                             std::to_string(shape.k) + ", " + std::to_string(shape.batch) + " GEMMs");
+                             std::to_string(shape.k) + ", " + std::to_string(shape.batch) + " GEMMs (" + reasons + ")");
   }
 
   const GemmCudaLibrary::Functions& f;
