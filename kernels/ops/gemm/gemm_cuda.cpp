@@ -37,6 +37,8 @@ constexpr int kChoiceRows = 128;
 constexpr int kMostRows = 1 << 16;
 constexpr int kCandidates = 32;
 constexpr std::uint32_t kAlignment = 16;
+// The library's kernels ask for one word, to hand out tiles. Too little for anybody's partial sums.
+constexpr std::size_t kGemmCudaWorkspaceBytes = 256;
 
 void check(cublasStatus_t status, const char* what) {
   if (status != CUBLAS_STATUS_SUCCESS)
@@ -79,16 +81,21 @@ GemmCudaLibrary::GemmCudaLibrary() : functions_(std::make_unique<Functions>()) {
   cublasLtHandle_t handle = nullptr;
   check(f.create(&handle), "cublasLtCreate");
   handle_ = handle;
+  if (cudaMalloc(&workspace_, kGemmCudaWorkspaceBytes) != cudaSuccess ||
+      cudaMemset(workspace_, 0, kGemmCudaWorkspaceBytes) != cudaSuccess)
+    throw std::runtime_error("no device memory for cuBLASLt's workspace");
 }
 
 // The library stays open: it keeps device state of its own.
 GemmCudaLibrary::~GemmCudaLibrary() {
+  cudaFree(workspace_);
   if (handle_ != nullptr) functions_->destroy(static_cast<cublasLtHandle_t>(handle_));
 }
 
 struct GemmCuda::State {
   State(const GemmCudaLibrary& library, const GemmCudaShape& s) : f(library.functions()), shape(s) {
     lt = static_cast<cublasLtHandle_t>(library.handle());
+    workspace = library.workspace();
     check(f.desc_create(&desc, CUBLAS_COMPUTE_32F, CUDA_R_32F), "cublasLtMatmulDescCreate");
     const cublasOperation_t transposed = CUBLAS_OP_T;
     check(f.desc_set(desc, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof transposed), "TRANSA");
@@ -124,7 +131,7 @@ struct GemmCuda::State {
     set(output, rows, static_cast<std::int64_t>(shape.batch) * shape.n, shape.n);
   }
 
-  // No sum is ever shared by blocks: no split of K, no reduction, and no workspace to do either in.
+  // No sum is ever shared by blocks: no split of K, no reduction, and no room to do either in.
   // Empty, or why not.
   std::string unfit(const cublasLtMatmulAlgo_t& candidate) const {
     std::int32_t splits = 0;
@@ -144,7 +151,7 @@ struct GemmCuda::State {
       const cublasStatus_t status = f.algo_check(lt, desc, weights, input, output, output, &candidate, &result);
       if (status != CUBLAS_STATUS_SUCCESS)
         return "status " + std::to_string(status) + " for " + std::to_string(rows) + " rows";
-      if (result.workspaceSize != 0) return "workspace " + std::to_string(result.workspaceSize);
+      if (result.workspaceSize > kGemmCudaWorkspaceBytes) return "workspace " + std::to_string(result.workspaceSize);
     }
     return "";
   }
@@ -180,6 +187,7 @@ struct GemmCuda::State {
   const GemmCudaLibrary::Functions& f;
   GemmCudaShape shape;
   cublasLtHandle_t lt = nullptr;
+  void* workspace = nullptr;
   cublasLtMatmulDesc_t desc = nullptr;
   cublasLtMatrixLayout_t weights = nullptr;
   cublasLtMatrixLayout_t input = nullptr;
@@ -209,7 +217,7 @@ void GemmCuda::launch(const GemmCudaCall& call, cudaStream_t stream) {
   s.set(s.output, call.rows, call.ldy, call.y_batch);
   const float one = 1.0f, zero = 0.0f;
   check(s.f.matmul(s.lt, s.desc, &one, call.w, s.weights, call.x, s.input, &zero, call.y, s.output, call.y, s.output,
-                   &s.algo, nullptr, 0, stream),
+                   &s.algo, s.workspace, kGemmCudaWorkspaceBytes, stream),
         "cublasLtMatmul");
 }
 

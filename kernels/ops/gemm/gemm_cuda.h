@@ -23,10 +23,12 @@ class GemmCudaLibrary {
   struct Functions;
   const Functions& functions() const { return *functions_; }
   void* handle() const { return handle_; }  // cublasLtHandle_t
+  void* workspace() const { return workspace_; }
 
  private:
   std::unique_ptr<Functions> functions_;
   void* handle_ = nullptr;
+  void* workspace_ = nullptr;  // device memory, a few words: so all GEMMs of a library run on one stream at a time
 };
 
 struct GemmCudaShape {
