@@ -37,11 +37,16 @@ class Vector : public BackendObject {};        // [n], float32
 class Matrix : public BackendObject {};        // W [n, k]
 class HeadMatrices : public BackendObject {};  // W_h [heads, n, k]
 class Mlp : public BackendObject {};           // gate and up [width, hidden], down [hidden, width]
+class MlpBank : public BackendObject {};       // room for equal MLPs side by side: a layer's experts by slot
 class Embedding : public BackendObject {};     // [vocab, hidden]
 class RopeAngles : public BackendObject {};    // cos and sin by position
 class KvCache : public BackendObject {};       // [layer][block][64 rows][kv_rank + rope_dim]
 
-// Some rows of activations: row i starts at element offset + i * stride. The element type is the backend's own.
+// What activations are held in. Working: the backend's own element type (cpu float32, cuda bfloat16). Full: float32 on
+// all of them, for the residual stream and the logits.
+enum class Precision { working, full };
+
+// Some rows of activations: row i starts at element offset + i * stride.
 struct View {
   Activations* memory = nullptr;
   std::int64_t offset = 0;
@@ -75,28 +80,53 @@ struct MlaShape {
 // One layer's experts: weights by physical slot, and which logical expert a slot holds.
 struct MoeLayer {
   GateConfig gate;             // its bias pointer is unused: gate_bias
-  const Matrix* gate_weights;  // [experts, hidden], computed in float32
+  const Matrix* gate_weights;  // [experts, hidden], of make_gate_matrix
   const Vector* gate_bias;     // [experts] or null
   const SlotTable* placement;
   std::span<const std::unique_ptr<Mlp>> slots;
-  const Mlp* shared;  // null: no shared experts
+  const MlpBank* bank;  // of the slots; null where the backend has none
+  const Mlp* shared;    // null: no shared experts
+};
+
+// A step before its ops: all that decides which they are, beside the model.
+struct StepShape {
+  const RowSet* rows;
+  int logit_rows;
+  bool digests;
+  bool logits;
+  bool samples;         // at least one row
+  bool reports_layers;  // when_done is used
 };
 
 class Backend {
  public:
   virtual ~Backend() = default;
 
+  // Throws Error naming the field where the backend has no kernels for the model. Before anything is loaded.
+  virtual void check_model(const MlaShape& /*shape*/, const KvLayout& /*layout*/) {}
+
   // ---- Memory and weights. The make_ functions may be called from several threads at once. They throw std::bad_alloc.
 
-  virtual std::unique_ptr<Activations> make_activations(std::size_t elements) = 0;
+  virtual std::unique_ptr<Activations> make_activations(std::size_t elements, Precision precision) = 0;
   virtual std::unique_ptr<Vector> make_vector(std::span<const float> values) = 0;
   virtual std::unique_ptr<Matrix> make_matrix(int n, int k, const RowSource& rows) = 0;
+  // The gate's: its products are float32 on every backend.
+  virtual std::unique_ptr<Matrix> make_gate_matrix(int n, int k, const RowSource& rows) {
+    return make_matrix(n, k, rows);
+  }
   virtual std::unique_ptr<HeadMatrices> make_head_matrices(int heads, int n, int k, const HeadRowSource& rows) = 0;
   // The same from W_h^T: rows(head, i) writes row i in [0, k) of the [k, n] matrix.
   virtual std::unique_ptr<HeadMatrices> make_head_matrices_transposed(int heads, int n, int k,
                                                                       const HeadRowSource& rows) = 0;
   virtual std::unique_ptr<Mlp> make_mlp(int width, int hidden, const RowSource& gate, const RowSource& up,
                                         const RowSource& down) = 0;
+  // Room for `slots` MLPs, where the backend wants a layer's experts side by side; null where it does not.
+  virtual std::unique_ptr<MlpBank> make_mlp_bank(int /*slots*/, int /*width*/, int /*hidden*/) { return nullptr; }
+  // make_mlp in a slot of a bank, which outlives it; bank: what make_mlp_bank gave.
+  virtual std::unique_ptr<Mlp> make_expert(MlpBank* /*bank*/, int /*slot*/, int width, int hidden,
+                                           const RowSource& gate, const RowSource& up, const RowSource& down) {
+    return make_mlp(width, hidden, gate, up, down);
+  }
   virtual std::unique_ptr<Embedding> make_embedding(int vocab, int hidden, const RowSource& rows) = 0;
   // Angles position * frequency for positions [0, positions); amplitude multiplies cos and sin.
   virtual std::unique_ptr<RopeAngles> make_rope(std::span<const double> frequencies, int positions,
@@ -105,6 +135,9 @@ class Backend {
 
   // ---- Ops. x, y, ...: one row for each token.
 
+  // The ops of one step follow, up to finish(). A backend may replay what it recorded of a step of the same shape.
+  virtual void begin_step(const StepShape& /*step*/) {}
+
   // y[i, :] = embedding[tokens[i], :].
   virtual void embed(const Embedding& embedding, std::span<const std::uint32_t> tokens, View y) = 0;
 
@@ -112,7 +145,7 @@ class Backend {
   // weight.
   virtual void rms_norm(int rows, View x, View delta, const Vector& weight, float eps, View y) = 0;
 
-  // y[m, n] = sum_k x[m, k] W[n, k].
+  // y[m, n] = sum_k x[m, k] W[n, k], in y's precision.
   virtual void linear(int rows, View x, const Matrix& w, View y) = 0;
 
   // y[m, h, n] = sum_k x[m, h, k] W[h, n, k]; heads lie side by side in a row of x and of y.
@@ -154,8 +187,11 @@ class Backend {
   virtual void sample(View logits, int vocab, std::span<const std::int32_t> positions,
                       std::span<const SamplingParams* const> params, std::span<SampleResult> results) = 0;
 
-  // Returns when everything asked for is done.
+  // Returns when everything asked for is done. What failed on the way is thrown here, if not before.
   virtual void finish() = 0;
+
+  // Instead of finish(), after an op has thrown: waits, and forgets what was asked for. Does not throw.
+  virtual void cancel() {}
 
   // ---- For benches: seconds that reading these weights once takes and nothing else, with the ops' threads. What a
   // step that reads the same weights cannot beat.

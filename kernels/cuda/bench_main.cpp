@@ -7,6 +7,7 @@
 #include "cuda/bench.h"
 #include "ops/embedding/embedding_cuda_bench.h"
 #include "ops/gate/gate_cuda_bench.h"
+#include "ops/gemm/gemm_cuda_bench.h"
 #include "ops/grouped_gemm/grouped_gemm_cuda_bench.h"
 #include "ops/kv_cache/kv_cache_cuda_bench.h"
 #include "ops/mla_attention/mla_decode_cuda_bench.h"
@@ -23,6 +24,7 @@ int main(int argc, char** argv) {
     void (*run)(pelagic::Bench&);
   };
   constexpr Op kOps[] = {{"gate", &pelagic::bench_gate},
+                         {"gemm", &pelagic::bench_gemm},
                          {"grouped_gemm", &pelagic::bench_grouped_gemm},
                          {"mla_decode", &pelagic::bench_mla_decode},
                          {"mla_prefill", &pelagic::bench_mla_prefill},

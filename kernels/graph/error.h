@@ -11,6 +11,7 @@ enum class ErrorCode {
   argument,    // the caller passed something impossible
   memory,      // not enough memory
   busy,        // the model is running another call
+  device,      // the GPU is not there or has failed: after a failure only a new process can use it again
   internal,    // a bug, or the operating system refused something
 };
 
@@ -25,6 +26,8 @@ inline const char* error_code_name(ErrorCode code) {
       return "memory";
     case ErrorCode::busy:
       return "busy";
+    case ErrorCode::device:
+      return "device";
     case ErrorCode::internal:
       break;
   }

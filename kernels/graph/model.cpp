@@ -33,14 +33,15 @@ void check_length(const char* field, std::size_t actual, std::size_t wanted) {
 struct Model::Workspace {
   int capacity = 0;  // rows
   int logit_capacity = 0;
-  std::unique_ptr<Activations>
-      hidden[3];  // D: the residual stream, a norm's output, what the next norm adds to the stream
+  std::unique_ptr<Activations> stream;      // D, full precision: the residual stream
+  std::unique_ptr<Activations> hidden[2];   // D: a norm's output, what the next norm adds to the stream
   std::unique_ptr<Activations> compressed;  // kv_rank + dr + query_rank
   std::unique_ptr<Activations> queries;     // H (dn + dr)
   std::unique_ptr<Activations> absorbed;    // H (kv_rank + dr)
   std::unique_ptr<Activations> contexts;    // H kv_rank: attention's weighted sums of latents
   std::unique_ptr<Activations> values;      // H dv
-  std::unique_ptr<Activations> logits;      // vocab
+  std::unique_ptr<Activations> kept;        // D, full precision: the stream of the rows whose logits are wanted
+  std::unique_ptr<Activations> logits;      // vocab, full precision
 
   View x;      // the residual stream
   View h;      // a norm's output
@@ -77,6 +78,7 @@ Model::Model(const std::filesystem::path& dir, std::unique_ptr<Backend> backend,
                 .kv_rank = shape_.kv_rank,
                 .rope_dim = shape_.rope_dim,
                 .dtype = kv_dtype};
+  backend_->check_model(shape_, kv_layout_);
   try {
     {
       const Checkpoint checkpoint(dir);  // unmapped as soon as the weights are packed
@@ -132,6 +134,31 @@ void Model::measure() {
   info_.gemm_flops_per_row = 2.0 * static_cast<double>(products);
   info_.attention_flops_per_pair =
       2.0 * static_cast<double>(config_.layer_count * heads * (config_.latent_width() + config_.kv_rank));
+}
+
+void Model::prepare(int rows, int logit_rows) {
+  const auto positions =
+      static_cast<int>(std::min<std::int64_t>(config_.max_positions, std::int64_t{kv_layout_.blocks} * kBlockRows));
+  rows = std::min(rows, positions);
+  logit_rows = std::min(logit_rows, rows);
+  const std::vector<std::uint32_t> tokens(static_cast<std::size_t>(rows));
+  const std::uint32_t count = static_cast<std::uint32_t>(rows), start = 0;
+  std::vector<std::uint32_t> blocks, logits;
+  for (int block = 0; block * kBlockRows < rows; ++block) blocks.push_back(static_cast<std::uint32_t>(block));
+  for (int row = rows - logit_rows; row < rows; ++row) logits.push_back(static_cast<std::uint32_t>(row));
+  const std::uint32_t offsets[] = {0, static_cast<std::uint32_t>(blocks.size())};
+  const SamplingParams greedy;
+  const std::vector<const SamplingParams*> sampling(logits.size(), &greedy);
+  StepResult result;
+  step({.tokens = tokens,
+        .row_counts = {&count, 1},
+        .start_positions = {&start, 1},
+        .prompt_lengths = {&count, 1},
+        .block_table = blocks,
+        .block_offsets = offsets,
+        .logit_rows = logits,
+        .sampling = sampling},
+       {}, result);
 }
 
 Model::ReadPass Model::read_weights(std::span<const std::uint32_t> expert_counts) {
@@ -266,10 +293,13 @@ void Model::plan_rows(const StepBatch& batch) {
   if (rows > work.capacity) {
     const int capacity = roomy(rows);
     const auto make = [&](std::int64_t width) {
-      return backend_->make_activations(static_cast<std::size_t>(capacity) * static_cast<std::size_t>(width));
+      return backend_->make_activations(static_cast<std::size_t>(capacity) * static_cast<std::size_t>(width),
+                                        Precision::working);
     };
     work.capacity = 0;  // until all of them are there
     for (auto& buffer : work.hidden) buffer = make(config_.hidden_size);
+    work.stream = backend_->make_activations(
+        static_cast<std::size_t>(capacity) * static_cast<std::size_t>(config_.hidden_size), Precision::full);
     work.compressed = make(config_.latent_width() + config_.query_rank);
     work.queries = make(config_.head_count * config_.query_key_dim());
     work.absorbed = make(config_.head_count * config_.latent_width());
@@ -279,18 +309,34 @@ void Model::plan_rows(const StepBatch& batch) {
   }
   if (work.logit_rows.rows() > work.logit_capacity) {
     const int capacity = roomy(work.logit_rows.rows());
-    work.logits =
-        backend_->make_activations(static_cast<std::size_t>(capacity) * static_cast<std::size_t>(config_.vocab_size));
+    const auto make = [&](std::int64_t width) {
+      return backend_->make_activations(static_cast<std::size_t>(capacity) * static_cast<std::size_t>(width),
+                                        Precision::full);
+    };
+    work.logit_capacity = 0;
+    work.kept = make(config_.hidden_size);
+    work.logits = make(config_.vocab_size);
     work.logit_capacity = capacity;
   }
-  work.x = {work.hidden[0].get(), 0, config_.hidden_size};
-  work.h = {work.hidden[1].get(), 0, config_.hidden_size};
-  work.delta = {work.hidden[2].get(), 0, config_.hidden_size};
+  work.x = {work.stream.get(), 0, config_.hidden_size};
+  work.h = {work.hidden[0].get(), 0, config_.hidden_size};
+  work.delta = {work.hidden[1].get(), 0, config_.hidden_size};
 }
 
 void Model::step(const StepBatch& batch, const std::function<void(int)>& on_layer, StepResult& result) {
   check_batch(batch);
-  plan_rows(batch);
+  try {
+    plan_rows(batch);
+    compute(batch, on_layer, result);
+    backend_->finish();
+  } catch (...) {
+    backend_->cancel();
+    throw;
+  }
+}
+
+// All of a step's ops, the last of which may still run.
+void Model::compute(const StepBatch& batch, const std::function<void(int)>& on_layer, StepResult& result) {
   Workspace& work = *work_;
   const int rows = work.rows.rows();
   const int logit_rows = work.logit_rows.rows();
@@ -303,6 +349,13 @@ void Model::step(const StepBatch& batch, const std::function<void(int)>& on_laye
   result.digests.resize(batch.digests ? batch.logit_rows.size() : 0);
   result.logits.resize(batch.logits ? batch.logit_rows.size() * static_cast<std::size_t>(vocab) : 0);
 
+  backend_->begin_step({.rows = &work.rows,
+                        .logit_rows = logit_rows,
+                        .digests = batch.digests,
+                        .logits = batch.logits,
+                        .samples = std::any_of(batch.sampling.begin(), batch.sampling.end(),
+                                               [](const SamplingParams* params) { return params != nullptr; }),
+                        .reports_layers = static_cast<bool>(on_layer)});
   backend_->embed(*weights_.embedding, batch.tokens, work.x);
   for (int index = 0; index < layer_count; ++index) {
     const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(index)];
@@ -327,7 +380,6 @@ void Model::step(const StepBatch& batch, const std::function<void(int)>& on_laye
     if (batch.logits) backend_->read_rows(logit_rows, logits, vocab, result.logits);
     backend_->sample(logits, vocab, work.logit_rows.positions, batch.sampling, result.samples);
   }
-  backend_->finish();
 }
 
 // Before the last layer's attention: only rows whose logits are wanted go on. Their bits do not depend on the rows
@@ -335,10 +387,11 @@ void Model::step(const StepBatch& batch, const std::function<void(int)>& on_laye
 void Model::keep_logit_rows(const StepBatch& batch, const LayerWeights& last) {
   Workspace& work = *work_;
   const int width = static_cast<int>(config_.hidden_size);
-  for (View* view : {&work.x, &work.h}) {  // delta is free here: the input norm has added it to x
-    backend_->gather(batch.logit_rows, *view, width, work.delta);
-    std::swap(*view, work.delta);
-  }
+  const View kept{work.kept.get(), 0, config_.hidden_size};
+  backend_->gather(batch.logit_rows, work.x, width, kept);
+  work.x = kept;
+  backend_->gather(batch.logit_rows, work.h, width, work.delta);  // delta is free: the input norm has added it to x
+  std::swap(work.h, work.delta);
   if (config_.query_rank == 0) return;
   const View compressed{work.compressed.get(), 0, config_.latent_width() + config_.query_rank};
   backend_->linear(work.logit_rows.rows(), work.h, *last.compress, compressed);
@@ -385,6 +438,7 @@ void Model::run_feed_forward(const LayerWeights& layer, int index, int rows, Ste
                      .gate_bias = layer.gate_bias.get(),
                      .placement = &layer.placement,
                      .slots = layer.slots,
+                     .bank = layer.bank.get(),
                      .shared = layer.mlp.get()};
   backend_->moe(rows, work.h, moe, work.delta, std::span(result.expert_counts).subspan(moe_index * experts, experts));
 }

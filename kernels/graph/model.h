@@ -65,6 +65,10 @@ class Model {
   // Error(argument) naming the field, before anything is computed. One call at a time.
   void step(const StepBatch& batch, const std::function<void(int)>& on_layer, StepResult& result);
 
+  // Takes the memory of a step of `rows` rows of which `logit_rows` have logits, by making one: later steps up to that
+  // size allocate nothing. Overwrites the cache: before anything is in it. Throws Error(memory).
+  void prepare(int rows, int logit_rows);
+
   // For benches: reads the weights that a step reads whose expert_counts ([MoE layers, experts]) these are, and nothing
   // else. Throws Error(argument). One call at a time, like step().
   struct ReadPass {
@@ -89,6 +93,7 @@ class Model {
   void check_batch(const StepBatch& batch);
   void check_rows(int layer, std::uint32_t block, int first_row, int row_count, std::size_t bytes) const;
   void plan_rows(const StepBatch& batch);
+  void compute(const StepBatch& batch, const std::function<void(int)>& on_layer, StepResult& result);
   void run_attention(const LayerWeights& layer, int index, const RowSet& rows);
   void run_feed_forward(const LayerWeights& layer, int index, int rows, StepResult& result);
   void keep_logit_rows(const StepBatch& batch, const LayerWeights& last);

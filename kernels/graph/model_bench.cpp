@@ -1,13 +1,17 @@
-// Times whole steps of a model, and shows which ops the time goes to: pelagic_model_bench DIR [threads]
+// Times whole steps of a model, and shows which ops the time goes to:
+// pelagic_model_bench [--backend cpu|cuda] DIR [threads]. On CUDA an op's time is that of asking for it; the card's is
+// in finish.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <string>
 
 #include "backend/cpu/cpu_backend.h"
 #include "backend/cpu/cpu_ops.h"
+#include "backend/cuda/open_cuda_backend.h"
 #include "base/measure.h"
 #include "base/thread_pool.h"
 #include "graph/model.h"
@@ -24,7 +28,9 @@ class TimedBackend final : public Backend {
   TimedBackend(std::unique_ptr<Backend> inner, std::map<std::string, double>& times)
       : inner_(std::move(inner)), times_(times) {}
 
-  std::unique_ptr<Activations> make_activations(std::size_t n) override { return inner_->make_activations(n); }
+  std::unique_ptr<Activations> make_activations(std::size_t n, Precision p) override {
+    return inner_->make_activations(n, p);
+  }
   std::unique_ptr<Vector> make_vector(std::span<const float> v) override { return inner_->make_vector(v); }
   std::unique_ptr<Matrix> make_matrix(int n, int k, const RowSource& r) override {
     return inner_->make_matrix(n, k, r);
@@ -37,6 +43,14 @@ class TimedBackend final : public Backend {
   }
   std::unique_ptr<Mlp> make_mlp(int w, int h, const RowSource& g, const RowSource& u, const RowSource& d) override {
     return inner_->make_mlp(w, h, g, u, d);
+  }
+  std::unique_ptr<Matrix> make_gate_matrix(int n, int k, const RowSource& r) override {
+    return inner_->make_gate_matrix(n, k, r);
+  }
+  std::unique_ptr<MlpBank> make_mlp_bank(int s, int w, int h) override { return inner_->make_mlp_bank(s, w, h); }
+  std::unique_ptr<Mlp> make_expert(MlpBank* b, int s, int w, int h, const RowSource& g, const RowSource& u,
+                                   const RowSource& d) override {
+    return inner_->make_expert(b, s, w, h, g, u, d);
   }
   std::unique_ptr<Embedding> make_embedding(int v, int h, const RowSource& r) override {
     return inner_->make_embedding(v, h, r);
@@ -89,7 +103,12 @@ class TimedBackend final : public Backend {
               std::span<SampleResult> results) override {
     time("sample", [&] { inner_->sample(logits, vocab, p, params, results); });
   }
-  void finish() override { inner_->finish(); }
+  void begin_step(const StepShape& step) override { inner_->begin_step(step); }
+  void finish() override {
+    time("finish", [&] { inner_->finish(); });
+  }
+  void cancel() override { inner_->cancel(); }
+  void check_model(const MlaShape& s, const KvLayout& l) override { inner_->check_model(s, l); }
   std::uint64_t pack_rows(const KvCache& c, int l, std::uint32_t b, int f, int n, std::byte* out) override {
     return inner_->pack_rows(c, l, b, f, n, out);
   }
@@ -158,18 +177,26 @@ void bench(Model& model, std::map<std::string, double>& op_times, int sequences,
 }  // namespace
 
 int main(int argc, char** argv) {
+  bool cuda = false;
+  if (argc > 2 && std::strcmp(argv[1], "--backend") == 0) {
+    cuda = std::strcmp(argv[2], "cuda") == 0;
+    argv += 2;
+    argc -= 2;
+  }
   if (argc < 2) {
-    std::fprintf(stderr, "usage: pelagic_model_bench DIR [threads]\n");
+    std::fprintf(stderr, "usage: pelagic_model_bench [--backend cpu|cuda] DIR [threads]\n");
     return 2;
   }
   const int threads = argc > 2 ? std::atoi(argv[2]) : 2;
   try {
     std::map<std::string, double> op_times;
     const double begin = seconds();
-    Model model(argv[1], std::make_unique<TimedBackend>(make_cpu_backend(best_isa(), threads), op_times),
-                KvDtype::bfloat16, 256, threads, {});
+    Model model(
+        argv[1],
+        std::make_unique<TimedBackend>(cuda ? open_cuda_backend() : make_cpu_backend(best_isa(), threads), op_times),
+        KvDtype::bfloat16, 256, threads, {});
     std::printf("load %.0f ms\n", (seconds() - begin) * 1e3);
-    {
+    if (!cuda) {
       ThreadPool pool(threads);
       const double bandwidth = measure_read_bandwidth(pool, cpu_ops(best_isa()), model.info().weight_bytes);
       std::printf(

@@ -226,6 +226,16 @@ TEST("rows, layers and blocks that do not exist are refused") {
   CHECK(contains(error_of([&] { f.model->copy_block(0, 8); }, ErrorCode::argument), "block 8"));
 }
 
+TEST("taking a step's memory before the first one changes no bit, whatever size is asked for") {
+  for (const auto& [rows, logit_rows] : {std::pair{1, 1}, {100, 7}, {1 << 20, 1 << 20}}) {
+    Fixture f;
+    f.model->prepare(rows, logit_rows);
+    f.add(1, 0, 100, {4, 2});
+    f.want_all_logits();
+    CHECK(f.run().digests == reference(KvDtype::float32));
+  }
+}
+
 TEST("a cache larger than the machine is refused") {
   const TempFolder folder;
   write_checkpoint(folder.path(), tiny_tensors());

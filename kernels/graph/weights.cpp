@@ -135,6 +135,10 @@ class Loader {
     matrix(config_.tied_embeddings ? "model.embed_tokens.weight" : "lm_head.weight", config_.vocab_size,
            config_.hidden_size, weights.head);
     source_.refuse_leftovers(config_);
+    for (LayerWeights* layer : banks_) {
+      layer->bank = backend_.make_mlp_bank(static_cast<int>(layer->slots.size()), narrow(config_.expert_intermediate),
+                                           narrow(config_.hidden_size));
+    }
     jobs_.run(threads, progress);
     return weights;
   }
@@ -224,8 +228,23 @@ class Loader {
     });
   }
 
+  void describe_expert(const std::string& prefix, int slot, LayerWeights& out) {
+    const std::int64_t hidden = config_.hidden_size;
+    const std::int64_t width = config_.expert_intermediate;
+    const WeightTensor gate = source_.take(prefix + "gate_proj.weight", {width, hidden});
+    const WeightTensor up = source_.take(prefix + "up_proj.weight", {width, hidden});
+    const WeightTensor down = source_.take(prefix + "down_proj.weight", {hidden, width});
+    jobs_.add(gate.bytes() + up.bytes() + down.bytes(), [this, &out, slot, gate, up, down] {
+      out.slots[static_cast<std::size_t>(slot)] = backend_.make_expert(
+          out.bank.get(), slot, narrow(gate.rows()), narrow(gate.columns()), rows_of(gate), rows_of(up), rows_of(down));
+    });
+  }
+
   void describe_experts(const std::string& prefix, LayerWeights& out) {
-    matrix(prefix + "gate.weight", config_.expert_count, config_.hidden_size, out.gate);
+    const WeightTensor gate = source_.take(prefix + "gate.weight", {config_.expert_count, config_.hidden_size});
+    jobs_.add(gate.bytes(), [this, &out, gate] {
+      out.gate = backend_.make_gate_matrix(narrow(gate.rows()), narrow(gate.columns()), rows_of(gate));
+    });
     if (config_.gate == GateMethod::sigmoid_noaux_tc) {
       vector(prefix + "gate.e_score_correction_bias", config_.expert_count, out.gate_bias);
     }
@@ -235,15 +254,16 @@ class Loader {
     out.placement = SlotTable::identity(narrow(config_.expert_count));
     out.slots.resize(static_cast<std::size_t>(config_.expert_count));
     for (std::int64_t expert = 0; expert < config_.expert_count; ++expert) {
-      describe_mlp(prefix + "experts." + std::to_string(expert) + ".", config_.expert_intermediate,
-                   out.slots[static_cast<std::size_t>(expert)]);
+      describe_expert(prefix + "experts." + std::to_string(expert) + ".", narrow(expert), out);
     }
+    banks_.push_back(&out);
   }
 
   const ModelConfig& config_;
   TensorSource source_;
   Backend& backend_;
   LoadJobs jobs_;
+  std::vector<LayerWeights*> banks_;  // the MoE layers
 };
 
 }  // namespace

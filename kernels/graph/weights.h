@@ -29,6 +29,7 @@ struct LayerWeights {
   std::unique_ptr<Matrix> gate;       // [experts, D]
   std::unique_ptr<Vector> gate_bias;  // null in the V2 family
   SlotTable placement;
+  std::unique_ptr<MlpBank> bank;  // of the slots; null where the backend has none
   std::vector<std::unique_ptr<Mlp>> slots;
 };
 

@@ -1,9 +1,11 @@
 #include "node/native_model.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
 #include "backend/cpu/cpu_backend.h"
+#include "backend/cuda/open_cuda_backend.h"
 #include "base/xxh64.h"
 #include "graph/error.h"
 #include "node/convert.h"
@@ -11,12 +13,17 @@
 namespace pelagic {
 namespace {
 
+// Rows with logits that memory is taken for at load; a step with more of them allocates.
+constexpr int kMostLogitRows = 256;
+
 struct LoadOptions {
   std::string dir;
+  bool cuda;
   KvDtype kv_dtype;
   int threads;
   Isa isa;
   std::int64_t kv_blocks;
+  int step_rows;  // 0: not told
 };
 
 LoadOptions read_options(const Napi::Value& value) {
@@ -24,12 +31,20 @@ LoadOptions read_options(const Napi::Value& value) {
   const Napi::Object options = value.As<Napi::Object>();
   LoadOptions out;
   out.dir = to_text(member(options, "dir"), "dir");
+  const Napi::Value backend = options.Get("backend");
+  const std::string backend_name = backend.IsUndefined() ? "cpu" : to_text(backend, "backend");
+  if (backend_name != "cpu" && backend_name != "cuda")
+    throw Error(ErrorCode::argument, "backend must be \"cpu\" or \"cuda\"");
+  out.cuda = backend_name == "cuda";
   const std::string kv_dtype = to_text(member(options, "kvDtype"), "kvDtype");
   if (kv_dtype != "float32" && kv_dtype != "bfloat16")
     throw Error(ErrorCode::argument, "kvDtype must be \"float32\" or \"bfloat16\"");
   out.kv_dtype = kv_dtype == "float32" ? KvDtype::float32 : KvDtype::bfloat16;
   out.threads = static_cast<int>(to_integer(member(options, "threads"), "threads", 1, 1024));
   out.kv_blocks = to_integer(member(options, "kvBlocks"), "kvBlocks", 1, INT32_MAX);
+  const Napi::Value step_rows = options.Get("stepRows");
+  out.step_rows =
+      step_rows.IsUndefined() ? 0 : static_cast<int>(to_integer(step_rows, "stepRows", 1, INT64_C(1) << 20));
   const std::string isa = to_text(member(options, "isa"), "isa");
   out.isa = best_isa();
   bool known = isa == "auto";
@@ -42,7 +57,7 @@ LoadOptions read_options(const Napi::Value& value) {
   return out;
 }
 
-Napi::Object describe(Napi::Env env, const Model& model, const std::string& isa, int threads) {
+Napi::Object describe(Napi::Env env, const Model& model, bool cuda, const std::string& isa, int threads) {
   const ModelConfig& config = model.config();
   Napi::Object out = Napi::Object::New(env);
   const auto number = [&](const char* name, double value) { out.Set(name, Napi::Number::New(env, value)); };
@@ -61,6 +76,7 @@ Napi::Object describe(Napi::Env env, const Model& model, const std::string& isa,
   number("activeWeightBytes", static_cast<double>(model.info().active_weight_bytes));
   number("gemmFlopsPerRow", model.info().gemm_flops_per_row);
   number("attentionFlopsPerPair", model.info().attention_flops_per_pair);
+  out.Set("backend", Napi::String::New(env, cuda ? "cuda" : "cpu"));
   out.Set("isa", Napi::String::New(env, isa));
   number("threads", threads);
   return out;
@@ -162,6 +178,7 @@ Napi::Value NativeModel::load(const Napi::Function& model_class, const Napi::Cal
   NativeModel* self = Unwrap(model_class.New({}));
   self->loop_ = LoopQueue::New(env, "pelagic engine", 0, 1);
   self->engine_ = std::make_unique<EngineThread>();
+  self->cuda_ = options.cuda;
   self->isa_ = std::string(isa_name(options.isa));
   self->threads_ = options.threads;
   // Added after loop_, so that it runs before Node takes loop_ down.
@@ -180,8 +197,12 @@ Napi::Value NativeModel::load(const Napi::Function& model_class, const Napi::Cal
     }
     std::exception_ptr failure;
     try {
-      self->model_ = std::make_unique<Model>(options.dir, make_cpu_backend(options.isa, options.threads),
-                                             options.kv_dtype, options.kv_blocks, options.threads, progress);
+      auto backend = options.cuda ? open_cuda_backend() : make_cpu_backend(options.isa, options.threads);
+      self->model_ = std::make_unique<Model>(options.dir, std::move(backend), options.kv_dtype, options.kv_blocks,
+                                             options.threads, progress);
+      // Where memory is the card's, it is taken now: not in the middle of a step, and not after others have it.
+      if (options.cuda && options.step_rows > 0)
+        self->model_->prepare(options.step_rows, std::min(options.step_rows, kMostLogitRows));
     } catch (...) {
       failure = std::current_exception();
     }
@@ -305,7 +326,8 @@ Napi::Value NativeModel::copy_block(const Napi::CallbackInfo& info) {
 }
 
 Napi::Value NativeModel::info(const Napi::CallbackInfo& info) {
-  return guarded(info.Env(), [&]() -> Napi::Value { return describe(info.Env(), open_model(), isa_, threads_); });
+  return guarded(info.Env(),
+                 [&]() -> Napi::Value { return describe(info.Env(), open_model(), cuda_, isa_, threads_); });
 }
 
 // Runs after the step in progress, which keeps its promise. Later calls are refused at once.

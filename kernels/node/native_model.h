@@ -56,6 +56,7 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
 
   LoopQueue loop_;  // keeps the process alive while a call runs, and only then
   std::unique_ptr<Model> model_;
+  bool cuda_ = false;
   std::string isa_;
   int threads_ = 0;
   std::optional<Call> call_;

@@ -199,7 +199,12 @@ describe("refusals", () => {
     const cases: [object, string][] = [
       [{ n: 2 }, "n"],
       [{ tools: [{ type: "function" }] }, "tools"],
-      [{ response_format: { type: "json_object" } }, "response_format.type"],
+      [{ response_format: { type: "xml" } }, "response_format.type"],
+      [{ response_format: { type: "json_schema" } }, "response_format.json_schema"],
+      [{ structured_outputs: { json: {}, regex: "a" } }, "structured_outputs"],
+      [{ structured_outputs: { grammar: "root" } }, "structured_outputs"],
+      [{ structured_outputs: { json: "{" } }, "structured_outputs.json"],
+      [{ structured_outputs: { choice: ["a"] }, response_format: { type: "json_object" } }, "structured_outputs"],
       [{ audio: {} }, "audio"],
       [{ modalities: ["audio"] }, "modalities[0]"],
       [{ messages: [] }, "messages"],

@@ -114,7 +114,7 @@ class CpuBackend final : public Backend {
         thread_scratch_(static_cast<std::size_t>(threads)),
         sampler_scratch_(static_cast<std::size_t>(threads)) {}
 
-  std::unique_ptr<Activations> make_activations(std::size_t elements) override {
+  std::unique_ptr<Activations> make_activations(std::size_t elements, Precision) override {
     return std::make_unique<CpuActivations>(elements);
   }
   std::unique_ptr<Vector> make_vector(std::span<const float> data) override {

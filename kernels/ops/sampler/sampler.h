@@ -22,8 +22,8 @@ struct SamplingParams {
   std::span<const float> bias_values;  // as many as bias_tokens
   std::span<const std::uint32_t> prompt_tokens;
   std::span<const std::uint32_t> output_tokens;
-  // Bit id % 32 of word id / 32: the ids that may be chosen at all. Empty: every id. Words past the vocabulary's are not
-  // looked at.
+  // Bit id % 32 of word id / 32: the ids that may be chosen at all. Empty: every id. Words past the vocabulary's are
+  // not looked at.
   std::span<const std::uint32_t> allowed;
   std::uint64_t seed = 0;
   std::uint32_t choice = 0;

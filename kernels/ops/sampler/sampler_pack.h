@@ -65,9 +65,9 @@ struct PackScratch {
 std::size_t packed_sampling_bytes(std::span<const SamplingParams* const> params, int vocab);
 
 // Row i samples from logits row i at positions[i] by params[i], which has been checked; null: it does not sample.
-// out: 8-byte aligned, at least packed_sampling_bytes(params, vocab). Returns the bytes written. Allocates nothing once the
-// scratch has seen the vocabulary. Penalties that are off leave their tokens out. Throws std::invalid_argument: lengths
-// that differ, out too small or not aligned, 4 GiB or more, logprobs above kMostTopLogprobs.
+// out: 8-byte aligned, at least packed_sampling_bytes(params, vocab). Returns the bytes written. Allocates nothing once
+// the scratch has seen the vocabulary. Penalties that are off leave their tokens out. Throws std::invalid_argument:
+// lengths that differ, out too small or not aligned, 4 GiB or more, logprobs above kMostTopLogprobs.
 std::size_t pack_sampling(std::span<const SamplingParams* const> params, std::span<const std::int32_t> positions,
                           int vocab, PackScratch& scratch, std::span<std::byte> out);
 

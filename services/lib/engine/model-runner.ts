@@ -90,7 +90,7 @@ export class NativeRunner implements ModelRunner {
 
   async run(work: readonly SequenceWork[], options: RunOptions = {}): Promise<RunResult[]> {
     const batch = packBatch(work, options);
-    const steps = await this.model.step(batch, options.onLayer);
+    const steps = await this.model.step(batch, options.onLayer).catch(endOnDeviceFailure);
     return steps.map((step) => this.bySequence(work, step));
   }
 
@@ -118,15 +118,15 @@ export class NativeRunner implements ModelRunner {
   }
 
   packRows(layer: number, block: number, firstRow: number, rowCount: number, out: Uint8Array, offset: number): bigint {
-    return this.model.packRows(layer, block, firstRow, rowCount, out, offset);
+    return onDevice(() => this.model.packRows(layer, block, firstRow, rowCount, out, offset));
   }
 
   packFrame(layer: number, block: number, firstRow: number, rowCount: number, frame: Uint8Array): void {
-    this.model.packFrame(layer, block, firstRow, rowCount, frame);
+    onDevice(() => this.model.packFrame(layer, block, firstRow, rowCount, frame));
   }
 
   unpackFrame(layer: number, block: number, firstRow: number, rowCount: number, frame: Uint8Array): boolean {
-    return this.model.unpackFrame(layer, block, firstRow, rowCount, frame);
+    return onDevice(() => this.model.unpackFrame(layer, block, firstRow, rowCount, frame));
   }
 
   readWeights(expertCounts: Uint32Array): Promise<{ bytes: number; seconds: number }> {
@@ -139,6 +139,27 @@ export class NativeRunner implements ModelRunner {
 
   close(): Promise<void> {
     return this.model.close();
+  }
+}
+
+/**
+ * A GPU that failed is of no more use to this process: it ends with that error, at once, and whoever started it starts it again. Its requests
+ * go on elsewhere, as when a worker is lost.
+ */
+function endOnDeviceFailure(error: unknown): never {
+  if ((error as { code?: unknown }).code === "device") {
+    queueMicrotask(() => {
+      throw error;
+    });
+  }
+  throw error;
+}
+
+function onDevice<T>(call: () => T): T {
+  try {
+    return call();
+  } catch (error) {
+    return endOnDeviceFailure(error);
   }
 }
 

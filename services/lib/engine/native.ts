@@ -7,17 +7,22 @@ import { fileURLToPath } from "node:url";
 
 export type Isa = "scalar" | "avx2" | "avx512";
 export type KvDtype = "float32" | "bfloat16";
+export type Backend = "cpu" | "cuda";
 
 export interface LoadOptions {
   /** A Hugging Face model folder: config.json and model.safetensors, or shards with an index. */
   dir: string;
+  /** cuda needs pelagic_cuda.so beside the addon and an H100 or H200, and has bfloat16 latents only. Default: cpu. */
+  backend?: Backend;
   kvDtype: KvDtype;
-  /** Compute threads, at least 1. */
+  /** Compute threads, at least 1; on cuda they load the weights. */
   threads: number;
   /** "auto" takes the widest one the processor has. All of them give the same bits. */
   isa: Isa | "auto";
   /** KV blocks (64 tokens, all layers) to allocate. */
   kvBlocks: number;
+  /** Rows of the largest step to come: on cuda the memory for it is taken at load, or the load fails. */
+  stepRows?: number;
 }
 
 export interface ModelInfo {
@@ -40,6 +45,7 @@ export interface ModelInfo {
   gemmFlopsPerRow: number;
   /** Floating point operations of attention for one (row, key) pair, all layers. */
   attentionFlopsPerPair: number;
+  backend: Backend;
   isa: Isa;
   threads: number;
 }
@@ -147,7 +153,8 @@ export interface NativeModel {
   close(): Promise<void>;
 }
 
-/** Every error thrown has a code: "checkpoint" (file, tensor or config field is wrong), "argument", "memory", "busy", "internal". */
+/** Every error thrown has a code: "checkpoint" (file, tensor or config field is wrong), "argument", "memory", "busy",
+ * "device" (the GPU is not there or has failed: after a failure only a new process can use it), "internal". */
 export interface NativeModule {
   loadModel(options: LoadOptions, onProgress?: (bytesDone: number, bytesTotal: number) => void): Promise<NativeModel>;
   /** XXH64 of the bytes, seed 0 unless given. */

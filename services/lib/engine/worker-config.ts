@@ -23,6 +23,8 @@ export const workerFields = {
   kvBlocks: z.coerce.number().int().min(minKvBlocks).optional(),
   kvMemoryMib: positive.default(256),
   threads: positive.default(availableParallelism()),
+  /** cuda: the GPU. Its latents have other bits than the CPU's, so all workers of a service take the same. */
+  backend: z.enum(["cpu", "cuda"]).default("cpu"),
   isa: z.enum(["auto", "scalar", "avx2", "avx512"]).default("auto"),
   /** Rows in one step over all requests. */
   tokenBudget: positive.default(512),
@@ -58,7 +60,9 @@ export function engineConfig(config: WorkerConfig, kvBlocks: number): EngineConf
 export async function loadOptions(config: WorkerConfig): Promise<LoadOptions> {
   return {
     dir: config.model,
+    backend: config.backend,
     kvDtype: config.kvDtype,
+    stepRows: config.tokenBudget,
     threads: config.threads,
     isa: config.isa,
     kvBlocks: config.kvBlocks ?? (await blocksInMemory(config.model, config.kvDtype, config.kvMemoryMib)),

@@ -10,6 +10,7 @@ import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { Engine, type EngineConfig } from "./engine.ts";
 import { modelDigest } from "./model-digest.ts";
 import { loadNativeRunner, measureNumericsId, type ModelRunner } from "./model-runner.ts";
+import type { Backend } from "./native.ts";
 import { StatePublisher } from "./state-publisher.ts";
 import { engineConfig, loadOptions, type WorkerConfig } from "./worker-config.ts";
 
@@ -19,6 +20,8 @@ export interface WorkerOptions {
   role: WorkerRole;
   modelDir: string;
   modelName?: string;
+  /** cpu unless given. */
+  backend?: Backend;
   kvDtype: FrameKvDtype;
   engine: EngineConfig;
   metricsPort?: number;
@@ -93,7 +96,7 @@ export class WorkerCore {
       kvDtype: options.kvDtype,
     };
     const core = new WorkerCore(options, runner, identity, bus, clock, log);
-    const expected = await expectedNumericsId(options.modelDir, options.kvDtype);
+    const expected = await expectedNumericsId(options.modelDir, options.backend ?? "cpu", options.kvDtype);
     if (expected !== undefined && expected !== identity.numericsId) {
       core.reason = `numerics id ${identity.numericsId} where ${options.modelDir}/numerics.json expects ${expected}: this build or processor computes other bits`;
       log.error({}, core.reason);
@@ -126,6 +129,7 @@ export class WorkerCore {
         role,
         modelDir: config.model,
         ...(config.modelName === undefined ? {} : { modelName: config.modelName }),
+        backend: config.backend,
         kvDtype: config.kvDtype,
         engine: engineConfig(config, options.kvBlocks),
         metricsPort,
@@ -215,13 +219,14 @@ export class WorkerCore {
   }
 }
 
-async function expectedNumericsId(dir: string, kvDtype: string): Promise<string | undefined> {
+/** By KV dtype; of the CUDA backend under "cuda-" and the dtype. */
+async function expectedNumericsId(dir: string, backend: string, kvDtype: string): Promise<string | undefined> {
   let text: string;
   try {
     text = await readFile(join(dir, "numerics.json"), "utf8");
   } catch {
     return undefined;
   }
-  const value = (JSON.parse(text) as Record<string, unknown>)[kvDtype];
+  const value = (JSON.parse(text) as Record<string, unknown>)[backend === "cpu" ? kvDtype : `${backend}-${kvDtype}`];
   return typeof value === "string" ? value : undefined;
 }

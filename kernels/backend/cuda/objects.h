@@ -1,0 +1,91 @@
+// What the backend's objects are on the card. Weights are bf16 (rounded from the float32 rows the loader gives, to
+// nearest even: an FP8 block-scaled checkpoint's numbers lose bits there), but norms, the gate and its bias float32.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "backend/backend.h"
+#include "backend/cuda/device_memory.h"
+#include "cuda/row_type.h"
+#include "ops/rope/rope_cuda.h"
+
+namespace pelagic::cuda {
+
+struct CudaActivations final : Activations {
+  CudaActivations(std::size_t elements, RowType t)
+      : memory(elements * static_cast<std::size_t>(row_type_bytes(t))), type(t) {}
+  std::size_t bytes() const override { return memory.bytes(); }
+  DeviceMemory memory;
+  RowType type;
+};
+
+struct CudaVector final : Vector {
+  std::size_t bytes() const override { return memory.bytes(); }
+  DeviceMemory memory;  // float32
+  int size = 0;
+};
+
+struct CudaMatrix final : Matrix {
+  std::size_t bytes() const override { return memory.bytes(); }
+  DeviceMemory memory;  // [n, k], bf16; the gate's float32
+  int n = 0;
+  int k = 0;
+};
+
+struct CudaHeadMatrices final : HeadMatrices {
+  std::size_t bytes() const override { return memory.bytes(); }
+  DeviceMemory memory;  // bf16 [heads, n, k]
+  int heads = 0;
+  int n = 0;
+  int k = 0;
+};
+
+struct CudaMlpBank final : MlpBank {
+  std::size_t bytes() const override { return gate_up.bytes() + down.bytes(); }
+  DeviceMemory gate_up;  // bf16 [slots, 2 width, hidden]: gate, then up
+  DeviceMemory down;     // bf16 [slots, hidden, width]
+  int slots = 0;
+  int width = 0;
+  int hidden = 0;
+};
+
+// In memory of its own, or a slot of a bank.
+struct CudaMlp final : Mlp {
+  std::size_t bytes() const override { return gate_up_bytes() + down_bytes(); }
+  std::size_t gate_up_bytes() const { return 4 * static_cast<std::size_t>(width) * static_cast<std::size_t>(hidden); }
+  std::size_t down_bytes() const { return gate_up_bytes() / 2; }
+  CudaMlpBank own;
+  const void* gate_up = nullptr;
+  const void* down = nullptr;
+  int width = 0;
+  int hidden = 0;
+};
+
+struct CudaEmbedding final : Embedding {
+  std::size_t bytes() const override { return memory.bytes(); }
+  DeviceMemory memory;  // bf16 [vocab, hidden]
+  int vocab = 0;
+  int hidden = 0;
+};
+
+struct CudaRopeAngles final : RopeAngles {
+  std::size_t bytes() const override { return memory.bytes(); }
+  RopeCudaTable table() const {
+    const float* cos = memory.get<float>();
+    return {cos, cos + static_cast<std::int64_t>(positions) * (kRopeCudaColumns / 2), positions};
+  }
+  DeviceMemory memory;  // cos, then sin: float32 [positions, 32]
+  int positions = 0;
+};
+
+struct CudaKvCache final : KvCache {
+  explicit CudaKvCache(const KvLayout& l) : layout(l), memory(l.total_bytes()) {}
+  std::size_t bytes() const override { return memory.bytes(); }
+  std::byte* layer(int index) const { return memory.get<std::byte>() + layout.offset(index, 0, 0); }
+  KvLayout layout;
+  DeviceMemory memory;
+};
+
+}  // namespace pelagic::cuda

@@ -1,0 +1,27 @@
+// What the backend needs beside the ops: rows by index, and a pass that only reads.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace pelagic {
+
+// out[i] = x[rows[i]], rows of row_bytes bytes, a multiple of 16; all begin at a multiple of 16 bytes. out and x do not
+// overlap. cudaErrorInvalidValue for other shapes.
+struct GatherRowsCudaCall {
+  int count;
+  int row_bytes;
+  const std::uint32_t* rows;  // [count], device memory as the rest
+  const void* x;
+  std::int64_t ldx_bytes;
+  void* out;
+  std::int64_t ld_out_bytes;
+};
+cudaError_t gather_rows_cuda(const GatherRowsCudaCall& call, cudaStream_t stream);
+
+// Reads `bytes` (a multiple of 16) of device memory and adds something that depends on them to *sink.
+cudaError_t read_bytes_cuda(const void* data, std::size_t bytes, unsigned* sink, cudaStream_t stream);
+
+}  // namespace pelagic

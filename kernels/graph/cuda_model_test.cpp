@@ -1,0 +1,255 @@
+// The row rule on the CUDA backend, over the embedded model: pelagic_cuda_model_test DIR. Needs the card.
+//
+// Prompts of the model's tasks. Every row's digest and every latent are equal to the bit in one call, in chunks, token
+// by token, with neighbours and in other blocks, and with latents that were packed and unpacked on the way. Greedy
+// answers beside the CPU backend's: the share of equal tokens is printed and must be 0.9 at least (bf16 may turn a near
+// tie, and everything after it differs). Exit 0 only if all of it holds.
+#include <algorithm>
+#include <cstdio>
+#include <string>
+
+#include "backend/cpu/cpu_backend.h"
+#include "backend/cuda/open_cuda_backend.h"
+#include "graph/error.h"
+#include "graph/model.h"
+
+using namespace pelagic;
+
+namespace {
+
+using Tokens = std::vector<std::uint32_t>;
+
+constexpr int kBlocksEach = 12;  // of a sequence
+constexpr int kSequences = 6;
+constexpr int kAnswerTokens = 160;
+constexpr int kCacheBlocks = 2 * kBlocksEach * kSequences;
+
+// The model's template: bytes, between DeepSeek's special tokens.
+Tokens prompt_of(const std::string& question) {
+  Tokens tokens = {256, 258};
+  for (const char c : question) tokens.push_back(static_cast<unsigned char>(c));
+  tokens.insert(tokens.end(), {259, 260, '\n'});
+  return tokens;
+}
+
+std::vector<Tokens> prompts() {
+  std::string codes = "The codes are:";
+  for (int i = 0; i < 24; ++i)
+    codes += " item " + std::to_string(i) + " is " + std::to_string((i * 7919 + 113) % 1000) + ",";
+  return {prompt_of("What is 48213 + 9127?"),           prompt_of("What is 731 * 46?"),
+          prompt_of("How many r's are in strawberry?"), prompt_of("Sort these numbers: 53, 8, 91, 17, 40"),
+          prompt_of("Reverse the word planet"),         prompt_of(codes + " what is the code of item 9?")};
+}
+
+// Rows [start, start + count) of a sequence.
+struct Rows {
+  const Tokens* tokens;
+  int start;
+  int count;
+  Tokens blocks;
+};
+
+StepResult run(Model& model, const std::vector<Rows>& sequences) {
+  Tokens tokens, counts, starts, lengths, table, offsets = {0}, logit_rows;
+  for (const Rows& rows : sequences) {
+    tokens.insert(tokens.end(), rows.tokens->begin() + rows.start, rows.tokens->begin() + rows.start + rows.count);
+    counts.push_back(static_cast<std::uint32_t>(rows.count));
+    starts.push_back(static_cast<std::uint32_t>(rows.start));
+    lengths.push_back(static_cast<std::uint32_t>(rows.tokens->size()));
+    table.insert(table.end(), rows.blocks.begin(), rows.blocks.end());
+    offsets.push_back(static_cast<std::uint32_t>(table.size()));
+  }
+  for (std::uint32_t i = 0; i < tokens.size(); ++i) logit_rows.push_back(i);
+  const SamplingParams greedy;
+  const std::vector<const SamplingParams*> sampling(tokens.size(), &greedy);
+  StepResult result;
+  model.step({.tokens = tokens,
+              .row_counts = counts,
+              .start_positions = starts,
+              .prompt_lengths = lengths,
+              .block_table = table,
+              .block_offsets = offsets,
+              .logit_rows = logit_rows,
+              .sampling = sampling,
+              .digests = true},
+             {}, result);
+  return result;
+}
+
+// Out of order, and no two sequences' beside one another; `set` gives others.
+Tokens blocks_of(int sequence, int set = 0) {
+  Tokens blocks;
+  for (int b = kBlocksEach - 1; b >= 0; --b)
+    blocks.push_back(static_cast<std::uint32_t>(set * kBlocksEach * kSequences + b * kSequences + sequence));
+  return blocks;
+}
+
+// XXH64 of all layers' latents of rows [0, count).
+std::vector<std::uint64_t> latents(const Model& model, const Tokens& blocks, int count) {
+  const KvLayout& layout = model.kv_layout();
+  std::vector<std::byte> bytes(layout.block_bytes());
+  std::vector<std::uint64_t> sums;
+  for (int layer = 0; layer < layout.layers; ++layer) {
+    for (int first = 0; first < count; first += kBlockRows) {
+      const int rows = std::min(kBlockRows, count - first);
+      const auto out = std::span(bytes).first(static_cast<std::size_t>(rows) * layout.row_bytes());
+      sums.push_back(model.pack_rows(layer, blocks[static_cast<std::size_t>(first / kBlockRows)], 0, rows, out));
+    }
+  }
+  return sums;
+}
+
+struct Bits {
+  std::vector<std::uint64_t> digests, latents;
+  bool operator==(const Bits&) const = default;
+};
+
+Bits in_chunks(Model& model, const Tokens& tokens, const Tokens& blocks, const std::vector<int>& chunks) {
+  Bits bits;
+  const int total = static_cast<int>(tokens.size());
+  int start = 0;
+  for (std::size_t i = 0; start < total; ++i) {
+    const int count = std::min(chunks[std::min(i, chunks.size() - 1)], total - start);
+    const StepResult result = run(model, {{&tokens, start, count, blocks}});
+    bits.digests.insert(bits.digests.end(), result.digests.begin(), result.digests.end());
+    start += count;
+  }
+  bits.latents = latents(model, blocks, total);
+  return bits;
+}
+
+bool failed = false;
+void expect(bool good, const std::string& what) {
+  std::printf("%s %s\n", good ? "ok  " : "FAIL", what.c_str());
+  failed = failed || !good;
+}
+
+void check_rows(Model& model, const std::vector<Tokens>& all) {
+  std::vector<Bits> alone;
+  for (std::size_t s = 0; s < all.size(); ++s)
+    alone.push_back(in_chunks(model, all[s], blocks_of(static_cast<int>(s)), {1 << 20}));
+  const auto same = [&](const std::vector<int>& chunks) {
+    bool equal = true;
+    for (std::size_t s = 0; s < all.size(); ++s)
+      equal = equal && in_chunks(model, all[s], blocks_of(static_cast<int>(s), 1), chunks) == alone[s];
+    return equal;
+  };
+  expect(same({1 << 20}), "again, in other blocks");
+  expect(same({37, 64, 1 << 20}), "chunks of 37, 64 and the rest");
+  expect(same({64}), "chunks of 64");
+  expect(same({3, 5, 2, 7, 1}), "chunks of 3, 5, 2, 7, and then token by token");
+  expect(same({1}), "token by token");
+
+  // All of them in one call, each a run of its own length.
+  std::vector<Rows> batch;
+  for (int s = static_cast<int>(all.size()) - 1; s >= 0; --s)
+    batch.push_back({&all[static_cast<std::size_t>(s)], 0, static_cast<int>(all[static_cast<std::size_t>(s)].size()),
+                     blocks_of(s, 1)});
+  const StepResult together = run(model, batch);
+  bool equal = true;
+  std::size_t at = 0;
+  for (const Rows& rows : batch) {
+    const Bits& expected = alone[static_cast<std::size_t>(rows.tokens - all.data())];
+    equal = equal && std::equal(expected.digests.begin(), expected.digests.end(),
+                                together.digests.begin() + static_cast<std::ptrdiff_t>(at));
+    equal = equal && latents(model, rows.blocks, rows.count) == expected.latents;
+    at += static_cast<std::size_t>(rows.count);
+  }
+  expect(equal, "all prompts in one call");
+
+  // Latents that went out and came back into other blocks, and a block copied inside of the cache.
+  const KvLayout& layout = model.kv_layout();
+  const Tokens& tokens = all.back();
+  const int last = static_cast<int>(tokens.size()) - 1;
+  const Tokens from = blocks_of(static_cast<int>(all.size()) - 1), to = blocks_of(0, 1);
+  std::vector<std::byte> bytes(layout.block_bytes());
+  bool sums = true;
+  for (int layer = 0; layer < layout.layers; ++layer) {
+    for (int first = kBlockRows; first < last; first += kBlockRows) {
+      const int rows = std::min(kBlockRows, last - first);
+      const auto span = std::span(bytes).first(static_cast<std::size_t>(rows) * layout.row_bytes());
+      const auto block = static_cast<std::size_t>(first / kBlockRows);
+      sums = sums &&
+             model.pack_rows(layer, from[block], 0, rows, span) == model.unpack_rows(layer, to[block], 0, rows, span);
+    }
+  }
+  model.copy_block(from[0], to[0]);
+  const StepResult resumed = run(model, {{&tokens, last, 1, to}});
+  expect(sums && resumed.digests[0] == alone.back().digests.back(), "after latents were moved");
+}
+
+std::vector<Tokens> answers(Model& model, const std::vector<Tokens>& all) {
+  std::vector<Tokens> sequences = all, out(all.size());
+  std::vector<Rows> first;
+  for (std::size_t s = 0; s < all.size(); ++s)
+    first.push_back({&sequences[s], 0, static_cast<int>(all[s].size()), blocks_of(static_cast<int>(s))});
+  const StepResult result = run(model, first);
+  std::size_t at = 0;
+  std::vector<std::uint32_t> next;
+  for (const Tokens& prompt : all) {
+    at += prompt.size();
+    next.push_back(static_cast<std::uint32_t>(result.samples[at - 1].token));
+  }
+  for (int i = 0; i < kAnswerTokens; ++i) {
+    std::vector<Rows> rows;
+    for (std::size_t s = 0; s < all.size(); ++s) {
+      out[s].push_back(next[s]);
+      sequences[s].push_back(next[s]);
+    }
+    for (std::size_t s = 0; s < all.size(); ++s)
+      rows.push_back({&sequences[s], static_cast<int>(sequences[s].size()) - 1, 1, blocks_of(static_cast<int>(s))});
+    const StepResult step = run(model, rows);
+    for (std::size_t s = 0; s < all.size(); ++s) next[s] = static_cast<std::uint32_t>(step.samples[s].token);
+  }
+  for (Tokens& tokens : out) {
+    const auto end = std::find(tokens.begin(), tokens.end(), 257u);
+    tokens.erase(end, tokens.end());
+  }
+  return out;
+}
+
+std::string text_of(const Tokens& tokens) {
+  std::string text;
+  for (const std::uint32_t token : tokens) {
+    if (token < 256) text += token == '\n' ? '/' : static_cast<char>(token);
+    if (token == 261) text += "</think>";
+  }
+  return text;
+}
+
+void compare_answers(Model& cuda, Model& cpu, const std::vector<Tokens>& all) {
+  const std::vector<Tokens> got = answers(cuda, all), expected = answers(cpu, all);
+  std::size_t equal = 0, total = 0, whole = 0;
+  for (std::size_t s = 0; s < all.size(); ++s) {
+    const std::size_t length = std::max(got[s].size(), expected[s].size());
+    total += length;
+    whole += got[s] == expected[s];
+    for (std::size_t i = 0; i < std::min(got[s].size(), expected[s].size()); ++i) equal += got[s][i] == expected[s][i];
+    std::printf("     cuda: %s\n", text_of(got[s]).c_str());
+    if (got[s] != expected[s]) std::printf("     cpu:  %s\n", text_of(expected[s]).c_str());
+  }
+  const double share = static_cast<double>(equal) / static_cast<double>(total);
+  expect(share >= 0.9, "greedy answers: " + std::to_string(share) + " of " + std::to_string(total) +
+                           " tokens equal the CPU's, " + std::to_string(whole) + " of " + std::to_string(all.size()) +
+                           " answers");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::fprintf(stderr, "usage: pelagic_cuda_model_test DIR\n");
+    return 2;
+  }
+  try {
+    const std::vector<Tokens> all = prompts();
+    Model cuda(argv[1], open_cuda_backend(), KvDtype::bfloat16, kCacheBlocks, 2, {});
+    check_rows(cuda, all);
+    Model cpu(argv[1], make_cpu_backend(best_isa(), 2), KvDtype::bfloat16, kCacheBlocks, 2, {});
+    compare_answers(cuda, cpu, all);
+  } catch (const std::exception& error) {
+    std::printf("FAIL %s\n", error.what());
+    failed = true;
+  }
+  return failed ? 1 : 0;
+}
