@@ -179,7 +179,7 @@ Checkpoint::Checkpoint(const std::filesystem::path& dir) {
     const JsonField weight_map = JsonField(index, where).at("weight_map");
     std::set<std::string> shards;
     for (const JsonMember& member : weight_map.object()) {
-      const std::string& shard = weight_map.at(member.key).string();
+      const std::string shard = weight_map.at(member.key).string();
       if (!is_plain_file_name(shard)) weight_map.at(member.key).fail("must be a file name in the same folder");
       if (shards.insert(shard).second) add(dir / shard);
     }

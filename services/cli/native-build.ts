@@ -28,7 +28,7 @@ const buildTimeoutMs = 1_800_000;
 export const releaseBuild: NativeBuild = { buildDir: inTree("build", "native-cmake"), definitions: ["-DCMAKE_BUILD_TYPE=Release"] };
 export const sanitizerBuild: NativeBuild = {
   buildDir: inTree("build", "native-sanitize"),
-  definitions: ["-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DPELAGIC_SANITIZE=ON"],
+  definitions: ["-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DPELAGIC_SANITIZE=ON", "-DPELAGIC_WARNINGS_ARE_ERRORS=ON"],
 };
 const addonTarget = "pelagic_addon";
 export const addonPath = inTree("build", "native", "pelagic.node");
