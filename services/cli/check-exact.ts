@@ -1,12 +1,12 @@
 // check-exact: the row rule, seen. The same requests are answered in every way that must not matter, and the digest of every float32 logits
 // row is compared. A request is exact when each of its rows has one digest over all ways.
 import { basename } from "node:path";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import { silentLog, systemClock } from "../lib/contracts/bus.ts";
 import { Engine, type EngineConfig } from "../lib/engine/engine.ts";
 import { runLocal } from "../lib/engine/local.ts";
 import { loadNativeRunner, type ModelRunner, type NativeRunner } from "../lib/engine/model-runner.ts";
-import { nativeModule, type Isa, type KvDtype } from "../lib/engine/native.ts";
+import { type Backend, nativeModule, type Isa, type KvDtype } from "../lib/engine/native.ts";
 import { CliError } from "./cli-error.ts";
 import { answerOverNats } from "./check-exact-nats.ts";
 import { prepareFirst } from "./prepare.ts";
@@ -54,18 +54,19 @@ export function register(program: Command): void {
     .option("--model <dir>", "model folder (default: the model in the box)")
     .option("--temperature <t...>", "sampling temperatures", ["0", "0.8"])
     .option("--kv-dtype <dtype>", "float32 or bfloat16", "bfloat16")
+    .addOption(new Option("--backend <backend>", "cpu, or cuda on a machine with an H100 or H200").choices(["cpu", "cuda"]).default("cpu"))
     .option("--json", "print the report as JSON")
     .addHelpText(
       "after",
       "\nExample:\n  ./pelagic check-exact --json\n\nExit code 0 only when every row of every request has one digest over all ways: chunk sizes, threads,\ninstruction sets, alone and in a batch, cache hit and miss, preempted, resumed, and prefill + NATS + decode as 1x1 and 2x2.",
     )
-    .action(async (options: { model?: string; temperature: string[]; kvDtype: string; json?: boolean }) => {
+    .action(async (options: { model?: string; temperature: string[]; kvDtype: string; backend: Backend; json?: boolean }) => {
       const temperatures = options.temperature.map(Number);
       if (temperatures.some((t) => !(t >= 0))) throw new CliError(`--temperature: ${options.temperature.join(" ")}: numbers of 0 or more`);
       if (options.kvDtype !== "float32" && options.kvDtype !== "bfloat16") throw new CliError("--kv-dtype: float32 or bfloat16");
       const dir = checkedModelFolder(options.model ?? embeddedModel(), { tokenizer: false });
       await prepareFirst();
-      const report = await checkExact(dir, temperatures, options.kvDtype, (way) => process.stderr.write(`  ${way}\n`));
+      const report = await checkExact(dir, options.backend, temperatures, options.kvDtype, (way) => process.stderr.write(`  ${way}\n`));
       process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : format(report));
       process.exitCode = report.exact ? 0 : 1;
     });
@@ -73,6 +74,7 @@ export function register(program: Command): void {
 
 export async function checkExact(
   dir: string,
+  backend: Backend,
   temperatures: number[],
   kvDtype: KvDtype,
   progress: (way: string) => void,
@@ -80,7 +82,7 @@ export async function checkExact(
   const loaded = new Map<string, NativeRunner>();
   const runnerFor = async (isa: Isa, threads: number): Promise<NativeRunner> => {
     const key = `${isa} ${threads}`;
-    const runner = loaded.get(key) ?? (await loadNativeRunner({ dir, kvDtype, threads, isa, kvBlocks: 192 }));
+    const runner = loaded.get(key) ?? (await loadNativeRunner({ dir, backend, kvDtype, threads, isa, kvBlocks: 192 }));
     loaded.set(key, runner);
     return runner;
   };
@@ -95,9 +97,12 @@ export async function checkExact(
   };
   try {
     // The reference: one request at a time on a cold cache.
-    await answer(`alone, chunks of 128, ${best}, 2 threads`, () => alone(first, 128, requests));
+    await answer(backend === "cpu" ? `alone, chunks of 128, ${best}, 2 threads` : `alone, chunks of 128, ${backend}`, () =>
+      alone(first, 128, requests),
+    );
     for (const chunk of [64, 512]) await answer(`chunks of ${chunk}`, () => alone(first, chunk, requests));
-    for (const isa of available) {
+    // Of the processor; on a GPU threads and instruction sets only load the weights.
+    for (const isa of backend === "cpu" ? available : []) {
       for (const threads of [1, 2]) {
         if (isa === best && threads === 2) continue;
         const runner = await runnerFor(isa, threads);
@@ -116,16 +121,9 @@ export async function checkExact(
     [1, 1],
     [2, 2],
   ] as const) {
-    await answer(`prefill + NATS + decode, ${prefill}x${decode}`, () => answerOverNats(dir, kvDtype, prefill, decode, requests));
+    await answer(`prefill + NATS + decode, ${prefill}x${decode}`, () => answerOverNats(dir, backend, kvDtype, prefill, decode, requests));
   }
-  return compare(
-    dir,
-    kvDtype,
-    temperatures,
-    requests,
-    answers,
-    isas.filter((isa) => !available.includes(isa)),
-  );
+  return compare(dir, kvDtype, temperatures, requests, answers, backend === "cpu" ? isas.filter((isa) => !available.includes(isa)) : []);
 }
 
 function makeRequests(vocabSize: number, maxPositions: number, temperature: number): ExactRequest[] {

@@ -28,6 +28,7 @@ interface UpOptions {
   threads?: number;
   kvBlocks?: number;
   kvDtype?: "float32" | "bfloat16";
+  backend?: "cpu" | "cuda";
 }
 
 /** What the running stack tells its user, and with --json the last event of the start. */
@@ -62,6 +63,12 @@ export function register(program: Command): void {
     .option("--threads <n>", "compute threads of each worker (default: the cores, shared out)", count(1, maxThreads))
     .option("--kv-blocks <n>", "KV blocks of 64 tokens in each worker", count(4))
     .addOption(new Option("--kv-dtype <dtype>", "type of the cached latents").choices(["float32", "bfloat16"]))
+    .addOption(
+      new Option("--backend <backend>", "what the workers compute on; cuda needs an H100 or H200 (kernels/cuda/README.md)").choices([
+        "cpu",
+        "cuda",
+      ]),
+    )
     .option("--detach", "leave it running in the background; ./pelagic down stops it")
     .option("--json", "one JSON event a line on stdout")
     .addHelpText("after", "\nExample:\n  ./pelagic up --port 8001 --decode 2 --detach")

@@ -8,14 +8,16 @@ import { trackedFiles } from "./tracked-files.ts";
 const mayImport: Record<string, string[]> = {
   "lib/contracts": [],
   "lib/runtime": ["lib/contracts"],
-  "lib/engine": ["lib/contracts"],
+  "lib/model": [],
+  "lib/grammar": ["lib/contracts", "lib/model"],
+  "lib/engine": ["lib/contracts", "lib/grammar"],
   // It drives the product's own gateway and workers.
   "lib/simulator": ["lib/contracts", "lib/engine", "gateway"],
-  gateway: ["lib/contracts", "lib/runtime"],
+  gateway: ["lib/contracts", "lib/runtime", "lib/model", "lib/grammar"],
   prefill: ["lib/contracts", "lib/runtime", "lib/engine"],
-  decode: ["lib/contracts", "lib/runtime", "lib/engine"],
+  decode: ["lib/contracts", "lib/runtime", "lib/engine", "lib/model", "lib/grammar"],
   placement: ["lib/contracts", "lib/runtime"],
-  cli: ["lib/contracts", "lib/runtime", "lib/engine", "lib/simulator", "gateway", "loadtest"],
+  cli: ["lib/contracts", "lib/runtime", "lib/engine", "lib/simulator", "lib/model", "gateway", "loadtest"],
   // A client that knows only HTTP.
   loadtest: [],
 };

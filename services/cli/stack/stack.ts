@@ -14,6 +14,7 @@ import { checkPortFree } from "./ports.ts";
 import { identifyProcess } from "./process-table.ts";
 import { cleanUpLeftovers, createRunDir, logsOf, removeRunDir, writeInstance, type Instance } from "./run-dir.ts";
 import { defaultRestartPolicy, SupervisedProcess, type ProcessSpec, type RestartPolicy } from "./supervised-process.ts";
+import type { Backend } from "../../lib/engine/native.ts";
 
 export interface StackOptions {
   /** A model folder; default: the one under models/. */
@@ -31,6 +32,8 @@ export interface StackOptions {
   threads?: number;
   kvBlocks?: number;
   kvDtype?: "float32" | "bfloat16";
+  /** Of the workers; default: cpu. */
+  backend?: Backend;
   logLevel?: LogLevel;
   /** More variables for every child, such as PELAGIC_ISA. */
   env?: Record<string, string>;
@@ -176,6 +179,7 @@ class LocalStack implements Stack {
           PELAGIC_THREADS: String(threads),
           ...(options.kvBlocks === undefined ? {} : { PELAGIC_KV_BLOCKS: String(options.kvBlocks) }),
           ...(options.kvDtype === undefined ? {} : { PELAGIC_KV_DTYPE: options.kvDtype }),
+          ...(options.backend === undefined ? {} : { PELAGIC_BACKEND: options.backend }),
           PELAGIC_METRICS_PORT: "0",
           PELAGIC_DRAIN_MS: String(stopBoundsMs.worker - 500),
         })),
