@@ -20,8 +20,8 @@ import tasks
 SEED = 1
 
 
-def summary(graded):
-    """Accuracy and lengths per task from (task, right, thought length, answer) tuples, and a few of the failures."""
+def summary(graded, failures=3):
+    """Accuracy and lengths per task from (task, right, thought length, answer) tuples, and some failures of each."""
     kinds, wrong = {}, []
     for kind in tasks.KINDS:
         rows = [g for g in graded if g[0].kind == kind]
@@ -29,7 +29,7 @@ def summary(graded):
             kinds[kind] = {"asked": len(rows), "right": sum(g[1] for g in rows), "accuracy": round(sum(g[1] for g in rows) / len(rows), 4),
                            "thought_bytes": round(sum(g[2] for g in rows) / len(rows), 1)}
     for task, right, _, answer in graded:
-        if not right and sum(w["kind"] == task.kind for w in wrong) < 3:
+        if not right and sum(w["kind"] == task.kind for w in wrong) < failures:
             wrong.append({"kind": task.kind, "question": task.question[-160:], "expected": task.answer, "got": answer[:160]})
     return {"accuracy": round(sum(g[1] for g in graded) / len(graded), 4), "asked": len(graded),
             "mean_of_tasks": round(sum(k["accuracy"] for k in kinds.values()) / len(kinds), 4), "tasks": kinds, "failures": wrong}
@@ -65,7 +65,7 @@ def through_api(args, asked):
             graded.append(row)
             if len(graded) % 50 == 0:
                 print(f"{len(graded)}/{len(asked)} asked, {sum(g[1] for g in graded)} right", flush=True)
-    return summary(graded)
+    return summary(graded, args.failures)
 
 
 # ---- locally --------------------------------------------------------------------------------------------------------------
@@ -81,13 +81,13 @@ class LocalEvaluator:
         self.long = Sampler(config, max(1, batch // 5), LONG["length"], device, dtype)
         self.device, self.dtype = device, dtype
 
-    def run(self, model, asked, mtp=False):
+    def run(self, model, asked, mtp=False, failures=3):
         from sampler import teacher_forced
         self.short.load(model)
         self.long.model = self.short.model
         prompts = [chat.prompt_ids(t.messages, t.thinking) for t in asked]
         fits = SHORT["length"] - SHORT["most"]
-        order = sorted(range(len(asked)), key=lambda i: len(prompts[i]))
+        order = sorted(range(len(asked)), key=lambda i: len(prompts[i]) + len(chat.response_ids(asked[i])))  # equally long ones together
         said = {}
         for sampler, most, mine in ((self.short, SHORT["most"], [i for i in order if len(prompts[i]) <= fits]),
                                     (self.long, LONG["most"], [i for i in order if len(prompts[i]) > fits])):
@@ -99,7 +99,7 @@ class LocalEvaluator:
             thought, answer = chat.split_response(said[i], task.thinking)
             graded.append((task, tasks.check(task, answer), len(thought.encode()), answer))
             tokens += len(said[i])
-        report = summary(graded)
+        report = summary(graded, failures)
         report["tokens"] = tokens
         if mtp:
             rate, loads = teacher_forced(self.short.model, prompts, [said[i] for i in range(len(asked))], self.device, self.dtype)
@@ -114,7 +114,7 @@ def locally(args, asked):
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     model = load_model(args.local, device)
     start = time.time()
-    report = LocalEvaluator(model.c, device, getattr(torch, args.dtype), args.batch).run(model, asked, mtp=True)
+    report = LocalEvaluator(model.c, device, getattr(torch, args.dtype), args.batch).run(model, asked, mtp=True, failures=args.failures)
     report["seconds"] = round(time.time() - start, 1)
     print(f"{report['tokens']} tokens in {report['seconds']} s; MTP right {100 * report['mtp_accuracy']:.2f}%, "
           f"largest load over mean per layer {report['load_max_over_mean']}")
@@ -135,6 +135,7 @@ def main():
     p.add_argument("--device")
     p.add_argument("--dtype", default="bfloat16")
     p.add_argument("--batch", type=int, default=512)
+    p.add_argument("--failures", type=int, default=3, help="of each task that the report shows")
     p.add_argument("--json", help="write the report here")
     args = p.parse_args()
     asked = tasks.held_out_tasks(SEED, args.each, args.tasks.split(","), not args.thinking_off)

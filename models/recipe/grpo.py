@@ -1,10 +1,13 @@
 """Reinforcement stage: GRPO with rule-based rewards, from exported supervised weights (BF16 or FP8).
 
-    python grpo.py FOLDER --out FOLDER2 --iterations 200 --stop-after 520      with --resume to go on from FOLDER2
+    python grpo.py FOLDER --out FOLDER2 --stop-after 540                          with --resume to go on from FOLDER2
+    python grpo.py FOLDER --out FOLDER2 --stop-after 540 --resume --cool-down 240
 
-One iteration: `--questions` questions, `--group` answers to each at temperature 1 from the batched sampler; reward = right + well-formed,
-each 0 or 1; advantage = reward standardised inside its group; groups that agree teach nothing and are left out. Questions go where
-answers fail: a kind of task is drawn in proportion to how often it failed lately, and never less than the floor.
+One iteration is `--answers` answers at temperature 1 from the batched sampler. A part goes to new questions, one answer each; a question
+whose answer is wrong waits, and in a later iteration is asked again with a group of `--group` answers. So a group is spent on a question
+in proportion to how often it fails, and nearly every group is mixed. A group still mixed and mostly wrong waits once more, TRIES in all.
+New questions are of a kind in proportion to how often it failed lately, and never less than the floor.
+Reward = right + well-formed, each 0 or 1; advantage = reward standardised inside its group; groups that agree teach nothing and are left out.
 The answers are packed as in training and the policy takes `--minibatches` clipped steps on them, with a small KL to where it began.
 The objective is averaged over tokens. The MTP layer follows the policy on the sampled text, detached, so that its guesses stay good.
 """
@@ -21,12 +24,14 @@ import torch.nn.functional as F
 import chat
 import data
 import tasks
-from evaluate import SEED, LocalEvaluator
+from evaluate import LocalEvaluator
 from export import load_model, write_folder
 from sampler import Sampler
+from train import EVAL_SEED
 
-LENGTH = 896
+LENGTH, MOST = 896, 576
 FLOOR, MEMORY, WARM_UP = .02, .8, 10  # least weight of a kind; how much of its failure rate lasts an iteration; iterations of rising rate
+TRIES, SOLVED, WAITING = 3, .75, 512  # groups a question gets; the share right at which it needs no more; questions that wait at most
 
 
 def questions(rng, failing, n, thinking_off):
@@ -36,7 +41,7 @@ def questions(rng, failing, n, thinking_off):
         kind = rng.choices(list(failing), [max(FLOOR, f) for f in failing.values()])[0]
         task = tasks.make(rng, kind, kind not in tasks.AT_A_GLANCE or rng.random() >= thinking_off)
         prompt = chat.prompt_ids(task.messages, task.thinking)
-        if not tasks.held_out(task.question) and len(prompt) <= LENGTH - 576:
+        if not tasks.held_out(task.question) and len(prompt) <= LENGTH - MOST:
             found.append((task, prompt))
     return found
 
@@ -50,6 +55,18 @@ def failing_now(failing, graded):
 def reward(task, response):
     right = tasks.check(task, chat.split_response(response, task.thinking)[1])
     return float(right), float(chat.well_formed(response, task.thinking))
+
+
+def answers(sampler, chosen, temperature):
+    """A response to each question. Those whose own answer is about as long go together, and none may grow far beyond the longest of them."""
+    expected = [len(chat.response_ids(task)) for task, _ in chosen]
+    order = sorted(range(len(chosen)), key=lambda i: len(chosen[i][1]) + expected[i])
+    said = {}
+    for s in range(0, len(order), sampler.batch):
+        part = order[s:s + sampler.batch]
+        most = min(MOST, max(expected[i] for i in part) * 5 // 4 + 16)
+        said.update(zip(part, sampler.generate([chosen[i][1] for i in part], most, temperature)))
+    return [said[i] for i in range(len(chosen))]
 
 
 def log_probs(model, ids, position, bounds, dtype):
@@ -100,81 +117,103 @@ def padding_documents(bounds, position, used, tokens):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("start", help="exported folder")
-    p.add_argument("--out", required=True)
+    p.add_argument("--out", required=True, help="BF16 folder, with state.pt to go on from")
     p.add_argument("--resume", action="store_true", help="go on from --out; the reference stays the start")
-    p.add_argument("--iterations", type=int, default=200)
-    p.add_argument("--stop-after", type=float, default=1e9)
+    p.add_argument("--iterations", type=int, default=10 ** 9)
+    p.add_argument("--stop-after", type=float, default=1e9, help="seconds from the start of this command")
+    p.add_argument("--cool-down", type=float, default=0., help="the last seconds before --stop-after, in which the rate falls to nothing")
     p.add_argument("--tasks", default=",".join(tasks.KINDS))
     p.add_argument("--thinking-off", type=float, default=0., help="share of the questions asked with thinking off")
-    p.add_argument("--questions", type=int, default=96)
+    p.add_argument("--answers", type=int, default=3072, help="an iteration, in all")
+    p.add_argument("--questions", type=int, default=128, help="that get a group, at most")
     p.add_argument("--group", type=int, default=16)
-    p.add_argument("--rate", type=float, default=1e-4)
+    p.add_argument("--batch", type=int, default=768, help="of the sampler")
+    p.add_argument("--rate", type=float, default=2e-5)
     p.add_argument("--clip", type=float, default=.2)
     p.add_argument("--beta", type=float, default=1e-3)
-    p.add_argument("--minibatches", type=int, default=2)
+    p.add_argument("--minibatches", type=int, default=4)
     p.add_argument("--temperature", type=float, default=1.)
     p.add_argument("--tokens", type=int, default=32768, help="per packed row")
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--eval-each", type=int, default=100)
-    p.add_argument("--eval-every", type=int, default=25)
-    p.add_argument("--eval-batch", type=int, default=512)
+    p.add_argument("--eval-each", type=int, default=500)
+    p.add_argument("--eval-every", type=int, default=50)
+    p.add_argument("--eval-batch", type=int, default=1024)
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--dtype", default="bfloat16")
+    p.add_argument("--no-compile", action="store_true")
     args = p.parse_args()
     begin = time.time()
 
     device, dtype, kinds = args.device, getattr(torch, args.dtype), args.tasks.split(",")
     torch.manual_seed(args.seed)
-    history = []
-    if args.resume:
-        with open(os.path.join(args.out, "grpo.json")) as f:
-            history = json.load(f)
-    done = max((h["iteration"] for h in history), default=0)
-    model = load_model(args.out if args.resume else args.start, device)
-    reference = load_model(args.start, device).requires_grad_(False)
+    model, reference = load_model(args.start, device), load_model(args.start, device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(.9, .95), weight_decay=0.)
-    sampler = Sampler(model.c, args.questions * args.group, LENGTH, device, dtype)
+    state = {"iteration": 0, "failing": None, "waiting": [], "history": []}
+    if args.resume:
+        state = torch.load(os.path.join(args.out, "state.pt"), map_location=device, weights_only=False)
+        model.load_state_dict(state.pop("model"))
+        optimizer.load_state_dict(state.pop("optimizer"))
+    history, waiting = state["history"], state["waiting"]
+    if not args.no_compile:
+        torch._dynamo.config.cache_size_limit = 64
+        for m in (model, reference):
+            for layer in [*m.layers, m.mtp.layer]:
+                layer.compile(dynamic=False)
+    sampler = Sampler(model.c, args.batch, LENGTH, device, dtype, not args.no_compile)
     evaluator = LocalEvaluator(model.c, device, dtype, args.eval_batch)
-    asked = {"on": tasks.held_out_tasks(SEED, args.eval_each)}
+    asked = {"on": tasks.held_out_tasks(EVAL_SEED, args.eval_each)}
     if args.thinking_off:
-        asked["off"] = tasks.held_out_tasks(SEED, args.eval_each, thinking=False)
+        asked["off"] = tasks.held_out_tasks(EVAL_SEED, args.eval_each, thinking=False)
 
     def evaluate(iteration):
         for thinking, questions_asked in asked.items():
             report = evaluator.run(model, questions_asked, mtp=True)
             row = {"iteration": iteration, "thinking": thinking, "held_out": report["accuracy"], "mtp": report["mtp_accuracy"],
-                   **{k: v["accuracy"] for k, v in report["tasks"].items()}}
+                   "load": max(report["load_max_over_mean"]), **{k: v["accuracy"] for k, v in report["tasks"].items()}}
             history.append(row)
-            print("held out:", json.dumps(row), flush=True)
+            print("held out:", json.dumps(row), f"t {time.time() - begin:.0f}", flush=True)
 
     if not args.resume:
         evaluate(0)
-    failing = history[-1].get("failing") or {k: 1 - history[-1].get(k, 0.) for k in kinds}
-    iteration = evaluated = done
-    for iteration in range(done + 1, args.iterations + 1):
-        if time.time() - begin > args.stop_after:
-            iteration -= 1
-            break
+    failing = state["failing"] or {k: 1 - history[-1].get(k, 0.) for k in kinds}
+    iteration = evaluated = state["iteration"]
+    while iteration < args.iterations and time.time() - begin < args.stop_after:
+        iteration += 1
         start = time.time()
         rng = random.Random(f"grpo/{args.seed}/{iteration}")
-        chosen = [q for q in questions(rng, failing, args.questions, args.thinking_off) for _ in range(args.group)]
+        rng.shuffle(waiting)
+        hard, waiting[:args.questions] = waiting[:args.questions], []
+        fresh = questions(rng, failing, args.answers - args.group * len(hard), args.thinking_off)
+        chosen = [(task, prompt) for task, prompt, _ in hard for _ in range(args.group)] + fresh
         sampler.load(model)
-        responses = sampler.generate([prompt for _, prompt in chosen], 576, args.temperature)
+        responses = answers(sampler, chosen, args.temperature)
         sampled = time.time()
         scores = [reward(task, r) for (task, _), r in zip(chosen, responses)]
-        failing = failing_now(failing, [(task.kind, right) for (task, _), (right, _) in zip(chosen, scores)])
+        grouped = args.group * len(hard)
+        new = [(task.kind, right) for (task, _), (right, _) in zip(fresh, scores[grouped:])]
+        failing = failing_now(failing, new)
+        r = torch.tensor(scores[:grouped]).reshape(len(hard), args.group, 2)
+        waiting += [(task, prompt, tries + 1) for (task, prompt, tries), right in zip(hard, r[..., 0].mean(1).tolist())
+                    if tries < TRIES and 0 < right < SOLVED]
+        waiting += [(task, prompt, 1) for (task, prompt), (_, right) in zip(fresh, new) if not right]
+        del waiting[:-WAITING]
+        left = (args.stop_after - (start - begin)) / args.cool_down if args.cool_down else 1.
+        rate = args.rate * min(1., iteration / WARM_UP, max(0., left))
         for g in optimizer.param_groups:
-            g["lr"] = args.rate * min(1., (iteration - done) / WARM_UP)
-        r = torch.tensor([a + b for a, b in scores]).reshape(args.questions, args.group)
-        advantage = ((r - r.mean(1, keepdim=True)) / (r.std(1, keepdim=True) + 1e-4)).flatten().tolist()
+            g["lr"] = rate
+        total = r.sum(-1)
+        off = total - total.mean(1, keepdim=True)
+        spread = off.square().mean(1, keepdim=True).sqrt()
+        advantage = (off / (spread + 1e-4)).flatten().tolist()
         samples = [(prompt, said, a) for (_, prompt), said, a in zip(chosen, responses, advantage) if abs(a) > 1e-3]
         rng.shuffle(samples)
         rows = list(packs(samples, args.tokens, device))
         with torch.no_grad():
             old = [log_probs(model, *row[:3], dtype)[0] for row in rows]
             base = [log_probs(reference, *row[:3], dtype)[0] for row in rows]
-        stats = {"kl": 0., "clipped": 0., "norm": 0.}
-        size = -(-len(rows) // args.minibatches) if rows else 1
+        stats = torch.zeros(2, device=device)
+        norm = 0.
+        size = max(1, -(-len(rows) // args.minibatches))
         for s in range(0, len(rows), size):
             part = range(s, min(s + size, len(rows)))
             count = sum(int(rows[i][4].sum()) for i in part)
@@ -187,15 +226,17 @@ def main():
                 kl = (base[i] - now).exp() - (base[i] - now) - 1
                 loss = ((args.beta * kl - gain) * mask).sum() / count + .1 * (guess * mask[1:]).sum() / count
                 loss.backward()
-                stats["kl"] += float((kl.detach() * mask).sum()) / count
-                stats["clipped"] += float((((ratio.detach() - 1).abs() > args.clip) * mask).sum()) / count
-            stats["norm"] = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.))
+                clipped = (ratio.detach() - 1).abs() > args.clip
+                stats += torch.stack(((kl.detach() * mask).sum(), (clipped * mask).sum())) / count
+            norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.))
             optimizer.step()
-        row = {"iteration": iteration, "right": round(sum(s[0] for s in scores) / len(scores), 4),
-               "well_formed": round(sum(s[1] for s in scores) / len(scores), 4), "mixed_groups": int((r.std(1) > 0).sum()),
-               "tokens": sum(map(len, responses)), "kl": round(stats["kl"] / args.minibatches, 5), "clipped": round(stats["clipped"] / args.minibatches, 5),
-               "norm": round(stats["norm"], 3), "sample_seconds": round(sampled - start, 2), "seconds": round(time.time() - start, 2)}
-        print(" ".join(f"{k} {v}" for k, v in row.items()), flush=True)
+        kl, clipped = (stats / max(1, -(-len(rows) // size))).tolist()
+        row = {"iteration": iteration, "right": round(sum(right for _, right in new) / len(new), 4),
+               "groups": len(hard), "mixed_groups": int((spread > 0).sum()), "groups_right": round(float(r[..., 0].mean()), 4) if hard else 0.,
+               "well_formed": round(sum(s[1] for s in scores) / len(scores), 4), "waiting": len(waiting),
+               "tokens": sum(map(len, responses)), "rows": len(rows), "rate": round(rate, 9), "kl": round(kl, 5), "clipped": round(clipped, 5),
+               "norm": round(norm, 3), "sample_seconds": round(sampled - start, 2), "seconds": round(time.time() - start, 2)}
+        print(" ".join(f"{k} {v}" for k, v in row.items()), f"t {time.time() - begin:.0f}", flush=True)
         history.append({**row, "failing": failing})
         if iteration % args.eval_every == 0:
             evaluate(iteration)
@@ -203,6 +244,8 @@ def main():
     if iteration > evaluated:
         evaluate(iteration)
     write_folder(args.out, model, fp8=False)
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "iteration": iteration, "failing": failing,
+                "waiting": waiting, "history": history}, os.path.join(args.out, "state.pt"))
     with open(os.path.join(args.out, "grpo.json"), "w") as f:
         json.dump(history, f)
     print(f"stopped after {time.time() - begin:.0f} s; weights in {args.out}", flush=True)

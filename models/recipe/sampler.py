@@ -11,8 +11,25 @@ import chat
 from model import MoE, rope_angles, rotate
 
 
+def before_attention(layer, h, cos, sin, dtype):
+    """Of one new token per sequence: the query against latents, [batch, heads, 576], and its own latent, [batch, 576]."""
+    x, a = layer.input_layernorm(h, dtype), layer.self_attn
+    q_nope, q_rope = a.query(x, cos, sin)
+    kv = a.kv_b_proj.weight.to(dtype).reshape(a.heads, a.nope + a.value, a.rank)
+    folded = torch.einsum("bhn,hnr->bhr", q_nope, kv[:, :a.nope])
+    return torch.cat((folded, q_rope), -1), torch.cat(a.latent(x, cos, sin), -1)
+
+
+def after_attention(layer, h, attended, dtype):
+    """The layer's output from the latents it attended to, [batch, heads, 512]."""
+    a = layer.self_attn
+    kv = a.kv_b_proj.weight.to(dtype).reshape(a.heads, a.nope + a.value, a.rank)
+    h = h + a.o_proj(torch.einsum("bhr,hvr->bhv", attended, kv[:, a.nope:]).flatten(1)).float()
+    return layer.feed_forward(h, dtype)[0]
+
+
 class Sampler:
-    def __init__(self, config, batch, length, device="cuda", dtype=torch.bfloat16):
+    def __init__(self, config, batch, length, device="cuda", dtype=torch.bfloat16, compiled=False):
         self.c, self.batch, self.length, self.device, self.dtype = config, batch, length, device, dtype
         c = config
         self.cache = torch.zeros(c.num_hidden_layers, batch, length, c.kv_lora_rank + c.qk_rope_head_dim, dtype=dtype, device=device)
@@ -24,6 +41,9 @@ class Sampler:
         self.temperature = torch.zeros(1, device=device)
         self.model = None
         self.graphs = {}
+        self.before, self.after = before_attention, after_attention
+        if compiled:
+            self.before, self.after = torch.compile(before_attention, dynamic=False), torch.compile(after_attention, dynamic=False)
 
     @torch.no_grad()
     def load(self, model):
@@ -61,16 +81,10 @@ class Sampler:
                     h, _ = layer.feed_forward(h, self.dtype)
             first = last
 
-    def absorbed_attention(self, a, x, cos, sin, cache, mask):
-        """One new token per sequence: x [batch, hidden] against cache [batch, length, 576]."""
-        q_nope, q_rope = a.query(x, cos, sin)
-        kv = a.kv_b_proj.weight.to(self.dtype).reshape(a.heads, a.nope + a.value, a.rank)
-        folded = torch.einsum("bhn,hnr->bhr", q_nope, kv[:, :a.nope])
-        q = torch.cat((folded, q_rope), -1)
-        score = torch.matmul(q, cache.transpose(1, 2)).float() * (a.nope + a.rope) ** -0.5
+    def attend(self, q, cache, mask):
+        score = torch.matmul(q, cache.transpose(1, 2)).float() * self.c.qk_head_dim ** -0.5
         p = score.masked_fill(~mask[:, None], float("-inf")).softmax(-1).to(self.dtype)
-        attended = torch.matmul(p, cache[..., :a.rank])
-        return a.o_proj(torch.einsum("bhr,hvr->bhv", attended, kv[:, a.nope:]).flatten(1))
+        return torch.matmul(p, cache[..., :self.c.kv_lora_rank])
 
     def step(self, window):
         """Feeds `token` at `at`, samples the next one, advances; only the first `window` cache rows are read."""
@@ -79,10 +93,9 @@ class Sampler:
         mask = torch.arange(window, device=self.device)[None] <= self.at[:, None]
         h = m.embed_tokens(self.token).float()
         for i, layer in enumerate(m.layers):
-            x, a = layer.input_layernorm(h, self.dtype), layer.self_attn
-            self.cache[i].index_put_((rows, self.at), torch.cat(a.latent(x, cos, sin), -1))
-            h = h + self.absorbed_attention(a, x, cos, sin, self.cache[i, :, :window], mask).float()
-            h, _ = layer.feed_forward(h, self.dtype)
+            q, latent = self.before(layer, h, cos, sin, self.dtype)
+            self.cache[i].index_put_((rows, self.at), latent)
+            h = self.after(layer, h, self.attend(q, self.cache[i, :, :window], mask), self.dtype)
         logits = m.lm_head(m.norm(h, self.dtype)).float()
         # Gumbel noise times the temperature: greedy at zero, exact sampling otherwise, and no branch inside the graph.
         noise = -torch.log(-torch.log(torch.rand_like(logits).clamp(1e-20, 1 - 1e-7)))
@@ -133,7 +146,7 @@ class Sampler:
             self.run_step(min(self.length, -(-(longest + i) // grain) * grain))
             if i % 16 == 15 and self.done.all():
                 break
-        out = self.out[:n].tolist()
+        out = self.out[:n, :i + 1].tolist()
         return [row[:row.index(chat.PAD)] if chat.PAD in row else row for row in out]
 
 
