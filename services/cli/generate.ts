@@ -4,7 +4,7 @@ import { dirname } from "node:path";
 import { openApiDocument } from "../lib/contracts/openapi.ts";
 
 const generated: Record<string, string> = {
-  "docs/openapi.json": `${JSON.stringify(openApiDocument(), null, 1)}\n`,
+  "docs/openapi.json": `${JSON.stringify(openApiDocument())}\n`,
 };
 
 function current(path: string): string | null {

@@ -6,7 +6,7 @@ import type { Constraint, Sampling } from "../lib/contracts/messages.ts";
 import type { TextFormat } from "../lib/grammar/text-format.ts";
 import type { EncodedPrompt, PromptMessage } from "./prompt-encoder.ts";
 import type { ServedModel } from "./served-model.ts";
-import type { TokenizerJob } from "./tokenizer-pool.ts";
+import type { ChatJob, TokenizerJob } from "./tokenizer-pool.ts";
 
 /** Below it every other token's probability is 0 in float32, or dividing by it overflows: greedy by another name. */
 const greedyBelowTemperature = 1e-4;
@@ -24,7 +24,7 @@ export interface GenerationPlan {
 
 export type PromptSource = { tokens: Uint32Array } | { job: TokenizerJob; bytes: number };
 
-export function thinkingWanted(request: ChatCompletionRequest): boolean {
+export function thinkingWanted(request: Pick<ChatCompletionRequest, "thinking" | "chat_template_kwargs">): boolean {
   if (request.thinking) return request.thinking.type !== "disabled";
   const kwargs = request.chat_template_kwargs;
   return kwargs?.thinking ?? kwargs?.enable_thinking ?? true;
@@ -40,9 +40,12 @@ export function chatPrompt(request: ChatCompletionRequest, model: ServedModel): 
       },
     );
   }
-  const messages = request.messages.map(promptMessage);
-  const bytes = messages.reduce((sum, message) => sum + Buffer.byteLength(message.content), 0);
-  return { job: { kind: "chat", prompt: { messages, thinking: thinkingWanted(request) } }, bytes };
+  const job = chatJob(request);
+  return { job, bytes: job.prompt.messages.reduce((sum, message) => sum + Buffer.byteLength(message.content), 0) };
+}
+
+export function chatJob(request: Pick<ChatCompletionRequest, "messages" | "thinking" | "chat_template_kwargs">): ChatJob {
+  return { kind: "chat", prompt: { messages: request.messages.map(promptMessage), thinking: thinkingWanted(request) } };
 }
 
 export function completionPrompt(request: CompletionRequest, model: ServedModel): PromptSource {
@@ -169,7 +172,7 @@ function promptMessage(message: ChatMessage): PromptMessage {
   };
 }
 
-function checkTokenId(id: number, model: ServedModel, param: string): void {
+export function checkTokenId(id: number, model: ServedModel, param: string): void {
   if (id >= model.vocabularySize) {
     throw new PelagicError("invalid_request", `${param}: ${id} is no token id of this model, which has ${model.vocabularySize}`, {
       param,

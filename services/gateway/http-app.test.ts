@@ -194,6 +194,33 @@ describe("completions", () => {
   });
 });
 
+describe("the tokenizer", () => {
+  it("says what a prompt and a conversation become, and back", async () => {
+    const of = async (path: string, body: object) =>
+      (await (await post(path, body)).json()) as { tokens: number[]; count: number; token_strs: string[]; prompt: string };
+    const plain = await of("/tokenize", { prompt: "Hi é", return_token_strs: true });
+    expect(plain.tokens.slice(-5)).toEqual([72, 105, 32, 0xc3, 0xa9]);
+    expect(plain.count).toBe(plain.tokens.length);
+    expect(plain.token_strs.slice(-5)).toEqual(["H", "i", " ", "\ufffd", "\ufffd"]);
+    expect((await of("/tokenize", { prompt: "Hi", add_special_tokens: false })).tokens).toEqual([72, 105]);
+    const chat = await of("/tokenize", { model: "test-model", messages });
+    expect((await of("/detokenize", { tokens: chat.tokens })).prompt).toContain("<think>");
+    expect((await of("/detokenize", { tokens: plain.tokens })).prompt.endsWith("Hi é")).toBe(true);
+    for (const [path, body, param] of [
+      ["/tokenize", {}, null],
+      ["/tokenize", { prompt: "x", messages }, null],
+      ["/tokenize", { prompt: 7 }, "prompt"],
+      ["/detokenize", { tokens: [999_999] }, "tokens"],
+      ["/detokenize", { tokens: "x" }, "tokens"],
+    ] as const) {
+      const error = await errorOf(await post(path, body));
+      expect(error).toMatchObject({ status: 400, code: "invalid_request" });
+      if (param !== null) expect(error).toMatchObject({ param });
+    }
+    expect(await errorOf(await post("/detokenize", { model: "other", tokens: [1] }))).toMatchObject({ status: 404 });
+  });
+});
+
 describe("refusals", () => {
   it("name the field", async () => {
     const cases: [object, string][] = [

@@ -7,6 +7,7 @@ import { apiVersion, openApiDocument } from "../lib/contracts/openapi.ts";
 import { sendError } from "./http-error.ts";
 import { type Gateway, readyDecodeWorkers, servedContext, serveGeneration } from "./serve-generation.ts";
 import { checkModelName, describeModel } from "./served-model.ts";
+import { detokenize, tokenize } from "./tokenize.ts";
 
 /** What a client may choose as its request id: printable ASCII. On the bus a stricter form is needed; others get an id of ours there. */
 const clientRequestId = /^[\x21-\x7e]{1,128}$/;
@@ -29,6 +30,9 @@ export function createApp(gateway: Gateway): Express {
 
   post(app, ["/v1/chat/completions", "/chat/completions"], (request, response) => serveGeneration(gateway, "chat", request, response));
   post(app, ["/v1/completions", "/completions"], (request, response) => serveGeneration(gateway, "completions", request, response));
+
+  post(app, ["/tokenize"], (request, response) => tokenize(gateway, request, response));
+  post(app, ["/detokenize"], (request, response) => detokenize(gateway, request, response));
 
   get(app, ["/v1/models", "/models"], (_request, response) => {
     response.json({ object: "list", data: [describeModel(gateway.model, servedContext(gateway))] } satisfies ModelList);

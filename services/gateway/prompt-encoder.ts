@@ -46,9 +46,9 @@ export class PromptEncoder {
   }
 
   /** A completion's prompt, where added tokens count as such: it is the whole prompt, and its author may build turns with it. */
-  encodeText(text: string): EncodedPrompt {
+  encodeText(text: string, special = true): EncodedPrompt {
     const ids = this.encodeParts(text, "");
-    if (this.bosId !== undefined && ids[0] !== this.bosId) ids.unshift(this.bosId);
+    if (special && this.bosId !== undefined && ids[0] !== this.bosId) ids.unshift(this.bosId);
     return { tokens: Uint32Array.from(ids), insideThink: false };
   }
 

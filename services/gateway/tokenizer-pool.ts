@@ -6,9 +6,17 @@ import type { TextFormat } from "../lib/grammar/text-format.ts";
 import type { ChatPrompt, EncodedPrompt } from "./prompt-encoder.ts";
 
 /** `ids`: the prompt is tokens already, only the format is wanted. */
-export type TokenizerJob = ({ kind: "text"; text: string } | { kind: "chat"; prompt: ChatPrompt } | { kind: "ids" }) & {
-  format?: TextFormat;
-};
+export type TokenizerJob = (TextJob | ChatJob | { kind: "ids" }) & { format?: TextFormat };
+export interface ChatJob {
+  kind: "chat";
+  prompt: ChatPrompt;
+}
+export interface TextJob {
+  kind: "text";
+  text: string;
+  /** false: without the beginning of sentence that the model wants. */
+  special?: boolean;
+}
 export type TokenizerAnswer = { prompt: EncodedPrompt } | { error: { code: ErrorCode; message: string; param?: string } };
 export interface TokenizerWorkerData {
   modelPath: string;

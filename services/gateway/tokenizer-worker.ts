@@ -20,7 +20,7 @@ let compiler: GrammarCompiler | undefined;
 function encode(job: TokenizerJob): EncodedPrompt {
   switch (job.kind) {
     case "text":
-      return encoder.encodeText(job.text);
+      return encoder.encodeText(job.text, job.special);
     case "chat":
       return encoder.encodeChat(job.prompt);
     case "ids":

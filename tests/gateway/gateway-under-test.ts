@@ -109,7 +109,7 @@ function encoderHere(files: TokenizerFiles): Encoder {
   return {
     encode: async (job) => {
       if (job.kind === "ids" || job.format !== undefined) throw new Error("formats are tested with the tokenizer's own threads");
-      return job.kind === "text" ? encoder.encodeText(job.text) : encoder.encodeChat(job.prompt);
+      return job.kind === "text" ? encoder.encodeText(job.text, job.special) : encoder.encodeChat(job.prompt);
     },
   };
 }

@@ -217,6 +217,39 @@ export const CompletionRequest = z.object({
 });
 export type CompletionRequest = z.infer<typeof CompletionRequest>;
 
+const ofModel = { model: z.string().min(1).max(256).nullish() };
+const tokenStrings = { return_token_strs: z.boolean().nullish() };
+
+/** vLLM's: exactly one of `prompt` and `messages`. */
+export const TokenizeRequest = z
+  .object({
+    ...ofModel,
+    ...tokenStrings,
+    prompt: text.nullish(),
+    messages: z.array(ChatMessage).min(1).max(httpLimits.messages).nullish(),
+    add_special_tokens: z
+      .boolean()
+      .nullish()
+      .describe("Of a prompt: begin with the beginning of sentence, where the model wants one. Default: true."),
+    chat_template_kwargs: z.looseObject({ thinking: z.boolean().nullish(), enable_thinking: z.boolean().nullish() }).nullish(),
+    add_generation_prompt: only(true, "add_generation_prompt: false"),
+    tools: noneOf("tools"),
+  })
+  .refine((body) => (typeof body.prompt === "string") !== Array.isArray(body.messages), { error: "exactly one of prompt and messages" });
+export type TokenizeRequest = z.infer<typeof TokenizeRequest>;
+
+export const Tokenized = z.object({
+  count: z.number().int(),
+  max_model_len: z.number().int().nullable(),
+  tokens: z.array(z.number().int()),
+  token_strs: z.array(z.string()).nullable(),
+});
+export type Tokenized = z.infer<typeof Tokenized>;
+
+export const DetokenizeRequest = z.object({ ...ofModel, tokens: z.array(tokenId).max(httpLimits.promptTokens) });
+export const Detokenized = z.object({ prompt: z.string() });
+export type Detokenized = z.infer<typeof Detokenized>;
+
 export const Usage = z.object({
   prompt_tokens: z.number().int(),
   completion_tokens: z.number().int(),

@@ -14,6 +14,10 @@ const named = {
   Completion: http.Completion,
   CompletionChunk: http.CompletionChunk,
   ChatMessage: http.ChatMessage,
+  TokenizeRequest: http.TokenizeRequest,
+  Tokenized: http.Tokenized,
+  DetokenizeRequest: http.DetokenizeRequest,
+  Detokenized: http.Detokenized,
   Usage: http.Usage,
   Model: http.Model,
   ModelList: http.ModelList,
@@ -70,6 +74,29 @@ function generation(
   };
 }
 
+function tool(operationId: string, summary: string, request: keyof typeof named, answer: keyof typeof named) {
+  return {
+    post: {
+      operationId,
+      summary,
+      requestBody: { required: true, content: json(request) },
+      responses: {
+        200: { description: "OK", content: json(answer) },
+        ...errors(
+          "invalid_request",
+          "context_length_exceeded",
+          "model_not_found",
+          "method_not_allowed",
+          "request_too_large",
+          "overloaded",
+          "internal",
+          "shutting_down",
+        ),
+      },
+    },
+  };
+}
+
 function lookup(operationId: string, summary: string, answer: keyof typeof named, ...codes: ErrorCode[]) {
   return { get: { operationId, summary, responses: { 200: { description: "OK", content: json(answer) }, ...errors(...codes) } } };
 }
@@ -105,6 +132,8 @@ export function openApiDocument(): object {
         "ChatCompletionChunk",
       ),
       "/v1/completions": generation("createCompletion", "Continue a prompt", "CompletionRequest", "Completion", "CompletionChunk"),
+      "/tokenize": tool("tokenize", "A prompt's token ids", "TokenizeRequest", "Tokenized"),
+      "/detokenize": tool("detokenize", "The text of token ids", "DetokenizeRequest", "Detokenized"),
       "/v1/models": lookup("listModels", "The models served", "ModelList"),
       "/v1/models/{id}": {
         get: {
