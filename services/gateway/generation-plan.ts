@@ -1,5 +1,5 @@
 // From a validated request to what is asked of the workers: prompt job, sampling, stops, lengths. Pure but for the seed drawn at admission.
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import { PelagicError } from "../lib/contracts/errors.ts";
 import type { ChatCompletionRequest, ChatMessage, CompletionRequest } from "../lib/contracts/http.ts";
 import type { Constraint, Sampling } from "../lib/contracts/messages.ts";
@@ -114,6 +114,15 @@ export function wantedFormat(request: CommonRequest): TextFormat | undefined {
   if (structured.choice) return { kind: "choice", choices: structured.choice };
   if (structured.regex) return { kind: "regex", pattern: structured.regex, param: "structured_outputs.regex" };
   return { kind: "json-schema", schema: parsedSchema(structured.json), param: "structured_outputs.json" };
+}
+
+/** Requests with equal salts may share cached blocks, and count as one tenant in the queues. Hashed: names travel no further. */
+export function tenantSalt({ user_id: userId, cache_salt: salt }: Pick<CommonRequest, "user_id" | "cache_salt">): string {
+  if (!userId && !salt) return "";
+  return createHash("sha256")
+    .update(JSON.stringify([userId ?? "", salt ?? ""]))
+    .digest("hex")
+    .slice(0, 32);
 }
 
 function parsedSchema(json: unknown): unknown {

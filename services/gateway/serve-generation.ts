@@ -20,6 +20,7 @@ import {
   type PromptSource,
   planGeneration,
   thinkingWanted,
+  tenantSalt,
   wantedFormat,
 } from "./generation-plan.ts";
 import { errorBody, sendError } from "./http-error.ts";
@@ -58,9 +59,6 @@ export interface Gateway {
   debug: boolean;
   log: Log;
 }
-
-/** One tenant until there are API keys (issue 6). */
-const cacheSalt = "";
 
 interface ParsedRequest {
   endpoint: Endpoint;
@@ -102,6 +100,7 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
       defaultMaxTokens: gateway.limits.defaultMaxTokens,
     });
     if (gone.signal.aborted) throw new PelagicError("cancelled", "the client went away");
+    const cacheSalt = tenantSalt(parsed.request);
     const routing = new RequestRouting(gateway.directory, {
       modelName: gateway.model.name,
       promptLength: prompt.tokens.length,

@@ -52,6 +52,18 @@ describe("answers", () => {
     expect(second.usage.prompt_cache_hit_tokens + second.usage.prompt_cache_miss_tokens).toBe(second.usage.prompt_tokens);
   });
 
+  test("another user, or another salt, hits nobody else's blocks", async () => {
+    const question = `Mine. ${lookup}`;
+    const hits = async (fields: object) =>
+      ((await (await ask(question, fields)).json()) as { usage: { prompt_cache_hit_tokens: number } }).usage.prompt_cache_hit_tokens;
+    expect(await hits({ user_id: "ann" })).toBe(0);
+    expect(await hits({ user_id: "bob" })).toBe(0);
+    expect(await hits({})).toBe(0);
+    expect(await hits({ cache_salt: "ann" })).toBe(0);
+    expect(await hits({ user_id: "ann" })).toBeGreaterThan(64);
+    expect(await hits({ cache_salt: "ann" })).toBeGreaterThan(64);
+  });
+
   test("a long prompt is prefilled by the prefill worker, a short one by decode", async () => {
     const long = await ask(`Here are some. ${lookup}`);
     await long.text();

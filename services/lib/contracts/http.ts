@@ -14,6 +14,7 @@ export const httpLimits = {
   stopTokenIds: 256,
   logitBias: 1_024,
   choices: 1_024,
+  isolationCharacters: 512,
   tokenId: 2 ** 31 - 1,
 } as const;
 
@@ -37,6 +38,7 @@ const stopString = z
   .refine(wellFormed, { error: "a stop string must be valid Unicode" });
 
 const schema = z.union([z.boolean(), z.record(z.string(), z.unknown())], { error: "a JSON schema: an object or a boolean" });
+const isolation = z.string().max(httpLimits.isolationCharacters);
 const ResponseFormat = z.discriminatedUnion(
   "type",
   [
@@ -92,6 +94,10 @@ const generationFields = {
   ignore_eos: z.boolean().nullish(),
   response_format: ResponseFormat.nullish().describe("What the answer is; the reasoning before it is free."),
   structured_outputs: StructuredOutputs.nullish().describe("As vLLM has it."),
+  user_id: isolation
+    .nullish()
+    .describe("DeepSeek's: requests of different users share no cached blocks, and queue fairly beside each other."),
+  cache_salt: isolation.nullish().describe("vLLM's, to the same effect; both together are one more user."),
   return_token_ids: z.boolean().nullish().describe("Report prompt_token_ids and token_ids."),
   pelagic: z.strictObject({ digests: z.boolean().optional() }).nullish().describe("Only with PELAGIC_DEBUG=1: digests of the logits rows."),
   // Refused.
@@ -111,14 +117,12 @@ const generationFields = {
 const anything = z.unknown().optional();
 const ignored = {
   user: anything,
-  user_id: anything,
   metadata: anything,
   store: anything,
   service_tier: anything,
   safety_identifier: anything,
   prompt_cache_key: anything,
   prompt_cache_retention: anything,
-  cache_salt: anything,
   priority: anything,
   request_id: anything,
   session_id: anything,
