@@ -33,6 +33,8 @@ type Keywords = Record<string, unknown>;
 type JsonType = "object" | "array" | "string" | "number" | "integer" | "boolean" | "null";
 
 const maxRules = 4_000;
+/** Schemas looked at, references followed each time: a few that refer to one another twice would be millions. */
+const maxVisits = 20_000;
 const maxDepth = 60;
 const maxEbnfCharacters = 200_000;
 /** Longer strings and arrays than this are not generated, whatever the schema allows. */
@@ -83,6 +85,7 @@ class SchemaCompiler {
   /** Rules of schemas that $ref names, by pointer; null: no value. */
   private readonly named = new Map<string, string>();
   private count = 0;
+  private visits = 0;
 
   constructor(document: Schema) {
     this.document = document;
@@ -101,6 +104,7 @@ class SchemaCompiler {
   /** `open`: the references that were followed since the last brace, bracket or comma. */
   private value(schema: unknown, path: string, depth: number, open: readonly string[]): Built {
     if (!isSchema(schema)) throw new UnsupportedSchema(path, "a schema is an object or a boolean");
+    if (++this.visits > maxVisits) throw new UnsupportedSchema(path, "the schema is too large, references followed");
     if (depth > maxDepth) throw new UnsupportedSchema(path, "nested too deep");
     if (schema === false) return impossible;
     if (schema === true) return this.any();

@@ -342,5 +342,17 @@ export const refusedSchemas: readonly (readonly [keyword: string, schema: unknow
   ["minProperties", { type: "object", minProperties: 3 }],
   ["prefixItems", { type: "array", items: [s, i] }],
   ["deep", Array.from({ length: 100 }).reduce((inner) => array(inner), i)],
+  [
+    "too large",
+    {
+      $defs: Object.fromEntries(
+        Array.from({ length: 16 }, (_, level) => [
+          `a${level}`,
+          level === 15 ? s : { anyOf: [1, 2].map((minLength) => ({ $ref: `#/$defs/a${level + 1}`, minLength })) },
+        ]),
+      ),
+      $ref: "#/$defs/a0",
+    },
+  ],
   ["pattern", { allOf: [{ ...s, pattern: "^a" }, { pattern: "b$" }] }],
 ];
