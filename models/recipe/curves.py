@@ -10,7 +10,7 @@ COLOURS = "#4269d0 #efb118 #ff725c #6cc5b0 #3ca951 #ff8ab7 #a463f2 #97bbf5 #9c6b
 
 
 def draw(rows, along, title):
-    names = ["held_out"] + [k for k in rows[0] if k not in (along, "held_out", "mtp", "thinking")]
+    names = ["held_out"] + [k for k in rows[0] if k not in (along, "held_out", "mtp", "load", "thinking")]
     last = max(r[along] for r in rows) or 1
     low = min(.9, min(r[n] for r in rows for n in names))
 

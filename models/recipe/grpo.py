@@ -9,7 +9,7 @@ in proportion to how often it fails, and nearly every group is mixed. A group st
 New questions are of a kind in proportion to how often it failed lately, and never less than the floor.
 Reward = right + well-formed, each 0 or 1; advantage = reward standardised inside its group; groups that agree teach nothing and are left out.
 The answers are packed as in training and the policy takes `--minibatches` clipped steps on them, with a small KL to where it began.
-The objective is averaged over tokens. The MTP layer follows the policy on the sampled text, detached, so that its guesses stay good.
+The experts' biases go on being balanced, on a row of all kinds. The objective is averaged over tokens. The MTP layer follows the policy on the sampled text, detached, so that its guesses stay good.
 """
 import argparse
 import copy
@@ -27,7 +27,7 @@ import tasks
 from evaluate import LocalEvaluator
 from export import load_model, write_folder
 from sampler import Sampler
-from train import EVAL_SEED
+from train import EVAL_SEED, balance
 
 LENGTH, MOST = 896, 576
 FLOOR, MEMORY, WARM_UP = .02, .8, 10  # least weight of a kind; how much of its failure rate lasts an iteration; iterations of rising rate
@@ -102,6 +102,19 @@ def packs(samples, tokens, device):
             advantage.to(device)[1:], torch.from_numpy(mask).to(device)[1:] > 0]
 
 
+def even_row(rng, tokens, device):
+    """A row of the training stream's own documents, every kind equally often, to see the experts' loads on."""
+    documents, size = [], 0
+    while True:
+        task = tasks.training_task(rng, evenly=True)
+        prompt, response = chat.prompt_ids(task.messages, task.thinking), chat.response_ids(task)
+        if len(prompt) + len(response) <= LENGTH:
+            if size + len(prompt) + len(response) > tokens:
+                return next(packs(documents, tokens, device))
+            documents.append((prompt, response, 0.))
+            size += len(prompt) + len(response)
+
+
 def padding_documents(bounds, position, used, tokens):
     """Padding cut into documents no longer than LENGTH, since attention is told that nothing is longer."""
     cuts = list(range(used, tokens, LENGTH)) + [tokens]
@@ -129,6 +142,7 @@ def main():
     p.add_argument("--group", type=int, default=16)
     p.add_argument("--batch", type=int, default=768, help="of the sampler")
     p.add_argument("--rate", type=float, default=2e-5)
+    p.add_argument("--bias-rate", type=float, default=1e-3, help="by which the experts' biases go on moving, each iteration")
     p.add_argument("--clip", type=float, default=.2)
     p.add_argument("--beta", type=float, default=1e-3)
     p.add_argument("--minibatches", type=int, default=4)
@@ -230,6 +244,8 @@ def main():
                 stats += torch.stack(((kl.detach() * mask).sum(), (clipped * mask).sum())) / count
             norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.))
             optimizer.step()
+        with torch.no_grad():
+            balance(model, model(*even_row(rng, args.tokens, device)[:3], LENGTH, dtype)[2], args.bias_rate)
         kl, clipped = (stats / max(1, -(-len(rows) // size))).tolist()
         row = {"iteration": iteration, "right": round(sum(right for _, right in new) / len(new), 4),
                "groups": len(hard), "mixed_groups": int((spread > 0).sum()), "groups_right": round(float(r[..., 0].mean()), 4) if hard else 0.,

@@ -14,6 +14,7 @@ import chat
 import data
 import evaluate
 import export
+import grpo
 import tasks
 from model import Model, load_config
 from sampler import Sampler, teacher_forced
@@ -138,6 +139,28 @@ class Architecture(unittest.TestCase):
             h = forward(model, [prompt + response])[0]
             greedy = model.lm_head(h).argmax(-1)[len(prompt) - 1:-1].tolist()
             self.assertEqual(greedy, response)
+
+    def test_grouping_by_length_keeps_each_answer_with_its_question(self):
+        model, rng = tiny_model(), random.Random(3)
+        chosen = grpo.questions(rng, {"cmp": .5, "word": .1, "chat": 0.}, 5, 0.)
+        sampler = Sampler(model.c, 2, grpo.LENGTH, "cpu", torch.float32)
+        sampler.load(model)
+        for (task, prompt), said in zip(chosen, grpo.answers(sampler, chosen, 0.)):
+            self.assertFalse(tasks.held_out(task.question))
+            self.assertEqual(said[:12], sampler.generate([prompt], 12)[0])
+
+    def test_balancing_evens_the_load_on_all_kinds(self):
+        model = tiny_model()
+
+        def worst(seed):
+            loads = model(*grpo.even_row(random.Random(seed), 1536, "cpu")[:3], grpo.LENGTH, torch.float32)[2].float()
+            return float((loads.amax(1) / loads.mean(1)).max()), loads
+
+        with torch.no_grad():
+            before = worst(0)[0]
+            for seed in range(1, 16):
+                grpo.balance(model, worst(seed)[1], 3e-2)
+            self.assertLess(worst(0)[0], before * .8)
 
     def test_mtp_rate_and_loads_count_every_token(self):
         model = tiny_model()

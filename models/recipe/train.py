@@ -74,7 +74,7 @@ def main():
     p.add_argument("--workers", type=int, default=4)
     p.add_argument("--muon-rate", type=float, default=.02)
     p.add_argument("--adam-rate", type=float, default=3e-3)
-    p.add_argument("--bias-rate", type=float, default=2e-3)
+    p.add_argument("--bias-rate", type=float, default=1e-2, help="a tenth of it at the end; a low one lets experts die in the first steps")
     p.add_argument("--eval-seconds", type=float, default=120)
     p.add_argument("--eval-each", type=int, default=32)
     p.add_argument("--eval-batch", type=int, default=512)
