@@ -94,7 +94,6 @@ struct StepShape {
   int logit_rows;
   bool digests;
   bool logits;
-  bool samples;         // at least one row
   bool reports_layers;  // when_done is used
 };
 

@@ -12,8 +12,10 @@
 #include "backend/cuda/open_cuda_backend.h"
 #include "graph/error.h"
 #include "graph/model.h"
+#include "graph/test_step.h"
 
 using namespace pelagic;
+using namespace pelagic::test;
 
 namespace {
 
@@ -42,39 +44,14 @@ std::vector<Tokens> prompts() {
 }
 
 // Rows [start, start + count) of a sequence.
-struct Rows {
-  const Tokens* tokens;
-  int start;
-  int count;
-  Tokens blocks;
-};
-
-StepResult run(Model& model, const std::vector<Rows>& sequences) {
-  Tokens tokens, counts, starts, lengths, table, offsets = {0}, logit_rows;
-  for (const Rows& rows : sequences) {
-    tokens.insert(tokens.end(), rows.tokens->begin() + rows.start, rows.tokens->begin() + rows.start + rows.count);
-    counts.push_back(static_cast<std::uint32_t>(rows.count));
-    starts.push_back(static_cast<std::uint32_t>(rows.start));
-    lengths.push_back(static_cast<std::uint32_t>(rows.tokens->size()));
-    table.insert(table.end(), rows.blocks.begin(), rows.blocks.end());
-    offsets.push_back(static_cast<std::uint32_t>(table.size()));
-  }
-  for (std::uint32_t i = 0; i < tokens.size(); ++i) logit_rows.push_back(i);
-  const SamplingParams greedy;
-  const std::vector<const SamplingParams*> sampling(tokens.size(), &greedy);
-  StepResult result;
-  model.step({.tokens = tokens,
-              .row_counts = counts,
-              .start_positions = starts,
-              .prompt_lengths = lengths,
-              .block_table = table,
-              .block_offsets = offsets,
-              .logit_rows = logit_rows,
-              .sampling = sampling,
-              .digests = true},
-             {}, result);
-  return result;
+SequenceRows rows_of(const Tokens& tokens, int start, int count, Tokens blocks) {
+  return {std::span(tokens).subspan(static_cast<std::size_t>(start), static_cast<std::size_t>(count)), start,
+          std::move(blocks), static_cast<std::uint32_t>(tokens.size())};
 }
+SequenceRows all_rows(const Tokens& tokens, Tokens blocks) {
+  return rows_of(tokens, 0, static_cast<int>(tokens.size()), std::move(blocks));
+}
+StepResult run(Model& model, const std::vector<SequenceRows>& sequences) { return run_rows(model, sequences, false); }
 
 // Out of order, and no two sequences' beside one another; `set` gives others.
 Tokens blocks_of(int sequence, int set = 0) {
@@ -110,7 +87,7 @@ Bits in_chunks(Model& model, const Tokens& tokens, const Tokens& blocks, const s
   int start = 0;
   for (std::size_t i = 0; start < total; ++i) {
     const int count = std::min(chunks[std::min(i, chunks.size() - 1)], total - start);
-    const StepResult result = run(model, {{&tokens, start, count, blocks}});
+    const StepResult result = run(model, {rows_of(tokens, start, count, blocks)});
     bits.digests.insert(bits.digests.end(), result.digests.begin(), result.digests.end());
     start += count;
   }
@@ -141,19 +118,17 @@ void check_rows(Model& model, const std::vector<Tokens>& all) {
   expect(same({1}), "token by token");
 
   // All of them in one call, each a run of its own length.
-  std::vector<Rows> batch;
-  for (int s = static_cast<int>(all.size()) - 1; s >= 0; --s)
-    batch.push_back({&all[static_cast<std::size_t>(s)], 0, static_cast<int>(all[static_cast<std::size_t>(s)].size()),
-                     blocks_of(s, 1)});
+  std::vector<SequenceRows> batch;
+  for (std::size_t s = all.size(); s-- > 0;) batch.push_back(all_rows(all[s], blocks_of(static_cast<int>(s), 1)));
   const StepResult together = run(model, batch);
   bool equal = true;
   std::size_t at = 0;
-  for (const Rows& rows : batch) {
-    const Bits& expected = alone[static_cast<std::size_t>(rows.tokens - all.data())];
+  for (std::size_t i = 0; i < batch.size(); ++i) {
+    const Bits& expected = alone[all.size() - 1 - i];
     equal = equal && std::equal(expected.digests.begin(), expected.digests.end(),
                                 together.digests.begin() + static_cast<std::ptrdiff_t>(at));
-    equal = equal && latents(model, rows.blocks, rows.count) == expected.latents;
-    at += static_cast<std::size_t>(rows.count);
+    equal = equal && latents(model, batch[i].blocks, static_cast<int>(batch[i].tokens.size())) == expected.latents;
+    at += batch[i].tokens.size();
   }
   expect(equal, "all prompts in one call");
 
@@ -174,15 +149,14 @@ void check_rows(Model& model, const std::vector<Tokens>& all) {
     }
   }
   model.copy_block(from[0], to[0]);
-  const StepResult resumed = run(model, {{&tokens, last, 1, to}});
+  const StepResult resumed = run(model, {rows_of(tokens, last, 1, to)});
   expect(sums && resumed.digests[0] == alone.back().digests.back(), "after latents were moved");
 }
 
 std::vector<Tokens> answers(Model& model, const std::vector<Tokens>& all) {
   std::vector<Tokens> sequences = all, out(all.size());
-  std::vector<Rows> first;
-  for (std::size_t s = 0; s < all.size(); ++s)
-    first.push_back({&sequences[s], 0, static_cast<int>(all[s].size()), blocks_of(static_cast<int>(s))});
+  std::vector<SequenceRows> first;
+  for (std::size_t s = 0; s < all.size(); ++s) first.push_back(all_rows(all[s], blocks_of(static_cast<int>(s))));
   const StepResult result = run(model, first);
   std::size_t at = 0;
   std::vector<std::uint32_t> next;
@@ -191,13 +165,14 @@ std::vector<Tokens> answers(Model& model, const std::vector<Tokens>& all) {
     next.push_back(static_cast<std::uint32_t>(result.samples[at - 1].token));
   }
   for (int i = 0; i < kAnswerTokens; ++i) {
-    std::vector<Rows> rows;
+    std::vector<SequenceRows> rows;
     for (std::size_t s = 0; s < all.size(); ++s) {
       out[s].push_back(next[s]);
       sequences[s].push_back(next[s]);
     }
     for (std::size_t s = 0; s < all.size(); ++s)
-      rows.push_back({&sequences[s], static_cast<int>(sequences[s].size()) - 1, 1, blocks_of(static_cast<int>(s))});
+      rows.push_back(
+          rows_of(sequences[s], static_cast<int>(sequences[s].size()) - 1, 1, blocks_of(static_cast<int>(s))));
     const StepResult step = run(model, rows);
     for (std::size_t s = 0; s < all.size(); ++s) next[s] = static_cast<std::uint32_t>(step.samples[s].token);
   }

@@ -17,8 +17,10 @@
 #include "backend/cuda/open_cuda_backend.h"
 #include "graph/error.h"
 #include "graph/model.h"
+#include "graph/test_step.h"
 
 using namespace pelagic;
+using namespace pelagic::test;
 
 namespace {
 
@@ -63,42 +65,6 @@ Golden read_golden(const std::filesystem::path& path) {
   return golden;
 }
 
-// Rows of one sequence in one call.
-struct Rows {
-  std::span<const std::uint32_t> tokens;
-  int start;
-  std::vector<std::uint32_t> blocks;
-};
-
-// One step over the sequences' rows, with logits, digests and a greedy choice for every row.
-StepResult run(Model& model, const std::vector<Rows>& sequences) {
-  std::vector<std::uint32_t> tokens, counts, starts, prompts, table, offsets = {0}, logit_rows;
-  for (const Rows& rows : sequences) {
-    tokens.insert(tokens.end(), rows.tokens.begin(), rows.tokens.end());
-    counts.push_back(static_cast<std::uint32_t>(rows.tokens.size()));
-    starts.push_back(static_cast<std::uint32_t>(rows.start));
-    prompts.push_back(1);
-    table.insert(table.end(), rows.blocks.begin(), rows.blocks.end());
-    offsets.push_back(static_cast<std::uint32_t>(table.size()));
-  }
-  for (std::uint32_t i = 0; i < tokens.size(); ++i) logit_rows.push_back(i);
-  const SamplingParams greedy;
-  const std::vector<const SamplingParams*> sampling(tokens.size(), &greedy);
-  StepResult result;
-  model.step({.tokens = tokens,
-              .row_counts = counts,
-              .start_positions = starts,
-              .prompt_lengths = prompts,
-              .block_table = table,
-              .block_offsets = offsets,
-              .logit_rows = logit_rows,
-              .sampling = sampling,
-              .digests = true,
-              .logits = true},
-             {}, result);
-  return result;
-}
-
 // Blocks of sequence i: scattered over the cache and out of order, so that a mistaken block table shows.
 std::vector<std::uint32_t> blocks_of(int sequence) {
   const std::uint32_t s = static_cast<std::uint32_t>(sequence);
@@ -119,14 +85,14 @@ Computed compute(Model& model, const Golden& golden, const std::vector<int>& chu
   computed.digests.resize(golden.input_ids.size());
   int start = 0;
   for (const int count : chunks) {
-    std::vector<Rows> sequences;
+    std::vector<SequenceRows> sequences;
     for (int s = 0; s < golden.sequences; ++s) {
       const auto tokens =
           std::span(golden.input_ids)
               .subspan(static_cast<std::size_t>(s * golden.length + start), static_cast<std::size_t>(count));
       sequences.push_back({tokens, start, blocks_of(s)});
     }
-    const StepResult result = run(model, sequences);
+    const StepResult result = run_rows(model, sequences, true);
     for (int s = 0; s < golden.sequences; ++s) {
       for (int r = 0; r < count; ++r) {
         const int from = s * count + r;
@@ -153,11 +119,12 @@ bool greedy_equal(Model& model, const Golden& golden) {
     const auto prompt = std::span(golden.greedy_prompt)
                             .subspan(static_cast<std::size_t>(s * golden.prompt_length),
                                      static_cast<std::size_t>(golden.prompt_length));
-    std::uint32_t token = static_cast<std::uint32_t>(run(model, {{prompt, 0, blocks_of(s)}}).samples.back().token);
+    std::uint32_t token =
+        static_cast<std::uint32_t>(run_rows(model, {{prompt, 0, blocks_of(s)}}, true).samples.back().token);
     for (int i = 0; i < golden.greedy_length; ++i) {
       if (token != golden.greedy_tokens[static_cast<std::size_t>(s * golden.greedy_length + i)]) return false;
       token = static_cast<std::uint32_t>(
-          run(model, {{{&token, 1}, golden.prompt_length + i, blocks_of(s)}}).samples[0].token);
+          run_rows(model, {{{&token, 1}, golden.prompt_length + i, blocks_of(s)}}, true).samples[0].token);
     }
   }
   return true;

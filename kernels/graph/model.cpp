@@ -353,8 +353,6 @@ void Model::compute(const StepBatch& batch, const std::function<void(int)>& on_l
                         .logit_rows = logit_rows,
                         .digests = batch.digests,
                         .logits = batch.logits,
-                        .samples = std::any_of(batch.sampling.begin(), batch.sampling.end(),
-                                               [](const SamplingParams* params) { return params != nullptr; }),
                         .reports_layers = static_cast<bool>(on_layer)});
   backend_->embed(*weights_.embedding, batch.tokens, work.x);
   for (int index = 0; index < layer_count; ++index) {
