@@ -3,6 +3,7 @@ import { spawn } from "node:child_process";
 import { closeSync, mkdirSync, openSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { InvalidArgumentError, Option, type Command } from "commander";
+import type { Backend } from "../lib/engine/native.ts";
 import { askQuestion, requestBody, type Answer } from "./chat-client.ts";
 import { CliError, messageOf } from "./cli-error.ts";
 import { interruptedExitCode, onInterrupt } from "./interrupt.ts";
@@ -28,7 +29,7 @@ interface UpOptions {
   threads?: number;
   kvBlocks?: number;
   kvDtype?: "float32" | "bfloat16";
-  backend?: "cpu" | "cuda";
+  backend?: Backend;
 }
 
 /** What the running stack tells its user, and with --json the last event of the start. */

@@ -1,6 +1,6 @@
 // The decode process: owns requests from dispatch to last token, receives prompts' latents, samples.
 import { z } from "zod";
-import { type ConstraintMaker, DecodeWorker } from "../lib/engine/decode-worker.ts";
+import { DecodeWorker } from "../lib/engine/decode-worker.ts";
 import { RowServer } from "../lib/engine/row-server.ts";
 import { decodeFields, workerFields } from "../lib/engine/worker-config.ts";
 import { WorkerCore } from "../lib/engine/worker-core.ts";
@@ -8,19 +8,9 @@ import { observeDecode, observeRowServer, observeWorker } from "../lib/engine/wo
 import { GrammarConstraint } from "../lib/grammar/constraint.ts";
 import { GrammarCompiler } from "../lib/grammar/matcher.ts";
 import { grammarVocabulary } from "../lib/grammar/vocabulary.ts";
-import { loadTokenizerFiles, type TokenizerJson } from "../lib/model/folder.ts";
 import { busFields, processFields } from "../lib/runtime/config.ts";
 import { runProcess } from "../lib/runtime/process.ts";
 import { openWorkerPorts } from "../lib/runtime/worker-ports.ts";
-
-/** The vocabulary is made ready with the first request that needs it. */
-function constraintMaker(json: TokenizerJson, vocabularySize: number): ConstraintMaker {
-  let compiler: GrammarCompiler | undefined;
-  return (spec) => {
-    compiler ??= new GrammarCompiler(grammarVocabulary(json, vocabularySize));
-    return new GrammarConstraint(compiler, vocabularySize, spec);
-  };
-}
 
 await runProcess({
   name: "decode",
@@ -35,9 +25,10 @@ await runProcess({
     const core = await WorkerCore.load("decode", config, metricsPort, control, log);
     loaded = core;
     onStop(() => core.stop());
-    const tokenizer = loadTokenizerFiles(config.model);
+    const { vocabSize } = core.runner.info;
+    const compiler = new GrammarCompiler(() => grammarVocabulary(config.model, vocabSize));
     const worker = new DecodeWorker(core, control, data, {
-      ...(tokenizer && { constraints: constraintMaker(tokenizer.json, core.runner.info.vocabSize) }),
+      constraints: (spec) => new GrammarConstraint(compiler, vocabSize, spec),
       localPrefillTokens: config.localPrefillTokens,
       receiveBudgetBytes: config.receiveBudgetMib * 1024 * 1024,
     });

@@ -6,7 +6,7 @@ import type { Constraint, Sampling } from "../lib/contracts/messages.ts";
 import type { TextFormat } from "../lib/grammar/text-format.ts";
 import type { EncodedPrompt, PromptMessage } from "./prompt-encoder.ts";
 import type { ServedModel } from "./served-model.ts";
-import type { ChatJob, TokenizerJob } from "./tokenizer-pool.ts";
+import type { TokenizerJob } from "./tokenizer-pool.ts";
 
 /** Below it every other token's probability is 0 in float32, or dividing by it overflows: greedy by another name. */
 const greedyBelowTemperature = 1e-4;
@@ -22,15 +22,22 @@ export interface GenerationPlan {
   stopTokenIds: number[];
 }
 
-export type PromptSource = { tokens: Uint32Array } | { job: TokenizerJob; bytes: number };
+/** `bytes`: of all its text. */
+export interface TextSource {
+  job: TokenizerJob;
+  bytes: number;
+}
+export type PromptSource = { tokens: Uint32Array } | TextSource;
 
-export function thinkingWanted(request: Pick<ChatCompletionRequest, "thinking" | "chat_template_kwargs">): boolean {
+type Conversation = Pick<ChatCompletionRequest, "messages" | "thinking" | "chat_template_kwargs">;
+
+export function thinkingWanted(request: Omit<Conversation, "messages">): boolean {
   if (request.thinking) return request.thinking.type !== "disabled";
   const kwargs = request.chat_template_kwargs;
   return kwargs?.thinking ?? kwargs?.enable_thinking ?? true;
 }
 
-export function chatPrompt(request: ChatCompletionRequest, model: ServedModel): PromptSource {
+export function chatPrompt(request: Conversation, model: ServedModel): TextSource {
   if (model.table === null) {
     throw new PelagicError(
       "invalid_request",
@@ -40,12 +47,9 @@ export function chatPrompt(request: ChatCompletionRequest, model: ServedModel): 
       },
     );
   }
-  const job = chatJob(request);
-  return { job, bytes: job.prompt.messages.reduce((sum, message) => sum + Buffer.byteLength(message.content), 0) };
-}
-
-export function chatJob(request: Pick<ChatCompletionRequest, "messages" | "thinking" | "chat_template_kwargs">): ChatJob {
-  return { kind: "chat", prompt: { messages: request.messages.map(promptMessage), thinking: thinkingWanted(request) } };
+  const messages = request.messages.map(promptMessage);
+  const bytes = messages.reduce((sum, message) => sum + Buffer.byteLength(message.content), 0);
+  return { job: { kind: "chat", prompt: { messages, thinking: thinkingWanted(request) } }, bytes };
 }
 
 export function completionPrompt(request: CompletionRequest, model: ServedModel): PromptSource {

@@ -1,6 +1,8 @@
-// Reads a request's JSON body within bounds: its own size, the bytes of all bodies held at once, and the depth of its nesting.
+// Reads a request's JSON body within bounds (its own size, the bytes of all bodies held at once, the depth of its nesting) and by its schema.
 import type { IncomingMessage } from "node:http";
+import type { z } from "zod";
 import { PelagicError } from "../lib/contracts/errors.ts";
+import { firstIssue, oversizedField } from "../lib/contracts/http.ts";
 
 const maxDepth = 64;
 
@@ -101,4 +103,14 @@ function checkDepth(bytes: Buffer): void {
       depth--;
     }
   }
+}
+
+/** The body as its schema has it; throws `invalid_request` with the field at fault. */
+export function parseBody<S extends z.ZodType>(schema: S, body: Record<string, unknown>): z.output<S> {
+  const oversized = oversizedField(body);
+  if (oversized !== null) throw new PelagicError("invalid_request", `${oversized}: too many entries`, { param: oversized });
+  const parsed = schema.safeParse(body);
+  if (parsed.success) return parsed.data;
+  const { param, message } = firstIssue(parsed.error);
+  throw new PelagicError("invalid_request", message, { param });
 }

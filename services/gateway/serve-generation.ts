@@ -5,7 +5,7 @@ import type { Request, Response } from "express";
 import type { Log } from "../lib/contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
 import type { TextFormat } from "../lib/grammar/text-format.ts";
-import { ChatCompletionRequest, CompletionRequest, firstIssue, oversizedField, type Usage, unknownFields } from "../lib/contracts/http.ts";
+import { ChatCompletionRequest, CompletionRequest, type Usage, unknownFields } from "../lib/contracts/http.ts";
 import type { z } from "zod";
 import type { Admission } from "./admission.ts";
 import { type AnswerFormat, ChatFormat, CompletionFormat, type FinishReason, type TokenReport } from "./answer-format.ts";
@@ -24,7 +24,7 @@ import {
   wantedFormat,
 } from "./generation-plan.ts";
 import { errorBody, sendError } from "./http-error.ts";
-import { type ByteBudget, readJsonBody } from "./json-body.ts";
+import { type ByteBudget, parseBody, readJsonBody } from "./json-body.ts";
 import { OutputAssembler, type OutputPiece } from "./output-assembler.ts";
 import type { EncodedPrompt } from "./prompt-encoder.ts";
 import { RequestRouting } from "./request-routing.ts";
@@ -194,20 +194,14 @@ function validate<S extends typeof ChatCompletionRequest | typeof CompletionRequ
   schema: S,
   body: Record<string, unknown>,
 ): z.output<S> {
-  const oversized = oversizedField(body);
-  if (oversized !== null) throw new PelagicError("invalid_request", `${oversized}: too many entries`, { param: oversized });
-  const parsed = schema.safeParse(body);
-  if (!parsed.success) {
-    const { param, message } = firstIssue(parsed.error);
-    throw new PelagicError("invalid_request", message, { param });
-  }
-  checkModelName(gateway.model, parsed.data.model, "model");
-  if (parsed.data.pelagic && !gateway.debug) {
+  const request = parseBody(schema, body) as z.output<S>;
+  checkModelName(gateway.model, request.model, "model");
+  if (request.pelagic && !gateway.debug) {
     throw new PelagicError("invalid_request", "pelagic: only with PELAGIC_DEBUG=1", { param: "pelagic" });
   }
   const unknown = unknownFields(schema, body).length;
   if (unknown > 0) gateway.metrics.ignoredFields.inc(unknown);
-  return parsed.data as z.output<S>;
+  return request;
 }
 
 /** The context that some ready decode worker has (the router asks nobody for more than it has); refuses early where none is. An outage of the bus is waited for later. */

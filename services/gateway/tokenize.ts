@@ -2,23 +2,24 @@
 import type { Request, Response } from "express";
 import type { z } from "zod";
 import { PelagicError } from "../lib/contracts/errors.ts";
-import { type Detokenized, DetokenizeRequest, firstIssue, oversizedField, type Tokenized, TokenizeRequest } from "../lib/contracts/http.ts";
+import { type Detokenized, DetokenizeRequest, type Tokenized, TokenizeRequest } from "../lib/contracts/http.ts";
 import type { TokenTable } from "../lib/model/token-table.ts";
-import { chatJob, checkPromptBytes, checkTokenId } from "./generation-plan.ts";
-import { readJsonBody } from "./json-body.ts";
+import { chatPrompt, checkPromptBytes, checkTokenId, type TextSource } from "./generation-plan.ts";
+import { parseBody, readJsonBody } from "./json-body.ts";
 import { type Gateway, servedContext } from "./serve-generation.ts";
 import { checkModelName } from "./served-model.ts";
-import type { TokenizerJob } from "./tokenizer-pool.ts";
+import type { Encoder } from "./tokenizer-pool.ts";
 
 export function tokenize(gateway: Gateway, request: Request, response: Response): Promise<void> {
-  return answer(gateway, TokenizeRequest, request, async (body, signal) => {
-    const table = tableOf(gateway);
-    const job: TokenizerJob = body.messages
-      ? chatJob({ messages: body.messages, chat_template_kwargs: body.chat_template_kwargs })
-      : { kind: "text", text: body.prompt ?? "", special: body.add_special_tokens ?? true };
+  return answer(gateway, TokenizeRequest, request, async (body, { encoder, table, signal }) => {
+    const { messages, chat_template_kwargs, prompt, add_special_tokens } = body;
+    const text = prompt ?? "";
+    const source: TextSource = messages
+      ? chatPrompt({ messages, chat_template_kwargs }, gateway.model)
+      : { job: { kind: "text", text, special: add_special_tokens ?? true }, bytes: Buffer.byteLength(text) };
     const maxPositions = servedContext(gateway);
-    if (job.kind === "text" && maxPositions !== null) checkPromptBytes(Buffer.byteLength(job.text), gateway.model, maxPositions);
-    const { tokens } = (await gateway.encoder?.encode(job, { signal, timeoutMs: gateway.limits.deadlineMs })) ?? { tokens: [] };
+    if (maxPositions !== null) checkPromptBytes(source.bytes, gateway.model, maxPositions);
+    const { tokens } = await encoder.encode(source.job, { signal, timeoutMs: gateway.limits.deadlineMs });
     response.json({
       count: tokens.length,
       max_model_len: maxPositions,
@@ -29,8 +30,7 @@ export function tokenize(gateway: Gateway, request: Request, response: Response)
 }
 
 export function detokenize(gateway: Gateway, request: Request, response: Response): Promise<void> {
-  return answer(gateway, DetokenizeRequest, request, ({ tokens }) => {
-    const table = tableOf(gateway);
+  return answer(gateway, DetokenizeRequest, request, ({ tokens }, { table }) => {
     for (const id of tokens) checkTokenId(id, gateway.model, "tokens");
     response.json({ prompt: textOf(table, tokens) } satisfies Detokenized);
     return Promise.resolve();
@@ -41,34 +41,24 @@ async function answer<S extends z.ZodType<{ model?: string | null }>>(
   gateway: Gateway,
   schema: S,
   request: Request,
-  respond: (body: z.output<S>, signal: AbortSignal) => Promise<void>,
+  respond: (body: z.output<S>, by: { encoder: Encoder; table: TokenTable; signal: AbortSignal }) => Promise<void>,
 ): Promise<void> {
   const gone = new AbortController();
   request.res?.on("close", () => gone.abort());
-  const { body, release } = await readJsonBody(request, gateway.limits.maxBodyBytes, gateway.bodyBudget);
+  const read = await readJsonBody(request, gateway.limits.maxBodyBytes, gateway.bodyBudget);
+  let leave = () => {};
   try {
-    const leave = gateway.admission.enter();
-    try {
-      const oversized = oversizedField(body);
-      if (oversized !== null) throw new PelagicError("invalid_request", `${oversized}: too many entries`, { param: oversized });
-      const parsed = schema.safeParse(body);
-      if (!parsed.success) {
-        const { param, message } = firstIssue(parsed.error);
-        throw new PelagicError("invalid_request", message, { param });
-      }
-      if (parsed.data.model) checkModelName(gateway.model, parsed.data.model, "model");
-      await respond(parsed.data, gone.signal);
-    } finally {
-      leave();
-    }
+    leave = gateway.admission.enter();
+    const body = parseBody(schema, read.body);
+    if (body.model) checkModelName(gateway.model, body.model, "model");
+    const { encoder, model } = gateway;
+    if (encoder === null || model.table === null)
+      throw new PelagicError("invalid_request", `the model ${model.name} has no tokenizer.json`);
+    await respond(body, { encoder, table: model.table, signal: gone.signal });
   } finally {
-    release();
+    leave();
+    read.release();
   }
-}
-
-function tableOf({ model }: Gateway): TokenTable {
-  if (model.table === null) throw new PelagicError("invalid_request", `the model ${model.name} has no tokenizer.json`);
-  return model.table;
 }
 
 /** Bytes that are no UTF-8, such as half a character, become replacement characters. */

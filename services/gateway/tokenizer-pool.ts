@@ -5,18 +5,13 @@ import type { Log } from "../lib/contracts/bus.ts";
 import type { TextFormat } from "../lib/grammar/text-format.ts";
 import type { ChatPrompt, EncodedPrompt } from "./prompt-encoder.ts";
 
-/** `ids`: the prompt is tokens already, only the format is wanted. */
-export type TokenizerJob = (TextJob | ChatJob | { kind: "ids" }) & { format?: TextFormat };
-export interface ChatJob {
-  kind: "chat";
-  prompt: ChatPrompt;
-}
-export interface TextJob {
-  kind: "text";
-  text: string;
-  /** false: without the beginning of sentence that the model wants. */
-  special?: boolean;
-}
+export type TokenizerJob = { format?: TextFormat } & (
+  | { kind: "chat"; prompt: ChatPrompt }
+  /** `special` false: without the beginning of sentence that the model wants. */
+  | { kind: "text"; text: string; special?: boolean }
+  /** The prompt is tokens already: only the format is wanted. */
+  | { kind: "ids" }
+);
 export type TokenizerAnswer = { prompt: EncodedPrompt } | { error: { code: ErrorCode; message: string; param?: string } };
 export interface TokenizerWorkerData {
   modelPath: string;

@@ -4,7 +4,7 @@ import { PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
 import { type TextFormat, formatEbnf } from "../lib/grammar/text-format.ts";
 import { GrammarCompiler } from "../lib/grammar/matcher.ts";
 import { grammarVocabulary } from "../lib/grammar/vocabulary.ts";
-import { loadTokenizerFiles, type TokenizerFiles } from "../lib/model/folder.ts";
+import { loadTokenizerFiles } from "../lib/model/folder.ts";
 import { type EncodedPrompt, PromptEncoder } from "./prompt-encoder.ts";
 import type { TokenizerAnswer, TokenizerJob, TokenizerWorkerData } from "./tokenizer-pool.ts";
 
@@ -15,7 +15,7 @@ const files = loadTokenizerFiles(modelPath);
 if (files === null) throw new Error(`${modelPath} has no tokenizer.json`);
 const encoder = new PromptEncoder(files);
 
-let compiler: GrammarCompiler | undefined;
+const compiler = new GrammarCompiler(() => grammarVocabulary(modelPath, vocabularySize));
 
 function encode(job: TokenizerJob): EncodedPrompt {
   switch (job.kind) {
@@ -31,7 +31,6 @@ function encode(job: TokenizerJob): EncodedPrompt {
 /** Compiled here first: what takes too long or too much costs a thread of the gateway, and no decode worker. */
 async function grammarOf(format: TextFormat, insideThink: boolean): Promise<string> {
   const grammar = formatEbnf(format, insideThink);
-  compiler ??= new GrammarCompiler(grammarVocabulary((files as TokenizerFiles).json, vocabularySize));
   try {
     (await compiler.matcher(grammar, [0])).dispose();
   } catch (error) {
@@ -43,16 +42,16 @@ async function grammarOf(format: TextFormat, insideThink: boolean): Promise<stri
   return grammar;
 }
 
-async function answer(job: TokenizerJob): Promise<void> {
+const answer = async (job: TokenizerJob): Promise<void> => {
   try {
     const prompt = encode(job);
     if (job.format !== undefined) prompt.grammar = await grammarOf(job.format, prompt.insideThink);
-    port?.postMessage({ prompt } satisfies TokenizerAnswer, [prompt.tokens.buffer as ArrayBuffer]);
+    port.postMessage({ prompt } satisfies TokenizerAnswer, [prompt.tokens.buffer as ArrayBuffer]);
   } catch (error) {
     const { code, message, param } = toPelagicError(error);
-    port?.postMessage({ error: { code, message, param } } satisfies TokenizerAnswer);
+    port.postMessage({ error: { code, message, param } } satisfies TokenizerAnswer);
   }
-}
+};
 
 port.on("message", (job: TokenizerJob) => void answer(job));
 port.postMessage("ready");

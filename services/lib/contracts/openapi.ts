@@ -38,12 +38,12 @@ function errors(...codes: ErrorCode[]): Record<string, object> {
   );
 }
 
-function generation(
+function post(
   operationId: string,
   summary: string,
   request: keyof typeof named,
-  answer: keyof typeof named,
-  chunk: keyof typeof named,
+  answer: { description: string; content: object },
+  ...codes: ErrorCode[]
 ) {
   return {
     post: {
@@ -51,10 +51,7 @@ function generation(
       summary,
       requestBody: { required: true, content: json(request) },
       responses: {
-        200: {
-          description: `The answer; with stream: true, server-sent events, each a ${chunk} or an ErrorBody, then [DONE].`,
-          content: { ...json(answer), "text/event-stream": { schema: { type: "string" } } },
-        },
+        200: answer,
         ...errors(
           "invalid_request",
           "context_length_exceeded",
@@ -63,38 +60,38 @@ function generation(
           "request_too_large",
           "overloaded",
           "internal",
-          "no_workers",
-          "bus_unavailable",
-          "worker_lost",
-          "shutting_down",
-          "deadline_exceeded",
+          ...codes,
         ),
       },
     },
   };
 }
 
-function tool(operationId: string, summary: string, request: keyof typeof named, answer: keyof typeof named) {
-  return {
-    post: {
-      operationId,
-      summary,
-      requestBody: { required: true, content: json(request) },
-      responses: {
-        200: { description: "OK", content: json(answer) },
-        ...errors(
-          "invalid_request",
-          "context_length_exceeded",
-          "model_not_found",
-          "method_not_allowed",
-          "request_too_large",
-          "overloaded",
-          "internal",
-          "shutting_down",
-        ),
-      },
+function generation(
+  operationId: string,
+  summary: string,
+  request: keyof typeof named,
+  answer: keyof typeof named,
+  chunk: keyof typeof named,
+) {
+  return post(
+    operationId,
+    summary,
+    request,
+    {
+      description: `The answer; with stream: true, server-sent events, each a ${chunk} or an ErrorBody, then [DONE].`,
+      content: { ...json(answer), "text/event-stream": { schema: { type: "string" } } },
     },
-  };
+    "no_workers",
+    "bus_unavailable",
+    "worker_lost",
+    "shutting_down",
+    "deadline_exceeded",
+  );
+}
+
+function tool(operationId: string, summary: string, request: keyof typeof named, answer: keyof typeof named) {
+  return post(operationId, summary, request, { description: "OK", content: json(answer) }, "shutting_down");
 }
 
 function lookup(operationId: string, summary: string, answer: keyof typeof named, ...codes: ErrorCode[]) {

@@ -20,7 +20,7 @@ export interface DecodeConfig {
   localPrefillTokens: number;
   /** Frame bytes in flight to this worker at most, over all transfers. */
   receiveBudgetBytes: number;
-  /** Makes constraints; absent where there is no tokenizer. */
+  /** Makes constraints; absent: none can be asked for. */
   constraints?: ConstraintMaker;
 }
 
@@ -209,7 +209,7 @@ export class DecodeWorker {
   private constraintOf({ constraint: spec, promptLength }: Dispatch, tokens: Uint32Array): TokenConstraint | undefined {
     if (spec === undefined) return undefined;
     if (this.config.constraints === undefined) {
-      throw new PelagicError("invalid_request", "this worker's model folder has no tokenizer.json: its answers cannot follow a grammar");
+      throw new PelagicError("invalid_request", "this worker's answers cannot follow a grammar");
     }
     const constraint = this.config.constraints(spec);
     for (const token of tokens.subarray(promptLength)) constraint.accept(token);

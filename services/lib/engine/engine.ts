@@ -385,15 +385,10 @@ export class Engine {
     }
   }
 
-  /** Asks the constraints of those who sample in this call. One that cannot say ends its request. */
-  private async constrain(plan: Plan): Promise<void> {
-    const asked = plan.work.flatMap(({ id, firstRow, rowCount }) => {
-      const entry = this.entries.get(id);
-      return entry?.request.constraint && entry.sampling && firstRow + rowCount === entry.length ? [entry] : [];
-    });
-    if (asked.length === 0) return;
+  /** One that cannot say what may come next ends its request. */
+  private async constrain(entries: readonly Entry[]): Promise<void> {
     await Promise.all(
-      asked.map(async (entry) => {
+      entries.map(async (entry) => {
         try {
           entry.allowedTokens = await entry.request.constraint?.allowed();
         } catch (error) {
@@ -404,7 +399,11 @@ export class Engine {
   }
 
   private async step(plan: Plan): Promise<void> {
-    await this.constrain(plan);
+    const constrained = plan.work.flatMap(({ id, firstRow, rowCount }) => {
+      const entry = this.entries.get(id);
+      return entry?.request.constraint && entry.sampling && firstRow + rowCount === entry.length ? [entry] : [];
+    });
+    if (constrained.length > 0) await this.constrain(constrained);
     // A listener may have cancelled while the plan was applied.
     const planned: { entry: Entry; firstRow: number; rowCount: number }[] = [];
     for (const { id, firstRow, rowCount } of plan.work) {
@@ -464,14 +463,17 @@ export class Engine {
       promptLength: request.promptLength,
       blocks: this.blocks.table(request.id),
       logitsFrom: request.logitsFrom ?? (sampling ? end - 1 : end),
-      sampling: sampling && {
-        ...sampling,
-        ...(penalised && {
-          promptTokens: entry.tokens.subarray(0, request.promptLength),
-          outputTokens: entry.tokens.subarray(request.promptLength, entry.length),
-        }),
-        ...(entry.allowedTokens && { allowedTokens: entry.allowedTokens }),
-      },
+      sampling:
+        sampling && (penalised || entry.allowedTokens)
+          ? {
+              ...sampling,
+              ...(penalised && {
+                promptTokens: entry.tokens.subarray(0, request.promptLength),
+                outputTokens: entry.tokens.subarray(request.promptLength, entry.length),
+              }),
+              ...(entry.allowedTokens && { allowedTokens: entry.allowedTokens }),
+            }
+          : sampling,
     };
   }
 

@@ -1,16 +1,8 @@
 // One request's grammar as its answer goes on: nothing is asked of the thought but that it does not end the answer; behind it every token follows
 // the grammar. State is a function of the output so far, so a resumed request replays its tokens and goes on with the same masks.
 import { PelagicError } from "../contracts/errors.ts";
+import type { Constraint } from "../contracts/messages.ts";
 import type { GrammarCompiler, GrammarMatcher } from "./matcher.ts";
-
-export interface ConstraintSpec {
-  /** EBNF, as expression.ts prints it. */
-  grammar: string;
-  /** The grammar begins behind this token; null: with the first output token. */
-  afterToken: number | null;
-  /** Tokens that end the answer; allowed where the text is complete. */
-  endTokenIds: readonly number[];
-}
 
 /** What the engine asks before it samples, and tells after. */
 export interface TokenConstraint {
@@ -22,7 +14,7 @@ export interface TokenConstraint {
 }
 
 export class GrammarConstraint implements TokenConstraint {
-  private readonly spec: ConstraintSpec;
+  private readonly spec: Constraint;
   private readonly vocabularySize: number;
   private readonly matcher: Promise<GrammarMatcher>;
   private begun: boolean;
@@ -30,7 +22,7 @@ export class GrammarConstraint implements TokenConstraint {
   private pending: number[] = [];
   private disposed = false;
 
-  constructor(compiler: GrammarCompiler, vocabularySize: number, spec: ConstraintSpec) {
+  constructor(compiler: GrammarCompiler, vocabularySize: number, spec: Constraint) {
     this.spec = spec;
     this.vocabularySize = vocabularySize;
     this.begun = spec.afterToken === null;

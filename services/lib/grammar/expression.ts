@@ -3,8 +3,8 @@ import { byteRange, classOf, type Range, textOf } from "./ascii.ts";
 
 export type Expression =
   | { kind: "text"; text: string }
-  /** One character of these; `negated`: of all others. */
-  | { kind: "characters"; ranges: readonly Range[]; negated: boolean }
+  /** One character of these. */
+  | { kind: "characters"; ranges: readonly Range[] }
   | { kind: "sequence"; parts: readonly Expression[] }
   | { kind: "either"; choices: readonly Expression[] }
   | { kind: "repeat"; part: Expression; least: number; most: number | null }
@@ -25,7 +25,7 @@ export const repeat = (part: Expression, least: number, most: number | null): Ex
   least === 1 && most === 1 ? part : { kind: "repeat", part, least, most };
 
 /** `characters("a-z_")`: ranges and single characters, as in a regular expression's brackets without escapes. */
-export function characters(set: string, negated = false): Expression {
+export function characters(set: string): Expression {
   const points = [...set].map((character) => character.codePointAt(0) as number);
   const ranges: [number, number][] = [];
   for (let i = 0; i < points.length; i++) {
@@ -34,7 +34,7 @@ export function characters(set: string, negated = false): Expression {
     ranges.push([from, isRange ? (points[i + 2] as number) : from]);
     if (isRange) i += 2;
   }
-  return { kind: "characters", ranges, negated };
+  return { kind: "characters", ranges };
 }
 
 /** XGrammar's EBNF over the bytes of UTF-8, as ascii.ts writes them. */
@@ -47,9 +47,7 @@ function print(expression: Expression): string {
     case "text":
       return `"${textOf(new TextEncoder().encode(expression.text))}"`;
     case "characters": {
-      const sequences = (expression.negated ? complement(expression.ranges) : expression.ranges).flatMap(([from, to]) =>
-        utf8Ranges(from, to),
-      );
+      const sequences = expression.ranges.flatMap(([from, to]) => utf8Ranges(from, to));
       const ascii = sequences.flatMap((bytes) => (bytes.length === 1 ? [classOf(...(bytes[0] as Range))] : []));
       const longer = sequences.filter((bytes) => bytes.length > 1).map((bytes) => bytes.map(byteRange).join(" "));
       const choices = ascii.length === 0 ? longer : [`[${ascii.join("")}]`, ...longer];
@@ -145,7 +143,7 @@ export function productiveRules(grammar: Grammar): ReadonlySet<string> {
       case "text":
         return true;
       case "characters":
-        return expression.negated || expression.ranges.length > 0;
+        return expression.ranges.length > 0;
       case "sequence":
         return expression.parts.every(ends);
       case "either":

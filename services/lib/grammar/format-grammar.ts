@@ -18,7 +18,7 @@ const clock = sequence(upTo(["01", "0-9"], ["2", "0-3"]), text(":"), upTo(["0-5"
 const time = sequence(
   clock,
   optional(sequence(text("."), digits(1, 6))),
-  either(text("Z"), sequence(characters("+-".split("").reverse().join("")), upTo(["0", "0-9"]), text(":"), upTo(["0-5", "0-9"]))),
+  either(text("Z"), sequence(characters("+-"), upTo(["0", "0-9"]), text(":"), upTo(["0-5", "0-9"]))),
 );
 const octet = either(
   sequence(text("25"), characters("0-5")),

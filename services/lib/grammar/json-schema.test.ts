@@ -18,7 +18,7 @@ const tokens: Uint8Array[] = [
   new Uint8Array(0),
   ...words.map((word) => encoder.encode(word)),
 ];
-const compiler = new GrammarCompiler({ size: tokens.length + 3, tokens });
+const compiler = new GrammarCompiler(() => ({ size: tokens.length + 3, tokens }));
 const maxTokens = 3_000;
 
 /** A text that the grammar lets through, or null where the walk grew too long. `eager`: ends where it may, and prefers quotes and brackets that close. */

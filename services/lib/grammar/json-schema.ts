@@ -1,19 +1,7 @@
 // JSON Schema (draft 2020-12 and what came before with the same words) as a grammar whose every text is a value that the schema accepts. Where
 // the grammar has fewer values than the schema, that is by choice: properties come in the schema's order and undeclared ones not at all, white
 // space is fixed, numbers are short. A keyword that would need more is refused by name. Pure.
-import {
-  either,
-  type Expression,
-  empty,
-  type Grammar,
-  optional,
-  productiveRules,
-  repeat,
-  rule,
-  sequence,
-  text,
-  toEbnf,
-} from "./expression.ts";
+import { either, type Expression, empty, type Grammar, optional, productiveRules, repeat, rule, sequence, text } from "./expression.ts";
 import { formats } from "./format-grammar.ts";
 import { integers, numbers, widest } from "./number-grammar.ts";
 import { anyCharacter, patternGrammar, UnsupportedPattern } from "./pattern-grammar.ts";
@@ -36,7 +24,6 @@ const maxRules = 4_000;
 /** Schemas looked at, references followed each time: a few that refer to one another twice would be millions. */
 const maxVisits = 20_000;
 const maxDepth = 60;
-const maxEbnfCharacters = 200_000;
 /** Longer strings and arrays than this are not generated, whatever the schema allows. */
 const maxLength = 4_000;
 const maxItems = 1_000;
@@ -97,7 +84,6 @@ class SchemaCompiler {
     if (root === impossible) throw new UnsupportedSchema("", "no value fits this schema");
     this.rules.set("root", root);
     if (!productiveRules(this.rules).has("root")) throw new UnsupportedSchema("", "every value of this schema would be endless");
-    if (toEbnf(this.rules).length > maxEbnfCharacters) throw new UnsupportedSchema("", "the schema is too large");
     return this.rules;
   }
 
@@ -364,7 +350,7 @@ class SchemaCompiler {
     this.named.set(pointer, name);
     const built = this.value(target, path, depth + 1, [...open, pointer]);
     // Perhaps others refer to it already: a rule that nothing matches.
-    this.rules.set(name, built ?? { kind: "characters", ranges: [], negated: false });
+    this.rules.set(name, built ?? { kind: "characters", ranges: [] });
     return rule(name);
   }
 

@@ -34,11 +34,12 @@ export interface Vocabulary {
 const keptGrammars = 32;
 
 export class GrammarCompiler {
-  private readonly vocabulary: Vocabulary;
+  private readonly vocabulary: () => Vocabulary;
   private readonly compiled = new Map<string, Promise<Xgrammar.CompiledGrammar>>();
   private compiler: Promise<Xgrammar.GrammarCompiler> | undefined;
 
-  constructor(vocabulary: Vocabulary) {
+  /** `vocabulary` is asked for once, with the first grammar. */
+  constructor(vocabulary: () => Vocabulary) {
     this.vocabulary = vocabulary;
   }
 
@@ -57,25 +58,32 @@ export class GrammarCompiler {
     for (const oldest of this.compiled.keys()) {
       if (this.compiled.size <= keptGrammars) break;
       // Its matchers share what it holds.
-      void this.compiled.get(oldest)?.then((grammar) => grammar.dispose());
+      void this.compiled.get(oldest)?.then(
+        (grammar) => grammar.dispose(),
+        () => undefined,
+      );
       this.compiled.delete(oldest);
     }
     return compiled;
   }
 
   private async compileAnew(ebnf: string): Promise<Xgrammar.CompiledGrammar> {
-    const { Grammar, GrammarCompiler, TokenizerInfo } = await xgrammar();
-    const { tokens, size } = this.vocabulary;
-    this.compiler ??= TokenizerInfo.createTokenizerInfo(tokens.map(asAscii), "raw", false, size).then((info) =>
-      // Its own cache has no bound.
-      GrammarCompiler.createGrammarCompiler(info, false),
-    );
+    const { Grammar } = await xgrammar();
+    this.compiler ??= this.load();
     const grammar = await Grammar.fromEBNF(ebnf);
     try {
       return await (await this.compiler).compileGrammar(grammar);
     } finally {
       grammar.dispose();
     }
+  }
+
+  private async load(): Promise<Xgrammar.GrammarCompiler> {
+    const { GrammarCompiler, TokenizerInfo } = await xgrammar();
+    const { tokens, size } = this.vocabulary();
+    const info = await TokenizerInfo.createTokenizerInfo(tokens.map(asAscii), "raw", false, size);
+    // Its own cache has no bound.
+    return GrammarCompiler.createGrammarCompiler(info, false);
   }
 }
 

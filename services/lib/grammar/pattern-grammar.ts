@@ -33,7 +33,7 @@ export const anyCharacter: Expression = inString([[0, lastPoint]]);
 
 /** Texts that the pattern matches as a whole, outside of any JSON. Throws UnsupportedPattern. */
 export function rawPatternGrammar(pattern: string): Expression {
-  return new PatternParser(pattern, (ranges) => ({ kind: "characters", ranges, negated: false }), false).parse();
+  return new PatternParser(pattern, (ranges) => ({ kind: "characters", ranges }), false).parse();
 }
 
 /** Strings in which the pattern is found somewhere, as JSON Schema means it: `^` and `$` tie it to the ends. Throws UnsupportedPattern. */
@@ -234,7 +234,7 @@ function point(character: string): [number, number] {
 function inString(ranges: Ranges): Expression {
   const has = (code: number) => ranges.some(([from, to]) => from <= code && code <= to);
   const plain = complement([...complement(ranges), [0, 0x1f], [0x22, 0x22], [0x5c, 0x5c]]);
-  const choices: Expression[] = plain.length === 0 ? [] : [{ kind: "characters", ranges: plain, negated: false }];
+  const choices: Expression[] = plain.length === 0 ? [] : [{ kind: "characters", ranges: plain }];
   for (const [code, short] of [
     [0x22, '\\"'],
     [0x5c, "\\\\"],
@@ -252,5 +252,5 @@ function inString(ranges: Ranges): Expression {
     if (named && ![8, 9, 10, 12, 13].includes(code)) choices.push(text(`\\u${code.toString(16).padStart(4, "0")}`));
   }
   // Nothing fits: a set of characters that has none.
-  return choices.length === 0 ? { kind: "characters", ranges: [], negated: false } : either(...choices);
+  return choices.length === 0 ? { kind: "characters", ranges: [] } : either(...choices);
 }

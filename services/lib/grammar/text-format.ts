@@ -13,20 +13,25 @@ export type TextFormat =
 
 /** What a grammar may have of repeated parts, all counted. */
 const maxExpandedSize = 50_000;
+const maxEbnfCharacters = 200_000;
 
 /** EBNF. `behindThought`: newlines may come first. Throws a PelagicError that names the field and what in it. */
 export function formatEbnf(format: TextFormat, behindThought: boolean): string {
   const grammar = new Map(grammarOf(format));
   const size = [...grammar.values()].reduce((sum, expression) => sum + expandedSize(expression), 0);
-  if (size > maxExpandedSize) {
-    const param = "param" in format ? format.param : "response_format";
-    throw new PelagicError("invalid_request", `${param}: too large: its repeats come to ${size} parts, of ${maxExpandedSize}`, { param });
-  }
+  if (size > maxExpandedSize) throw tooLarge(format, `its repeats come to ${size} parts, of ${maxExpandedSize}`);
   if (behindThought) {
     grammar.set("answer", grammar.get("root") as NonNullable<ReturnType<Grammar["get"]>>);
     grammar.set("root", sequence(repeat(text("\n"), 0, 2), rule("answer")));
   }
-  return toEbnf(grammar);
+  const ebnf = toEbnf(grammar);
+  if (ebnf.length > maxEbnfCharacters) throw tooLarge(format, `its grammar has ${ebnf.length} characters, of ${maxEbnfCharacters}`);
+  return ebnf;
+}
+
+function tooLarge(format: TextFormat, why: string): PelagicError {
+  const param = "param" in format ? format.param : "response_format";
+  return new PelagicError("invalid_request", `${param}: too large: ${why}`, { param });
 }
 
 function grammarOf(format: TextFormat): Grammar {

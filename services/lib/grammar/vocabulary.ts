@@ -1,10 +1,12 @@
 // A model folder's tokens as the matcher takes them.
-import type { TokenizerJson } from "../model/folder.ts";
+import { loadTokenizerFiles } from "../model/folder.ts";
 import { TokenTable } from "../model/token-table.ts";
 import type { Vocabulary } from "./matcher.ts";
 
-/** Added tokens are no ordinary text: a grammar's text is never one of them. `size`: of the model's vocabulary. */
-export function grammarVocabulary(json: TokenizerJson, size: number): Vocabulary {
+/** Added tokens are no ordinary text: a grammar's text is never one of them. `size`: of the model's vocabulary. Throws without a tokenizer.json. */
+export function grammarVocabulary(modelDir: string, size: number): Vocabulary {
+  const json = loadTokenizerFiles(modelDir)?.json;
+  if (json === undefined) throw new Error("the model folder has no tokenizer.json");
   const table = new TokenTable(json);
   const added = new Set(json.added_tokens.map(({ id }) => id));
   const none = new Uint8Array(0);
