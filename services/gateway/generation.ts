@@ -11,6 +11,7 @@ import {
   type RequestTimings,
   type Sampling,
   type TokenLogprobs,
+  type TokenRules,
 } from "../lib/contracts/messages.ts";
 import { DamagedMessage, decodeMessage, encodeMessage } from "../lib/contracts/wire.ts";
 import type { DispatchClient } from "./dispatch-client.ts";
@@ -22,6 +23,7 @@ export interface GenerationRequest {
   stopTokenIds: number[];
   sampling: Sampling;
   constraint?: Constraint;
+  rules?: TokenRules;
   cacheSalt: string;
   deadlineMs: number;
   /** Report the digest of every logits row. */

@@ -23,6 +23,7 @@ beforeEach(async () => {
 afterEach(() => stack.close());
 
 const messages = [{ role: "user" as const, content: "hi" }];
+const tool = (name: string, parameters?: object) => ({ type: "function", function: { name, ...(parameters && { parameters }) } });
 const chatBody = (more: object = {}) => ({ model: "test-model", messages, ...more });
 
 function post(path: string, body: unknown, init: RequestInit = {}): Promise<Response> {
@@ -224,8 +225,8 @@ describe("the tokenizer", () => {
 describe("refusals", () => {
   it("name the field", async () => {
     const cases: [object, string][] = [
-      [{ n: 2 }, "n"],
-      [{ tools: [{ type: "function" }] }, "tools"],
+      [{ n: 129 }, "n"],
+      [{ tools: [{ type: "function" }] }, "tools[0].function"],
       [{ response_format: { type: "xml" } }, "response_format.type"],
       [{ response_format: { type: "json_schema" } }, "response_format.json_schema"],
       [{ structured_outputs: { json: {}, regex: "a" } }, "structured_outputs"],
@@ -235,7 +236,7 @@ describe("refusals", () => {
       [{ audio: {} }, "audio"],
       [{ modalities: ["audio"] }, "modalities[0]"],
       [{ messages: [] }, "messages"],
-      [{ messages: [{ role: "tool", content: "x" }] }, "messages[0].role"],
+      [{ messages: [{ role: "tool", content: "x" }] }, "messages[0].tool_call_id"],
       [{ messages: [...messages, { role: "user", content: [{ type: "image_url" }] }] }, "messages[1].content"],
       [{ messages: Array.from({ length: 20_000 }, () => 1) }, "messages"],
       [{ temperature: 3 }, "temperature"],
@@ -252,17 +253,40 @@ describe("refusals", () => {
       [{ top_logprobs: 2 }, "top_logprobs"],
       [{ stream_options: { include_usage: 1 } }, "stream_options.include_usage"],
       [{ thinking: { type: "maybe" } }, "thinking.type"],
-      [{ min_tokens: 2 }, "min_tokens"],
+      [{ min_tokens: -1 }, "min_tokens"],
+      [{ allowed_token_ids: [999] }, "allowed_token_ids"],
+      [{ tool_choice: "required" }, "tool_choice"],
+      [{ tools: [tool("a"), tool("a")] }, "tools[1].function.name"],
+      [{ tools: [tool("a b")] }, "tools[0].function.name"],
+      [{ tools: [tool("a", { type: "string" })] }, "tools[0].function.parameters.type"],
+      [{ tools: [tool("a")], tool_choice: { type: "function", function: { name: "b" } } }, "tool_choice.function.name"],
+      [{ add_generation_prompt: false }, "add_generation_prompt"],
+      [{ continue_final_message: true }, "continue_final_message"],
+      [{ messages: [{ role: "assistant", content: "a", prefix: true }, ...messages] }, "messages[0].prefix"],
     ];
     for (const [more, param] of cases) {
-      expect(await errorOf(await post("/v1/chat/completions", chatBody(more)))).toMatchObject({
+      const response = await post("/v1/chat/completions", chatBody(more));
+      expect(response.status, JSON.stringify(more)).toBe(400);
+      expect(await errorOf(response)).toMatchObject({
         status: 400,
         code: "invalid_request",
         param,
       });
     }
-    for (const prompt of [["a", "b"], [1, -1], [1.5], 7, [[1], [2]], [999], ""]) {
+    for (const prompt of [["a", [1]], [1, -1], [1.5], 7, [[1], []], [999], "", [], Array(129).fill("a")]) {
       expect(await errorOf(await post("/v1/completions", { model: "test-model", prompt }))).toMatchObject({ status: 400, param: "prompt" });
+    }
+    for (const [more, param] of [
+      [{ n: 2, best_of: 1 }, "best_of"],
+      [{ best_of: 2, stream: true }, "best_of"],
+      [{ n: 100, prompt: ["a", "b"] }, "n"],
+      [{ echo: true, logprobs: 1 }, "echo"],
+      [{ suffix: "x" }, "suffix"],
+    ] as const) {
+      expect(await errorOf(await post("/v1/completions", { model: "test-model", prompt: "x", ...more }))).toMatchObject({
+        status: 400,
+        param,
+      });
     }
     expect(stack.decode.dispatches).toHaveLength(0);
   });
@@ -466,6 +490,66 @@ describe("the other routes", () => {
   });
 });
 
+describe("several answers", () => {
+  it("n: one prompt, each answer its own noise; those behind the first begin when it has begun", async () => {
+    stack.decode.script = (body) => say(`a${body.sampling.choice}</think>b${body.sampling.choice}`, { gapMs: 1 });
+    const answer = ChatCompletion.parse(await (await post("/v1/chat/completions", chatBody({ n: 3 }))).json());
+    expect(answer.choices.map(({ index, message }) => [index, message.content])).toEqual([
+      [0, "b0"],
+      [1, "b1"],
+      [2, "b2"],
+    ]);
+    expect(answer.usage).toMatchObject({ prompt_tokens: 7, completion_tokens: 18 });
+    expect(stack.decode.dispatches.map(({ body }) => body.sampling.choice)).toEqual([0, 1, 2]);
+    expect(new Set(stack.decode.dispatches.map(({ body }) => body.sampling.seed)).size).toBe(1);
+  });
+
+  it("streamed: each opens, goes on and ends under its index, and the usage comes once", async () => {
+    stack.decode.script = (body) => say(`${body.sampling.choice}</think>x${body.sampling.choice}`);
+    const options = { include_usage: true, continuous_usage_stats: true };
+    const all = await events(await post("/v1/chat/completions", chatBody({ stream: true, n: 2, stream_options: options })));
+    expect(all.pop()).toBe("[DONE]");
+    const chunks = all.map((chunk) => ChatCompletionChunk.parse(chunk));
+    expect(chunks.pop()).toMatchObject({ choices: [], usage: { prompt_tokens: 7, completion_tokens: 10 } });
+    for (const index of [0, 1]) {
+      const own = chunks.filter(({ choices }) => choices[0]?.index === index);
+      expect(own[0]?.choices[0]?.delta.role).toBe("assistant");
+      expect(own.map(({ choices }) => choices[0]?.delta.content ?? "").join("")).toBe(`x${index}`);
+      expect(own.at(-1)).toMatchObject({ choices: [{ finish_reason: "stop" }], usage: { completion_tokens: 5 } });
+    }
+  });
+
+  it("several prompts, each n times, with echo", async () => {
+    stack.decode.script = (body, tokens) => say(`<${tokens.length}${body.sampling.choice}>`);
+    const answer = Completion.parse(
+      await (await post("/v1/completions", { model: "test-model", prompt: ["ab", "c"], n: 2, echo: true })).json(),
+    );
+    expect(answer.choices.map(({ index, text }) => [index, text])).toEqual([
+      [0, "ab<20>"],
+      [1, "ab<21>"],
+      [2, "c<10>"],
+      [3, "c<11>"],
+    ]);
+    expect(answer.usage.prompt_tokens).toBe(3);
+  });
+
+  it("best_of: the n with the highest mean log probability", async () => {
+    stack.decode.script = (body) => ({ ...say(`${body.sampling.choice}`), logprob: [-3, -1, -2][body.sampling.choice] });
+    const answer = Completion.parse(await (await post("/v1/completions", { model: "test-model", prompt: "ab", n: 2, best_of: 3 })).json());
+    expect(answer.choices.map(({ text, logprobs }) => [text, logprobs])).toEqual([
+      ["1", null],
+      ["2", null],
+    ]);
+  });
+
+  it("end together when one fails", async () => {
+    stack.decode.script = (body) =>
+      body.sampling.choice === 1 ? { tokens: [97], error: new PelagicError("internal", "broken") } : say("x".repeat(1000), { gapMs: 5 });
+    expect(await errorOf(await post("/v1/chat/completions", chatBody({ n: 2 })))).toMatchObject({ status: 500 });
+    await waitFor(() => stack.decode.cancelled.length === 1);
+  });
+});
+
 describe("clients, unmodified", () => {
   it("openai", async () => {
     stack.decode.script = () => say("why</think>\n\n663", { cacheHitTokens: 3 });
@@ -477,7 +561,7 @@ describe("clients, unmodified", () => {
     expect((await streamed.finalChatCompletion()).choices[0]?.message.content).toBe("663");
     expect((await client.completions.create({ model: "test-model", prompt: "x" })).choices[0]?.text).toBe("why</think>\n\n663");
     expect((await client.models.list()).data.map((model) => model.id)).toEqual(["test-model"]);
-    await expect(client.chat.completions.create({ model: "test-model", messages, n: 2 })).rejects.toMatchObject({
+    await expect(client.chat.completions.create({ model: "test-model", messages, n: 200 })).rejects.toMatchObject({
       status: 400,
       param: "n",
     });

@@ -1,8 +1,10 @@
-// One answer's tokens to what its reader sees: text split into reasoning and content, cut before a stop string, with the logprobs of the
+// One answer's tokens to what its reader sees: text split into reasoning, content and tool calls, cut at a stop string, with the logprobs of the
 // tokens whose text is out, and the counts for usage. Pure; the shells around it write SSE chunks or one JSON body.
 import { Detokenizer } from "./detokenizer.ts";
+import { isToolMark, type ToolSyntax } from "../lib/grammar/tool-syntax.ts";
 import { type OutputKind, ReasoningSplitter } from "./reasoning-splitter.ts";
 import { StopMatcher } from "./stop-matcher.ts";
+import { ToolCallParser } from "./tool-call-parser.ts";
 import type { TokenTable } from "../lib/model/token-table.ts";
 
 export interface TokenLogprobs {
@@ -17,9 +19,11 @@ export interface LogprobEntry extends TokenLogprobs {
 }
 
 export interface OutputPiece {
-  kind: OutputKind;
+  /** `call`: `text` is a piece of the arguments of call number `index`, or empty where `name` begins it. */
+  kind: OutputKind | "call";
   text: string;
   logprobs: LogprobEntry[];
+  call?: { index: number; name?: string };
 }
 
 export interface AssemblerOptions {
@@ -30,6 +34,12 @@ export interface AssemblerOptions {
   stopTokenIds: readonly number[];
   /** Chat: whether the prompt ended inside `<think>`. Absent: a completion, all of whose text is content. */
   thinking?: boolean;
+  /** Tool calls are taken out of the content. */
+  tools?: ToolSyntax;
+  /** The stop string that was found is part of the content. */
+  keepStop?: boolean;
+  /** Special tokens, but for the end and the marks of the thought, are text. */
+  keepSpecial?: boolean;
 }
 
 export class OutputAssembler {
@@ -42,6 +52,9 @@ export class OutputAssembler {
   private readonly detokenizer: Detokenizer | null;
   private readonly splitter: ReasoningSplitter;
   private readonly stops: StopMatcher;
+  private readonly tools: ToolCallParser | null;
+  private readonly keepStop: boolean;
+  private readonly keepSpecial: boolean;
   private readonly stopTokenIds: ReadonlySet<number>;
   private readonly openTagId: number | undefined;
   private readonly closeTagId: number | undefined;
@@ -53,6 +66,9 @@ export class OutputAssembler {
     this.table = options.table;
     this.detokenizer = options.table === null ? null : new Detokenizer(options.table);
     this.stops = new StopMatcher(options.stops);
+    this.tools = options.tools === undefined ? null : new ToolCallParser(options.tools);
+    this.keepStop = options.keepStop ?? false;
+    this.keepSpecial = options.keepSpecial ?? false;
     this.stopTokenIds = new Set(options.stopTokenIds);
     if (options.thinking !== undefined) {
       this.openTagId = options.table?.addedTokenId("<think>");
@@ -62,6 +78,11 @@ export class OutputAssembler {
       reasoning: options.thinking ?? false,
       tagsAreTokens: options.thinking === undefined || this.closeTagId !== undefined,
     });
+  }
+
+  /** Tool calls begun. */
+  get calls(): number {
+    return this.tools?.calls ?? 0;
   }
 
   /** Returns how many of the tokens count: all, or up to the one that completed a stop string. */
@@ -78,6 +99,8 @@ export class OutputAssembler {
     if (this.stopped) return;
     this.flushText(pieces);
     for (const piece of this.splitter.flush()) this.emit(piece.kind, piece.text, pieces);
+    this.pushContent(this.tools?.flush() ?? "", pieces);
+    if (this.stopped) return;
     this.emit("content", this.stops.flush(), pieces);
     for (const kind of ["reasoning", "content"] as const) {
       if (this.waiting[kind].length > 0) pieceOf(kind, pieces).logprobs.push(...this.waiting[kind].splice(0));
@@ -97,8 +120,12 @@ export class OutputAssembler {
     const kind = this.splitter.kind;
     if (kind === "reasoning") this.reasoningTokens++;
     if (logprobs !== undefined) this.waiting[kind].push({ ...logprobs, tokenId: id, textOffset: this.contentSeen });
-    if (this.table.isSpecial(id)) this.flushText(pieces);
+    if (this.table.isSpecial(id) && !this.isText(id, this.table)) this.flushText(pieces);
     else this.pushText(this.detokenizer.push(id), pieces);
+  }
+
+  private isText(specialId: number, table: TokenTable): boolean {
+    return this.keepSpecial || (this.tools !== null && isToolMark(Buffer.from(table.bytesOf(specialId)).toString()));
   }
 
   private flushText(pieces: OutputPiece[]): void {
@@ -120,13 +147,38 @@ export class OutputAssembler {
         continue;
       }
       this.contentSeen += piece.text.length;
-      const found = this.stops.push(piece.text);
-      this.emit("content", found.text, pieces);
-      if (found.stop !== null) {
-        this.stopped = true;
-        return;
+      if (this.tools === null) this.pushContent(piece.text, pieces);
+      else this.pushWithCalls(this.tools, piece.text, pieces);
+      if (this.stopped) return;
+    }
+  }
+
+  private pushWithCalls(tools: ToolCallParser, text: string, pieces: OutputPiece[]): void {
+    for (const part of tools.push(text)) {
+      if (part.kind === "text") {
+        this.pushContent(part.text, pieces);
+        if (this.stopped) return;
+        continue;
+      }
+      // No stop string spans a call.
+      if (part.kind === "call") this.emit("content", this.stops.flush(), pieces);
+      const call = part.kind === "call" ? { index: part.index, name: part.name } : { index: part.index };
+      const last = pieces.at(-1);
+      const into = part.kind === "arguments" && last?.call?.index === part.index && last.call.name === undefined ? last : undefined;
+      const logprobs = this.waiting.content.splice(0);
+      if (into === undefined) pieces.push({ kind: "call", text: part.kind === "call" ? "" : part.text, logprobs, call });
+      else {
+        into.text += (part as { text: string }).text;
+        into.logprobs.push(...logprobs);
       }
     }
+  }
+
+  private pushContent(text: string, pieces: OutputPiece[]): void {
+    if (text === "") return;
+    const found = this.stops.push(text);
+    this.emit("content", found.stop !== null && this.keepStop ? found.text + found.stop : found.text, pieces);
+    this.stopped = found.stop !== null;
   }
 
   private emit(kind: OutputKind, text: string, pieces: OutputPiece[]): void {

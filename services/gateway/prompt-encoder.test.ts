@@ -1,7 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { loadTokenizerFiles, type TokenizerFiles } from "../lib/model/folder.ts";
-import { PromptEncoder, type PromptMessage } from "./prompt-encoder.ts";
+import { PromptEncoder } from "./prompt-encoder.ts";
+import type { PromptMessage } from "./tool-prompt.ts";
 import { TokenTable } from "../lib/model/token-table.ts";
 import { embeddedModel } from "../cli/stack/model-folder.ts";
 

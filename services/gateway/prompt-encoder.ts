@@ -4,16 +4,18 @@
 import { Template } from "@huggingface/jinja";
 import { Tokenizer } from "@huggingface/tokenizers";
 import { PelagicError } from "../lib/contracts/errors.ts";
+import { type ToolSyntax, toolSyntaxOf } from "../lib/grammar/tool-syntax.ts";
 import type { TokenizerFiles } from "../lib/model/folder.ts";
-
-export interface PromptMessage {
-  role: "system" | "user" | "assistant";
-  content: string;
-}
+import { callsAsText, type PromptMessage, type PromptTool, toolsAsText } from "./tool-prompt.ts";
 
 export interface ChatPrompt {
   messages: PromptMessage[];
   thinking: boolean;
+  tools?: PromptTool[];
+  /** Where the answer goes on: what the assistant is taken to have thought and said. */
+  prefix?: { reasoning: string; content: string };
+  /** Variables of the template. */
+  variables?: Record<string, string | number | boolean>;
 }
 
 export interface EncodedPrompt {
@@ -22,6 +24,8 @@ export interface EncodedPrompt {
   insideThink: boolean;
   /** EBNF of the format that was asked for. */
   grammar?: string;
+  /** Of the words that no answer may have: their tokens, alone and behind a space. */
+  bannedWords?: number[][];
 }
 
 const openTag = "<think>";
@@ -35,6 +39,7 @@ export class PromptEncoder {
   private readonly addedIds: Map<string, number>;
   private readonly splitter: AddedTokenSplitter;
   private readonly bosId: number | undefined;
+  private readonly toolSyntax: ToolSyntax;
 
   constructor(files: TokenizerFiles) {
     this.files = files;
@@ -42,6 +47,7 @@ export class PromptEncoder {
     this.splitter = new AddedTokenSplitter([...this.addedIds.keys()]);
     this.plain = new Tokenizer(withoutAddedTokens(files.json, this.addedIds), {});
     this.template = files.chatTemplate === null ? null : new Template(files.chatTemplate);
+    this.toolSyntax = toolSyntaxOf(this.addedIds.keys(), files.chatTemplate);
     this.bosId = this.addsBos() ? this.addedIds.get(files.config.bos_token ?? "") : undefined;
   }
 
@@ -52,19 +58,32 @@ export class PromptEncoder {
     return { tokens: Uint32Array.from(ids), insideThink: false };
   }
 
+  encodeWords(words: readonly string[]): number[][] {
+    const forms = words.flatMap((word) => (word.startsWith(" ") ? [word] : [word, ` ${word}`]));
+    return forms.map((form) => this.plain.encode(form, { add_special_tokens: false }).ids);
+  }
+
   encodeChat(prompt: ChatPrompt): EncodedPrompt {
     if (this.template === null) {
       throw new PelagicError("invalid_request", "this model has no chat template: use /v1/completions");
     }
-    const mark = unusedCharacter(prompt.messages);
-    const messages = prompt.messages.map((message) => ({
-      role: message.role,
-      content: this.markContent(message.role === "assistant" ? answerOf(message.content) : message.content, mark),
-    }));
+    const mark = unusedCharacter(prompt);
+    const source = this.files.chatTemplate ?? "";
+    const marked = <T>(value: T): T => markText(value, (text) => this.markContent(text, mark));
+    const callsAreValues = templateWantsValues(source);
+    let messages = prompt.messages.map((message) => markMessage(message, callsAreValues, marked));
+    let tools = marked(prompt.tools ?? []);
+    if (!source.includes("tool_calls")) messages = callsAsText(messages, this.toolSyntax);
+    if (tools.length > 0 && !/\btools\b/.test(source)) {
+      messages = toolsAsText(messages, tools, this.toolSyntax);
+      tools = [];
+    }
     let rendered: string;
     try {
       rendered = this.template.render({
-        messages,
+        ...marked(prompt.variables ?? {}),
+        messages: messages.map((message) => templateMessage(message, callsAreValues)),
+        ...(tools.length > 0 && { tools: tools.map((tool) => ({ type: "function", function: tool })) }),
         bos_token: this.files.config.bos_token ?? "",
         eos_token: this.files.config.eos_token ?? "",
         add_generation_prompt: true,
@@ -80,8 +99,22 @@ export class PromptEncoder {
         },
       );
     }
-    const complete = this.completeThinkBlock(rendered, prompt.thinking, mark);
-    return { tokens: Uint32Array.from(this.encodeParts(complete, mark)), insideThink: endsWithTag(complete.trimEnd(), openTag, mark) };
+    let complete = this.completeThinkBlock(rendered, prompt.thinking, mark);
+    if (prompt.prefix !== undefined) complete = this.goOnFrom(complete, prompt.prefix, mark);
+    return { tokens: Uint32Array.from(this.encodeParts(complete, mark)), insideThink: this.endsInsideThink(complete, mark) };
+  }
+
+  private goOnFrom(rendered: string, { reasoning, content }: { reasoning: string; content: string }, mark: string): string {
+    const marked = (text: string) => this.markContent(text, mark);
+    if (!this.endsInsideThink(rendered, mark)) return rendered + marked(content);
+    const thought = rendered + marked(reasoning);
+    if (content === "") return thought;
+    return `${thought.trimEnd()}${reasoning === "" ? "\n" : ""}\n${closeTag}\n\n${marked(content)}`;
+  }
+
+  /** The last of the two tags that stand outside contents is the opening one. */
+  private endsInsideThink(text: string, mark: string): boolean {
+    return lastTag(text, openTag, mark) > lastTag(text, closeTag, mark);
   }
 
   /** Templates differ in whether they open the block, and in whether they know that thinking can be off (spec/r1.md, 1.1). */
@@ -158,17 +191,86 @@ function endsWithTag(text: string, tag: string, mark: string): boolean {
   return text.endsWith(tag) && text[text.length - tag.length - 1] !== mark;
 }
 
+/** Where the tag begins for the last time, unmarked; -1: nowhere. */
+function lastTag(text: string, tag: string, mark: string): number {
+  let at = text.lastIndexOf(tag);
+  while (at > 0 && text[at - 1] === mark) at = text.lastIndexOf(tag, at - 1);
+  return at;
+}
+
+/** The value with every string of it changed, names of properties among them. */
+function markText<T>(value: T, change: (text: string) => string): T {
+  if (typeof value === "string") return change(value) as T;
+  if (Array.isArray(value)) return value.map((one) => markText(one as unknown, change)) as T;
+  if (typeof value !== "object" || value === null) return value;
+  return Object.fromEntries(Object.entries(value).map(([key, one]) => [change(key), markText(one as unknown, change)])) as T;
+}
+
+/** Templates that print a call's arguments as JSON want them read; others take the text. */
+function templateWantsValues(template: string): boolean {
+  return /arguments['"\]]*\s*\|\s*tojson/.test(template);
+}
+
+/** Arguments that will be values are read before they are marked: JSON has more than one way to write a character. */
+function markMessage(message: PromptMessage, callsAreValues: boolean, marked: <T>(value: T) => T): PromptMessage {
+  const { role, content, reasoning, toolCalls, toolCallId } = message;
+  return {
+    role,
+    content: marked(role === "assistant" ? answerOf(content) : content),
+    ...(reasoning !== undefined && { reasoning: marked(reasoning) }),
+    ...(toolCallId !== undefined && { toolCallId: marked(toolCallId) }),
+    ...(toolCalls && {
+      toolCalls: toolCalls.map(({ id, name, arguments: text }) => ({
+        id: marked(id),
+        name: marked(name),
+        arguments: callsAreValues ? JSON.stringify(marked(parsed(text))) : marked(text),
+      })),
+    }),
+  };
+}
+
+/** As Hugging Face's chat templates expect it. */
+function templateMessage({ toolCalls, toolCallId, reasoning, ...message }: PromptMessage, callsAreValues: boolean): object {
+  return {
+    ...message,
+    ...(reasoning !== undefined && { reasoning_content: reasoning }),
+    ...(toolCallId !== undefined && { tool_call_id: toolCallId }),
+    ...(toolCalls && {
+      tool_calls: toolCalls.map(({ id, name, arguments: text }) => ({
+        id,
+        type: "function",
+        function: { name, arguments: callsAreValues ? parsed(text) : text },
+      })),
+    }),
+  };
+}
+
+function parsed(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
+
 /** Earlier reasoning is never sent again. */
 function answerOf(content: string): string {
   const end = content.lastIndexOf(closeTag);
   return end < 0 ? content : content.slice(end + closeTag.length);
 }
 
-/** A noncharacter of Unicode that no content has. */
-function unusedCharacter(messages: readonly PromptMessage[]): string {
+/** A noncharacter of Unicode that nothing in the prompt has. */
+function unusedCharacter(prompt: ChatPrompt): string {
+  const all: string[] = [];
+  const collect = (text: string) => {
+    all.push(text);
+    return text;
+  };
+  markText(prompt, collect);
+  for (const { toolCalls } of prompt.messages) for (const call of toolCalls ?? []) markText(parsed(call.arguments), collect);
   for (let code = 0xfdd0; code <= 0xfdef; code++) {
     const character = String.fromCharCode(code);
-    if (!messages.some((message) => message.content.includes(character))) return character;
+    if (!all.some((text) => text.includes(character))) return character;
   }
   throw new PelagicError("invalid_request", "messages: contain every noncharacter from U+FDD0 to U+FDEF; remove one", {
     param: "messages",

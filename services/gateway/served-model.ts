@@ -2,6 +2,7 @@
 import { PelagicError } from "../lib/contracts/errors.ts";
 import type { Model } from "../lib/contracts/http.ts";
 import type { ModelFolder, SamplingDefaults } from "../lib/model/folder.ts";
+import { type ToolSyntax, toolSyntaxOf } from "../lib/grammar/tool-syntax.ts";
 import { TokenTable } from "../lib/model/token-table.ts";
 
 export interface ServedModel {
@@ -12,17 +13,20 @@ export interface ServedModel {
   samplingDefaults: SamplingDefaults;
   /** null: no tokenizer; only prompts given as token ids can be served. */
   table: TokenTable | null;
+  toolSyntax: ToolSyntax;
   /** Seconds since 1970. */
   created: number;
 }
 
 export function servedModel(folder: ModelFolder, name: string): ServedModel {
+  const added = folder.tokenizer?.json.added_tokens.map(({ content }) => content) ?? [];
   return {
     name,
     vocabularySize: folder.vocabularySize,
     eosTokenIds: folder.eosTokenIds,
     samplingDefaults: folder.samplingDefaults,
     table: folder.tokenizer === null ? null : new TokenTable(folder.tokenizer.json),
+    toolSyntax: toolSyntaxOf(added, folder.tokenizer?.chatTemplate ?? null),
     created: Math.floor(Date.now() / 1000),
   };
 }

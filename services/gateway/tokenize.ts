@@ -4,7 +4,7 @@ import type { z } from "zod";
 import { PelagicError } from "../lib/contracts/errors.ts";
 import { type Detokenized, DetokenizeRequest, type Tokenized, TokenizeRequest } from "../lib/contracts/http.ts";
 import type { TokenTable } from "../lib/model/token-table.ts";
-import { chatPrompt, checkPromptBytes, checkTokenId, type TextSource } from "./generation-plan.ts";
+import { chatPrompt, checkPromptBytes, checkTokenId, type TextSource } from "./prompt-source.ts";
 import { parseBody, readJsonBody } from "./json-body.ts";
 import { type Gateway, servedContext } from "./serve-generation.ts";
 import { checkModelName } from "./served-model.ts";
@@ -12,10 +12,10 @@ import type { Encoder } from "./tokenizer-pool.ts";
 
 export function tokenize(gateway: Gateway, request: Request, response: Response): Promise<void> {
   return answer(gateway, TokenizeRequest, request, async (body, { encoder, table, signal }) => {
-    const { messages, chat_template_kwargs, prompt, add_special_tokens } = body;
+    const { messages, chat_template_kwargs, tools, prompt, add_special_tokens } = body;
     const text = prompt ?? "";
     const source: TextSource = messages
-      ? chatPrompt({ messages, chat_template_kwargs }, gateway.model)
+      ? chatPrompt({ messages, chat_template_kwargs, tools }, gateway.model)
       : { job: { kind: "text", text, special: add_special_tokens ?? true }, bytes: Buffer.byteLength(text) };
     const maxPositions = servedContext(gateway);
     if (maxPositions !== null) checkPromptBytes(source.bytes, gateway.model, maxPositions);

@@ -5,7 +5,7 @@ import type { Log } from "../lib/contracts/bus.ts";
 import type { TextFormat } from "../lib/grammar/text-format.ts";
 import type { ChatPrompt, EncodedPrompt } from "./prompt-encoder.ts";
 
-export type TokenizerJob = { format?: TextFormat } & (
+export type TokenizerJob = { format?: TextFormat; bannedWords?: readonly string[] } & (
   | { kind: "chat"; prompt: ChatPrompt }
   /** `special` false: without the beginning of sentence that the model wants. */
   | { kind: "text"; text: string; special?: boolean }

@@ -46,6 +46,7 @@ const answer = async (job: TokenizerJob): Promise<void> => {
   try {
     const prompt = encode(job);
     if (job.format !== undefined) prompt.grammar = await grammarOf(job.format, prompt.insideThink);
+    if (job.bannedWords !== undefined) prompt.bannedWords = encoder.encodeWords(job.bannedWords);
     port.postMessage({ prompt } satisfies TokenizerAnswer, [prompt.tokens.buffer as ArrayBuffer]);
   } catch (error) {
     const { code, message, param } = toPelagicError(error);

@@ -16,6 +16,8 @@ export interface Script {
   gapMs?: number;
   tokensPerDelta?: number;
   cacheHitTokens?: number;
+  /** Of every token; default: -0.5. */
+  logprob?: number;
   /** Stays silent after so many tokens. */
   hangAfter?: number;
 }
@@ -155,7 +157,7 @@ export class ScriptedDecode {
         ? {}
         : {
             logprobs: [...tokens].map((token) => ({
-              logprob: -0.5,
+              logprob: script.logprob ?? -0.5,
               top: [
                 [token, -0.5],
                 [65, -2],

@@ -14,6 +14,13 @@ export const httpLimits = {
   stopTokenIds: 256,
   logitBias: 1_024,
   choices: 1_024,
+  /** Answers to one request, of all its prompts. */
+  answers: 128,
+  tools: 128,
+  toolNameCharacters: 128,
+  templateKwargs: 32,
+  bannedWords: 256,
+  allowedTokenIds: 10_000,
   isolationCharacters: 512,
   tokenId: 2 ** 31 - 1,
 } as const;
@@ -68,7 +75,13 @@ const StructuredOutputs = z
 const generationFields = {
   model: z.string().min(1).max(256).describe("Name of the served model, as GET /v1/models lists it."),
   stream: z.boolean().nullish(),
-  stream_options: z.looseObject({ include_usage: z.boolean().nullish() }).nullish(),
+  stream_options: z
+    .looseObject({
+      include_usage: z.boolean().nullish(),
+      continuous_usage_stats: z.boolean().nullish().describe("vLLM's: with include_usage, the usage so far in every chunk."),
+    })
+    .nullish(),
+  n: z.number().int().min(1).max(httpLimits.answers).nullish().describe("Answers to each prompt, of one seed and each its own noise."),
   max_tokens: z.number().int().min(1).max(httpLimits.tokenId).nullish().describe("New tokens at most, reasoning included."),
   temperature: z.number().min(0).max(2).nullish().describe("0 takes the most likely token; so does anything below 0.0001."),
   // This and the repetition penalty have lower bounds that workers, which count in float32, can still tell from 0.
@@ -92,6 +105,12 @@ const generationFields = {
     .describe("Ends the answer before any of these; not looked for in the reasoning."),
   stop_token_ids: z.array(tokenId).max(httpLimits.stopTokenIds).nullish(),
   ignore_eos: z.boolean().nullish(),
+  min_tokens: z.number().int().min(0).max(httpLimits.tokenId).nullish().describe("No stop token comes before; stop strings may."),
+  bad_words: z.array(stopString).max(httpLimits.bannedWords).nullish().describe("vLLM's: no answer has one of these."),
+  allowed_token_ids: z.array(tokenId).min(1).max(httpLimits.allowedTokenIds).nullish().describe("vLLM's: nothing else is generated."),
+  include_stop_str_in_output: z.boolean().nullish(),
+  skip_special_tokens: z.boolean().nullish().describe("False: special tokens of the answer are part of its text. Default: true."),
+  truncate_prompt_tokens: z.number().int().min(1).max(httpLimits.tokenId).nullish().describe("Only the last so many tokens of the prompt."),
   response_format: ResponseFormat.nullish().describe("What the answer is; the reasoning before it is free."),
   structured_outputs: StructuredOutputs.nullish().describe("As vLLM has it."),
   user_id: isolation
@@ -101,15 +120,7 @@ const generationFields = {
   return_token_ids: z.boolean().nullish().describe("Report prompt_token_ids and token_ids."),
   pelagic: z.strictObject({ digests: z.boolean().optional() }).nullish().describe("Only with PELAGIC_DEBUG=1: digests of the logits rows."),
   // Refused.
-  n: only(1, "more than one choice (n)"),
-  min_tokens: only(0, "min_tokens"),
-  bad_words: noneOf("bad_words"),
-  allowed_token_ids: nothing("allowed_token_ids"),
   prompt_logprobs: nothing("prompt_logprobs"),
-  truncate_prompt_tokens: nothing("truncate_prompt_tokens"),
-  include_stop_str_in_output: only(false, "include_stop_str_in_output"),
-  skip_special_tokens: only(true, "skip_special_tokens: false"),
-  thinking_token_budget: nothing("thinking_token_budget"),
   kv_transfer_params: nothing("kv_transfer_params"),
 };
 
@@ -132,6 +143,38 @@ const ignored = {
 const TextPart = z.object({ type: z.literal("text", { error: "only text parts are supported" }), text });
 const content = z.union([text, z.array(TextPart).max(httpLimits.contentParts)], { error: "a string or an array of text parts" });
 
+const toolName = z
+  .string()
+  .regex(/^[\w.:/-]+$/, { error: "letters, digits and _ . : / - only" })
+  .max(httpLimits.toolNameCharacters);
+const Tool = z.looseObject({
+  type: z.literal("function", { error: "only functions are supported" }),
+  function: z.looseObject({
+    name: toolName,
+    description: text.nullish(),
+    parameters: schema.nullish().describe("Kept by construction, strict or not; a keyword that cannot be is refused by name."),
+    strict: z.boolean().nullish(),
+  }),
+});
+export type Tool = z.infer<typeof Tool>;
+const tools = z.array(Tool).max(httpLimits.tools).nullish();
+const ToolChoice = z.union(
+  [z.enum(["none", "auto", "required"]), z.looseObject({ type: z.literal("function"), function: z.looseObject({ name: z.string() }) })],
+  {
+    error: 'none, auto, required, or {"type": "function", "function": {"name": ...}}',
+  },
+);
+const ToolCallInput = z.looseObject({
+  id: z.string().max(256).nullish(),
+  type: z.literal("function", { error: "only functions are supported" }).nullish(),
+  function: z.looseObject({ name: toolName, arguments: text.nullish() }),
+});
+const templateKwargs = z
+  .looseObject({ thinking: z.boolean().nullish(), enable_thinking: z.boolean().nullish() })
+  .refine((kwargs) => Object.keys(kwargs).length <= httpLimits.templateKwargs, { error: `at most ${httpLimits.templateKwargs} entries` })
+  .nullish()
+  .describe("Variables for the model's chat template.");
+
 export const ChatMessage = z.discriminatedUnion(
   "role",
   [
@@ -141,12 +184,14 @@ export const ChatMessage = z.discriminatedUnion(
     z.object({
       role: z.literal("assistant"),
       content: content.nullish(),
-      reasoning_content: text.nullish().describe("Accepted and left out of the prompt."),
-      tool_calls: noneOf("tool_calls"),
-      prefix: only(false, "prefix completion"),
+      reasoning_content: text.nullish().describe("Left out of the prompt, but for a prefix and where the model's chat template wants it."),
+      reasoning: text.nullish().describe("vLLM's name of it."),
+      tool_calls: z.array(ToolCallInput).max(httpLimits.tools).nullish(),
+      prefix: z.boolean().nullish().describe("DeepSeek's, on the last message: the answer goes on from here."),
     }),
+    z.object({ role: z.literal("tool"), content, tool_call_id: z.string().max(256) }).describe("What a tool call gave."),
   ],
-  { error: "role must be system, developer, user or assistant (tool messages are not supported by this server)" },
+  { error: "role must be system, developer, user, assistant or tool" },
 );
 export type ChatMessage = z.infer<typeof ChatMessage>;
 
@@ -157,10 +202,25 @@ export const ChatCompletionRequest = z.object({
   logprobs: z.boolean().nullish(),
   top_logprobs: z.number().int().min(0).max(20).nullish(),
   thinking: z.looseObject({ type: z.enum(["enabled", "disabled", "adaptive"]) }).nullish(),
-  chat_template_kwargs: z.looseObject({ thinking: z.boolean().nullish(), enable_thinking: z.boolean().nullish() }).nullish(),
+  reasoning_effort: z
+    .enum(["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"])
+    .nullish()
+    .describe("none: no thinking. Others are low, high or max (DeepSeek's map) to a chat template that asks."),
+  thinking_token_budget: z
+    .number()
+    .int()
+    .min(0)
+    .max(httpLimits.tokenId)
+    .nullish()
+    .describe("vLLM's: the reasoning ends after so many tokens."),
+  include_reasoning: z.boolean().nullish().describe("vLLM's. False: the reasoning is left out of the answer. Default: true."),
+  chat_template_kwargs: templateKwargs,
+  continue_final_message: z.boolean().nullish().describe("vLLM's: the last message, the assistant's, is where the answer goes on."),
+  add_generation_prompt: z.boolean().nullish().describe("False only with continue_final_message."),
+  tools,
+  tool_choice: ToolChoice.nullish().describe("Default: auto where there are tools. Calls are valid by construction."),
+  parallel_tool_calls: z.boolean().nullish().describe("False: one call at most. Default: true."),
   // Refused.
-  tools: noneOf("tools"),
-  tool_choice: refused(z.enum(["none", "auto"], unsupported("tool_choice"))),
   functions: noneOf("functions"),
   function_call: refused(z.enum(["none", "auto"], unsupported("function_call"))),
   modalities: refused(z.array(z.literal("text", unsupported("a modality other than text")))),
@@ -168,54 +228,58 @@ export const ChatCompletionRequest = z.object({
   prediction: nothing("prediction"),
   web_search_options: nothing("web_search_options"),
   moderation: nothing("moderation"),
-  continue_final_message: only(false, "continue_final_message"),
-  add_generation_prompt: only(true, "add_generation_prompt: false"),
-  include_reasoning: only(true, "include_reasoning: false"),
   ...ignored,
-  parallel_tool_calls: anything,
-  reasoning_effort: anything,
   verbosity: anything,
 });
 export type ChatCompletionRequest = z.infer<typeof ChatCompletionRequest>;
 
+export type Prompt = string | number[];
 // Checked by hand: a schema would look at each of a million ids through four alternatives.
-function isPrompt(value: unknown): value is string | number[] | [string] | [number[]] {
-  const single = Array.isArray(value) && value.length === 1 && typeof value[0] !== "number" ? (value[0] as unknown) : value;
-  if (typeof single === "string") return single.length <= httpLimits.textCharacters;
-  if (!Array.isArray(single) || single.length === 0 || single.length > httpLimits.promptTokens) return false;
-  return single.every((id) => Number.isInteger(id) && id >= 0 && id <= httpLimits.tokenId);
+function isPrompt(value: unknown): value is Prompt {
+  if (typeof value === "string") return value.length <= httpLimits.textCharacters;
+  if (!Array.isArray(value) || value.length === 0 || value.length > httpLimits.promptTokens) return false;
+  return value.every((id) => Number.isInteger(id) && id >= 0 && id <= httpLimits.tokenId);
 }
+function arePrompts(value: unknown): value is Prompt | string[] | number[][] {
+  if (!Array.isArray(value) || typeof value[0] === "number") return isPrompt(value);
+  return (
+    value.length > 0 && value.length <= httpLimits.answers && value.every(isPrompt) && new Set(value.map((one) => typeof one)).size === 1
+  );
+}
+const textJsonSchema = { type: "string", maxLength: httpLimits.textCharacters };
+const idsJsonSchema = {
+  type: "array",
+  items: { type: "integer", minimum: 0, maximum: httpLimits.tokenId },
+  minItems: 1,
+  maxItems: httpLimits.promptTokens,
+};
 const promptJsonSchema = {
   anyOf: [
-    { type: "string", maxLength: httpLimits.textCharacters },
-    { type: "array", items: { type: "integer", minimum: 0, maximum: httpLimits.tokenId }, minItems: 1, maxItems: httpLimits.promptTokens },
-    { type: "array", items: { type: "string", maxLength: httpLimits.textCharacters }, minItems: 1, maxItems: 1 },
-    {
-      type: "array",
-      items: {
-        type: "array",
-        items: { type: "integer", minimum: 0, maximum: httpLimits.tokenId },
-        minItems: 1,
-        maxItems: httpLimits.promptTokens,
-      },
-      minItems: 1,
-      maxItems: 1,
-    },
+    textJsonSchema,
+    idsJsonSchema,
+    { type: "array", items: textJsonSchema, minItems: 1, maxItems: httpLimits.answers },
+    { type: "array", items: idsJsonSchema, minItems: 1, maxItems: httpLimits.answers },
   ],
 };
 
 export const CompletionRequest = z.object({
   ...generationFields,
   prompt: z
-    .custom<string | number[] | [string] | [number[]]>(isPrompt, {
-      error: "a string or an array of token ids; several prompts in one request are not supported by this server",
+    .custom<Prompt | string[] | number[][]>(arePrompts, {
+      error: `a string, an array of token ids, or an array of up to ${httpLimits.answers} of either`,
     })
-    .describe("Text, in which the tokenizer's special tokens are recognised, or token ids.")
+    .describe("Text, in which the tokenizer's special tokens are recognised, or token ids; or several of one kind.")
     .meta(promptJsonSchema),
   logprobs: z.number().int().min(0).max(20).nullish(),
+  best_of: z
+    .number()
+    .int()
+    .min(1)
+    .max(httpLimits.answers)
+    .nullish()
+    .describe("So many answers are made, and the n with the highest mean log probability of a token are given. Not streamed."),
+  echo: z.boolean().nullish().describe("The prompt comes before the answer; not with logprobs."),
   // Refused.
-  best_of: only(1, "best_of"),
-  echo: only(false, "echo"),
   suffix: refused(z.literal("", unsupported("suffix"))),
   ...ignored,
 });
@@ -235,9 +299,9 @@ export const TokenizeRequest = z
       .boolean()
       .nullish()
       .describe("Of a prompt: begin with the beginning of sentence, where the model wants one. Default: true."),
-    chat_template_kwargs: z.looseObject({ thinking: z.boolean().nullish(), enable_thinking: z.boolean().nullish() }).nullish(),
+    chat_template_kwargs: templateKwargs,
     add_generation_prompt: only(true, "add_generation_prompt: false"),
-    tools: noneOf("tools"),
+    tools,
   })
   .refine((body) => (typeof body.prompt === "string") !== Array.isArray(body.messages), { error: "exactly one of prompt and messages" });
 export type TokenizeRequest = z.infer<typeof TokenizeRequest>;
@@ -280,7 +344,16 @@ export const CompletionLogprobs = z.object({
 });
 export type CompletionLogprobs = z.infer<typeof CompletionLogprobs>;
 
-const finishReason = z.enum(["stop", "length"]);
+const finishReason = z.enum(["stop", "length", "tool_calls"]);
+const ToolCall = z.object({ id: z.string(), type: z.literal("function"), function: z.object({ name: z.string(), arguments: z.string() }) });
+export type ToolCall = z.infer<typeof ToolCall>;
+/** The first of a call has id, type and name; further ones a piece of its arguments. */
+const ToolCallDelta = z.object({
+  index: z.number().int(),
+  id: z.string().optional(),
+  type: z.literal("function").optional(),
+  function: z.object({ name: z.string().optional(), arguments: z.string() }),
+});
 /** On request: ids (return_token_ids) and digests (pelagic.digests). */
 const tokenReports = { token_ids: z.array(z.number().int()).optional(), logits_digests: z.array(z.string()).optional() };
 
@@ -295,8 +368,9 @@ export const ChatCompletion = z.object({
       index: z.number().int(),
       message: z.object({
         role: z.literal("assistant"),
-        content: z.string(),
+        content: z.string().nullable(),
         reasoning_content: z.string().optional(),
+        tool_calls: z.array(ToolCall).optional(),
         refusal: z.null(),
       }),
       logprobs: ChatLogprobs.nullable(),
@@ -321,6 +395,7 @@ export const ChatCompletionChunk = z.object({
         role: z.literal("assistant").optional(),
         content: z.string().optional(),
         reasoning_content: z.string().optional(),
+        tool_calls: z.array(ToolCallDelta).optional(),
       }),
       logprobs: ChatLogprobs.nullable(),
       finish_reason: finishReason.nullable(),
@@ -338,7 +413,14 @@ const completionShape = {
   model: z.string(),
   prompt_token_ids: z.array(z.number().int()).optional(),
 };
-const completionChoice = { index: z.number().int(), text: z.string(), logprobs: CompletionLogprobs.nullable(), ...tokenReports };
+const completionChoice = {
+  index: z.number().int(),
+  text: z.string(),
+  logprobs: CompletionLogprobs.nullable(),
+  /** Where the request has several prompts. */
+  prompt_token_ids: z.array(z.number().int()).optional(),
+  ...tokenReports,
+};
 
 export const Completion = z.object({
   ...completionShape,

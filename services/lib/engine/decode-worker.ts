@@ -7,6 +7,7 @@ import { PelagicError, toPelagicError } from "../contracts/errors.ts";
 import { type Constraint, type Control, type Delta, Dispatch } from "../contracts/messages.ts";
 import { DamagedMessage, decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import type { TokenConstraint } from "../grammar/constraint.ts";
+import { RuledTokens } from "../grammar/token-rules.ts";
 import type { EngineEnd } from "./engine.ts";
 import type { SampledToken } from "./model-runner.ts";
 import type { RowSampling } from "./native.ts";
@@ -206,12 +207,13 @@ export class DecodeWorker {
   }
 
   /** Where an earlier worker left it. */
-  private constraintOf({ constraint: spec, promptLength }: Dispatch, tokens: Uint32Array): TokenConstraint | undefined {
-    if (spec === undefined) return undefined;
-    if (this.config.constraints === undefined) {
+  private constraintOf({ constraint: spec, rules, promptLength }: Dispatch, tokens: Uint32Array): TokenConstraint | undefined {
+    if (spec !== undefined && this.config.constraints === undefined) {
       throw new PelagicError("invalid_request", "this worker's answers cannot follow a grammar");
     }
-    const constraint = this.config.constraints(spec);
+    const grammar = spec && this.config.constraints?.(spec);
+    const constraint = rules === undefined ? grammar : new RuledTokens(this.core.runner.info.vocabSize, rules, grammar);
+    if (constraint === undefined) return undefined;
     for (const token of tokens.subarray(promptLength)) constraint.accept(token);
     return constraint;
   }

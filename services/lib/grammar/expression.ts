@@ -8,7 +8,9 @@ export type Expression =
   | { kind: "sequence"; parts: readonly Expression[] }
   | { kind: "either"; choices: readonly Expression[] }
   | { kind: "repeat"; part: Expression; least: number; most: number | null }
-  | { kind: "rule"; name: string };
+  | { kind: "rule"; name: string }
+  /** Any text, up to this mark if it comes; behind the mark the rule, and then the end. Only as the whole of a rule. */
+  | { kind: "until"; mark: string; rule: string };
 
 /** Rule `root` is what a text must match as a whole. */
 export type Grammar = ReadonlyMap<string, Expression>;
@@ -65,6 +67,32 @@ function print(expression: Expression): string {
     }
     case "rule":
       return expression.name;
+    case "until":
+      return `TagDispatch(("${textOf(new TextEncoder().encode(expression.mark))}", ${expression.rule}), stop_eos=true, loop_after_dispatch=false)`;
+  }
+}
+
+/** The same grammar with every rule's name behind a prefix, to stand beside others. */
+export function prefixed(grammar: Grammar, prefix: string): Map<string, Expression> {
+  return new Map([...grammar].map(([name, expression]) => [prefix + name, renamed(expression, prefix)]));
+}
+
+function renamed(expression: Expression, prefix: string): Expression {
+  const inner = (part: Expression) => renamed(part, prefix);
+  switch (expression.kind) {
+    case "text":
+    case "characters":
+      return expression;
+    case "sequence":
+      return { ...expression, parts: expression.parts.map(inner) };
+    case "either":
+      return { ...expression, choices: expression.choices.map(inner) };
+    case "repeat":
+      return { ...expression, part: inner(expression.part) };
+    case "rule":
+      return rule(prefix + expression.name);
+    case "until":
+      return { ...expression, rule: prefix + expression.rule };
   }
 }
 
@@ -125,6 +153,7 @@ export function expandedSize(expression: Expression): number {
     case "text":
     case "characters":
     case "rule":
+    case "until":
       return 1;
     case "sequence":
       return expression.parts.reduce((sum, part) => sum + expandedSize(part), 0);
@@ -141,6 +170,7 @@ export function productiveRules(grammar: Grammar): ReadonlySet<string> {
   const ends = (expression: Expression): boolean => {
     switch (expression.kind) {
       case "text":
+      case "until":
         return true;
       case "characters":
         return expression.ranges.length > 0;

@@ -1,15 +1,24 @@
 // What a client may ask an answer to be, as a grammar. Pure.
 import { PelagicError } from "../contracts/errors.ts";
-import { either, expandedSize, type Grammar, repeat, rule, sequence, text, toEbnf } from "./expression.ts";
+import { either, expandedSize, type Expression, type Grammar, prefixed, repeat, rule, sequence, text, toEbnf } from "./expression.ts";
 import { jsonObjectGrammar, schemaGrammar, UnsupportedSchema } from "./json-schema.ts";
 import { rawPatternGrammar, UnsupportedPattern } from "./pattern-grammar.ts";
+import { opening, type ToolSyntax } from "./tool-syntax.ts";
 
 export type TextFormat =
   | { kind: "json-object" }
   /** `param`: the request field that holds the schema, for errors. */
   | { kind: "json-schema"; schema: unknown; param: string }
   | { kind: "choice"; choices: readonly string[] }
-  | { kind: "regex"; pattern: string; param: string };
+  | { kind: "regex"; pattern: string; param: string }
+  /** Calls of these, or else `answer`: a format, any text, or nothing but calls (null). */
+  | {
+      kind: "tools";
+      syntax: ToolSyntax;
+      tools: readonly { name: string; parameters: unknown; param: string }[];
+      parallel: boolean;
+      answer: TextFormat | "text" | null;
+    };
 
 /** What a grammar may have of repeated parts, all counted. */
 const maxExpandedSize = 50_000;
@@ -21,7 +30,7 @@ export function formatEbnf(format: TextFormat, behindThought: boolean): string {
   const size = [...grammar.values()].reduce((sum, expression) => sum + expandedSize(expression), 0);
   if (size > maxExpandedSize) throw tooLarge(format, `its repeats come to ${size} parts, of ${maxExpandedSize}`);
   if (behindThought) {
-    grammar.set("answer", grammar.get("root") as NonNullable<ReturnType<Grammar["get"]>>);
+    grammar.set("answer", grammar.get("root") as Expression);
     grammar.set("root", sequence(repeat(text("\n"), 0, 2), rule("answer")));
   }
   const ebnf = toEbnf(grammar);
@@ -30,7 +39,7 @@ export function formatEbnf(format: TextFormat, behindThought: boolean): string {
 }
 
 function tooLarge(format: TextFormat, why: string): PelagicError {
-  const param = "param" in format ? format.param : "response_format";
+  const param = "param" in format ? format.param : format.kind === "tools" ? "tools" : "response_format";
   return new PelagicError("invalid_request", `${param}: too large: ${why}`, { param });
 }
 
@@ -41,13 +50,9 @@ function grammarOf(format: TextFormat): Grammar {
     case "choice":
       return new Map([["root", either(...format.choices.map(text))]]);
     case "json-schema":
-      try {
-        return schemaGrammar(format.schema);
-      } catch (error) {
-        if (!(error instanceof UnsupportedSchema)) throw error;
-        const param = format.param + error.path;
-        throw new PelagicError("invalid_request", `${param}: ${error.message}`, { param });
-      }
+      return grammarOfSchema(format.schema, format.param);
+    case "tools":
+      return toolsGrammar(format);
     case "regex":
       try {
         return new Map([["root", rawPatternGrammar(format.pattern)]]);
@@ -56,4 +61,33 @@ function grammarOf(format: TextFormat): Grammar {
         throw new PelagicError("invalid_request", `${format.param}: ${error.message} is not supported`, { param: format.param });
       }
   }
+}
+
+function grammarOfSchema(schema: unknown, field: string): Grammar {
+  try {
+    return schemaGrammar(schema);
+  } catch (error) {
+    if (!(error instanceof UnsupportedSchema)) throw error;
+    const param = field + error.path;
+    throw new PelagicError("invalid_request", `${param}: ${error.message}`, { param });
+  }
+}
+
+function toolsGrammar({ syntax, tools, parallel, answer }: TextFormat & { kind: "tools" }): Grammar {
+  const grammar = new Map<string, Expression>();
+  const calls = tools.map((tool, i) => {
+    for (const [name, expression] of prefixed(grammarOfSchema(tool.parameters, tool.param), `t${i}_`)) grammar.set(name, expression);
+    return sequence(text(tool.name + syntax.afterName), rule(`t${i}_root`), text(syntax.callEnd));
+  });
+  grammar.set("call", either(...calls));
+  const more = parallel ? [repeat(sequence(text(syntax.between + syntax.callBegin), rule("call")), 0, null)] : [];
+  grammar.set("calls", sequence(rule("call"), ...more, text(syntax.sectionEnd)));
+  const onlyCalls = sequence(text(opening(syntax)), rule("calls"));
+  if (answer === null) grammar.set("root", onlyCalls);
+  else if (answer === "text") grammar.set("root", { kind: "until", mark: opening(syntax), rule: "calls" });
+  else {
+    for (const [name, expression] of prefixed(grammarOf(answer), "a_")) grammar.set(name, expression);
+    grammar.set("root", either(onlyCalls, rule("a_root")));
+  }
+  return grammar;
 }

@@ -1,0 +1,236 @@
+// Turns what decode sends into what the client reads, streamed or whole: all answers to one request at once, each in its own order.
+import type { Response } from "express";
+import { type PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
+import type { Usage } from "../lib/contracts/http.ts";
+import type { AnswerFormat, FinishReason, TokenReport, WholeAnswer } from "./answer-format.ts";
+import type { Generation } from "./generation.ts";
+import type { OutputAssembler, OutputPiece } from "./output-assembler.ts";
+import { SseWriter } from "./sse.ts";
+
+/** One of a request's answers. */
+export interface Choice {
+  /** Numbers the prompt that it answers. */
+  prompt: number;
+  promptTokens: number;
+  assembler: OutputAssembler;
+  /** Sends it to the workers. */
+  start(): Generation;
+}
+
+export interface AnswerOptions {
+  format: AnswerFormat;
+  /** All answers to the first prompt, then those to the second. */
+  choices: Choice[];
+  response: Response;
+  stallMs: number;
+  /** Where several are made to give the best: so many of each prompt's. */
+  best?: number;
+  tokenIds: boolean;
+  digests: boolean;
+  /** Streams: the usage so far in every chunk. */
+  continuousUsage: boolean;
+  /** Before anything is written. */
+  beforeFirst(): void;
+  onFirstToken(): void;
+  onToken(): void;
+}
+
+export class Answer {
+  private readonly options: AnswerOptions;
+  private readonly generations: (Generation | null)[];
+  private readonly firsts: Promise<void>[] = [];
+  private readonly seenFirst: (() => void)[] = [];
+  /** Why the others need not go on. */
+  private failure: PelagicError | null = null;
+  /** What went before, of all answers: one writes at a time. */
+  private written: Promise<void> = Promise.resolve();
+  private any = false;
+  /** The end of a stream's only answer, which goes out with the stream's own. */
+  private lastEvents = "";
+
+  constructor(options: AnswerOptions) {
+    this.options = options;
+    this.generations = options.choices.map(() => null);
+    for (const { prompt } of options.choices) {
+      this.firsts[prompt] ??= new Promise((resolve) => {
+        this.seenFirst[prompt] = resolve;
+      });
+    }
+  }
+
+  /** Returns the outcome; throws where nothing was written yet or nobody reads any more. */
+  async stream(): Promise<string> {
+    const { format, choices } = this.options;
+    const writer = new SseWriter(this.options.response, this.options.stallMs);
+    const put = (events: string) => {
+      this.written = this.written.then(() => {
+        if (!writer.started) this.options.beforeFirst();
+        return writer.write(events);
+      });
+      return this.written;
+    };
+    let reasons: FinishReason[];
+    try {
+      reasons = await this.all(async (choice, index) => {
+        let opened = false;
+        const opening = () => {
+          const events = opened ? "" : format.opening(index);
+          opened = true;
+          return events;
+        };
+        const usage = () => (this.options.continuousUsage ? this.usage([choice]) : null);
+        const reason = await this.consume(choice, index, async (pieces, report) => {
+          const events = format.pieces(index, pieces, report, usage());
+          if (events !== "") await put(opening() + events);
+        });
+        const finish = opening() + format.finish(index, reason, usage());
+        if (choices.length > 1) await put(finish);
+        else this.lastEvents = finish;
+        return reason;
+      });
+    } catch (error) {
+      const failure = toPelagicError(error);
+      if (!writer.started || failure.code === "cancelled") throw failure;
+      await writer.write(format.failure(failure));
+      writer.end();
+      return failure.code;
+    }
+    await put(this.lastEvents + format.end(this.usage()));
+    writer.end();
+    return outcomeOf(reasons);
+  }
+
+  async whole(): Promise<string> {
+    const { format, choices, best } = this.options;
+    const answers: WholeAnswer[] = choices.map(() => ({ pieces: [], reason: "stop", report: {} }));
+    await this.all(async (choice, index) => {
+      const answer = answers[index] as WholeAnswer;
+      answer.reason = await this.consume(choice, index, (pieces, report) => {
+        answer.pieces.push(...pieces);
+        addReport(answer.report, report);
+        return Promise.resolve();
+      });
+      return answer.reason;
+    });
+    this.options.beforeFirst();
+    const given = best === undefined ? answers : bestOf(answers, choices, best);
+    this.options.response.json(format.whole(given, this.usage()));
+    return outcomeOf(given.map(({ reason }) => reason));
+  }
+
+  cancel(): void {
+    for (const generation of this.generations) generation?.cancel();
+  }
+
+  /** The workers' side of each answer that was begun. */
+  get begun(): Generation[] {
+    return this.generations.filter((generation) => generation !== null);
+  }
+
+  /** All answers side by side; the first failure ends them all. */
+  private async all(each: (choice: Choice, index: number) => Promise<FinishReason>): Promise<FinishReason[]> {
+    return await Promise.all(
+      this.options.choices.map(async (choice, index) => {
+        try {
+          return await each(choice, index);
+        } catch (error) {
+          this.failure ??= toPelagicError(error);
+          this.cancel();
+          for (const resolve of this.seenFirst) resolve?.();
+          throw this.failure;
+        }
+      }),
+    );
+  }
+
+  private async consume(
+    choice: Choice,
+    index: number,
+    put: (pieces: OutputPiece[], report: TokenReport) => Promise<void>,
+  ): Promise<FinishReason> {
+    const { assembler, prompt } = choice;
+    // The others of a prompt find its blocks where the first has put them.
+    const isFirst = this.options.choices.findIndex((one) => one.prompt === prompt) === index;
+    if (!isFirst) await this.firsts[prompt];
+    if (this.failure !== null) throw this.failure;
+    const generation = choice.start();
+    this.generations[index] = generation;
+    for await (const batch of generation) {
+      if (!this.any) this.options.onFirstToken();
+      this.any = true;
+      this.options.onToken();
+      this.seenFirst[prompt]?.();
+      const pieces: OutputPiece[] = [];
+      const used = assembler.push(batch.tokens, batch.logprobs, pieces);
+      await put(pieces, this.report(batch.tokens.subarray(0, used), batch.digests.slice(0, used)));
+      // Leaving the loop cancels what is still being generated.
+      if (assembler.stopped) break;
+    }
+    this.seenFirst[prompt]?.();
+    const pieces: OutputPiece[] = [];
+    assembler.finish(pieces);
+    if (pieces.length > 0) await put(pieces, {});
+    const reason = assembler.stopped ? "stop" : (generation.end?.reason ?? "stop");
+    return reason === "stop" && assembler.calls > 0 ? "tool_calls" : reason;
+  }
+
+  private report(tokens: Uint32Array, digests: string[]): TokenReport {
+    return { ...(this.options.tokenIds && { token_ids: [...tokens] }), ...(this.options.digests && { logits_digests: digests }) };
+  }
+
+  /** Of these answers, each prompt counted once. */
+  usage(choices: readonly Choice[] = this.options.choices): Usage {
+    let [prompt, cached, completion, reasoning] = [0, 0, 0, 0];
+    const counted = new Set<number>();
+    for (const choice of choices) {
+      completion += choice.assembler.completionTokens;
+      reasoning += choice.assembler.reasoningTokens;
+      if (counted.has(choice.prompt)) continue;
+      counted.add(choice.prompt);
+      prompt += choice.promptTokens;
+      cached += this.generations[this.options.choices.indexOf(choice)]?.cacheHitTokens ?? 0;
+    }
+    return {
+      prompt_tokens: prompt,
+      completion_tokens: completion,
+      total_tokens: prompt + completion,
+      prompt_tokens_details: { cached_tokens: cached },
+      completion_tokens_details: { reasoning_tokens: reasoning },
+      prompt_cache_hit_tokens: cached,
+      prompt_cache_miss_tokens: prompt - cached,
+    };
+  }
+}
+
+/** Of each prompt's answers those with the highest mean log probability of a token, best first. */
+function bestOf(answers: WholeAnswer[], choices: readonly Choice[], count: number): WholeAnswer[] {
+  const prompts = [...new Set(choices.map(({ prompt }) => prompt))];
+  return prompts.flatMap((prompt) =>
+    answers
+      .filter((_, index) => choices[index]?.prompt === prompt)
+      .map((answer) => ({ answer, score: meanLogprob(answer) }))
+      .sort((a, b) => b.score - a.score)
+      .slice(0, count)
+      .map(({ answer }) => answer),
+  );
+}
+
+function meanLogprob({ pieces }: WholeAnswer): number {
+  const all = pieces.flatMap((piece) => piece.logprobs);
+  return all.length === 0 ? Number.NEGATIVE_INFINITY : all.reduce((sum, { logprob }) => sum + logprob, 0) / all.length;
+}
+
+function outcomeOf(reasons: FinishReason[]): FinishReason {
+  return reasons[0] ?? "stop";
+}
+
+function addReport(to: TokenReport, { token_ids: ids, logits_digests: digests }: TokenReport): void {
+  if (ids) {
+    to.token_ids ??= [];
+    to.token_ids.push(...ids);
+  }
+  if (digests) {
+    to.logits_digests ??= [];
+    to.logits_digests.push(...digests);
+  }
+}

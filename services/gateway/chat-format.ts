@@ -1,0 +1,153 @@
+// The answer of /v1/chat/completions. Pure but for the ids of tool calls.
+import { randomUUID } from "node:crypto";
+import type { PelagicError } from "../lib/contracts/errors.ts";
+import type { ChatCompletion, ChatCompletionChunk, ChatLogprobs, TokenLogprob, Usage } from "../lib/contracts/http.ts";
+import type { TokenTable } from "../lib/model/token-table.ts";
+import {
+  type AnswerFormat,
+  callsOf,
+  type FinishReason,
+  type FormatOptions,
+  finite,
+  logprobsOf,
+  type TokenReport,
+  textOf,
+  tokenText,
+  type WholeAnswer,
+} from "./answer-format.ts";
+import { errorBody } from "./http-error.ts";
+import type { LogprobEntry, OutputPiece } from "./output-assembler.ts";
+import { doneEvent, sseEvent } from "./sse.ts";
+
+type Delta = ChatCompletionChunk["choices"][number]["delta"];
+
+export interface ChatFormatOptions extends FormatOptions {
+  /** The answer has reasoning, be it empty. */
+  thinking: boolean;
+  /** The client wants to see it. */
+  showReasoning: boolean;
+}
+
+export class ChatFormat implements AnswerFormat {
+  private readonly options: ChatFormatOptions;
+
+  constructor(options: ChatFormatOptions) {
+    this.options = options;
+  }
+
+  opening(index: number): string {
+    const chunk = this.chunk(index, { role: "assistant", content: "" }, null, null, {}, null);
+    return sseEvent({ ...chunk, ...this.promptIds() });
+  }
+
+  /** One event a piece; the report goes with the first, or alone where no text is out yet. */
+  pieces(index: number, all: OutputPiece[], report: TokenReport, usage: Usage | null): string {
+    const pieces = this.shown(all);
+    const reported = (report.token_ids?.length ?? 0) > 0 || (report.logits_digests?.length ?? 0) > 0;
+    if (pieces.length === 0) return reported || usage ? sseEvent(this.chunk(index, { content: "" }, null, null, report, usage)) : "";
+    return pieces
+      .map((piece, i) => sseEvent(this.chunk(index, deltaOf(piece), this.logprobs([piece]), null, i === 0 ? report : {}, usage)))
+      .join("");
+  }
+
+  finish(index: number, reason: FinishReason, usage: Usage | null): string {
+    return sseEvent(this.chunk(index, {}, null, reason, {}, usage));
+  }
+
+  end(usage: Usage): string {
+    const last = this.options.includeUsage ? sseEvent({ ...this.head(), choices: [], usage } satisfies ChatCompletionChunk) : "";
+    return last + doneEvent;
+  }
+
+  failure(error: PelagicError): string {
+    return sseEvent(errorBody(error)) + doneEvent;
+  }
+
+  whole(answers: WholeAnswer[], usage: Usage): object {
+    const { id, created, model } = this.options.head;
+    return {
+      id,
+      object: "chat.completion",
+      created,
+      model,
+      ...this.promptIds(),
+      choices: answers.map(({ pieces, reason, report }, index) => ({
+        index,
+        message: this.message(pieces),
+        logprobs: this.logprobs(pieces),
+        finish_reason: reason,
+        ...report,
+      })),
+      usage,
+    } satisfies ChatCompletion;
+  }
+
+  private message(pieces: OutputPiece[]): ChatCompletion["choices"][number]["message"] {
+    const { thinking, showReasoning } = this.options;
+    const calls = callsOf(pieces);
+    const content = textOf(pieces, "content");
+    return {
+      role: "assistant",
+      content: content === "" && calls.length > 0 ? null : content,
+      ...(thinking && showReasoning ? { reasoning_content: textOf(pieces, "reasoning") } : {}),
+      ...(calls.length > 0 && { tool_calls: calls.map((called) => ({ id: callId(), type: "function" as const, function: called })) }),
+      refusal: null,
+    };
+  }
+
+  private shown(pieces: OutputPiece[]): OutputPiece[] {
+    return this.options.showReasoning ? pieces : pieces.filter((piece) => piece.kind !== "reasoning");
+  }
+
+  private promptIds(): { prompt_token_ids?: number[] } {
+    const [ids] = this.options.promptTokenIds ?? [];
+    return ids === undefined ? {} : { prompt_token_ids: ids };
+  }
+
+  private head() {
+    const { id, created, model } = this.options.head;
+    return { id, object: "chat.completion.chunk" as const, created, model };
+  }
+
+  private chunk(
+    index: number,
+    delta: Delta,
+    logprobs: ChatLogprobs | null,
+    finishReason: FinishReason | null,
+    report: TokenReport,
+    usage: Usage | null,
+  ): ChatCompletionChunk {
+    return {
+      ...this.head(),
+      choices: [{ index, delta, logprobs, finish_reason: finishReason, ...report }],
+      ...(this.options.includeUsage ? { usage } : {}),
+    };
+  }
+
+  private logprobs(pieces: OutputPiece[]): ChatLogprobs | null {
+    const { logprobs, table, thinking, showReasoning } = this.options;
+    if (!logprobs || table === null) return null;
+    const of = (reasoning: boolean) => logprobsOf(pieces, reasoning).map((entry) => chatLogprob(entry, table));
+    return { content: of(false), ...(thinking && showReasoning ? { reasoning_content: of(true) } : {}) };
+  }
+}
+
+function deltaOf({ kind, text, call }: OutputPiece): Delta {
+  if (kind === "reasoning") return { reasoning_content: text };
+  if (call === undefined) return { content: text };
+  if (call.name === undefined) return { tool_calls: [{ index: call.index, function: { arguments: text } }] };
+  return { tool_calls: [{ index: call.index, id: callId(), type: "function", function: { name: call.name, arguments: text } }] };
+}
+
+function callId(): string {
+  return `call_${randomUUID().replaceAll("-", "")}`;
+}
+
+function chatLogprob(entry: LogprobEntry, table: TokenTable): TokenLogprob {
+  const alternative = (id: number, logprob: number) => ({
+    token: tokenText(id, table),
+    logprob: finite(logprob),
+    bytes: [...table.bytesOf(id)],
+  });
+  return { ...alternative(entry.tokenId, entry.logprob), top_logprobs: entry.top.map(([id, logprob]) => alternative(id, logprob)) };
+}

@@ -1,0 +1,141 @@
+// What each endpoint's body asks for, in one form. Throws `invalid_request` with the field at fault.
+import { randomUUID } from "node:crypto";
+import type { z } from "zod";
+import { PelagicError } from "../lib/contracts/errors.ts";
+import { ChatCompletionRequest, CompletionRequest, httpLimits, unknownFields } from "../lib/contracts/http.ts";
+import type { TextFormat } from "../lib/grammar/text-format.ts";
+import type { AnswerFormat, FormatOptions } from "./answer-format.ts";
+import { ChatFormat } from "./chat-format.ts";
+import { CompletionFormat } from "./completion-format.ts";
+import type { Endpoint } from "./gateway-metrics.ts";
+import type { CommonRequest } from "./generation-plan.ts";
+import { parseBody } from "./json-body.ts";
+import type { EncodedPrompt } from "./prompt-encoder.ts";
+import { chatPrompt, completionPrompts, type PromptSource, thinkingWanted } from "./prompt-source.ts";
+import type { Gateway } from "./serve-generation.ts";
+import { checkModelName } from "./served-model.ts";
+import { wantedFormat, withTools } from "./wanted-format.ts";
+
+export interface GenerationRequest {
+  /** Sampling, stopping and reporting. */
+  common: CommonRequest;
+  prompts: PromptSource[];
+  /** Reasoning is told from the answer. */
+  chat: boolean;
+  wanted: TextFormat | undefined;
+  bannedWords: string[] | undefined;
+  /** Answers given to each prompt, and answers made of which they are the best. */
+  answers: number;
+  candidates: number;
+  logprobs: number | undefined;
+  askedTokens: number | null | undefined;
+  askedTokensField: string;
+  thinkingTokens: number | null | undefined;
+  /** What the client reads. */
+  format(prompts: readonly EncodedPrompt[]): AnswerFormat;
+}
+
+export function parseGeneration(gateway: Gateway, endpoint: Endpoint, body: Record<string, unknown>): GenerationRequest {
+  return endpoint === "chat" ? parseChat(gateway, body) : parseCompletion(gateway, body);
+}
+
+function parseChat(gateway: Gateway, body: Record<string, unknown>): GenerationRequest {
+  const request = validate(gateway, ChatCompletionRequest, body);
+  if (request.logprobs !== true && (request.top_logprobs ?? 0) > 0) {
+    throw new PelagicError("invalid_request", "top_logprobs: needs logprobs: true", { param: "top_logprobs" });
+  }
+  const thinking = thinkingWanted(request);
+  const logprobs = request.logprobs === true ? (request.top_logprobs ?? 0) : undefined;
+  return {
+    common: request,
+    prompts: [chatPrompt(request, gateway.model)],
+    chat: true,
+    wanted: withTools(wantedFormat(request), request, gateway.model.toolSyntax),
+    bannedWords: request.bad_words ?? undefined,
+    answers: request.n ?? 1,
+    candidates: request.n ?? 1,
+    logprobs,
+    askedTokens: request.max_completion_tokens ?? request.max_tokens,
+    askedTokensField: request.max_completion_tokens ? "max_completion_tokens" : "max_tokens",
+    thinkingTokens: request.thinking_token_budget,
+    format: (prompts) =>
+      new ChatFormat({
+        ...formatOptions(gateway, "chatcmpl", request, prompts, logprobs !== undefined),
+        thinking,
+        showReasoning: request.include_reasoning ?? true,
+      }),
+  };
+}
+
+function parseCompletion(gateway: Gateway, body: Record<string, unknown>): GenerationRequest {
+  const request = validate(gateway, CompletionRequest, body);
+  const prompts = completionPrompts(request, gateway.model);
+  const answers = request.n ?? 1;
+  const candidates = Math.max(answers, request.best_of ?? answers);
+  const refuse = (param: string, why: string) => new PelagicError("invalid_request", `${param}: ${why}`, { param });
+  if ((request.best_of ?? answers) < answers) throw refuse("best_of", "not fewer than n");
+  if (request.stream && candidates > answers) throw refuse("best_of", "not with stream: the best is known at the end");
+  if (prompts.length * candidates > httpLimits.answers) throw refuse("n", `more than ${httpLimits.answers} answers to one request`);
+  if (request.echo && typeof request.logprobs === "number") throw refuse("echo", "not with logprobs");
+  const logprobs = request.logprobs ?? undefined;
+  return {
+    common: request,
+    prompts,
+    chat: false,
+    wanted: wantedFormat(request),
+    bannedWords: request.bad_words ?? undefined,
+    answers,
+    candidates,
+    logprobs: logprobs ?? (candidates > answers ? 0 : undefined),
+    askedTokens: request.max_tokens,
+    askedTokensField: "max_tokens",
+    thinkingTokens: undefined,
+    format: (encoded) =>
+      new CompletionFormat({
+        ...formatOptions(gateway, "cmpl", request, encoded, logprobs !== undefined),
+        echo: request.echo ? prompts.map((source, i) => promptText(gateway, source, encoded[i] as EncodedPrompt)) : null,
+        perPrompt: answers,
+      }),
+  };
+}
+
+function formatOptions(
+  gateway: Gateway,
+  prefix: string,
+  request: CommonRequest,
+  prompts: readonly EncodedPrompt[],
+  logprobs: boolean,
+): FormatOptions {
+  return {
+    head: {
+      id: `${prefix}-${randomUUID().replaceAll("-", "")}`,
+      created: Math.floor(Date.now() / 1000),
+      model: gateway.model.name,
+    },
+    table: gateway.model.table,
+    logprobs,
+    ...(request.return_token_ids ? { promptTokenIds: prompts.map(({ tokens }) => [...tokens]) } : {}),
+    includeUsage: request.stream_options?.include_usage ?? false,
+  };
+}
+
+function promptText({ model }: Gateway, source: PromptSource, { tokens }: EncodedPrompt): string {
+  if (!("tokens" in source) && source.job.kind === "text") return source.job.text;
+  const { table } = model;
+  return table === null ? "" : Buffer.concat(Array.from(tokens, (id) => table.bytesOf(id))).toString();
+}
+
+function validate<S extends typeof ChatCompletionRequest | typeof CompletionRequest>(
+  gateway: Gateway,
+  schema: S,
+  body: Record<string, unknown>,
+): z.output<S> {
+  const request = parseBody(schema, body) as z.output<S>;
+  checkModelName(gateway.model, request.model, "model");
+  if (request.pelagic && !gateway.debug) {
+    throw new PelagicError("invalid_request", "pelagic: only with PELAGIC_DEBUG=1", { param: "pelagic" });
+  }
+  const unknown = unknownFields(schema, body).length;
+  if (unknown > 0) gateway.metrics.ignoredFields.inc(unknown);
+  return request;
+}

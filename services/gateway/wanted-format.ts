@@ -1,0 +1,75 @@
+// What the client asks the answer to be, of its response format and its tools. Pure.
+import { PelagicError } from "../lib/contracts/errors.ts";
+import type { ChatCompletionRequest, CompletionRequest } from "../lib/contracts/http.ts";
+import type { TextFormat } from "../lib/grammar/text-format.ts";
+import type { ToolSyntax } from "../lib/grammar/tool-syntax.ts";
+
+type Formats = Pick<CompletionRequest, "response_format" | "structured_outputs">;
+type Tools = Pick<ChatCompletionRequest, "tools" | "tool_choice" | "parallel_tool_calls">;
+
+/** undefined: anything. */
+export function wantedFormat(request: Formats): TextFormat | undefined {
+  const { response_format: format, structured_outputs: structured } = request;
+  if (format && format.type !== "text" && structured) {
+    throw new PelagicError("invalid_request", "structured_outputs: not beside a response_format", { param: "structured_outputs" });
+  }
+  if (format?.type === "json_object") return { kind: "json-object" };
+  if (format?.type === "json_schema")
+    return { kind: "json-schema", schema: format.json_schema.schema ?? {}, param: "response_format.json_schema.schema" };
+  if (!structured) return undefined;
+  if (structured.json_object) return { kind: "json-object" };
+  if (structured.choice) return { kind: "choice", choices: structured.choice };
+  if (structured.regex) return { kind: "regex", pattern: structured.regex, param: "structured_outputs.regex" };
+  return { kind: "json-schema", schema: parsedSchema(structured.json), param: "structured_outputs.json" };
+}
+
+/** The format with the tools that may be called; without tools, the format. */
+export function withTools(format: TextFormat | undefined, request: Tools, syntax: ToolSyntax): TextFormat | undefined {
+  const { tool_choice: choice } = request;
+  const tools = (request.tools ?? []).map(({ function: tool }, i) => ({
+    name: tool.name,
+    parameters: parametersOf(tool.parameters, `tools[${i}].function.parameters`),
+    param: `tools[${i}].function.parameters`,
+  }));
+  const twice = tools.findIndex(({ name }, i) => tools.findIndex((other) => other.name === name) !== i);
+  if (twice >= 0) {
+    throw new PelagicError("invalid_request", `tools[${twice}].function.name: ${tools[twice]?.name} is there twice`, {
+      param: `tools[${twice}].function.name`,
+    });
+  }
+  if (tools.length === 0) {
+    if (!choice || choice === "none" || choice === "auto") return format;
+    throw new PelagicError("invalid_request", "tool_choice: there are no tools", { param: "tool_choice" });
+  }
+  if (choice === "none") return format;
+  const parallel = request.parallel_tool_calls !== false;
+  if (!choice || choice === "auto") return { kind: "tools", syntax, tools, parallel, answer: format ?? "text" };
+  if (choice === "required") return { kind: "tools", syntax, tools, parallel, answer: null };
+  const named = tools.filter(({ name }) => name === choice.function.name);
+  if (named.length === 0) {
+    throw new PelagicError("invalid_request", `tool_choice.function.name: no tool is called ${JSON.stringify(choice.function.name)}`, {
+      param: "tool_choice.function.name",
+    });
+  }
+  return { kind: "tools", syntax, tools: named, parallel: false, answer: null };
+}
+
+/** Arguments are an object, whether the schema says so or not. */
+function parametersOf(schema: boolean | Record<string, unknown> | null | undefined, param: string): unknown {
+  if (schema === null || schema === undefined) return { type: "object", properties: {}, additionalProperties: false };
+  if (schema === true) return { type: "object" };
+  const type = schema === false ? "nothing" : schema.type;
+  if (type !== undefined && type !== "object") {
+    throw new PelagicError("invalid_request", `${param}.type: arguments are an object`, { param: `${param}.type` });
+  }
+  return { ...(schema as object), type: "object" };
+}
+
+function parsedSchema(json: unknown): unknown {
+  if (typeof json !== "string") return json;
+  try {
+    return JSON.parse(json);
+  } catch {
+    throw new PelagicError("invalid_request", "structured_outputs.json: this is no JSON", { param: "structured_outputs.json" });
+  }
+}
