@@ -2,7 +2,8 @@
 import { randomUUID } from "node:crypto";
 import type { z } from "zod";
 import { PelagicError } from "../lib/contracts/errors.ts";
-import { ChatCompletionRequest, CompletionRequest, httpLimits, unknownFields } from "../lib/contracts/http.ts";
+import { ChatCompletionRequest, CompletionRequest, unknownFields } from "../lib/contracts/http.ts";
+import { httpLimits } from "../lib/contracts/http-fields.ts";
 import type { TextFormat } from "../lib/grammar/text-format.ts";
 import type { AnswerFormat, FormatOptions } from "./answer-format.ts";
 import { ChatFormat } from "./chat-format.ts";

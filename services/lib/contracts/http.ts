@@ -4,48 +4,22 @@
 // only the value that changes nothing passes, with an error that names the field). Fields nobody knows are accepted and counted.
 import { z } from "zod";
 
-export const httpLimits = {
-  messages: 10_000,
-  contentParts: 10_000,
-  textCharacters: 16_000_000,
-  promptTokens: 4_000_000,
-  stops: 16,
-  stopCharacters: 1_024,
-  stopTokenIds: 256,
-  logitBias: 1_024,
-  choices: 1_024,
-  /** Answers to one request, of all its prompts. */
-  answers: 128,
-  tools: 128,
-  toolNameCharacters: 128,
-  templateKwargs: 32,
-  bannedWords: 256,
-  allowedTokenIds: 10_000,
-  isolationCharacters: 512,
-  tokenId: 2 ** 31 - 1,
-} as const;
+import {
+  anything,
+  httpLimits,
+  isolation,
+  noneOf,
+  nothing,
+  only,
+  refused,
+  schema,
+  stopString,
+  text,
+  tokenId,
+  toolName,
+  unsupported,
+} from "./http-fields.ts";
 
-const text = z.string().max(httpLimits.textCharacters);
-const tokenId = z.number().int().min(0).max(httpLimits.tokenId);
-
-/** A field whose effect we do not have: passes only as null or as a value that asks for nothing. */
-function refused<S extends z.ZodType>(harmless: S): z.ZodOptional<z.ZodNullable<S>> {
-  return harmless.nullish();
-}
-const unsupported = (what: string) => ({ error: `${what} is not supported by this server: leave it out` });
-const noneOf = (what: string) => refused(z.array(z.unknown(), unsupported(what)).max(0, unsupported(what)));
-const nothing = (what: string) => z.null(unsupported(what)).optional();
-const only = <const V extends string | number | boolean>(value: V, what: string) => refused(z.literal(value, unsupported(what)));
-
-const wellFormed = (value: string) => !/[\uD800-\uDBFF](?![\uDC00-\uDFFF])|(?<![\uD800-\uDBFF])[\uDC00-\uDFFF]/.test(value);
-const stopString = z
-  .string()
-  .min(1, { error: "a stop string cannot be empty" })
-  .max(httpLimits.stopCharacters)
-  .refine(wellFormed, { error: "a stop string must be valid Unicode" });
-
-const schema = z.union([z.boolean(), z.record(z.string(), z.unknown())], { error: "a JSON schema: an object or a boolean" });
-const isolation = z.string().max(httpLimits.isolationCharacters);
 const ResponseFormat = z.discriminatedUnion(
   "type",
   [
@@ -125,7 +99,6 @@ const generationFields = {
 };
 
 /** Accepted without effect. */
-const anything = z.unknown().optional();
 const ignored = {
   user: anything,
   metadata: anything,
@@ -143,10 +116,6 @@ const ignored = {
 const TextPart = z.object({ type: z.literal("text", { error: "only text parts are supported" }), text });
 const content = z.union([text, z.array(TextPart).max(httpLimits.contentParts)], { error: "a string or an array of text parts" });
 
-const toolName = z
-  .string()
-  .regex(/^[\w.:/-]+$/, { error: "letters, digits and _ . : / - only" })
-  .max(httpLimits.toolNameCharacters);
 const Tool = z.looseObject({
   type: z.literal("function", { error: "only functions are supported" }),
   function: z.looseObject({
