@@ -6,6 +6,12 @@ import type { LogprobEntry, OutputPiece } from "./output-assembler.ts";
 
 export type FinishReason = "stop" | "length" | "tool_calls";
 
+export interface Ending {
+  reason: FinishReason;
+  /** The stop string that ended it. */
+  stop: string | null;
+}
+
 /** Per-token reports that a client asked for. */
 export interface TokenReport {
   token_ids?: number[];
@@ -15,17 +21,17 @@ export interface TokenReport {
 /** One finished answer; a request has as many as it has prompts times n. */
 export interface WholeAnswer {
   pieces: OutputPiece[];
-  reason: FinishReason;
+  ending: Ending;
   report: TokenReport;
 }
 
 /** Streams are events, one string for all that goes out at once. `index` numbers the request's answers. */
 export interface AnswerFormat {
-  /** Goes before an answer's first piece, in the same write. */
-  opening(index: number): string;
+  /** Goes before an answer's first piece, in the same write. `usage`: of its prompt. */
+  opening(index: number, usage: Usage): string;
   /** `usage`: so far, where the client wants it in every chunk. */
   pieces(index: number, pieces: OutputPiece[], report: TokenReport, usage: Usage | null): string;
-  finish(index: number, reason: FinishReason, usage: Usage | null): string;
+  finish(index: number, ending: Ending, usage: Usage | null): string;
   /** After the last answer. */
   end(usage: Usage): string;
   /** In place of what would have come; the stream ends with it. */

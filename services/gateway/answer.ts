@@ -2,7 +2,7 @@
 import type { Response } from "express";
 import { type PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
 import type { Usage } from "../lib/contracts/http.ts";
-import type { AnswerFormat, FinishReason, TokenReport, WholeAnswer } from "./answer-format.ts";
+import type { AnswerFormat, Ending, FinishReason, TokenReport, WholeAnswer } from "./answer-format.ts";
 import type { Generation } from "./generation.ts";
 import type { OutputAssembler, OutputPiece } from "./output-assembler.ts";
 import { SseWriter } from "./sse.ts";
@@ -69,24 +69,30 @@ export class Answer {
       });
       return this.written;
     };
-    let reasons: FinishReason[];
+    let endings: Ending[];
     try {
-      reasons = await this.all(async (choice, index) => {
-        let opened = false;
-        const opening = () => {
-          const events = opened ? "" : format.opening(index);
-          opened = true;
-          return events;
+      endings = await this.all(async (choice, index) => {
+        // Goes out with the first piece, not before it.
+        let opening: string | null = null;
+        const open = () => {
+          opening ??= format.opening(index, this.usage([choice]));
+        };
+        const withOpening = (events: string) => {
+          const all = opening + events;
+          opening = "";
+          return all;
         };
         const usage = () => (this.options.continuousUsage ? this.usage([choice]) : null);
-        const reason = await this.consume(choice, index, async (pieces, report) => {
+        const ending = await this.consume(choice, index, async (pieces, report) => {
+          open();
           const events = format.pieces(index, pieces, report, usage());
-          if (events !== "") await put(opening() + events);
+          if (events !== "") await put(withOpening(events));
         });
-        const finish = opening() + format.finish(index, reason, usage());
+        open();
+        const finish = withOpening(format.finish(index, ending, usage()));
         if (choices.length > 1) await put(finish);
         else this.lastEvents = finish;
-        return reason;
+        return ending;
       });
     } catch (error) {
       const failure = toPelagicError(error);
@@ -97,25 +103,29 @@ export class Answer {
     }
     await put(this.lastEvents + format.end(this.usage()));
     writer.end();
-    return outcomeOf(reasons);
+    return outcomeOf(endings);
   }
 
   async whole(): Promise<string> {
     const { format, choices, best } = this.options;
-    const answers: WholeAnswer[] = choices.map(() => ({ pieces: [], reason: "stop", report: {} }));
+    const answers: WholeAnswer[] = choices.map(() => ({
+      pieces: [],
+      ending: { reason: "stop", stop: null },
+      report: {},
+    }));
     await this.all(async (choice, index) => {
       const answer = answers[index] as WholeAnswer;
-      answer.reason = await this.consume(choice, index, (pieces, report) => {
+      answer.ending = await this.consume(choice, index, (pieces, report) => {
         answer.pieces.push(...pieces);
         addReport(answer.report, report);
         return Promise.resolve();
       });
-      return answer.reason;
+      return answer.ending;
     });
     this.options.beforeFirst();
     const given = best === undefined ? answers : bestOf(answers, choices, best);
     this.options.response.json(format.whole(given, this.usage()));
-    return outcomeOf(given.map(({ reason }) => reason));
+    return outcomeOf(given.map(({ ending }) => ending));
   }
 
   cancel(): void {
@@ -128,7 +138,7 @@ export class Answer {
   }
 
   /** All answers side by side; the first failure ends them all. */
-  private async all(each: (choice: Choice, index: number) => Promise<FinishReason>): Promise<FinishReason[]> {
+  private async all(each: (choice: Choice, index: number) => Promise<Ending>): Promise<Ending[]> {
     return await Promise.all(
       this.options.choices.map(async (choice, index) => {
         try {
@@ -147,7 +157,7 @@ export class Answer {
     choice: Choice,
     index: number,
     put: (pieces: OutputPiece[], report: TokenReport) => Promise<void>,
-  ): Promise<FinishReason> {
+  ): Promise<Ending> {
     const { assembler, prompt } = choice;
     // The others of a prompt find its blocks where the first has put them.
     const isFirst = this.options.choices.findIndex((one) => one.prompt === prompt) === index;
@@ -171,7 +181,7 @@ export class Answer {
     assembler.finish(pieces);
     if (pieces.length > 0) await put(pieces, {});
     const reason = assembler.stopped ? "stop" : (generation.end?.reason ?? "stop");
-    return reason === "stop" && assembler.calls > 0 ? "tool_calls" : reason;
+    return { reason: reason === "stop" && assembler.calls > 0 ? "tool_calls" : reason, stop: assembler.stop };
   }
 
   private report(tokens: Uint32Array, digests: string[]): TokenReport {
@@ -220,8 +230,8 @@ function meanLogprob({ pieces }: WholeAnswer): number {
   return all.length === 0 ? Number.NEGATIVE_INFINITY : all.reduce((sum, { logprob }) => sum + logprob, 0) / all.length;
 }
 
-function outcomeOf(reasons: FinishReason[]): FinishReason {
-  return reasons[0] ?? "stop";
+function outcomeOf(endings: Ending[]): FinishReason {
+  return endings[0]?.reason ?? "stop";
 }
 
 function addReport(to: TokenReport, { token_ids: ids, logits_digests: digests }: TokenReport): void {

@@ -6,6 +6,7 @@ import type { TokenTable } from "../lib/model/token-table.ts";
 import {
   type AnswerFormat,
   callsOf,
+  type Ending,
   type FinishReason,
   type FormatOptions,
   finite,
@@ -50,7 +51,7 @@ export class ChatFormat implements AnswerFormat {
       .join("");
   }
 
-  finish(index: number, reason: FinishReason, usage: Usage | null): string {
+  finish(index: number, { reason }: Ending, usage: Usage | null): string {
     return sseEvent(this.chunk(index, {}, null, reason, {}, usage));
   }
 
@@ -71,11 +72,11 @@ export class ChatFormat implements AnswerFormat {
       created,
       model,
       ...this.promptIds(),
-      choices: answers.map(({ pieces, reason, report }, index) => ({
+      choices: answers.map(({ pieces, ending, report }, index) => ({
         index,
         message: this.message(pieces),
         logprobs: this.logprobs(pieces),
-        finish_reason: reason,
+        finish_reason: ending.reason,
         ...report,
       })),
       usage,

@@ -3,6 +3,7 @@ import type { PelagicError } from "../lib/contracts/errors.ts";
 import type { Completion, CompletionChunk, CompletionLogprobs, Usage } from "../lib/contracts/http.ts";
 import {
   type AnswerFormat,
+  type Ending,
   type FinishReason,
   type FormatOptions,
   finite,
@@ -43,7 +44,7 @@ export class CompletionFormat implements AnswerFormat {
       .join("");
   }
 
-  finish(index: number, reason: FinishReason, usage: Usage | null): string {
+  finish(index: number, { reason }: Ending, usage: Usage | null): string {
     return sseEvent(this.chunk(index, "", null, reason, {}, usage));
   }
 
@@ -59,11 +60,11 @@ export class CompletionFormat implements AnswerFormat {
   whole(answers: WholeAnswer[], usage: Usage): object {
     return {
       ...this.head(0),
-      choices: answers.map(({ pieces, reason, report }, index) => ({
+      choices: answers.map(({ pieces, ending, report }, index) => ({
         index,
         text: this.echo(index) + textOf(pieces, "content"),
         logprobs: this.logprobs(pieces),
-        finish_reason: reason,
+        finish_reason: ending.reason,
         ...report,
         ...this.promptIds(index),
       })),

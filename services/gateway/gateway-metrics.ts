@@ -1,7 +1,7 @@
 // What the gateway counts. Labels are bounded: endpoints, outcomes and statuses, never names that a client chose.
 import { Counter, Gauge, Histogram, latencyBucketsSeconds, type Registry, tokenBucketsSeconds } from "../lib/runtime/metrics.ts";
 
-export type Endpoint = "chat" | "completions";
+export type Endpoint = "chat" | "completions" | "responses" | "messages";
 
 export class GatewayMetrics {
   readonly timeToFirstToken: Histogram<"endpoint">;

@@ -4,6 +4,8 @@ import type { z } from "zod";
 import { PelagicError } from "../lib/contracts/errors.ts";
 import { ChatCompletionRequest, CompletionRequest, unknownFields } from "../lib/contracts/http.ts";
 import { httpLimits } from "../lib/contracts/http-fields.ts";
+import { MessagesRequest } from "../lib/contracts/http-messages.ts";
+import { ResponsesRequest } from "../lib/contracts/http-responses.ts";
 import type { TextFormat } from "../lib/grammar/text-format.ts";
 import type { AnswerFormat, FormatOptions } from "./answer-format.ts";
 import { ChatFormat } from "./chat-format.ts";
@@ -13,6 +15,10 @@ import type { CommonRequest } from "./generation-plan.ts";
 import { parseBody } from "./json-body.ts";
 import type { EncodedPrompt } from "./prompt-encoder.ts";
 import { chatPrompt, completionPrompts, type PromptSource, thinkingWanted } from "./prompt-source.ts";
+import { chatOfMessages } from "./messages-request.ts";
+import { MessagesFormat } from "./messages-format.ts";
+import { chatOfResponses } from "./responses-request.ts";
+import { ResponsesFormat } from "./responses-format.ts";
 import type { Gateway } from "./serve-generation.ts";
 import { checkModelName } from "./served-model.ts";
 import { wantedFormat, withTools } from "./wanted-format.ts";
@@ -37,16 +43,29 @@ export interface GenerationRequest {
 }
 
 export function parseGeneration(gateway: Gateway, endpoint: Endpoint, body: Record<string, unknown>): GenerationRequest {
-  return endpoint === "chat" ? parseChat(gateway, body) : parseCompletion(gateway, body);
+  const parsers = { chat: parseChat, completions: parseCompletion, responses: parseResponses, messages: parseMessages };
+  return parsers[endpoint](gateway, body);
 }
 
 function parseChat(gateway: Gateway, body: Record<string, unknown>): GenerationRequest {
   const request = validate(gateway, ChatCompletionRequest, body);
+  return chatGeneration(
+    gateway,
+    request,
+    (prompts) =>
+      new ChatFormat({
+        ...formatOptions(gateway, "chatcmpl", request, prompts, request.logprobs === true),
+        thinking: thinkingWanted(request),
+        showReasoning: request.include_reasoning ?? true,
+      }),
+  );
+}
+
+/** What every form of conversation becomes. */
+function chatGeneration(gateway: Gateway, request: ChatCompletionRequest, format: GenerationRequest["format"]): GenerationRequest {
   if (request.logprobs !== true && (request.top_logprobs ?? 0) > 0) {
     throw new PelagicError("invalid_request", "top_logprobs: needs logprobs: true", { param: "top_logprobs" });
   }
-  const thinking = thinkingWanted(request);
-  const logprobs = request.logprobs === true ? (request.top_logprobs ?? 0) : undefined;
   return {
     common: request,
     prompts: [chatPrompt(request, gateway.model)],
@@ -55,17 +74,27 @@ function parseChat(gateway: Gateway, body: Record<string, unknown>): GenerationR
     bannedWords: request.bad_words ?? undefined,
     answers: request.n ?? 1,
     candidates: request.n ?? 1,
-    logprobs,
+    logprobs: request.logprobs === true ? (request.top_logprobs ?? 0) : undefined,
     askedTokens: request.max_completion_tokens ?? request.max_tokens,
     askedTokensField: request.max_completion_tokens ? "max_completion_tokens" : "max_tokens",
     thinkingTokens: request.thinking_token_budget,
-    format: (prompts) =>
-      new ChatFormat({
-        ...formatOptions(gateway, "chatcmpl", request, prompts, logprobs !== undefined),
-        thinking,
-        showReasoning: request.include_reasoning ?? true,
-      }),
+    format,
   };
+}
+
+function parseResponses(gateway: Gateway, body: Record<string, unknown>): GenerationRequest {
+  const request = validate(gateway, ResponsesRequest, body);
+  const chat = chatOfResponses(request);
+  return chatGeneration(
+    gateway,
+    chat,
+    () => new ResponsesFormat({ request, model: gateway.model.name, table: gateway.model.table, thinking: thinkingWanted(chat) }),
+  );
+}
+
+function parseMessages(gateway: Gateway, body: Record<string, unknown>): GenerationRequest {
+  const request = validate(gateway, MessagesRequest, body);
+  return chatGeneration(gateway, chatOfMessages(request), () => new MessagesFormat({ model: gateway.model.name }));
 }
 
 function parseCompletion(gateway: Gateway, body: Record<string, unknown>): GenerationRequest {
@@ -126,14 +155,10 @@ function promptText({ model }: Gateway, source: PromptSource, { tokens }: Encode
   return table === null ? "" : Buffer.concat(Array.from(tokens, (id) => table.bytesOf(id))).toString();
 }
 
-function validate<S extends typeof ChatCompletionRequest | typeof CompletionRequest>(
-  gateway: Gateway,
-  schema: S,
-  body: Record<string, unknown>,
-): z.output<S> {
-  const request = parseBody(schema, body) as z.output<S>;
-  checkModelName(gateway.model, request.model, "model");
-  if (request.pelagic && !gateway.debug) {
+function validate<S extends z.ZodObject<{ model: z.ZodString }>>(gateway: Gateway, schema: S, body: Record<string, unknown>): z.output<S> {
+  const request = parseBody(schema, body);
+  checkModelName(gateway.model, request.model as string, "model");
+  if ("pelagic" in request && request.pelagic && !gateway.debug) {
     throw new PelagicError("invalid_request", "pelagic: only with PELAGIC_DEBUG=1", { param: "pelagic" });
   }
   const unknown = unknownFields(schema, body).length;

@@ -237,7 +237,7 @@ describe("refusals", () => {
       [{ modalities: ["audio"] }, "modalities[0]"],
       [{ messages: [] }, "messages"],
       [{ messages: [{ role: "tool", content: "x" }] }, "messages[0].tool_call_id"],
-      [{ messages: [...messages, { role: "user", content: [{ type: "image_url" }] }] }, "messages[1].content"],
+      [{ messages: [...messages, { role: "user", content: [{ type: "image_url" }] }] }, "messages[1].content[0].type"],
       [{ messages: Array.from({ length: 20_000 }, () => 1) }, "messages"],
       [{ temperature: 3 }, "temperature"],
       [{ top_p: 0 }, "top_p"],

@@ -7,7 +7,8 @@ import { apiVersion, openApiDocument } from "../lib/contracts/openapi.ts";
 import { sendError } from "./http-error.ts";
 import { type Gateway, readyDecodeWorkers, servedContext, serveGeneration } from "./serve-generation.ts";
 import { checkModelName, describeModel } from "./served-model.ts";
-import { detokenize, tokenize } from "./tokenize.ts";
+import { messagesError } from "./messages-format.ts";
+import { countTokens, detokenize, tokenize } from "./tokenize.ts";
 
 /** What a client may choose as its request id: printable ASCII. On the bus a stricter form is needed; others get an id of ours there. */
 const clientRequestId = /^[\x21-\x7e]{1,128}$/;
@@ -30,6 +31,16 @@ export function createApp(gateway: Gateway): Express {
 
   post(app, ["/v1/chat/completions", "/chat/completions"], (request, response) => serveGeneration(gateway, "chat", request, response));
   post(app, ["/v1/completions", "/completions"], (request, response) => serveGeneration(gateway, "completions", request, response));
+
+  post(app, ["/v1/responses", "/responses"], (request, response) => serveGeneration(gateway, "responses", request, response));
+  app.use(["/v1/messages", "/anthropic/v1/messages"], (_request, response, next) => {
+    response.locals.errorForm = messagesError;
+    next();
+  });
+  post(app, ["/v1/messages", "/anthropic/v1/messages"], (request, response) => serveGeneration(gateway, "messages", request, response));
+  post(app, ["/v1/messages/count_tokens", "/anthropic/v1/messages/count_tokens"], (request, response) =>
+    countTokens(gateway, request, response),
+  );
 
   post(app, ["/tokenize"], (request, response) => tokenize(gateway, request, response));
   post(app, ["/detokenize"], (request, response) => detokenize(gateway, request, response));

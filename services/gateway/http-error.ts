@@ -10,6 +10,9 @@ export function errorBody(error: PelagicError): ErrorBody {
   return { error: { message: error.message, type: errorCatalogue[error.code].type, param: error.param ?? null, code: error.code } };
 }
 
+/** A failure in the form of the request's API. */
+export type ErrorForm = (error: PelagicError, requestId: string | null) => object;
+
 /** `spent`: prefill was spent on the request, so that a client library should not repeat it by itself. */
 export function sendError(response: ServerResponse, error: PelagicError, spent = false): void {
   if (response.headersSent || response.destroyed) return;
@@ -21,7 +24,8 @@ export function sendError(response: ServerResponse, error: PelagicError, spent =
     response.setHeader("retry-after-ms", String(Math.ceil(retryAfterMs)));
   }
   if (spent || !errorCatalogue[error.code].retryable) response.setHeader("x-should-retry", "false");
-  response.end(JSON.stringify(errorBody(error)));
+  const { errorForm, requestId } = (response as { locals?: { errorForm?: ErrorForm; requestId?: string } }).locals ?? {};
+  response.end(JSON.stringify((errorForm ?? errorBody)(error, requestId ?? null)));
 }
 
 /** Answers what Node could not read as a request, and closes the connection. */

@@ -45,8 +45,8 @@ export interface AssemblerOptions {
 export class OutputAssembler {
   completionTokens = 0;
   reasoningTokens = 0;
-  /** A stop string was found: the answer is complete. */
-  stopped = false;
+  /** The stop string that was found: the answer is complete. */
+  stop: string | null = null;
 
   private readonly table: TokenTable | null;
   private readonly detokenizer: Detokenizer | null;
@@ -78,6 +78,10 @@ export class OutputAssembler {
       reasoning: options.thinking ?? false,
       tagsAreTokens: options.thinking === undefined || this.closeTagId !== undefined,
     });
+  }
+
+  get stopped(): boolean {
+    return this.stop !== null;
   }
 
   /** Tool calls begun. */
@@ -178,7 +182,7 @@ export class OutputAssembler {
     if (text === "") return;
     const found = this.stops.push(text);
     this.emit("content", found.stop !== null && this.keepStop ? found.text + found.stop : found.text, pieces);
-    this.stopped = found.stop !== null;
+    this.stop = found.stop;
   }
 
   private emit(kind: OutputKind, text: string, pieces: OutputPiece[]): void {

@@ -9,6 +9,7 @@ import type { DispatchClient } from "./dispatch-client.ts";
 import type { Endpoint, GatewayMetrics } from "./gateway-metrics.ts";
 import { type GenerationPlan, planGeneration, tenantSalt } from "./generation-plan.ts";
 import { type GenerationRequest as ParsedRequest, parseGeneration } from "./generation-request.ts";
+import { inEndpointsWords } from "./field-names.ts";
 import { sendError } from "./http-error.ts";
 import { type ByteBudget, readJsonBody } from "./json-body.ts";
 import { OutputAssembler } from "./output-assembler.ts";
@@ -106,7 +107,7 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
     outcome = parsed.common.stream ? await answer.stream() : await answer.whole();
     times.count(answer);
   } catch (error) {
-    const failure = toPelagicError(error);
+    const failure = inEndpointsWords(toPelagicError(error), endpoint);
     outcome = failure.code;
     if (failure.code === "internal") gateway.log.error({ requestId, error: failure.stack }, "request failed");
     if (!request.complete) {

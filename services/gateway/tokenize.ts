@@ -3,9 +3,11 @@ import type { Request, Response } from "express";
 import type { z } from "zod";
 import { PelagicError } from "../lib/contracts/errors.ts";
 import { type Detokenized, DetokenizeRequest, type Tokenized, TokenizeRequest } from "../lib/contracts/http.ts";
+import { type CountedTokens, CountTokensRequest } from "../lib/contracts/http-messages.ts";
 import type { TokenTable } from "../lib/model/token-table.ts";
 import { chatPrompt, checkPromptBytes, checkTokenId, type TextSource } from "./prompt-source.ts";
 import { parseBody, readJsonBody } from "./json-body.ts";
+import { conversationOf } from "./messages-request.ts";
 import { type Gateway, servedContext } from "./serve-generation.ts";
 import { checkModelName } from "./served-model.ts";
 import type { Encoder } from "./tokenizer-pool.ts";
@@ -34,6 +36,16 @@ export function detokenize(gateway: Gateway, request: Request, response: Respons
     for (const id of tokens) checkTokenId(id, gateway.model, "tokens");
     response.json({ prompt: textOf(table, tokens) } satisfies Detokenized);
     return Promise.resolve();
+  });
+}
+
+export function countTokens(gateway: Gateway, request: Request, response: Response): Promise<void> {
+  return answer(gateway, CountTokensRequest, request, async (body, { encoder, signal }) => {
+    const source = chatPrompt(conversationOf(body), gateway.model);
+    const maxPositions = servedContext(gateway);
+    if (maxPositions !== null) checkPromptBytes(source.bytes, gateway.model, maxPositions);
+    const { tokens } = await encoder.encode(source.job, { signal, timeoutMs: gateway.limits.deadlineMs });
+    response.json({ input_tokens: tokens.length } satisfies CountedTokens);
   });
 }
 

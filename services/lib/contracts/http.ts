@@ -432,10 +432,21 @@ export const Version = z.object({ name: z.literal("pelagic"), version: z.string(
 export function firstIssue(error: z.ZodError): { param: string; message: string } {
   const issue = error.issues[0];
   if (issue === undefined) return { param: "", message: "invalid" };
-  const param = issue.path
-    .map((key, index) => (typeof key === "number" ? `[${key}]` : index === 0 ? String(key) : `.${String(key)}`))
-    .join("");
-  return { param, message: param === "" ? issue.message : `${param}: ${issue.message}` };
+  const { path, message } = deepest(issue);
+  const param = path.map((key, index) => (typeof key === "number" ? `[${key}]` : index === 0 ? String(key) : `.${String(key)}`)).join("");
+  return { param, message: param === "" ? message : `${param}: ${message}` };
+}
+
+/** Of a union's branches the one that went furthest says what is wrong: it is the one that was meant. */
+function deepest(issue: z.core.$ZodIssue): { path: readonly PropertyKey[]; message: string } {
+  const branches = issue.code === "invalid_union" ? issue.errors : [];
+  const found = branches.flatMap(([first]) => (first === undefined ? [] : [deepest(first)]));
+  const furthest = found.reduce((best, one) => (one.path.length >= best.path.length ? one : best), {
+    path: [],
+    message: "",
+  } as (typeof found)[0]);
+  if (furthest.path.length === 0) return { path: issue.path, message: issue.message };
+  return { path: [...issue.path, ...furthest.path], message: furthest.message };
 }
 
 /**

@@ -2,6 +2,8 @@
 import { z } from "zod";
 import { type ErrorCode, errorCatalogue } from "./errors.ts";
 import * as http from "./http.ts";
+import * as messages from "./http-messages.ts";
+import * as responses from "./http-responses.ts";
 
 /** Equal to package.json's version; a test says so. */
 export const apiVersion = "0.1.0";
@@ -14,6 +16,13 @@ const named = {
   Completion: http.Completion,
   CompletionChunk: http.CompletionChunk,
   ChatMessage: http.ChatMessage,
+  ResponsesRequest: responses.ResponsesRequest,
+  ResponsesAnswer: responses.ResponsesAnswer,
+  MessagesRequest: messages.MessagesRequest,
+  MessagesAnswer: messages.MessagesAnswer,
+  MessagesError: messages.MessagesError,
+  CountTokensRequest: messages.CountTokensRequest,
+  CountedTokens: messages.CountedTokens,
   TokenizeRequest: http.TokenizeRequest,
   Tokenized: http.Tokenized,
   DetokenizeRequest: http.DetokenizeRequest,
@@ -30,20 +39,30 @@ const named = {
 const ref = (name: keyof typeof named) => ({ $ref: `#/components/schemas/${name}` });
 const json = (name: keyof typeof named) => ({ "application/json": { schema: ref(name) } });
 
-function errors(...codes: ErrorCode[]): Record<string, object> {
+function errors(codes: ErrorCode[], body: keyof typeof named = "ErrorBody"): Record<string, object> {
   const byStatus = new Map<number, ErrorCode[]>();
   for (const code of codes) byStatus.set(errorCatalogue[code].status, [...(byStatus.get(errorCatalogue[code].status) ?? []), code]);
-  return Object.fromEntries(
-    [...byStatus].map(([status, names]) => [status, { description: names.join(", "), content: json("ErrorBody") }]),
-  );
+  return Object.fromEntries([...byStatus].map(([status, names]) => [status, { description: names.join(", "), content: json(body) }]));
 }
+
+const commonErrors: ErrorCode[] = [
+  "invalid_request",
+  "context_length_exceeded",
+  "model_not_found",
+  "method_not_allowed",
+  "request_too_large",
+  "overloaded",
+  "internal",
+];
+const servingErrors: ErrorCode[] = ["no_workers", "bus_unavailable", "worker_lost", "shutting_down", "deadline_exceeded"];
 
 function post(
   operationId: string,
   summary: string,
   request: keyof typeof named,
   answer: { description: string; content: object },
-  ...codes: ErrorCode[]
+  codes: ErrorCode[],
+  errorBody: keyof typeof named = "ErrorBody",
 ) {
   return {
     post: {
@@ -52,16 +71,7 @@ function post(
       requestBody: { required: true, content: json(request) },
       responses: {
         200: answer,
-        ...errors(
-          "invalid_request",
-          "context_length_exceeded",
-          "model_not_found",
-          "method_not_allowed",
-          "request_too_large",
-          "overloaded",
-          "internal",
-          ...codes,
-        ),
+        ...errors([...commonErrors, ...codes], errorBody),
       },
     },
   };
@@ -72,30 +82,34 @@ function generation(
   summary: string,
   request: keyof typeof named,
   answer: keyof typeof named,
-  chunk: keyof typeof named,
+  events: string,
+  errorBody: keyof typeof named = "ErrorBody",
 ) {
   return post(
     operationId,
     summary,
     request,
     {
-      description: `The answer; with stream: true, server-sent events, each a ${chunk} or an ErrorBody, then [DONE].`,
+      description: `The answer; with stream: true, server-sent events: ${events}.`,
       content: { ...json(answer), "text/event-stream": { schema: { type: "string" } } },
     },
-    "no_workers",
-    "bus_unavailable",
-    "worker_lost",
-    "shutting_down",
-    "deadline_exceeded",
+    servingErrors,
+    errorBody,
   );
 }
 
-function tool(operationId: string, summary: string, request: keyof typeof named, answer: keyof typeof named) {
-  return post(operationId, summary, request, { description: "OK", content: json(answer) }, "shutting_down");
+function tool(
+  operationId: string,
+  summary: string,
+  request: keyof typeof named,
+  answer: keyof typeof named,
+  errorBody: keyof typeof named = "ErrorBody",
+) {
+  return post(operationId, summary, request, { description: "OK", content: json(answer) }, ["shutting_down"], errorBody);
 }
 
 function lookup(operationId: string, summary: string, answer: keyof typeof named, ...codes: ErrorCode[]) {
-  return { get: { operationId, summary, responses: { 200: { description: "OK", content: json(answer) }, ...errors(...codes) } } };
+  return { get: { operationId, summary, responses: { 200: { description: "OK", content: json(answer) }, ...errors(codes) } } };
 }
 
 export function openApiDocument(): object {
@@ -126,9 +140,37 @@ export function openApiDocument(): object {
         "Answer a conversation",
         "ChatCompletionRequest",
         "ChatCompletion",
-        "ChatCompletionChunk",
+        "each a ChatCompletionChunk or an ErrorBody, then [DONE]",
       ),
-      "/v1/completions": generation("createCompletion", "Continue a prompt", "CompletionRequest", "Completion", "CompletionChunk"),
+      "/v1/completions": generation(
+        "createCompletion",
+        "Continue a prompt",
+        "CompletionRequest",
+        "Completion",
+        "each a CompletionChunk or an ErrorBody, then [DONE]",
+      ),
+      "/v1/responses": generation(
+        "createResponse",
+        "Answer a conversation, by OpenAI's Responses API (nothing is stored)",
+        "ResponsesRequest",
+        "ResponsesAnswer",
+        "response.created, then what grows, then response.completed, response.incomplete or response.failed",
+      ),
+      "/v1/messages": generation(
+        "createMessage",
+        "Answer a conversation, by Anthropic's Messages API",
+        "MessagesRequest",
+        "MessagesAnswer",
+        "message_start, content blocks, message_delta and message_stop, or error",
+        "MessagesError",
+      ),
+      "/v1/messages/count_tokens": tool(
+        "countTokens",
+        "How many tokens a conversation has",
+        "CountTokensRequest",
+        "CountedTokens",
+        "MessagesError",
+      ),
       "/tokenize": tool("tokenize", "A prompt's token ids", "TokenizeRequest", "Tokenized"),
       "/detokenize": tool("detokenize", "The text of token ids", "DetokenizeRequest", "Detokenized"),
       "/v1/models": lookup("listModels", "The models served", "ModelList"),

@@ -1,0 +1,31 @@
+// Other APIs' conversations become one of /v1/chat/completions (responses-request.ts, messages-request.ts); a refusal names the field that their
+// clients wrote. Pure.
+import { PelagicError } from "../lib/contracts/errors.ts";
+import type { Endpoint } from "./gateway-metrics.ts";
+
+const names: Partial<Record<Endpoint, [RegExp, string][]>> = {
+  responses: [
+    [/^messages.*/, "input"],
+    [/^max_tokens$/, "max_output_tokens"],
+    [/^response_format\.json_schema\.schema/, "text.format.schema"],
+    [/^response_format/, "text.format"],
+    [/^tools\[(\d+)\]\.function/, "tools[$1]"],
+    [/^tool_choice\.function/, "tool_choice"],
+  ],
+  messages: [
+    [/^response_format\.json_schema\.schema/, "output_config.format.schema"],
+    [/^response_format/, "output_config.format"],
+    [/^thinking_token_budget$/, "thinking.budget_tokens"],
+    [/^tools\[(\d+)\]\.function\.parameters/, "tools[$1].input_schema"],
+    [/^tools\[(\d+)\]\.function/, "tools[$1]"],
+    [/^tool_choice\.function/, "tool_choice"],
+  ],
+};
+
+export function inEndpointsWords(error: PelagicError, endpoint: Endpoint): PelagicError {
+  const { param, message, code, retryAfterMs } = error;
+  const rename = names[endpoint]?.find(([pattern]) => param !== undefined && pattern.test(param));
+  if (rename === undefined || param === undefined) return error;
+  const own = param.replace(...rename);
+  return new PelagicError(code, message.replace(param, own), { param: own, retryAfterMs });
+}

@@ -1,0 +1,66 @@
+// A body of /v1/messages as the conversation that it describes. Pure.
+import type { ChatCompletionRequest, ChatMessage } from "../lib/contracts/http.ts";
+import type { CountTokensRequest, MessagesMessage, MessagesRequest } from "../lib/contracts/http-messages.ts";
+import type { z } from "zod";
+
+type Conversation = z.output<typeof CountTokensRequest>;
+
+export function chatOfMessages(request: MessagesRequest): ChatCompletionRequest {
+  const format = request.output_config?.format;
+  return {
+    ...conversationOf(request),
+    max_tokens: request.max_tokens,
+    stop: request.stop_sequences,
+    stream: request.stream,
+    temperature: request.temperature,
+    top_p: request.top_p,
+    top_k: request.top_k,
+    ...(request.thinking?.type === "enabled" && { thinking_token_budget: request.thinking.budget_tokens }),
+    ...(request.output_config?.effort && { reasoning_effort: request.output_config.effort }),
+    ...(format && { response_format: { type: "json_schema" as const, json_schema: { schema: format.schema } } }),
+    user_id: request.metadata?.user_id,
+  };
+}
+
+export function conversationOf(request: Conversation) {
+  const { tool_choice: choice, thinking } = request;
+  const system = request.system ? [{ role: "system" as const, content: textOf(request.system) }] : [];
+  return {
+    model: request.model,
+    messages: [...system, ...request.messages.flatMap(messagesOf)] satisfies ChatMessage[],
+    // Here it is off unless it is asked for.
+    thinking: { type: thinking?.type ?? ("disabled" as const) },
+    tools: request.tools?.map(({ name, description, input_schema: parameters }) => ({
+      type: "function" as const,
+      function: { name, description, parameters },
+    })),
+    ...(choice && {
+      tool_choice:
+        choice.type === "tool"
+          ? { type: "function" as const, function: { name: choice.name } }
+          : ({ auto: "auto", any: "required", none: "none" } as const)[choice.type],
+      parallel_tool_calls: !(choice.type !== "none" && choice.disable_parallel_tool_use),
+    }),
+  };
+}
+
+/** What tools gave comes first, then what the user says. */
+function messagesOf({ role, content }: MessagesMessage): ChatMessage[] {
+  if (typeof content === "string") return [{ role, content }];
+  const text = content.flatMap((block) => (block.type === "text" ? [block.text] : [])).join("");
+  if (role === "user") {
+    const results = content.flatMap((block): ChatMessage[] =>
+      block.type === "tool_result" ? [{ role: "tool", tool_call_id: block.tool_use_id, content: textOf(block.content ?? "") }] : [],
+    );
+    return text === "" && results.length > 0 ? results : [...results, { role, content: text }];
+  }
+  const calls = content.flatMap((block) =>
+    block.type === "tool_use" ? [{ id: block.id, function: { name: block.name, arguments: JSON.stringify(block.input) } }] : [],
+  );
+  const thought = content.flatMap((block) => (block.type === "thinking" ? [block.thinking] : [])).join("");
+  return [{ role, content: text, ...(thought && { reasoning_content: thought }), ...(calls.length > 0 && { tool_calls: calls }) }];
+}
+
+function textOf(content: string | readonly { text: string }[]): string {
+  return typeof content === "string" ? content : content.map(({ text }) => text).join("");
+}
