@@ -181,6 +181,9 @@ Checkpoint::Checkpoint(const std::filesystem::path& dir) {
     for (const JsonMember& member : weight_map.object()) {
       const std::string shard = weight_map.at(member.key).string();
       if (!is_plain_file_name(shard)) weight_map.at(member.key).fail("must be a file name in the same folder");
+      if (!std::filesystem::exists(dir / shard, ignored)) {
+        weight_map.at(member.key).fail("is " + shard + ", which is not in the folder");
+      }
       if (shards.insert(shard).second) add(dir / shard);
     }
     for (const JsonMember& member : weight_map.object()) {

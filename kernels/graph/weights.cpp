@@ -20,7 +20,8 @@ class TensorSource {
 
   WeightTensor take(const std::string& name, const std::vector<std::int64_t>& shape) {
     const Tensor* tensor = checkpoint_.find(name);
-    if (tensor == nullptr) throw Error(ErrorCode::checkpoint, name + " is missing from the checkpoint");
+    if (tensor == nullptr)
+      throw Error(ErrorCode::checkpoint, name + " is missing from the checkpoint: config.json asks for it");
     if (tensor->shape != shape) {
       throw Error(ErrorCode::checkpoint, tensor->file + ": " + name + " has shape " + shape_text(tensor->shape) +
                                              ", config.json implies " + shape_text(shape));

@@ -28,6 +28,8 @@ export interface EncodedPrompt {
   bannedWords?: number[][];
 }
 
+/** What is wrong with a tokenizer shows at its first text. */
+const probe = "A first text: 0123 \t\n é 日本 🙂";
 const openTag = "<think>";
 const closeTag = "</think>";
 
@@ -45,10 +47,15 @@ export class PromptEncoder {
     this.files = files;
     this.addedIds = new Map(files.json.added_tokens.map((token) => [token.content, token.id]));
     this.splitter = new AddedTokenSplitter([...this.addedIds.keys()]);
-    this.plain = new Tokenizer(withoutAddedTokens(files.json, this.addedIds), {});
-    this.template = files.chatTemplate === null ? null : new Template(files.chatTemplate);
+    this.plain = readFrom("tokenizer.json", () => {
+      const plain = new Tokenizer(withoutAddedTokens(files.json, this.addedIds), {});
+      plain.encode(probe, { add_special_tokens: false });
+      return plain;
+    });
+    const { chatTemplate } = files;
+    this.template = chatTemplate === null ? null : readFrom("chat template (tokenizer_config.json)", () => new Template(chatTemplate));
     this.toolSyntax = toolSyntaxOf(this.addedIds.keys(), files.chatTemplate);
-    this.bosId = this.addsBos() ? this.addedIds.get(files.config.bos_token ?? "") : undefined;
+    this.bosId = readFrom("tokenizer.json", () => this.addsBos()) ? this.addedIds.get(files.config.bos_token ?? "") : undefined;
   }
 
   /** A completion's prompt, where added tokens count as such: it is the whole prompt, and its author may build turns with it. */
@@ -150,6 +157,15 @@ export class PromptEncoder {
   }
 }
 
+/** What the libraries say of a file they cannot use names no file. */
+function readFrom<T>(file: string, read: () => T): T {
+  try {
+    return read();
+  } catch (error) {
+    throw new Error(`${file}: ${error instanceof Error ? error.message : String(error)}`);
+  }
+}
+
 /** Cuts text at added tokens, the longest first where several begin at one place. */
 class AddedTokenSplitter {
   readonly firstCharacters: ReadonlySet<string>;
@@ -182,7 +198,7 @@ class AddedTokenSplitter {
 }
 
 function withoutAddedTokens(json: TokenizerFiles["json"], added: ReadonlyMap<string, number>): object {
-  const vocab = { ...(json.model.vocab as Record<string, number>) };
+  const vocab = { ...json.model.vocab };
   for (const token of added.keys()) delete vocab[token];
   return { ...json, added_tokens: [], post_processor: null, model: { ...json.model, vocab } };
 }

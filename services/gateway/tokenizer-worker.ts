@@ -11,7 +11,7 @@ import type { TokenizerAnswer, TokenizerJob, TokenizerWorkerData } from "./token
 const port = parentPort;
 if (port === null) throw new Error("tokenizer-worker.js runs as a worker thread only");
 const { modelPath, vocabularySize } = workerData as TokenizerWorkerData;
-const files = loadTokenizerFiles(modelPath);
+const files = loadTokenizerFiles(modelPath, vocabularySize);
 if (files === null) throw new Error(`${modelPath} has no tokenizer.json`);
 const encoder = new PromptEncoder(files);
 

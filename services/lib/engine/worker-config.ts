@@ -78,7 +78,13 @@ async function blocksInMemory(dir: string, kvDtype: string, kvMemoryMib: number)
   } catch {
     throw new Error(`${path} cannot be read: a model is a Hugging Face folder with config.json and safetensors`);
   }
-  const parsed = fields.safeParse(JSON.parse(text));
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch {
+    // As below.
+  }
+  const parsed = fields.safeParse(json);
   // Let the native loader say what it supports: its message is the better one.
   if (!parsed.success) return minKvBlocks;
   const { num_hidden_layers, kv_lora_rank, qk_rope_head_dim } = parsed.data;

@@ -1,6 +1,7 @@
 // What a prefill and a decode worker have in common: identity, engine, state on the bus, control messages, drain.
 import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
+import { z } from "zod";
 import { kvBlockTokens, type CacheIdentity } from "../contracts/block-key.ts";
 import { type Bus, type Clock, type FreshId, type Log, randomId, systemClock } from "../contracts/bus.ts";
 import type { FrameKvDtype } from "../contracts/frame.ts";
@@ -227,6 +228,16 @@ async function expectedNumericsId(dir: string, backend: string, kvDtype: string)
   } catch {
     return undefined;
   }
-  const value = (JSON.parse(text) as Record<string, unknown>)[backend === "cpu" ? kvDtype : `${backend}-${kvDtype}`];
-  return typeof value === "string" ? value : undefined;
+  const ids = z.record(z.string(), z.string()).safeParse(jsonOf(text));
+  if (!ids.success) throw new Error(`${join(dir, "numerics.json")}: an object of KV dtype to numerics id expected`);
+  return ids.data[backend === "cpu" ? kvDtype : `${backend}-${kvDtype}`];
+}
+
+/** undefined: it is none. */
+function jsonOf(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }

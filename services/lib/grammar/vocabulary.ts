@@ -6,7 +6,7 @@ import { isToolMark } from "./tool-syntax.ts";
 
 /** Added tokens are no ordinary text, and a grammar's text is never one of them, but for the marks of tool calls. `size`: of the model's vocabulary. Throws without a tokenizer.json. */
 export function grammarVocabulary(modelDir: string, size: number): Vocabulary {
-  const json = loadTokenizerFiles(modelDir)?.json;
+  const json = loadTokenizerFiles(modelDir, size)?.json;
   if (json === undefined) throw new Error("the model folder has no tokenizer.json");
   const table = new TokenTable(json);
   const added = new Set(json.added_tokens.filter(({ content }) => !isToolMark(content)).map(({ id }) => id));

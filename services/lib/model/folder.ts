@@ -3,19 +3,37 @@ import { readFileSync, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { z } from "zod";
 
-const ids = z.union([z.number().int(), z.array(z.number().int())]);
-const ModelConfig = z.looseObject({ vocab_size: z.number().int().positive(), eos_token_id: ids.nullish() });
+/** The engine's own bound (kernels/graph/config.cpp): ids are indices, and memory grows with the largest. */
+const maxVocabulary = 2 ** 24;
+/** tokenizer.json of DeepSeek-V3 has 8 MB. */
+const maxFileBytes = 128 * 1024 * 1024;
+const maxEosTokens = 64;
+
+const tokenId = z
+  .number()
+  .int()
+  .min(0)
+  .max(maxVocabulary - 1);
+const ids = z.union([tokenId, z.array(tokenId).max(maxEosTokens)], { error: `a token id, or up to ${maxEosTokens} of them` });
+const ModelConfig = z.looseObject({ vocab_size: z.number().int().min(1).max(maxVocabulary), eos_token_id: ids.nullish() });
+/** Defaults within what workers take; 0 and -1 are off. */
 const GenerationConfig = z.looseObject({
   eos_token_id: ids.nullish(),
-  temperature: z.number().nullish(),
-  top_p: z.number().nullish(),
-  top_k: z.number().int().nullish(),
-  repetition_penalty: z.number().nullish(),
+  temperature: z.number().min(0).max(100).nullish(),
+  top_p: z.union([z.literal(0), z.number().min(1e-6).max(1)]).nullish(),
+  top_k: z
+    .number()
+    .int()
+    .min(-1)
+    .max(2 ** 31 - 1)
+    .nullish(),
+  repetition_penalty: z.number().min(1e-3).max(1e3).nullish(),
 });
-const AddedToken = z.looseObject({ id: z.number().int().nonnegative(), content: z.string().min(1), special: z.boolean().default(false) });
+const AddedToken = z.looseObject({ id: tokenId, content: z.string().min(1), special: z.boolean().default(false) });
 const TokenizerJson = z.looseObject({
   added_tokens: z.array(AddedToken).default([]),
-  model: z.looseObject({ vocab: z.unknown() }),
+  // Entries are checked by hand: a schema would take seconds over a hundred thousand.
+  model: z.looseObject({ vocab: z.custom<Record<string, number>>(isObject, { error: "an object of token to id expected" }) }),
   decoder: z.looseObject({ type: z.string() }).nullish(),
 });
 const namedToken = z.union([z.string(), z.looseObject({ content: z.string() }).transform((token) => token.content)]);
@@ -60,29 +78,54 @@ export function loadModelFolder(folder: string): ModelFolder {
   const config = readJson(join(path, "config.json"), ModelConfig);
   if (config === null) throw new Error(`${path} has no config.json: it is not a model folder`);
   const generation = readJson(join(path, "generation_config.json"), GenerationConfig) ?? {};
-  const eos = generation.eos_token_id ?? config.eos_token_id ?? [];
+  const eosFile = join(
+    path,
+    generation.eos_token_id === undefined || generation.eos_token_id === null ? "config.json" : "generation_config.json",
+  );
+  const eosTokenIds = [generation.eos_token_id ?? config.eos_token_id ?? []].flat();
+  for (const id of eosTokenIds) {
+    if (id >= config.vocab_size) throw new Error(`${eosFile}: eos_token_id: ${beyond(id, config.vocab_size)}`);
+  }
   return {
     path,
     name: basename(path),
     vocabularySize: config.vocab_size,
-    eosTokenIds: Array.isArray(eos) ? eos : [eos],
+    eosTokenIds,
     samplingDefaults: {
       temperature: generation.temperature ?? 1,
       topP: positive(generation.top_p),
       topK: positive(generation.top_k),
       repetitionPenalty: positive(generation.repetition_penalty),
     },
-    tokenizer: loadTokenizerFiles(path),
+    tokenizer: loadTokenizerFiles(path, config.vocab_size),
   };
 }
 
-export function loadTokenizerFiles(path: string): TokenizerFiles | null {
-  const json = readJson(join(path, "tokenizer.json"), TokenizerJson);
+/** `vocabularySize`: config.json's; every id is below. */
+export function loadTokenizerFiles(path: string, vocabularySize = maxVocabulary): TokenizerFiles | null {
+  const file = join(path, "tokenizer.json");
+  const json = readJson(file, TokenizerJson);
   if (json === null) return null;
+  for (const [token, id] of Object.entries(json.model.vocab) as [string, unknown][]) {
+    const fault = !Number.isInteger(id) || (id as number) < 0 ? `${String(id)} is no token id` : beyond(id as number, vocabularySize);
+    if (fault !== null) throw new Error(`${file}: model.vocab.${token}: ${fault}`);
+  }
+  for (const [i, { id }] of json.added_tokens.entries()) {
+    const fault = beyond(id, vocabularySize);
+    if (fault !== null) throw new Error(`${file}: added_tokens.${i}.id: ${fault}`);
+  }
   const config = readJson(join(path, "tokenizer_config.json"), TokenizerConfig) ?? {};
   const named = config.chat_template;
   const inConfig = typeof named === "string" ? named : (named?.find((entry) => entry.name === "default")?.template ?? null);
   return { json, config, chatTemplate: readText(join(path, "chat_template.jinja")) ?? inConfig };
+}
+
+function beyond(id: number, vocabularySize: number): string | null {
+  return id < vocabularySize ? null : `${id}, where config.json has vocab_size ${vocabularySize}`;
+}
+
+function isObject(value: unknown): boolean {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function positive(value: number | null | undefined): number | undefined {
@@ -105,6 +148,8 @@ function readJson<S extends z.ZodType>(file: string, schema: S): z.output<S> | n
 }
 
 function readText(file: string): string | null {
-  if (!statSync(file, { throwIfNoEntry: false })?.isFile()) return null;
+  const stat = statSync(file, { throwIfNoEntry: false });
+  if (!stat?.isFile()) return null;
+  if (stat.size > maxFileBytes) throw new Error(`${file}: larger than ${maxFileBytes} bytes`);
   return readFileSync(file, "utf8");
 }

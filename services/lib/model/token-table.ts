@@ -19,16 +19,16 @@ export class TokenTable {
       throw new Error(`tokenizer.json: decoder: ${decoder?.type ?? "none"}; only byte-level tokenizers are supported`);
     }
     const vocabulary = json.model.vocab;
-    if (typeof vocabulary !== "object" || vocabulary === null || Array.isArray(vocabulary)) {
-      throw new Error("tokenizer.json: model.vocab: an object of token to id expected");
-    }
     const tokens: Uint8Array[] = [];
     let longest = 1;
-    for (const [token, id] of Object.entries(vocabulary as Record<string, number>)) {
+    for (const [token, id] of Object.entries(vocabulary)) {
       const bytes = byteLevelBytes(token);
+      if (tokens[id] !== undefined) throw new Error(`tokenizer.json: model.vocab.${token}: ${id} is another token's id`);
       tokens[id] = bytes;
       longest = Math.max(longest, bytes.length);
     }
+    const missing = [...byteOfCharacter].find(([character, byte]) => isInUtf8(byte) && !Object.hasOwn(vocabulary, character));
+    if (missing) throw new Error(`tokenizer.json: model.vocab: no token for byte ${missing[1]}, which no prompt could have then`);
     const encoder = new TextEncoder();
     for (const added of json.added_tokens) tokens[added.id] = encoder.encode(added.content);
     this.longestTokenBytes = longest;
@@ -66,6 +66,10 @@ const byteOfCharacter: ReadonlyMap<string, number> = (() => {
   for (let byte = 0; byte < 256; byte++) map.set(String.fromCharCode(printable(byte) ? byte : next++), byte);
   return map;
 })();
+
+function isInUtf8(byte: number): boolean {
+  return byte < 0xf5 && byte !== 0xc0 && byte !== 0xc1;
+}
 
 function byteLevelBytes(token: string): Uint8Array {
   const bytes: number[] = [];
