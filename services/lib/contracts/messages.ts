@@ -148,6 +148,8 @@ export const Control = z.discriminatedUnion("kind", [
   z.object({ v: z.number(), kind: z.literal("lease"), gatewayId: id, attemptIds: z.array(id), leaseMs: milliseconds }),
   /** Anyone with the right: take no new work; gateways move what runs. Answered with a ControlReply. */
   z.object({ v: z.number(), kind: z.literal("drain") }),
+  /** Gateway: how much work did each expert get. Answered with ExpertCounts; on demand, since it is too much for a heartbeat. */
+  z.object({ v: z.number(), kind: z.literal("expert-counts") }),
 ]);
 export type Control = z.infer<typeof Control>;
 
@@ -162,6 +164,22 @@ export type TransferNotice = z.infer<typeof TransferNotice>;
 
 export const ControlReply = z.object({ v: z.number(), ok: z.boolean(), message: z.string().optional() });
 export type ControlReply = z.infer<typeof ControlReply>;
+
+/**
+ * Tail: the tokens that each logical expert got since the process began, [moeLayers, logicalExperts], each as its low and its high word; empty
+ * where the worker counts none. Of the last layer's tokens only those whose logits were wanted count: the others never get to its experts.
+ */
+export const ExpertCounts = z.object({
+  v: z.number(),
+  workerId: id,
+  instanceId: id,
+  /** Index in the model of the first of these layers. */
+  firstLayer: count,
+  moeLayers: count,
+  logicalExperts: count,
+  expertsPerToken: count,
+});
+export type ExpertCounts = z.infer<typeof ExpertCounts>;
 
 /** Decode to a worker that can have them: send rows [firstRow, endRow) as frames. Tail: token ids of rows [0, endRow). */
 export const RowsRequest = z.object({
@@ -229,6 +247,8 @@ export const WorkerState = z.object({
   /** Measured over recent steps; 0 until something ran. */
   rates: z.object({ prefillTokensPerSecond: z.number(), decodeStepSeconds: z.number(), transferBytesPerSecond: z.number() }),
   kvBytesPerToken: count,
+  /** Since the process began; whoever wants a rate takes two of them. */
+  totals: z.object({ prefilledTokens: count, sampledTokens: count, receivedBytes: count, sentBytes: count, preemptions: count }).optional(),
   metricsPort: z.number().int().optional(),
   pid: z.number().int(),
   /** The next message comes within this time while the worker lives. */

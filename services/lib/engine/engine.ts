@@ -5,6 +5,7 @@ import type { Clock, Log } from "../contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
 import type { TokenConstraint } from "../grammar/constraint.ts";
 import { BlockManager } from "./block-manager.ts";
+import { ExpertTally } from "./expert-tally.ts";
 import { comparePlaces, FairOrder, mayWait, type Place } from "./fair-order.ts";
 import type { ModelRunner, SampledToken, SequenceResult, SequenceWork } from "./model-runner.ts";
 import type { RowSampling } from "./native.ts";
@@ -91,10 +92,14 @@ export interface EngineStats {
   decodeStepSeconds: number;
   preemptions: number;
   steps: number;
+  /** Rows computed for what comes after them: all but the sampled ones. */
+  prefilledTokens: number;
+  sampledTokens: number;
 }
 
 export class Engine {
   readonly blocks: BlockManager;
+  readonly expertTally = new ExpertTally();
   private readonly runner: ModelRunner;
   private readonly config: EngineConfig;
   private readonly identity: CacheIdentity;
@@ -110,6 +115,8 @@ export class Engine {
   private woken = false;
   private preemptions = 0;
   private steps = 0;
+  private prefilledTokens = 0;
+  private sampledTokens = 0;
   private prefillRate = 0;
   private decodeSeconds = 0;
   /** Called after each step and whenever requests or blocks changed. */
@@ -218,6 +225,8 @@ export class Engine {
       decodeStepSeconds: this.decodeSeconds,
       preemptions: this.preemptions,
       steps: this.steps,
+      prefilledTokens: this.prefilledTokens,
+      sampledTokens: this.sampledTokens,
     };
   }
 
@@ -433,7 +442,12 @@ export class Engine {
       this.inStep = new Set();
       results.forEach((result, step) => {
         this.steps++;
+        this.expertTally.add(result.expertCounts);
         this.onExpertCounts(result.expertCounts);
+        // Each further step of a call has one row of each sequence, and samples it.
+        const sampled = result.sequences.reduce((sum, { sampled }) => sum + (sampled === undefined ? 0 : 1), 0);
+        this.sampledTokens += sampled;
+        if (step === 0) this.prefilledTokens += planned.reduce((sum, { rowCount }) => sum + rowCount, 0) - sampled;
         planned.forEach(({ entry, firstRow, rowCount }, i) => {
           // A listener may have ended it in a step before this one.
           if (this.entries.get(entry.request.id) !== entry) return;
@@ -543,7 +557,7 @@ export class Engine {
     const rows = work.reduce((sum, sequence) => sum + sequence.tokens.length, 0);
     const blend = (old: number, now: number) => (old === 0 ? now : 0.8 * old + 0.2 * now);
     if (rows === work.length) this.decodeSeconds = blend(this.decodeSeconds, seconds);
-    else this.prefillRate = blend(this.prefillRate, rows / seconds);
+    else this.prefillRate = blend(this.prefillRate, rows / Math.max(1e-6, seconds));
   }
 
   private mustGet(id: string): Entry {

@@ -212,6 +212,7 @@ export class RowFetcher {
       transfer.resendsInVain = 0;
       transfer.askedAgainMs = Number.NEGATIVE_INFINITY;
       this.credits.received(id, storedBytes);
+      this.core.receivedBytes += storedBytes;
     }
     if (missing !== undefined && !transfer.receiver.complete) {
       if (storedBytes > 0) this.distributeCredits();

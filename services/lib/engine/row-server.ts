@@ -35,6 +35,8 @@ export class RowServer {
   private readonly outage: Outage;
   private readonly transfers = new Map<string, Transfer>();
   private readonly ended = new RecentIds();
+  /** Of transfers that are over. */
+  private endedBytes = 0;
   private stopTimer: () => void = () => {};
   /** Rows sent, for metrics. */
   onTransferEnd: (end: { outcome: "complete" | "aborted" | "failed"; bytes: number; resentFrames: number }) => void = () => {};
@@ -48,6 +50,7 @@ export class RowServer {
     this.log = core.log;
     this.servesWhileDraining = options.servesWhileDraining;
     this.outage = new Outage(control, core.clock);
+    core.sentBytes = () => [...this.transfers.values()].reduce((sum, { sender }) => sum + sender.sentBytes, this.endedBytes);
     control.subscribe(core.subjects.rows(core.workerId), (message) => this.onRequest(message));
     control.onReconnect(() => this.heal());
     data.onReconnect(() => this.heal());
@@ -193,8 +196,11 @@ export class RowServer {
   }
 
   private forget(id: string): void {
-    this.transfers.get(id)?.sender.close();
-    this.transfers.get(id)?.unsubscribe();
+    const transfer = this.transfers.get(id);
+    if (transfer === undefined) return;
+    this.endedBytes += transfer.sender.sentBytes;
+    transfer.sender.close();
+    transfer.unsubscribe();
     this.transfers.delete(id);
   }
 

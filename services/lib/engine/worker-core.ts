@@ -50,6 +50,9 @@ export class WorkerCore {
   private readonly state: StatePublisher;
   private phase: WorkerState["state"] = "starting";
   private transferBytesPerSecond = 0;
+  /** Latents received and sent since the start. */
+  receivedBytes = 0;
+  sentBytes: () => number = () => 0;
   private reason: string | undefined;
   private controlHandler: ControlHandler = () => {};
 
@@ -80,6 +83,9 @@ export class WorkerCore {
       if (body.kind === "drain") {
         this.drain();
         respond({ ok: true });
+      } else if (body.kind === "expert-counts") {
+        const { tally, ...counts } = this.expertCounts();
+        message.respond?.(encodeMessage(counts, tally));
       } else {
         this.controlHandler(body, respond);
       }
@@ -190,6 +196,19 @@ export class WorkerCore {
     await this.runner.close();
   }
 
+  private expertCounts() {
+    const { layerCount, moeLayerCount = 0, logicalExpertCount = 0, expertsPerToken = 0 } = this.runner.info;
+    return {
+      workerId: this.workerId,
+      instanceId: this.instanceId,
+      firstLayer: layerCount - moeLayerCount,
+      moeLayers: moeLayerCount,
+      logicalExperts: logicalExpertCount,
+      expertsPerToken,
+      tally: this.engine.expertTally.words(),
+    };
+  }
+
   private report() {
     const { blocks } = this.engine;
     const stats = this.engine.stats();
@@ -214,6 +233,13 @@ export class WorkerCore {
         transferBytesPerSecond: this.transferBytesPerSecond,
       },
       kvBytesPerToken: this.runner.rowBytes * this.runner.info.layerCount,
+      totals: {
+        prefilledTokens: stats.prefilledTokens,
+        sampledTokens: stats.sampledTokens,
+        receivedBytes: this.receivedBytes,
+        sentBytes: this.sentBytes(),
+        preemptions: stats.preemptions,
+      },
       ...(this.options.metricsPort === undefined ? {} : { metricsPort: this.options.metricsPort }),
       pid: this.options.pid ?? process.pid,
     };

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { beforeEach, describe, expect, test } from "vitest";
 import { silentLog } from "../contracts/bus.ts";
 import { type FrameHeader, frameHeaderBytes, readFrameHeader, readFramePlaces } from "../contracts/frame.ts";
-import { Delta, DispatchReply, type WorkerRole } from "../contracts/messages.ts";
+import { Delta, DispatchReply, ExpertCounts, WorkerState, type WorkerRole } from "../contracts/messages.ts";
 import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { DecodeWorker } from "./decode-worker.ts";
 import { Engine, type EngineEnd } from "./engine.ts";
@@ -179,6 +179,35 @@ describe("a request", () => {
     expect(client.tokens).toEqual(await expected(prompt(300)));
     expect(client.first?.cacheHitTokens).toBe(256);
     expect(prefill.runner.rows - before).toBe(299 - 256);
+  });
+});
+
+describe("a worker's account of itself", () => {
+  test("counts tokens and bytes since its start", async () => {
+    await startDecode();
+    await startPrefill();
+    const totals = new Map<string, WorkerState["totals"]>();
+    broker.connect(clock).subscribe("pelagic.test.state.*", ({ data }) => {
+      const { body } = decodeMessage(WorkerState, data);
+      totals.set(body.workerId, body.totals);
+    });
+    await new Client("a1").dispatch(prompt(300));
+    await clock.advance(2000);
+    const bytes = 299 * 3 * 16;
+    const none = { preemptions: 0, receivedBytes: 0, sentBytes: 0 };
+    expect(totals.get("decode-0")).toEqual({ ...none, prefilledTokens: 0, sampledTokens: 20, receivedBytes: bytes });
+    expect(totals.get("prefill-0")).toEqual({ ...none, prefilledTokens: 299, sampledTokens: 0, sentBytes: bytes });
+  });
+
+  test("says how many tokens each expert got, when asked", async () => {
+    const { core, runner } = await startDecode();
+    runner.info.moeLayerCount = 2;
+    runner.info.logicalExpertCount = 3;
+    core.engine.expertTally.add(Uint32Array.of(1, 2, 3, 4, 5, 6));
+    const reply = await broker.connect(clock).request(core.subjects.control("decode-0"), encodeMessage({ kind: "expert-counts" }), 1000);
+    const { body, tokens } = decodeMessage(ExpertCounts, reply);
+    expect(body).toMatchObject({ workerId: "decode-0", instanceId: core.instanceId, firstLayer: 1, moeLayers: 2, logicalExperts: 3 });
+    expect([...tokens]).toEqual([1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0]);
   });
 });
 

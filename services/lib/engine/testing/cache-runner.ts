@@ -10,7 +10,7 @@ const vocabSize = 97;
 const rowBytes = 16;
 
 export class CacheRunner implements ModelRunner {
-  readonly info = { layerCount, vocabSize, latentWidth: rowBytes / 4, maxPositionEmbeddings: 4096 };
+  readonly info: ModelRunner["info"] = { layerCount, vocabSize, latentWidth: rowBytes / 4, maxPositionEmbeddings: 4096 };
   readonly rowBytes = rowBytes;
   readonly cache: Uint8Array;
   private readonly blockCount: number;

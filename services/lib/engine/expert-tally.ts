@@ -1,0 +1,24 @@
+// How many tokens each logical expert got, over all steps of this process: the input of placement, and the console's heat map.
+
+const twoTo32 = 2 ** 32;
+
+export class ExpertTally {
+  /** [MoE layers, logical experts]. Exact up to 2^53, which no process lives to see. */
+  private sums = new Float64Array(0);
+
+  /** A step's counts; a runner that has none gives an empty array. */
+  add(counts: Uint32Array): void {
+    if (this.sums.length !== counts.length) this.sums = new Float64Array(counts.length);
+    for (let i = 0; i < counts.length; i++) this.sums[i] = (this.sums[i] as number) + (counts[i] as number);
+  }
+
+  /** Each sum as its low and its high word: what fits in the tail of a message. */
+  words(): Uint32Array {
+    const words = new Uint32Array(2 * this.sums.length);
+    this.sums.forEach((sum, i) => {
+      words[2 * i] = sum % twoTo32;
+      words[2 * i + 1] = Math.floor(sum / twoTo32);
+    });
+    return words;
+  }
+}
