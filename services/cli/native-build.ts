@@ -17,6 +17,8 @@ export interface NativeTools {
 }
 
 export interface NativeBuild {
+  /** Where its CMakeLists.txt is; kernels/ unless given. */
+  source?: string;
   buildDir: string;
   definitions: string[];
 }
@@ -60,12 +62,12 @@ export async function cmakeBuild(
 ): Promise<void> {
   forgetMovedTree(build.buildDir);
   const env = { CXX: process.env.CXX ?? tools.compiler };
-  const configure = ["-S", inTree("kernels"), "-B", build.buildDir, ...tools.generatorArgs, ...build.definitions];
+  const configure = ["-S", build.source ?? inTree("kernels"), "-B", build.buildDir, ...tools.generatorArgs, ...build.definitions];
   const { target, output } = options;
   const commandOptions = { env, timeoutMs: buildTimeoutMs, onOutput: output?.onOutput };
   const details = (result: CommandResult) => (output?.shown ? " (see above)" : `:\n${lastLines(result, 15)}`);
   const configured = await runAlone(tools.cmake, configure, commandOptions);
-  if (configured.exitCode !== 0) throw new CliError(`cmake could not configure kernels/${details(configured)}`);
+  if (configured.exitCode !== 0) throw new CliError(`cmake could not configure ${build.buildDir}${details(configured)}`);
   const buildArgs = ["--build", build.buildDir, "--parallel", String(availableParallelism()), ...(target ? ["--target", target] : [])];
   const built = await runAlone(tools.cmake, buildArgs, commandOptions);
   if (built.exitCode !== 0) throw new CliError(`the native build failed${details(built)}`);

@@ -34,6 +34,7 @@ export function testStages(fast: boolean): Stage[] {
     { name: "C++ format", run: clangFormat },
     { name: "C++ tests", run: (print) => ctest(releaseBuild, print) },
     { name: "C++ tests under ASan and UBSan", slow: true, run: (print) => ctest(sanitizerBuild, print) },
+    { name: "CUDA kernels compile and link", slow: true, run: cudaBuild },
     commandStage(`simulated faults, ${fast ? 500 : 10_000} runs`, process.execPath, [
       inTree("dist", "services", "cli", "main.js"),
       ...["simulate", "--runs", fast ? "500" : "10000"],
@@ -84,6 +85,19 @@ async function ctest(nativeBuild: NativeBuild, onOutput: (text: string) => void)
   const args = ["--test-dir", nativeBuild.buildDir, "--output-on-failure", "--no-tests=error"];
   const result = await runCommand(tools.ctest, args, { timeoutMs, onOutput });
   return parseCtest(result.stdout) ?? oneFailed;
+}
+
+/** Needs no GPU; what the kernels compute is tested by build/cuda's own ctest where there is one. */
+async function cudaBuild(onOutput: (text: string) => void): Promise<StageResult> {
+  const tools = await nativeTools(() => undefined);
+  const fetched = await runCommand(inTree("kernels", "cuda", "fetch_toolchain.sh"), [], { timeoutMs, onOutput });
+  const root = fetched.stdout.trim();
+  if (fetched.exitCode !== 0)
+    return { passed: 0, failed: 0, skipped: ["CUDA kernels: the compiler could not be had from PyPI, see above"] };
+  const buildDir = inTree("build", "cuda");
+  const definitions = [`-DCUDA_ROOT=${root}`, `-DPELAGIC_CUDA_DIR=${buildDir}`, "-DPELAGIC_WARNINGS_ARE_ERRORS=ON"];
+  await cmakeBuild(tools, { source: inTree("kernels", "cuda"), buildDir, definitions }, { output: { onOutput, shown: true } });
+  return onePassed;
 }
 
 /** From ctest's closing line, "100% tests passed, 0 tests failed out of 12". */

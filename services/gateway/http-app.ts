@@ -29,8 +29,12 @@ export function createApp(gateway: Gateway): Express {
     next();
   });
 
-  post(app, ["/v1/chat/completions", "/chat/completions"], (request, response) => serveGeneration(gateway, "chat", request, response));
-  post(app, ["/v1/completions", "/completions"], (request, response) => serveGeneration(gateway, "completions", request, response));
+  post(app, ["/v1/chat/completions", "/chat/completions", "/beta/chat/completions"], (request, response) =>
+    serveGeneration(gateway, "chat", request, response),
+  );
+  post(app, ["/v1/completions", "/completions", "/beta/completions"], (request, response) =>
+    serveGeneration(gateway, "completions", request, response),
+  );
 
   post(app, ["/v1/responses", "/responses"], (request, response) => serveGeneration(gateway, "responses", request, response));
   app.use(["/v1/messages", "/anthropic/v1/messages"], (_request, response, next) => {
