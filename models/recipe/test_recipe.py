@@ -127,9 +127,20 @@ class Architecture(unittest.TestCase):
         chosen = grpo.questions(rng, {"cmp": .5, "word": .1, "chat": 0.}, 5, 0.)
         sampler = Sampler(model.c, 2, grpo.LENGTH, "cpu", torch.float32)
         sampler.load(model)
-        for (task, prompt), said in zip(chosen, grpo.answers(sampler, chosen, 0.)):
+        for (task, prompt), said in zip(chosen, grpo.answers(sampler, chosen, [0.] * 5)):
             self.assertFalse(tasks.held_out(task.question))
             self.assertEqual(said[:12], sampler.generate([prompt], 12)[0])
+
+    def test_each_answer_has_its_own_temperature(self):
+        model = tiny_model()
+        prompts = [chat.prompt_ids(tasks.make(random.Random(s), "sort").messages) for s in range(3)]
+        sampler = Sampler(model.c, 4, 320, "cpu", torch.float32)
+        sampler.load(model)
+        greedy = sampler.generate(prompts, 12)
+        torch.manual_seed(1)
+        mixed = sampler.generate(prompts, 12, [0., 50., 0.])
+        self.assertEqual((mixed[0], mixed[2]), (greedy[0], greedy[2]))
+        self.assertNotEqual(mixed[1], greedy[1])
 
     def test_balancing_evens_the_load_on_all_kinds(self):
         model = tiny_model()
