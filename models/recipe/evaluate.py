@@ -7,8 +7,8 @@ The first form needs nothing but Python's standard library. The second also meas
 continuations and the balance of the experts.
 """
 import argparse
-import collections
 import concurrent.futures
+import itertools
 import json
 import os
 import time
@@ -20,17 +20,24 @@ import tasks
 SEED = 1
 
 
+def first_wrong_line(task, thought):
+    """Where a thought first leaves the expected steps: the line that was expected and the one that was written."""
+    pairs = itertools.zip_longest(task.thought.strip().split("\n"), thought.strip().split("\n"), fillvalue="")
+    return next(({"step": want, "written": got[:160]} for want, got in pairs if want != got), {})
+
+
 def summary(graded, failures=3):
-    """Accuracy and lengths per task from (task, right, thought length, answer) tuples, and some failures of each."""
+    """Accuracy and lengths per task from (task, right, thought, answer) tuples, and some failures of each."""
     kinds, wrong = {}, []
     for kind in tasks.KINDS:
         rows = [g for g in graded if g[0].kind == kind]
         if rows:
             kinds[kind] = {"asked": len(rows), "right": sum(g[1] for g in rows), "accuracy": round(sum(g[1] for g in rows) / len(rows), 4),
-                           "thought_bytes": round(sum(g[2] for g in rows) / len(rows), 1)}
-    for task, right, _, answer in graded:
+                           "thought_bytes": round(sum(len(g[2].encode()) for g in rows) / len(rows), 1)}
+    for task, right, thought, answer in graded:
         if not right and sum(w["kind"] == task.kind for w in wrong) < failures:
-            wrong.append({"kind": task.kind, "question": task.question[-160:], "expected": task.answer, "got": answer[:160]})
+            wrong.append({"kind": task.kind, "question": task.question[-160:], "expected": task.answer, "got": answer[:160],
+                          **first_wrong_line(task, thought)})
     return {"accuracy": round(sum(g[1] for g in graded) / len(graded), 4), "asked": len(graded),
             "mean_of_tasks": round(sum(k["accuracy"] for k in kinds.values()) / len(kinds), 4), "tasks": kinds, "failures": wrong}
 
@@ -55,7 +62,7 @@ def ask(base_url, model, key, task, timeout):
     thought, content = message.get("reasoning_content") or "", message.get("content") or ""
     if "</think>" in content:  # a server that does not separate the two
         thought, content = content.split("</think>", 1)
-    return task, tasks.check(task, content), len(thought.strip().encode()), content.strip()
+    return task, tasks.check(task, content), thought.strip(), content.strip()
 
 
 def through_api(args, asked):
@@ -97,7 +104,7 @@ class LocalEvaluator:
         graded, tokens = [], 0
         for i, task in enumerate(asked):
             thought, answer = chat.split_response(said[i], task.thinking)
-            graded.append((task, tasks.check(task, answer), len(thought.encode()), answer))
+            graded.append((task, tasks.check(task, answer), thought, answer))
             tokens += len(said[i])
         report = summary(graded, failures)
         report["tokens"] = tokens

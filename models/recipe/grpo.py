@@ -3,9 +3,9 @@
     python grpo.py FOLDER --out FOLDER2 --stop-after 540                          with --resume to go on from FOLDER2
     python grpo.py FOLDER --out FOLDER2 --stop-after 540 --resume --cool-down 240
 
-One iteration is `--answers` answers at temperature 1 from the batched sampler. A part goes to new questions, one answer each; a question
-whose answer is wrong waits, and in a later iteration is asked again with a group of `--group` answers. So a group is spent on a question
-in proportion to how often it fails, and nearly every group is mixed. A group still mixed and mostly wrong waits once more, TRIES in all.
+One iteration is `--answers` answers from the batched sampler. A part goes to new questions, one greedy answer each, as the model is
+judged; a question whose answer is wrong waits, and in a later iteration is asked again with a group of `--group` answers at temperature 1.
+So groups are spent on what greedy answers get wrong, and most are mixed. A group still mixed and mostly wrong waits once more, TRIES in all.
 New questions are of a kind in proportion to how often it failed lately, and never less than the floor.
 Reward = right + well-formed, each 0 or 1; advantage = reward standardised inside its group; groups that agree teach nothing and are left out.
 The answers are packed as in training and the policy takes `--minibatches` clipped steps on them, with a small KL to where it began.
@@ -57,7 +57,7 @@ def reward(task, response):
     return float(right), float(chat.well_formed(response, task.thinking))
 
 
-def answers(sampler, chosen, temperature):
+def answers(sampler, chosen, temperatures):
     """A response to each question. Those whose own answer is about as long go together, and none may grow far beyond the longest of them."""
     expected = [len(chat.response_ids(task)) for task, _ in chosen]
     order = sorted(range(len(chosen)), key=lambda i: len(chosen[i][1]) + expected[i])
@@ -65,7 +65,7 @@ def answers(sampler, chosen, temperature):
     for s in range(0, len(order), sampler.batch):
         part = order[s:s + sampler.batch]
         most = min(MOST, max(expected[i] for i in part) * 5 // 4 + 16)
-        said.update(zip(part, sampler.generate([chosen[i][1] for i in part], most, temperature)))
+        said.update(zip(part, sampler.generate([chosen[i][1] for i in part], most, [temperatures[i] for i in part])))
     return [said[i] for i in range(len(chosen))]
 
 
@@ -134,19 +134,19 @@ def main():
     p.add_argument("--resume", action="store_true", help="go on from --out; the reference stays the start")
     p.add_argument("--iterations", type=int, default=10 ** 9)
     p.add_argument("--stop-after", type=float, default=1e9, help="seconds from the start of this command")
-    p.add_argument("--cool-down", type=float, default=0., help="the last seconds before --stop-after, in which the rate falls to nothing")
+    p.add_argument("--cool-down", type=float, default=0., help="the last seconds before --stop-after, in which both rates fall to nothing")
     p.add_argument("--tasks", default=",".join(tasks.KINDS))
     p.add_argument("--thinking-off", type=float, default=0., help="share of the questions asked with thinking off")
     p.add_argument("--answers", type=int, default=3072, help="an iteration, in all")
     p.add_argument("--questions", type=int, default=128, help="that get a group, at most")
     p.add_argument("--group", type=int, default=16)
     p.add_argument("--batch", type=int, default=768, help="of the sampler")
-    p.add_argument("--rate", type=float, default=2e-5)
+    p.add_argument("--rate", type=float, default=5e-5)
     p.add_argument("--bias-rate", type=float, default=1e-3, help="by which the experts' biases go on moving, each iteration")
     p.add_argument("--clip", type=float, default=.2)
     p.add_argument("--beta", type=float, default=1e-3)
     p.add_argument("--minibatches", type=int, default=4)
-    p.add_argument("--temperature", type=float, default=1.)
+    p.add_argument("--temperature", type=float, default=1., help="of a group's answers")
     p.add_argument("--tokens", type=int, default=32768, help="per packed row")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--eval-each", type=int, default=500)
@@ -200,10 +200,10 @@ def main():
         fresh = questions(rng, failing, args.answers - args.group * len(hard), args.thinking_off)
         chosen = [(task, prompt) for task, prompt, _ in hard for _ in range(args.group)] + fresh
         sampler.load(model)
-        responses = answers(sampler, chosen, args.temperature)
+        grouped = args.group * len(hard)
+        responses = answers(sampler, chosen, [args.temperature] * grouped + [0.] * len(fresh))
         sampled = time.time()
         scores = [reward(task, r) for (task, _), r in zip(chosen, responses)]
-        grouped = args.group * len(hard)
         new = [(task.kind, right) for (task, _), (right, _) in zip(fresh, scores[grouped:])]
         failing = failing_now(failing, new)
         r = torch.tensor(scores[:grouped]).reshape(len(hard), args.group, 2)
@@ -212,7 +212,8 @@ def main():
         waiting += [(task, prompt, 1) for (task, prompt), (_, right) in zip(fresh, new) if not right]
         del waiting[:-WAITING]
         left = (args.stop_after - (start - begin)) / args.cool_down if args.cool_down else 1.
-        rate = args.rate * min(1., iteration / WARM_UP, max(0., left))
+        left = min(1., max(0., left))
+        rate = args.rate * min(left, iteration / WARM_UP)
         for g in optimizer.param_groups:
             g["lr"] = rate
         total = r.sum(-1)
@@ -245,7 +246,7 @@ def main():
             norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.))
             optimizer.step()
         with torch.no_grad():
-            balance(model, model(*even_row(rng, args.tokens, device)[:3], LENGTH, dtype)[2], args.bias_rate)
+            balance(model, model(*even_row(rng, args.tokens, device)[:3], LENGTH, dtype)[2], args.bias_rate * left)
         kl, clipped = (stats / max(1, -(-len(rows) // size))).tolist()
         row = {"iteration": iteration, "right": round(sum(right for _, right in new) / len(new), 4),
                "groups": len(hard), "mixed_groups": int((spread > 0).sum()), "groups_right": round(float(r[..., 0].mean()), 4) if hard else 0.,

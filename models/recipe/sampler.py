@@ -38,7 +38,7 @@ class Sampler:
         self.done = torch.ones(batch, dtype=torch.bool, device=device)
         self.out = torch.full((batch, length), chat.PAD, dtype=torch.int16, device=device)
         self.step_index = torch.zeros(1, dtype=torch.long, device=device)
-        self.temperature = torch.zeros(1, device=device)
+        self.temperature = torch.zeros(batch, 1, device=device)
         self.model = None
         self.graphs = {}
         self.before, self.after = before_attention, after_attention
@@ -127,12 +127,13 @@ class Sampler:
 
     @torch.no_grad()
     def generate(self, prompts, most=576, temperature=0.):
-        """The response of each prompt (at most `batch` of them), as token ids, the end of turn included when it came."""
+        """The response of each prompt (at most `batch` of them), as token ids, the end of turn included when it came.
+        One temperature for all or one for each."""
         n = len(prompts)
         longest = max(map(len, prompts))
         assert n <= self.batch and longest < self.length
         self.prefill(prompts)
-        self.temperature.fill_(temperature)
+        self.temperature[:n, 0] = torch.tensor(temperature, device=self.device)
         self.out.fill_(chat.PAD)
         self.step_index.zero_()
         self.token.zero_()

@@ -1,8 +1,4 @@
-"""Verifiable tasks, each with a question, steps of thought and an answer.
-
-Every step of thought is self-contained: what it needs stands a fixed distance back or behind a label written once before, so
-that a model of five layers can take it. Numbers are first laid out in labelled columns (`a81` is column a with the digits 8 and
-1), words and lists are rewritten at each step with what is left of them, and results are carried along. `check` grades an answer.
+"""Verifiable tasks, each with a question, steps of thought (`steps.py`) and an answer. `check` grades an answer.
 
 A tenth of the room of questions is held out: `held_out(question)` is a hash, the training stream skips those questions and the
 evaluation asks nothing else. The fixed small talk is the exception; there are too few ways to say hello.
@@ -13,9 +9,8 @@ import string
 import zlib
 from dataclasses import dataclass
 
+from steps import add_steps, chain_steps, cmp_steps, count_steps, div_steps, length_steps, mul_steps, reverse_steps, sort_steps, sub_steps
 from words import BOXES, GAINS, LOSSES, NAMES, REQUEST_LEADS, REQUEST_OBJECTS, THINGS, WORDS
-
-COLUMNS = "abcdefghijkl"
 
 
 @dataclass
@@ -44,142 +39,6 @@ def check(task, content):
         return json.loads(content) == json.loads(task.answer)
     except ValueError:
         return False
-
-
-# ---- steps of thought -----------------------------------------------------------------------------------------------------
-
-def columns(a, b):
-    """Both numbers digit by digit from the right, one labelled column each: 123 and 45 are `a35 b24 c10`."""
-    a, b = str(a)[::-1], str(b)[::-1]
-    width = max(len(a), len(b))
-    return list(zip(COLUMNS, a.ljust(width, "0"), b.ljust(width, "0")))
-
-
-def header(cols):
-    return " ".join(c + x + y for c, x, y in cols)
-
-
-def add_steps(a, b):
-    cols, carry, done = columns(a, b), 0, ""
-    lines = [header(cols)]
-    for c, x, y in cols:
-        total = int(x) + int(y) + carry
-        done = str(total % 10) + done
-        lines.append(f"{c}{x}+{y}+{carry}={total % 10},{total // 10} {done}")
-        carry = total // 10
-    return "\n".join(lines + [f"={a + b}"])
-
-
-def sub_pass(cols):
-    lines, borrow, done = [], 0, ""
-    for c, x, y in cols:
-        total = int(x) - int(y) - borrow
-        done = str(total % 10) + done
-        lines.append(f"{c}{x}-{y}-{borrow}={total % 10},{int(total < 0)} {done}")
-        borrow = int(total < 0)
-    return lines, borrow
-
-
-def sub_steps(a, b):
-    cols = columns(a, b)
-    lines, borrow = sub_pass(cols)
-    lines = [header(cols)] + lines
-    if borrow:  # a borrow is left over: the result is negative, so subtract the other way round
-        lines += ["swap"] + sub_pass([(c, y, x) for c, x, y in cols])[0]
-    return "\n".join(lines + [f"={a - b}"])
-
-
-def mul_steps(a, b):
-    """One pass per digit of b, each adding into the result's columns A, B, C, ...: `a4*7+B6+1=B5,3` is 4*7+6+1 = 35."""
-    xs, ys, result = str(a)[::-1], str(b)[::-1], {}
-    lines = [" ".join(c + x for c, x in zip(COLUMNS, xs)) + " " + " ".join(c + y for c, y in zip("pqrs", ys))]
-    for j, y in enumerate(ys):
-        carry = 0
-        lines.append("pqrs"[j] + y)
-        for i, x in enumerate(xs):
-            col = COLUMNS[i + j].upper()
-            total = int(x) * int(y) + result.get(col, 0) + carry
-            lines.append(f"{COLUMNS[i]}{x}*{y}+{col}{result.get(col, 0)}+{carry}={col}{total % 10},{total // 10}")
-            result[col], carry = total % 10, total // 10
-        col = COLUMNS[len(xs) + j].upper()
-        result[col] = carry
-        lines.append(f"={col}{carry}")
-    lines.append(" ".join(c + str(result[c]) for c in sorted(result, reverse=True)))
-    return "\n".join(lines + [f"={a * b}"])
-
-
-def div_steps(a, b):
-    """Long division. The multiples of b come first; each step then walks up them until one is too large."""
-    table = [k * b for k in range(1, 10)]
-    lines = [" ".join(f"{k}{m:03d}" for k, m in zip(range(1, 10), table))]
-    lines.append(" ".join(c + x for c, x in zip(COLUMNS, str(a))))
-    rest, quotient = 0, ""
-    for c, x in zip(COLUMNS, str(a)):
-        now = rest * 10 + int(x)
-        line = f"{c}{x} {now:03d}:"
-        for k, m in zip(range(1, 10), table):
-            line += f" {k}{m:03d}" + ("<" if m < now else "=" if m == now else ">")
-            if m >= now:
-                break
-        digit, rest = divmod(now, b)
-        quotient += str(digit)
-        lines.append(f"{line} {digit}{digit * b:03d} r{rest:02d} q{quotient}")
-    return "\n".join(lines + [f"={a // b} r{a % b}"])
-
-
-def cmp_steps(a, b):
-    cols = columns(a, b)
-    lines, verdict = [header(cols)], "same"
-    for c, x, y in reversed(cols):
-        lines.append(f"{c}{x}{'<' if x < y else '>' if x > y else '='}{y}")
-        if x != y:
-            verdict = "first<second" if x < y else "first>second"
-            break
-    return "\n".join(lines + [verdict])
-
-
-def sort_steps(xs, descending=False):
-    """Selection: each line names the least (or greatest) number left and crosses it out of the list."""
-    left = [f"{x:03d}" for x in xs]
-    lines = [" ".join(left)]
-    for _ in xs:
-        pick = (max if descending else min)(x for x in left if x != "---")
-        left[left.index(pick)] = "---"  # of equal ones the first
-        lines.append(f"{'max' if descending else 'min'} {pick}: {' '.join(left)}")
-    return "\n".join(lines)
-
-
-def count_steps(word, letter):
-    """Each line takes the first letter off: whether it is the one, the count so far, what is left of the word."""
-    lines, n = [f"{letter} 0 {word}"], 0
-    for i, ch in enumerate(word):
-        n += ch == letter
-        lines.append(f"{ch}{'=' if ch == letter else '!'}{letter} {n} {word[i + 1:]}".rstrip())
-    return "\n".join(lines)
-
-
-def length_steps(word):
-    lines = [f"0 {word}"]
-    for i, ch in enumerate(word):
-        lines.append(f"{ch} {i + 1} {word[i + 1:]}".rstrip())
-    return "\n".join(lines)
-
-
-def reverse_steps(word):
-    """Each line moves one letter from the front of what is left to the front of what is done."""
-    lines = [word]
-    for i in range(1, len(word) + 1):
-        lines.append(f"{word[i:]} {word[:i][::-1]}".strip())
-    return "\n".join(lines)
-
-
-def chain_steps(start, changes):
-    """`start`, then one operation after another, each with its own steps: the pieces that a follow-up question has too."""
-    lines, total = [], start
-    for op, y in changes:
-        lines += [f"{total}{op}{y}", {"+": add_steps, "-": sub_steps, "*": mul_steps}[op](total, y)]
-        total = {"+": total + y, "-": total - y, "*": total * y}[op]
-    return "\n".join(lines), total
 
 
 # ---- questions ------------------------------------------------------------------------------------------------------------
@@ -297,13 +156,13 @@ def ask_cmp(rng, most=8):
     if rng.random() < .2:
         w = rng.choice(["larger", "bigger", "greater"] if more else ["smaller", "less"])
         q = say(rng, f"Is {a} {w} than {b}?", f"Is {a} {w} than {b}?", f"{a} {'>' if more else '<'} {b}?", f"Is {a} {'>' if more else '<'} {b}?")
-        return q, cmp_steps(a, b), "Yes" if (a > b if more else a < b) else "No"
+        return q, cmp_steps(a, b, ">" if more else "<"), "Yes" if (a > b if more else a < b) else "No"
     w = rng.choice(["larger", "bigger", "greater"] if more else ["smaller", "less"])
     top = rng.choice(["largest", "maximum", "bigger one"] if more else ["smallest", "minimum", "smaller one"])
     q = say(rng, f"Which is {w}, {a} or {b}?", f"Which number is {w}: {a} or {b}?", f"{a} or {b}: which is {w}?", f"Which one is {w}, {a} or {b}?",
             f"Of {a} and {b}, which is {w}?", f"What is {w}, {a} or {b}?", f"Which is {w}: {a} or {b}?", f"What is the {top} of {a} and {b}?",
             f"{'max' if more else 'min'}({a}, {b})", f"Compare {a} and {b}: which is {w}?")
-    return q, cmp_steps(a, b), str(max(a, b) if more else min(a, b))
+    return q, cmp_steps(a, b, "max" if more else "min"), str(max(a, b) if more else min(a, b))
 
 
 def ask_sort(rng, most=9):
@@ -370,10 +229,8 @@ def ask_chain(rng):
         a, b, c = rng.randint(1, 99), rng.randint(1, 99), number(rng, 1)
         minus = a > b and rng.random() < .5
         inner = f"({a}{gap}{'-' if minus else '+'}{gap}{b})"
-        value = a - b if minus else a + b
         text = f"{inner}{gap}{times}{gap}{c}" if rng.random() < .6 else f"{c}{gap}{times}{gap}{inner}"
-        steps, total = chain_steps(value, [("*", c)])
-        steps = f"{a}{'-' if minus else '+'}{b}={value}\n" + steps
+        steps, total = chain_steps(a, [("-" if minus else "+", b), ("*", c)])
     return say(rng, text, f"{text}=?", f"{text}{gap}=", f"What is {text}?", f"Calculate {text}.", f"Compute {text}.", f"How much is {text}?"), steps, str(total)
 
 
@@ -494,8 +351,8 @@ def ask_word(rng):
         else:
             text += " " + rng.choice([f"{b_name} takes {y}.", f"Then {y} {thing} are taken away.", f"{b_name} eats {y} of them.",
                                       f"{a_name} gives {y} to {b_name}." if who == a_name else f"Then {y} are lost."])
-        steps.append(f"{total}{'+' if more else '-'}{y}={total + y if more else total - y}")
-        total = total + y if more else total - y
+        lines, total = chain_steps(total, [("+" if more else "-", y)])
+        steps.append(lines)
     forms = [f"How many {thing} are left?", f"How many {thing} are there now?", "How many are left?", "How many are there now?"]
     if who == "I":
         forms = [f"How many {thing} do I have now?", f"How many {thing} do I have?", "How many do I have left?", f"How many {thing} are left?"]
