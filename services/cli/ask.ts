@@ -32,7 +32,10 @@ export function register(program: Command): void {
     .option("--max-tokens <n>", "new tokens at most", count(1))
     .option("--temperature <t>", "0 takes the most likely token each time", number(0, 2), 0)
     .option("--json", "one JSON object with reasoning, answer, usage and times")
-    .addHelpText("after", '\nExample:\n  ./pelagic ask "What is 127 + 536?"')
+    .addHelpText(
+      "after",
+      '\nA key, where the gateway asks for one, is taken from PELAGIC_API_KEY.\n\nExample:\n  ./pelagic ask "What is 127 + 536?"',
+    )
     .action(ask);
 }
 
@@ -51,7 +54,8 @@ async function ask(question: string, options: AskOptions): Promise<void> {
     }
     const baseUrl = stack?.baseUrl ?? `http://127.0.0.1:${instance?.port}`;
     const model = stack?.modelName ?? basename(instance?.model ?? "");
-    await askAndPrint(question, { baseUrl, model }, options, interrupt);
+    const apiKey = process.env.PELAGIC_API_KEY || undefined;
+    await askAndPrint(question, { baseUrl, model, apiKey }, options, interrupt);
   } catch (error) {
     if (interrupt.aborted) throw new CliError("cancelled", interruptedExitCode);
     throw error;
@@ -62,7 +66,7 @@ async function ask(question: string, options: AskOptions): Promise<void> {
 
 async function askAndPrint(
   text: string,
-  target: { baseUrl: string; model: string },
+  target: { baseUrl: string; model: string; apiKey: string | undefined },
   options: AskOptions,
   interrupt: AbortSignal,
 ): Promise<void> {

@@ -3,6 +3,8 @@ import { CliError, messageOf } from "./cli-error.ts";
 
 export interface Question {
   baseUrl: string;
+  /** Where the gateway asks for one. */
+  apiKey?: string;
   model: string;
   text: string;
   /** False: the answer without reasoning. */
@@ -45,7 +47,10 @@ export async function askQuestion(question: Question): Promise<Answer> {
   try {
     const response = await fetch(`${question.baseUrl}/v1/chat/completions`, {
       method: "POST",
-      headers: { "content-type": "application/json" },
+      headers: {
+        "content-type": "application/json",
+        ...(question.apiKey === undefined ? {} : { authorization: `Bearer ${question.apiKey}` }),
+      },
       body: JSON.stringify(requestBody(question)),
       signal: question.signal,
     });

@@ -30,6 +30,7 @@ interface UpOptions {
   kvBlocks?: number;
   kvDtype?: "float32" | "bfloat16";
   backend?: Backend;
+  apiKeys?: string;
 }
 
 /** What the running stack tells its user, and with --json the last event of the start. */
@@ -39,8 +40,9 @@ interface UpReport {
   adminAddress: string;
   model: string;
   question: string;
-  answer: string;
-  ttftSeconds: number;
+  /** Null where the gateway wants an API key and there is none to ask with. */
+  answer: string | null;
+  ttftSeconds: number | null;
   /** Null where nobody knows the right answer. */
   right: boolean | null;
   curl: string;
@@ -70,10 +72,15 @@ export function register(program: Command): void {
         "cuda",
       ]),
     )
+    .option("--api-keys <file>", "answer only those whose key is in it (./pelagic keys; default: PELAGIC_API_KEYS, or everyone)")
     .option("--detach", "leave it running in the background; ./pelagic down stops it")
     .option("--json", "one JSON event a line on stdout")
     .addHelpText("after", "\nExample:\n  ./pelagic up --port 8001 --decode 2 --detach")
-    .action((options: UpOptions) => (options.detach ? upDetached(options) : upHere(options)));
+    .action((given: UpOptions) => {
+      const apiKeys = given.apiKeys ?? (process.env.PELAGIC_API_KEYS || undefined);
+      const options = { ...given, ...(apiKeys !== undefined && { apiKeys }) };
+      return options.detach ? upDetached(options) : upHere(options);
+    });
 }
 
 async function upHere(options: UpOptions): Promise<void> {
@@ -151,17 +158,20 @@ async function upDetached(options: UpOptions): Promise<void> {
 }
 
 async function askFirstQuestion(stack: Stack, options: UpOptions, interrupt: AbortSignal): Promise<UpReport> {
-  let answer: Answer;
+  let answer: Answer | null = null;
+  const apiKey = process.env.PELAGIC_API_KEY || undefined;
   try {
-    answer = await askQuestion({
-      baseUrl: stack.baseUrl,
-      model: stack.modelName,
-      text: firstQuestion,
-      thinking: true,
-      temperature: 0,
-      maxTokens: 512,
-      signal: AbortSignal.any([interrupt, AbortSignal.timeout(answerTimeoutMs)]),
-    });
+    if (options.apiKeys === undefined || apiKey !== undefined)
+      answer = await askQuestion({
+        baseUrl: stack.baseUrl,
+        apiKey,
+        model: stack.modelName,
+        text: firstQuestion,
+        thinking: true,
+        temperature: 0,
+        maxTokens: 512,
+        signal: AbortSignal.any([interrupt, AbortSignal.timeout(answerTimeoutMs)]),
+      });
   } catch (error) {
     throw new CliError(`everything is up, but the first question failed: ${messageOf(error)} (logs: ${stack.logsDir})`);
   }
@@ -173,17 +183,18 @@ async function askFirstQuestion(stack: Stack, options: UpOptions, interrupt: Abo
     adminAddress: stack.adminUrl,
     model: stack.modelName,
     question: firstQuestion,
-    answer: answer.content.trim(),
-    ttftSeconds: Math.round(answer.ttftSeconds * 1e4) / 1e4,
-    right: known ? firstAnswer.test(answer.content) : null,
-    curl: curlLine(stack),
+    answer: answer?.content.trim() ?? null,
+    ttftSeconds: answer && Math.round(answer.ttftSeconds * 1e4) / 1e4,
+    right: known && answer ? firstAnswer.test(answer.content) : null,
+    curl: curlLine(stack, options.apiKeys !== undefined),
     logs: stack.logsDir,
   };
 }
 
-function curlLine(stack: Stack): string {
+function curlLine(stack: Stack, keyed: boolean): string {
   const body = JSON.stringify(requestBody({ model: stack.modelName, text: firstQuestion, thinking: true }));
-  return `curl -N ${stack.baseUrl}/v1/chat/completions -H 'content-type: application/json' -d '${body.replaceAll("'", "'\\''")}'`;
+  const key = keyed ? ' -H "authorization: Bearer $PELAGIC_API_KEY"' : "";
+  return `curl -N ${stack.baseUrl}/v1/chat/completions${key} -H 'content-type: application/json' -d '${body.replaceAll("'", "'\\''")}'`;
 }
 
 function printReport(report: UpReport, options: UpOptions): void {
@@ -194,8 +205,9 @@ function printReport(report: UpReport, options: UpOptions): void {
   process.stdout.write(
     [
       "",
-      `  ${report.question}`,
-      `  ${report.answer}   (first token after ${formatSeconds(report.ttftSeconds)})`,
+      ...(report.answer === null || report.ttftSeconds === null
+        ? ["  Not asked anything: it wants an API key, and PELAGIC_API_KEY has none (./pelagic keys create NAME)."]
+        : [`  ${report.question}`, `  ${report.answer}   (first token after ${formatSeconds(report.ttftSeconds)})`]),
       "",
       `  address  ${report.address}   model ${report.model}`,
       `  logs     ${report.logs}`,

@@ -23,9 +23,9 @@ const names: Partial<Record<Endpoint, [RegExp, string][]>> = {
 };
 
 export function inEndpointsWords(error: PelagicError, endpoint: Endpoint): PelagicError {
-  const { param, message, code, retryAfterMs } = error;
+  const { param, message, code, retryAfterMs, final } = error;
   const rename = names[endpoint]?.find(([pattern]) => param !== undefined && pattern.test(param));
   if (rename === undefined || param === undefined) return error;
   const own = param.replace(...rename);
-  return new PelagicError(code, message.replace(param, own), { param: own, retryAfterMs });
+  return new PelagicError(code, message.replace(param, own), { param: own, retryAfterMs, final });
 }

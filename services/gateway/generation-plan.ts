@@ -87,11 +87,17 @@ function tokenRules(
   return Object.keys(rules).length === 0 ? undefined : rules;
 }
 
-/** Requests with equal salts may share cached blocks, and count as one tenant in the queues. Hashed: names travel no further. */
-export function tenantSalt({ user_id: userId, cache_salt: salt }: Pick<CommonRequest, "user_id" | "cache_salt">): string {
-  if (!userId && !salt) return "";
+/**
+ * Requests with equal salts may share cached blocks, and count as one tenant in the queues. What a client names divides what its API key
+ * isolates. Hashed: names travel no further.
+ */
+export function tenantSalt(
+  { user_id: userId, cache_salt: salt }: Pick<CommonRequest, "user_id" | "cache_salt">,
+  isolation: string,
+): string {
+  if (!userId && !salt && isolation === "") return "";
   return createHash("sha256")
-    .update(JSON.stringify([userId ?? "", salt ?? ""]))
+    .update(JSON.stringify([userId ?? "", salt ?? "", isolation]))
     .digest("hex")
     .slice(0, 32);
 }

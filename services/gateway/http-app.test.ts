@@ -351,13 +351,13 @@ describe("refusals", () => {
     stack.decode.busy = true;
     const full = await post("/v1/chat/completions", chatBody({ stream: true }));
     expect(full.headers.get("retry-after")).toBe("2");
-    expect(await errorOf(full)).toMatchObject({ status: 429, code: "overloaded" });
+    expect(await errorOf(full)).toMatchObject({ status: 503, code: "overloaded" });
     await stack.close();
     stack = await startGatewayUnderTest({ maxRunning: 1 });
     stack.decode.script = () => say("slow", { gapMs: 50 });
     const first = post("/v1/chat/completions", chatBody());
     await waitFor(() => stack.gateway.admission.running === 1);
-    expect(await errorOf(await post("/v1/chat/completions", chatBody()))).toMatchObject({ status: 429 });
+    expect(await errorOf(await post("/v1/chat/completions", chatBody()))).toMatchObject({ status: 503 });
     expect((await first).status).toBe(200);
   });
 });

@@ -4,6 +4,7 @@ import express, { type Express, type NextFunction, type Request, type RequestHan
 import { type ErrorCode, PelagicError } from "../lib/contracts/errors.ts";
 import type { ModelList } from "../lib/contracts/http.ts";
 import { apiVersion, openApiDocument } from "../lib/contracts/openapi.ts";
+import { mayUse, visitOf } from "./admission/callers.ts";
 import { sendError } from "./http-error.ts";
 import { type Gateway, readyDecodeWorkers, servedContext, serveGeneration } from "./serve-generation.ts";
 import { checkModelName, describeModel } from "./served-model.ts";
@@ -28,6 +29,14 @@ export function createApp(gateway: Gateway): Express {
     response.on("close", () => gateway.metrics.http.inc({ route: routeLabel(request), status: String(response.statusCode) }));
     next();
   });
+  get(app, ["/health"], (_request, response) => {
+    response.json({ status: "ok" });
+  });
+  app.use(["/v1/messages", "/anthropic/v1/messages"], (_request, response, next) => {
+    response.locals.errorForm = messagesError;
+    next();
+  });
+  app.use(gateway.callers.middleware);
 
   post(app, ["/v1/chat/completions", "/chat/completions", "/beta/chat/completions"], (request, response) =>
     serveGeneration(gateway, "chat", request, response),
@@ -37,10 +46,6 @@ export function createApp(gateway: Gateway): Express {
   );
 
   post(app, ["/v1/responses", "/responses"], (request, response) => serveGeneration(gateway, "responses", request, response));
-  app.use(["/v1/messages", "/anthropic/v1/messages"], (_request, response, next) => {
-    response.locals.errorForm = messagesError;
-    next();
-  });
   post(app, ["/v1/messages", "/anthropic/v1/messages"], (request, response) => serveGeneration(gateway, "messages", request, response));
   post(app, ["/v1/messages/count_tokens", "/anthropic/v1/messages/count_tokens"], (request, response) =>
     countTokens(gateway, request, response),
@@ -50,14 +55,14 @@ export function createApp(gateway: Gateway): Express {
   post(app, ["/detokenize"], (request, response) => detokenize(gateway, request, response));
 
   get(app, ["/v1/models", "/models"], (_request, response) => {
-    response.json({ object: "list", data: [describeModel(gateway.model, servedContext(gateway))] } satisfies ModelList);
+    const visible = mayUse(visitOf(response).caller, gateway.model.name);
+    response.json({ object: "list", data: visible ? [describeModel(gateway.model, servedContext(gateway))] : [] } satisfies ModelList);
   });
   get(app, ["/v1/models/*id", "/models/*id"], (request, response) => {
-    checkModelName(gateway.model, (request.params as unknown as { id: string[] }).id.join("/"));
+    const asked = (request.params as unknown as { id: string[] }).id.join("/");
+    visitOf(response).checkModel(asked);
+    checkModelName(gateway.model, asked);
     response.json(describeModel(gateway.model, servedContext(gateway)));
-  });
-  get(app, ["/health"], (_request, response) => {
-    response.json({ status: "ok" });
   });
   get(app, ["/ready"], (_request, response) => {
     const reason = notReady(gateway);

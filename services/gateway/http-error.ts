@@ -17,13 +17,19 @@ export type ErrorForm = (error: PelagicError, requestId: string | null) => objec
 export function sendError(response: ServerResponse, error: PelagicError, spent = false): void {
   if (response.headersSent || response.destroyed) return;
   response.statusCode = error.status;
+  if (!response.req.complete) {
+    // What is left of the body is not read.
+    response.setHeader("connection", "close");
+    response.req.resume();
+  }
   response.setHeader("content-type", "application/json");
-  if (error.status === 429 || error.status === 503) {
+  if (error.status === 401) response.setHeader("www-authenticate", "Bearer");
+  if (error.status === 503 || (error.status === 429 && !error.final)) {
     const retryAfterMs = error.retryAfterMs ?? defaultRetryAfterMs;
     response.setHeader("retry-after", String(Math.max(1, Math.ceil(retryAfterMs / 1000))));
     response.setHeader("retry-after-ms", String(Math.ceil(retryAfterMs)));
   }
-  if (spent || !errorCatalogue[error.code].retryable) response.setHeader("x-should-retry", "false");
+  if (spent || error.final) response.setHeader("x-should-retry", "false");
   const { errorForm, requestId } = (response as { locals?: { errorForm?: ErrorForm; requestId?: string } }).locals ?? {};
   response.end(JSON.stringify((errorForm ?? errorBody)(error, requestId ?? null)));
 }

@@ -7,10 +7,12 @@ import { systemClock } from "../lib/contracts/bus.ts";
 import { PelagicError } from "../lib/contracts/errors.ts";
 import { subjects as subjectsOf } from "../lib/contracts/subjects.ts";
 import { startAdminServer } from "../lib/runtime/admin-server.ts";
-import { busFields, processFields, readNatsCredentials } from "../lib/runtime/config.ts";
+import { busFields, ConfigError, processFields, readNatsCredentials } from "../lib/runtime/config.ts";
 import { connectBus } from "../lib/runtime/nats-bus.ts";
 import { announce, runProcess } from "../lib/runtime/process.ts";
 import { Admission } from "./admission.ts";
+import { Callers } from "./admission/callers.ts";
+import { KeyFile } from "./admission/key-file.ts";
 import { DispatchClient } from "./dispatch-client.ts";
 import { GatewayMetrics } from "./gateway-metrics.ts";
 import { createApp, notReady } from "./http-app.ts";
@@ -37,6 +39,8 @@ const GatewayConfig = z.object({
   host: z.string().min(1).default("127.0.0.1"),
   /** 0: any free port. */
   port: z.coerce.number().int().min(0).max(65535).default(0),
+  /** A file of API keys (admission/api-keys.ts); without one anyone may ask. */
+  apiKeys: z.string().min(1).optional(),
   maxRunning: positive.default(1024),
   maxBodyMib: positive.default(16),
   /** All bodies in memory together. */
@@ -64,6 +68,17 @@ await runProcess({
   name: "gateway",
   config: GatewayConfig,
   async main({ config, log, metrics: registry, onStop }) {
+    const callers = new Callers();
+    if (config.apiKeys !== undefined) {
+      try {
+        const file = new KeyFile(config.apiKeys, log, (ring) => callers.use(ring));
+        onStop(() => file.close());
+      } catch (error) {
+        throw new ConfigError(`--api-keys (PELAGIC_API_KEYS): ${error instanceof Error ? error.message : String(error)}`);
+      }
+    } else if (!isLoopback(config.host)) {
+      log.warn({ host: config.host }, "anyone who reaches this address may use it: there are no API keys (PELAGIC_API_KEYS)");
+    }
     const folder = loadModelFolder(config.model);
     const model = servedModel(folder, config.modelName ?? folder.name);
     const encoder =
@@ -120,6 +135,7 @@ await runProcess({
       encoder,
       client,
       directory,
+      callers,
       admission,
       bodyBudget,
       metrics,
@@ -170,6 +186,10 @@ await runProcess({
     log.info({ port: (server.address() as AddressInfo).port, model: model.name }, "listening");
   },
 });
+
+function isLoopback(host: string): boolean {
+  return host === "localhost" || host === "::1" || /^127\./.test(host);
+}
 
 function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));

@@ -4,6 +4,7 @@ import type { Request, Response } from "express";
 import type { Log } from "../lib/contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
 import type { Admission } from "./admission.ts";
+import { type Callers, type Visit, visitOf } from "./admission/callers.ts";
 import { Answer, type Choice } from "./answer.ts";
 import type { DispatchClient } from "./dispatch-client.ts";
 import type { Endpoint, GatewayMetrics } from "./gateway-metrics.ts";
@@ -38,6 +39,7 @@ export interface Gateway {
   encoder: Encoder | null;
   client: DispatchClient;
   directory: WorkerDirectory;
+  callers: Callers;
   admission: Admission;
   bodyBudget: ByteBudget;
   metrics: GatewayMetrics;
@@ -47,9 +49,13 @@ export interface Gateway {
   log: Log;
 }
 
+/** Of an answer, counted against a key's tokens before it is made: most allow far more than they use. */
+const typicalAnswerTokens = 256;
+
 export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, request: Request, response: Response): Promise<void> {
   const arrivedMs = performance.now();
   const requestId = response.locals.requestId as string;
+  const visit = visitOf(response);
   let outcome: string = "internal";
   let answer: Answer | null = null;
   let leave = () => {};
@@ -63,6 +69,7 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
     releaseBody = read.release;
     // After the body: a slow sender takes no place.
     leave = gateway.admission.enter();
+    visit.checkModel(read.body.model);
     const parsed = parseGeneration(gateway, endpoint, read.body);
     const maxPositions = readyMaxPositions(gateway);
     const limits = { signal: gone.signal, timeoutMs: gateway.limits.deadlineMs - (performance.now() - arrivedMs) };
@@ -71,6 +78,7 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
     if (gone.signal.aborted) throw new PelagicError("cancelled", "the client went away");
     const times = new AnswerTimes(gateway.metrics, endpoint, arrivedMs);
     const routings: RequestRouting[] = [];
+    let tokens = 0;
     answer = new Answer({
       format: parsed.format(prompts),
       choices: prompts.flatMap((prompt, index) => {
@@ -78,14 +86,15 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
           maxPositions,
           defaultMaxTokens: gateway.limits.defaultMaxTokens,
         });
+        tokens += prompt.tokens.length + parsed.candidates * Math.min(plan.maxTokens, typicalAnswerTokens);
         return Array.from({ length: parsed.candidates }, (_, choice): Choice => {
-          const routing = routingOf(gateway, prompt, plan, tenantSalt(parsed.common));
+          const routing = routingOf(gateway, prompt, plan, tenantSalt(parsed.common, visit.caller.isolation));
           routings.push(routing);
           return {
             prompt: index,
             promptTokens: prompt.tokens.length,
             assembler: assemblerOf(gateway, parsed, plan, prompt),
-            start: () => startGeneration(gateway, { requestId, parsed, prompt, plan, choice, arrivedMs, routing }),
+            start: () => startGeneration(gateway, { requestId, parsed, prompt, plan, choice, arrivedMs, routing, visit }),
           };
         });
       }),
@@ -102,6 +111,7 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
       onFirstToken: () => times.first(),
       onToken: () => times.token(),
     });
+    visit.reserve(tokens, response);
     const started = answer;
     gone.signal.addEventListener("abort", () => started.cancel());
     outcome = parsed.common.stream ? await answer.stream() : await answer.whole();
@@ -110,15 +120,11 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
     const failure = inEndpointsWords(toPelagicError(error), endpoint);
     outcome = failure.code;
     if (failure.code === "internal") gateway.log.error({ requestId, error: failure.stack }, "request failed");
-    if (!request.complete) {
-      // What is left of the body is not read.
-      response.setHeader("connection", "close");
-      request.resume();
-    }
     sendError(response, failure, answer?.begun.some((generation) => generation.wasAccepted) ?? false);
   } finally {
     releaseBody();
     leave();
+    visit.settle(answer?.begun.some(({ wasAccepted }) => wasAccepted) ? answer.usage().total_tokens : 0);
     const seconds = (performance.now() - arrivedMs) / 1000;
     gateway.metrics.requests.inc({ endpoint, outcome });
     gateway.metrics.requestDuration.observe({ endpoint }, seconds);
@@ -126,6 +132,7 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
     gateway.log.info(
       {
         requestId,
+        ...(visit.caller.name !== null && { key: visit.caller.name }),
         endpoint,
         outcome,
         seconds,
@@ -159,6 +166,7 @@ function startGeneration(
     choice: number;
     arrivedMs: number;
     routing: RequestRouting;
+    visit: Visit;
   },
 ) {
   const { parsed, plan, prompt } = one;
@@ -171,7 +179,7 @@ function startGeneration(
       sampling: { ...plan.sampling, choice: one.choice },
       ...(plan.constraint && { constraint: plan.constraint }),
       ...(plan.rules && { rules: plan.rules }),
-      cacheSalt: tenantSalt(parsed.common),
+      cacheSalt: tenantSalt(parsed.common, one.visit.caller.isolation),
       deadlineMs: Math.max(1, gateway.limits.deadlineMs - (performance.now() - one.arrivedMs)),
       ...(parsed.common.pelagic?.digests ? { digests: true } : {}),
     },

@@ -6,6 +6,7 @@ import { type Detokenized, DetokenizeRequest, type Tokenized, TokenizeRequest } 
 import { type CountedTokens, CountTokensRequest } from "../lib/contracts/http-messages.ts";
 import type { TokenTable } from "../lib/model/token-table.ts";
 import { chatPrompt, checkPromptBytes, checkTokenId, type TextSource } from "./prompt-source.ts";
+import { visitOf } from "./admission/callers.ts";
 import { parseBody, readJsonBody } from "./json-body.ts";
 import { conversationOf } from "./messages-request.ts";
 import { type Gateway, servedContext } from "./serve-generation.ts";
@@ -62,6 +63,7 @@ async function answer<S extends z.ZodType<{ model?: string | null }>>(
   try {
     leave = gateway.admission.enter();
     const body = parseBody(schema, read.body);
+    visitOf(request.res as Response).checkModel(body.model ?? gateway.model.name);
     if (body.model) checkModelName(gateway.model, body.model, "model");
     const { encoder, model } = gateway;
     if (encoder === null || model.table === null)

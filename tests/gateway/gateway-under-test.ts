@@ -2,6 +2,7 @@
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { Admission } from "../../services/gateway/admission.ts";
+import { Callers } from "../../services/gateway/admission/callers.ts";
 import { DispatchClient } from "../../services/gateway/dispatch-client.ts";
 import { GatewayMetrics } from "../../services/gateway/gateway-metrics.ts";
 import { createApp } from "../../services/gateway/http-app.ts";
@@ -55,6 +56,7 @@ export async function startGatewayUnderTest(
     encoder: folder.tokenizer === null || model.table === null ? null : encoderHere(folder.tokenizer),
     client,
     directory,
+    callers: new Callers(),
     admission,
     bodyBudget,
     metrics: new GatewayMetrics(registry, {

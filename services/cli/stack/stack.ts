@@ -1,7 +1,8 @@
 // A whole Pelagic on this machine: NATS, workers and the gateway as child processes of this one. `up`, `ask`, `check-exact` and the
 // end-to-end tests start it through startStack(); what starts, in which order and with which settings is decided here and nowhere else.
 import { availableParallelism } from "node:os";
-import { basename, join } from "node:path";
+import { basename, join, resolve } from "node:path";
+import { readKeysFile } from "../keys.ts";
 import { inTree, treeRoot } from "../tree.ts";
 import { parseAnnouncement, type Announcement } from "../../lib/runtime/process.ts";
 import type { LogLevel } from "../../lib/runtime/log.ts";
@@ -35,6 +36,8 @@ export interface StackOptions {
   /** Of the workers; default: cpu. */
   backend?: Backend;
   logLevel?: LogLevel;
+  /** The gateways' keys file; default: anyone may ask. */
+  apiKeys?: string;
   /** More variables for every child, such as PELAGIC_ISA. */
   env?: Record<string, string>;
   /** "service" is found by `down`, `ask` and `status`; "private", the default, belongs to whoever started it. */
@@ -105,6 +108,7 @@ const requestTimeoutMs = 2_000;
 /** The model folder. Throws what the user can mend, before anything is built or started. */
 export async function checkStackOptions(options: StackOptions): Promise<string> {
   const model = checkedModelFolder(options.model ?? embeddedModel(), { tokenizer: options.gateways !== 0 });
+  if (options.apiKeys !== undefined) readKeysFile(options.apiKeys);
   if (options.gateways !== 0 && options.port) await checkPortFree("127.0.0.1", options.port);
   return model;
 }
@@ -190,6 +194,8 @@ class LocalStack implements Stack {
         this.nodeProcess(id, "gateway", () => ({
           PELAGIC_GATEWAY_ID: id,
           PELAGIC_HOST: "127.0.0.1",
+          // Also where there is none: what the caller's own environment has is meant for `up`.
+          PELAGIC_API_KEYS: options.apiKeys === undefined ? "" : resolve(options.apiKeys),
           // A restarted gateway comes back where its users know it.
           PELAGIC_PORT: String(this.announced.get(id)?.port ?? (index === 0 ? (options.port ?? 0) : 0)),
           PELAGIC_METRICS_PORT: String(this.announced.get(id)?.metricsPort ?? 0),

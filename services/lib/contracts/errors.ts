@@ -9,7 +9,8 @@ export const errorCatalogue = {
   not_found: { status: 404, type: "invalid_request_error", retryable: false },
   method_not_allowed: { status: 405, type: "invalid_request_error", retryable: false },
   request_too_large: { status: 413, type: "invalid_request_error", retryable: false },
-  overloaded: { status: 429, type: "rate_limit_error", retryable: true },
+  rate_limit_exceeded: { status: 429, type: "rate_limit_error", retryable: true },
+  overloaded: { status: 503, type: "service_unavailable", retryable: true },
   no_workers: { status: 503, type: "service_unavailable", retryable: true },
   bus_unavailable: { status: 503, type: "service_unavailable", retryable: true },
   worker_lost: { status: 503, type: "service_unavailable", retryable: true },
@@ -29,13 +30,16 @@ export class PelagicError extends Error {
   readonly code: ErrorCode;
   readonly param?: string;
   readonly retryAfterMs?: number;
+  /** Trying again cannot help this request, though it can help others that fail by this code. */
+  readonly final: boolean;
 
-  constructor(code: ErrorCode, message: string, detail: { param?: string; retryAfterMs?: number } = {}) {
+  constructor(code: ErrorCode, message: string, detail: { param?: string; retryAfterMs?: number; final?: boolean } = {}) {
     super(message);
     this.name = "PelagicError";
     this.code = code;
     this.param = detail.param;
     this.retryAfterMs = detail.retryAfterMs;
+    this.final = detail.final ?? !errorCatalogue[code].retryable;
   }
 
   get status(): number {

@@ -18,6 +18,10 @@ export const Refusal = z.discriminatedUnion("kind", [
   z.object({ v: z.number(), kind: z.literal("error"), error: WireError }),
 ]);
 
+/** What is served first, in this order. */
+export const priorityClasses = ["high", "normal", "low"] as const;
+export type PriorityClass = (typeof priorityClasses)[number];
+
 /** Sampling of one request; absent fields are off. */
 export const Sampling = z.object({
   temperature: z.number().min(0).max(100),

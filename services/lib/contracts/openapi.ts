@@ -47,6 +47,8 @@ function errors(codes: ErrorCode[], body: keyof typeof named = "ErrorBody"): Rec
 
 const commonErrors: ErrorCode[] = [
   "invalid_request",
+  "invalid_api_key",
+  "rate_limit_exceeded",
   "context_length_exceeded",
   "model_not_found",
   "method_not_allowed",
@@ -125,7 +127,7 @@ export function openApiDocument(): object {
     delete schema.$schema;
     delete schema.$id;
   }
-  const modelById = lookup("getModel", "One model", "Model", "model_not_found");
+  const modelById = lookup("getModel", "One model", "Model", "invalid_api_key", "model_not_found");
   return {
     openapi: "3.1.0",
     info: {
@@ -173,17 +175,22 @@ export function openApiDocument(): object {
       ),
       "/tokenize": tool("tokenize", "A prompt's token ids", "TokenizeRequest", "Tokenized"),
       "/detokenize": tool("detokenize", "The text of token ids", "DetokenizeRequest", "Detokenized"),
-      "/v1/models": lookup("listModels", "The models served", "ModelList"),
+      "/v1/models": lookup("listModels", "The models served", "ModelList", "invalid_api_key"),
       "/v1/models/{id}": {
         get: {
           ...modelById.get,
           parameters: [{ name: "id", in: "path", required: true, schema: { type: "string" } }],
         },
       },
-      "/health": lookup("health", "The process lives", "Health"),
-      "/ready": lookup("ready", "A decode worker is ready", "Ready", "no_workers", "shutting_down"),
-      "/version": lookup("version", "The build", "Version"),
+      "/health": { get: { ...lookup("health", "The process lives", "Health").get, security: [] } },
+      "/ready": lookup("ready", "A decode worker is ready", "Ready", "invalid_api_key", "no_workers", "shutting_down"),
+      "/version": lookup("version", "The build", "Version", "invalid_api_key"),
     },
-    components: { schemas },
+    // The last: a gateway without API keys.
+    security: [{ bearer: [] }, { apiKey: [] }, {}],
+    components: {
+      schemas,
+      securitySchemes: { bearer: { type: "http", scheme: "bearer" }, apiKey: { type: "apiKey", in: "header", name: "x-api-key" } },
+    },
   };
 }
