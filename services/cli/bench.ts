@@ -1,6 +1,7 @@
 // bench: one sub-command for each benchmark; all print the same form.
 import type { Command } from "commander";
 import * as engine from "./bench-engine.ts";
+import * as gateway from "./bench-gateway.ts";
 import * as router from "./bench-router.ts";
 import * as kv from "./bench-kv.ts";
 
@@ -9,4 +10,5 @@ export function register(program: Command): void {
   engine.register(bench);
   router.register(bench);
   kv.register(bench);
+  gateway.register(bench);
 }

@@ -41,7 +41,7 @@ const GatewayConfig = z.object({
   port: z.coerce.number().int().min(0).max(65535).default(0),
   /** A file of API keys (admission/api-keys.ts); without one anyone may ask. */
   apiKeys: z.string().min(1).optional(),
-  maxRunning: positive.default(1024),
+  maxRunning: positive.default(4096),
   maxBodyMib: positive.default(16),
   /** All bodies in memory together. */
   bodyBudgetMib: positive.default(128),
@@ -53,7 +53,7 @@ const GatewayConfig = z.object({
   localPrefillTokens: z.coerce.number().int().nonnegative().default(256),
   stallMs: positive.default(60_000),
   tokenizerThreads: positive.default(Math.max(1, Math.min(4, Math.floor(availableParallelism() / 2)))),
-  tokenizerQueue: positive.default(1024),
+  tokenizerQueue: positive.default(4096),
   tokenizerJobMs: positive.default(30_000),
   /** Allows internal request options. */
   debug: z.stringbool().default(false),

@@ -3,7 +3,8 @@
 import { frameHeaderBytes } from "../../lib/contracts/frame.ts";
 import { kvBlockTokens } from "../../lib/contracts/block-key.ts";
 import { CliError } from "../cli-error.ts";
-import { forgetPeak, openPair, residentBytes } from "./pair.ts";
+import { forgetPeak, residentBytes } from "../process-figures.ts";
+import { openPair } from "./pair.ts";
 
 export interface MemoryOptions {
   tokens: number;

@@ -1,6 +1,6 @@
 // The bench's set: a private nats-server with the product's configuration, and two peers.
 import { type ChildProcess, fork, spawn } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { randomId } from "../../lib/contracts/bus.ts";
@@ -137,22 +137,4 @@ async function portOf(dir: string, server: ChildProcess): Promise<number> {
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
   throw new CliError("nats-server did not start");
-}
-
-/** Processor time so far, in hundredths of a second as the kernel counts. */
-export function cpuSeconds(pid: number): number {
-  const fields = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.split(" ") ?? [];
-  return (Number(fields[11]) + Number(fields[12])) / 100;
-}
-
-/** Peak and present resident memory in bytes. */
-export function residentBytes(pid: number): { peak: number; now: number } {
-  const status = readFileSync(`/proc/${pid}/status`, "utf8");
-  const field = (name: string) => 1024 * Number(new RegExp(`^${name}:\\s+(\\d+) kB`, "m").exec(status)?.[1]);
-  return { peak: field("VmHWM"), now: field("VmRSS") };
-}
-
-/** From here the peak counts anew. */
-export function forgetPeak(pid: number): void {
-  writeFileSync(`/proc/${pid}/clear_refs`, "5");
 }

@@ -3,7 +3,8 @@
 import { frameHeaderBytes } from "../../lib/contracts/frame.ts";
 import { kvBlockTokens } from "../../lib/contracts/block-key.ts";
 import { CliError } from "../cli-error.ts";
-import { cpuSeconds, openPair } from "./pair.ts";
+import { cpuSeconds } from "../process-figures.ts";
+import { openPair } from "./pair.ts";
 
 export interface FrameSize {
   name: string;

@@ -1,0 +1,166 @@
+// bench gateway: what our gateway adds to a request, beside the same request as a bare dispatch over NATS, and beside what nginx and a published
+// gateway add to one over HTTP; or with --streams, how it carries many streams at once, some of whose readers stall.
+import { cpus } from "node:os";
+import type { Command } from "commander";
+import { type BenchReport, type BenchRow, commit, formatReport } from "./bench-engine.ts";
+import { type Latency, measureLatency, measureSaturation, quantile, type Saturation } from "./bench-gateway/measure.ts";
+import { runStreams, type StreamsResult } from "./bench-gateway/streams.ts";
+import { stubWorkerId, withPeers, withStubStack } from "./bench-gateway/surroundings.ts";
+import { httpWay, natsWay, type Way } from "./bench-gateway/ways.ts";
+import { Workload } from "./bench-gateway/workload.ts";
+import { prepareFirst } from "./prepare.ts";
+import { embeddedModel } from "./stack/model-folder.ts";
+import { count } from "./up.ts";
+
+interface Options {
+  model?: string;
+  rounds: number;
+  concurrency: number;
+  seconds: number;
+  streams?: number;
+  stalled: number;
+  json?: boolean;
+}
+
+type Progress = (text: string) => void;
+
+const promptTokens = 1_000;
+const answerTokens = 64;
+/** Between two tokens of a stream: one stream at a time; enough streams to take all the processor there is; and many that it can carry. */
+const stepMs = { latency: 2, saturation: 10, streams: 250 };
+const warmUpMs = 10_000;
+/** So that a stalled reader's stream ends while the others still run. */
+const stallMs = 4_000;
+const resumed = 10;
+const mib = 1024 * 1024;
+
+export function register(bench: Command): void {
+  bench
+    .command("gateway")
+    .description("what the gateway adds to a stream and takes of a core, beside bare NATS, nginx and a published gateway")
+    .option("--model <dir>", "model folder, for its tokenizer (default: the model in the box)")
+    .option("--rounds <n>", "requests by each way, one at a time", count(10, 100_000), 300)
+    .option("--concurrency <n>", "streams at once by each way, for the rate", count(1, 4_096), 512)
+    .option("--seconds <n>", "how long the rate of each way is measured", count(1, 600), 10)
+    .option("--streams <n>", "instead: so many streams at once, without and with readers that stall", count(1, 4_000))
+    .option("--stalled <n>", "of these, how many readers stall", count(0, 1_000), 100)
+    .option("--json", "print the report as JSON")
+    .addHelpText("after", "\nExamples:\n  ./pelagic bench gateway --json\n  ./pelagic bench gateway --streams 2000")
+    .action(async (options: Options) => {
+      await prepareFirst();
+      const progress: Progress = (text) => options.json || process.stderr.write(`${text}\n`);
+      const model = options.model ?? embeddedModel();
+      const workload = new Workload(model, promptTokens, answerTokens);
+      progress(`prompts of ${workload.promptTokens} tokens, answers of ${answerTokens}`);
+      const rows =
+        options.streams === undefined
+          ? [...(await latencyRows(model, workload, options, progress)), ...(await saturationRows(model, workload, options, progress))]
+          : await streamsRows(model, workload, options.streams, options.stalled, progress);
+      const machine = `${cpus()[0]?.model ?? "unknown processor"}, ${cpus().length} cores`;
+      const report: BenchReport = { bench: "gateway", machine, commit: commit(), rows };
+      process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : formatReport(report));
+    });
+}
+
+/** The ceiling of what is added is what the same request takes without it. */
+function latencyRows(model: string, workload: Workload, { rounds }: Options, progress: Progress): Promise<BenchRow[]> {
+  return withPeers(model, stepMs.latency, progress, (peers) =>
+    withStubStack(model, stepMs.latency, {}, async ({ nats, url }) => {
+      for (const what of peers.missing) progress(`left out: ${what}`);
+      progress(`one stream at a time, ${rounds} rounds`);
+      const bare = natsWay("bare NATS", nats, stubWorkerId, workload);
+      const ours = httpWay("gateway", { url }, workload);
+      const direct = httpWay("direct HTTP", peers.direct, workload);
+      const others = peers.peers.map(({ name, target }) => httpWay(name, target, workload));
+      const latencies = await measureLatency([bare, ours, direct, ...others], rounds);
+      const of = (way: Way) => latencies.get(way) as Latency;
+      return [[ours, bare] as const, ...others.map((other) => [other, direct] as const)].flatMap(([way, base]) =>
+        (["firstMs", "totalMs"] as const).flatMap((which) =>
+          [0.5, 0.99].map((q) => {
+            const without = quantile(of(base)[which], q);
+            const what = `${way.name}: added to the ${which === "firstMs" ? "first token" : "end"}, p${q * 100}`;
+            return row(what, quantile(of(way)[which], q) - without, "ms", without);
+          }),
+        ),
+      );
+    }),
+  );
+}
+
+/** The ceiling of streams a core is nginx's, where it was to be had. */
+function saturationRows(model: string, workload: Workload, options: Options, progress: Progress): Promise<BenchRow[]> {
+  return withPeers(model, stepMs.saturation, progress, (peers) =>
+    withStubStack(model, stepMs.saturation, {}, async ({ nats, url, pids }) => {
+      const measured = new Map<string, Saturation>();
+      const saturate = async (way: Way, processes: Record<string, number>) => {
+        progress(`${options.concurrency} streams at once: ${way.name}`);
+        const window = { concurrency: options.concurrency, warmUpMs, forMs: options.seconds * 1000 };
+        measured.set(way.name, await measureSaturation(way, { ...window, pids: processes }));
+      };
+      const { gateway, nats: server, stub } = pids;
+      await saturate(httpWay("gateway", { url }, workload), { itself: gateway, server, stub });
+      await saturate(natsWay("bare NATS", nats, stubWorkerId, workload), { server, stub });
+      for (const { name, target, pid } of peers.peers) await saturate(httpWay(name, target, workload), { itself: pid });
+      const aCore = (name: string) => 1 / (measured.get(name)?.cpuSeconds.itself ?? Number.NaN);
+      return [...measured].flatMap(([name, { cpuSeconds, residentBytes, pieces, streamsPerSecond }]) => {
+        const seconds = Object.entries(cpuSeconds).map(([process, value]) => `${process} ${(value * 1000).toFixed(2)}`);
+        progress(`${name}: ${streamsPerSecond.toFixed(0)} streams/s; processor ms a stream: ${seconds.join(", ")}`);
+        const shared = row(`${name}: pieces that ${answerTokens} tokens come in`, pieces, "", answerTokens);
+        if (cpuSeconds.itself === undefined) return [shared];
+        const memory = (residentBytes.itself ?? Number.NaN) / mib;
+        return [
+          row(`${name}: streams a core`, aCore(name), "streams/s", aCore(measured.has("nginx") ? "nginx" : name)),
+          shared,
+          row(`${name}: memory`, memory, "MiB", memory),
+        ];
+      });
+    }),
+  );
+}
+
+/** The same readers beside others that read, then beside some that stall. The ceiling of jitter is that of bare NATS in the same run. */
+async function streamsRows(model: string, workload: Workload, streams: number, stalled: number, progress: Progress): Promise<BenchRow[]> {
+  const rows: BenchRow[] = [];
+  const reading = streams - stalled;
+  for (const [what, also] of [
+    [`${streams} streams`, stalled],
+    [`${reading} streams beside ${stalled} stalled`, 0],
+  ] as const) {
+    const isStalled = also === 0;
+    progress(what);
+    const result = await withStubStack(model, stepMs.streams, { PELAGIC_STALL_MS: String(stallMs) }, (all) =>
+      runStreams(all, workload, {
+        streams: reading + also,
+        stalled: isStalled ? stalled : 0,
+        resumed: isStalled ? Math.min(resumed, stalled) : 0,
+        resumeAfterMs: stallMs / 2,
+        stepMs: stepMs.streams,
+      }),
+    );
+    progress(describe(result));
+    rows.push(
+      row(`${what}: right and whole`, result.firstMs.length, "streams", reading + also),
+      ...([0.5, 0.99] as const).map((q) =>
+        row(`${what}: jitter, p${q * 100}`, quantile(result.jitterMs, q), "ms", quantile(result.bareJitterMs, q)),
+      ),
+      row(`${what}: first token, p99`, quantile(result.firstMs, 0.99), "ms", quantile(result.firstMs, 0.5)),
+      row(`${what}: gateway's memory`, result.gateway.peakBytes / mib, "MiB", result.gateway.peakBytes / mib),
+    );
+  }
+  return rows;
+}
+
+function describe({ wrong, stalledEnds, gateway, seconds }: StreamsResult): string {
+  const ends = Object.entries(stalledEnds).map(([outcome, number]) => `${number} ${outcome}`);
+  const lines = [
+    `${seconds.toFixed(1)} s, of which ${gateway.cpuSeconds.toFixed(1)} s of processor in the gateway; it grew by ${(gateway.grownBytes / mib).toFixed(0)} MiB`,
+    ...(ends.length > 0 ? [`stalled readers' streams: ${ends.join(", ")}`] : []),
+    ...wrong.slice(0, 5).map((what) => `wrong: ${what}`),
+  ];
+  return lines.join("\n");
+}
+
+function row(what: string, value: number, unit: string, ceiling: number): BenchRow {
+  const round = (x: number) => Number(x.toPrecision(4));
+  return { what, value: round(value), unit, ceiling: round(ceiling), ratio: round(value / ceiling) };
+}

@@ -1,0 +1,92 @@
+// The same request as a bare dispatch: prompt tokens in, output tokens back, by the messages of the contract and nothing around them.
+import { type Bus, randomId, silentLog } from "../../lib/contracts/bus.ts";
+import { Delta, DispatchReply } from "../../lib/contracts/messages.ts";
+import { type Subjects, subjects } from "../../lib/contracts/subjects.ts";
+import { decodeMessage, encodeMessage } from "../../lib/contracts/wire.ts";
+import { connectBus } from "../../lib/runtime/nats-bus.ts";
+import { CliError } from "../cli-error.ts";
+import type { Stack } from "../stack/stack.ts";
+
+export interface TokensAnswer {
+  sentMs: number;
+  endMs: number;
+  tokens: number[];
+  /** When each token arrived. */
+  tokenMs: number[];
+}
+
+const replyMs = 10_000;
+/** Longer than any measurement: nobody renews it. */
+const leaseMs = 600_000;
+
+export class NatsClient {
+  private readonly bus: Bus;
+  private readonly subjects: Subjects;
+  private readonly gatewayId: string;
+
+  private constructor(bus: Bus, named: Subjects, gatewayId: string) {
+    this.bus = bus;
+    this.subjects = named;
+    this.gatewayId = gatewayId;
+  }
+
+  /** In the gateway's name, beside the gateway. */
+  static async connect(stack: Stack): Promise<NatsClient> {
+    const { user, password, processId } = stack.credentialsFor("gateway");
+    const bus = await connectBus({ servers: stack.natsUrl, user, password, name: "bench", log: silentLog });
+    return new NatsClient(bus, subjects(stack.service), processId);
+  }
+
+  ask(workerId: string, prompt: Uint32Array, seed: number, maxTokens: number, timeoutMs: number): Promise<TokensAnswer> {
+    const attemptId = randomId(12);
+    const replySubject = this.subjects.deltas(this.gatewayId, attemptId);
+    return new Promise((resolve, reject) => {
+      const answer: TokensAnswer = { sentMs: performance.now(), endMs: 0, tokens: [], tokenMs: [] };
+      const settle = (act: () => void) => {
+        clearTimeout(timer);
+        subscription.unsubscribe();
+        act();
+      };
+      const fail = (what: string) => settle(() => reject(new CliError(`dispatch to ${workerId}: ${what}`)));
+      const timer = setTimeout(() => fail(`no end within ${timeoutMs} ms`), timeoutMs);
+      const subscription = this.bus.subscribe(replySubject, (message) => {
+        const { body, tokens } = decodeMessage(Delta, message.data);
+        if (body.from !== answer.tokens.length) return fail(`tokens from ${body.from} on where ${answer.tokens.length} are here`);
+        const now = performance.now();
+        for (const token of tokens) {
+          answer.tokens.push(token);
+          answer.tokenMs.push(now);
+        }
+        if (body.end === undefined) return;
+        answer.endMs = now;
+        this.bus.publish(this.subjects.control(workerId), encodeMessage({ kind: "ack", attemptId }));
+        settle(() => resolve(answer));
+      });
+      const dispatch = {
+        requestId: attemptId,
+        attemptId,
+        gatewayId: this.gatewayId,
+        replySubject,
+        promptLength: prompt.length,
+        maxTokens,
+        stopTokenIds: [],
+        sampling: { temperature: 0, seed: String(seed), choice: 0 },
+        cacheSalt: "",
+        prefillWorkerId: null,
+        leaseMs,
+        deadlineMs: timeoutMs,
+      };
+      this.bus
+        .request(this.subjects.dispatch(workerId), encodeMessage(dispatch, prompt), replyMs)
+        .then((reply) => {
+          const { body } = decodeMessage(DispatchReply, reply);
+          if (body.kind !== "accepted") fail(JSON.stringify(body));
+        })
+        .catch((error: unknown) => fail(String(error)));
+    });
+  }
+
+  close(): Promise<void> {
+    return this.bus.close();
+  }
+}
