@@ -14,6 +14,7 @@ import * as keys from "./keys.ts";
 import * as load from "./load.ts";
 import * as simulate from "./simulate.ts";
 import * as status from "./status.ts";
+import * as trace from "./trace.ts";
 import * as test from "./test.ts";
 import { inTree } from "./tree.ts";
 import * as up from "./up.ts";
@@ -34,7 +35,7 @@ const program = new Command("pelagic")
   .exitOverride();
 
 // Sub-commands copy the settings above when they are made.
-for (const command of [up, ask, status, drain, down, build, test, checkModel, checkExact, chaos, bench, simulate, load, keys])
+for (const command of [up, ask, status, drain, down, build, test, checkModel, checkExact, chaos, bench, simulate, load, trace, keys])
   command.register(program);
 
 // A reader that went away (`| head`) is no reason to leave a stack half stopped.

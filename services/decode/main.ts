@@ -18,7 +18,7 @@ await runProcess({
   async main(context) {
     const { config, log, metrics, onStop } = context;
     let loaded: WorkerCore | undefined;
-    const { control, data, metricsPort } = await openWorkerPorts(
+    const { control, data, metricsPort, tracer } = await openWorkerPorts(
       context,
       () => loaded?.readiness ?? { ready: false, reason: "loading the model" },
     );
@@ -29,12 +29,13 @@ await runProcess({
     const compiler = new GrammarCompiler(() => grammarVocabulary(config.model, vocabSize));
     const worker = new DecodeWorker(core, control, data, {
       constraints: (spec) => new GrammarConstraint(compiler, vocabSize, spec),
+      ...(tracer && { tracer }),
       localPrefillTokens: config.localPrefillTokens,
       receiveBudgetBytes: config.receiveBudgetMib * 1024 * 1024,
     });
     onStop(() => worker.stop());
     // For peers that take over what runs here.
-    const rows = new RowServer(core, control, data, { servesWhileDraining: true });
+    const rows = new RowServer(core, control, data, { servesWhileDraining: true, ...(tracer && { tracer }) });
     onStop(() => rows.stop());
     observeWorker(core, metrics);
     observeDecode(worker, metrics);

@@ -4,7 +4,8 @@ import type { PelagicError } from "../lib/contracts/errors.ts";
 import type { TokenTable } from "../lib/model/token-table.ts";
 import type { LogprobEntry, OutputPiece } from "./output-assembler.ts";
 
-export type FinishReason = "stop" | "length" | "tool_calls";
+export const finishReasons = ["stop", "length", "tool_calls"] as const;
+export type FinishReason = (typeof finishReasons)[number];
 
 export interface Ending {
   reason: FinishReason;

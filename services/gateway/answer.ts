@@ -31,7 +31,6 @@ export interface AnswerOptions {
   continuousUsage: boolean;
   /** Before anything is written. */
   beforeFirst(): void;
-  onFirstToken(): void;
   onToken(): void;
 }
 
@@ -44,7 +43,6 @@ export class Answer {
   private failure: PelagicError | null = null;
   /** What went before, of all answers: one writes at a time. */
   private written: Promise<void> = Promise.resolve();
-  private any = false;
   /** The end of a stream's only answer, which goes out with the stream's own. */
   private lastEvents = "";
 
@@ -166,8 +164,6 @@ export class Answer {
     const generation = choice.start();
     this.generations[index] = generation;
     for await (const batch of generation) {
-      if (!this.any) this.options.onFirstToken();
-      this.any = true;
       this.options.onToken();
       this.seenFirst[prompt]?.();
       const pieces: OutputPiece[] = [];

@@ -28,6 +28,8 @@ export interface GenerationRequest {
   deadlineMs: number;
   /** Report the digest of every logits row. */
   digests?: boolean;
+  /** The span that waits for the answer. */
+  trace?: string;
 }
 
 export interface DispatchTarget {

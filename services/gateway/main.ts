@@ -16,6 +16,8 @@ import { KeyFile } from "./admission/key-file.ts";
 import { DispatchClient } from "./dispatch-client.ts";
 import { GatewayMetrics } from "./gateway-metrics.ts";
 import { createApp, notReady } from "./http-app.ts";
+import { RecentRequests } from "./recent-requests.ts";
+import { startTracing } from "../lib/runtime/tracing.ts";
 import { refuseBadHttp } from "./http-error.ts";
 import { ByteBudget } from "./json-body.ts";
 import { loadModelFolder } from "../lib/model/folder.ts";
@@ -67,7 +69,9 @@ const closingMs = 1_000;
 await runProcess({
   name: "gateway",
   config: GatewayConfig,
-  async main({ config, log, metrics: registry, onStop }) {
+  async main({ config, log, metrics: registry, onStop, name }) {
+    const tracer = await startTracing({ name, id: config.gatewayId }, process.env, log);
+    onStop(() => tracer?.close());
     const callers = new Callers();
     if (config.apiKeys !== undefined) {
       try {
@@ -139,6 +143,8 @@ await runProcess({
       admission,
       bodyBudget,
       metrics,
+      recent: new RecentRequests(),
+      tracer,
       limits: {
         maxBodyBytes: config.maxBodyMib * mebibyte,
         defaultMaxTokens: config.defaultMaxTokens,
@@ -167,7 +173,10 @@ await runProcess({
         const reason = notReady(gateway);
         return reason === null ? { ready: true } : { ready: false, reason: reason.message };
       },
-      routes: { "/status": () => gatewayStatus(gateway, config.gatewayId) },
+      routes: {
+        "/status": () => gatewayStatus(gateway, config.gatewayId),
+        "/requests": () => ({ requests: gateway.recent.list() }),
+      },
       log,
     });
     onStop(() => admin.close());

@@ -6,6 +6,7 @@ import { PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
 import type { Admission } from "./admission.ts";
 import { type Callers, type Visit, visitOf } from "./admission/callers.ts";
 import { Answer, type Choice } from "./answer.ts";
+import { finishReasons } from "./answer-format.ts";
 import type { DispatchClient } from "./dispatch-client.ts";
 import type { Endpoint, GatewayMetrics } from "./gateway-metrics.ts";
 import { type GenerationPlan, planGeneration, tenantSalt } from "./generation-plan.ts";
@@ -21,6 +22,10 @@ import { explainRoute } from "./router.ts";
 import type { ServedModel } from "./served-model.ts";
 import type { EncodeLimits, Encoder } from "./tokenizer-pool.ts";
 import type { WorkerDirectory } from "./worker-directory.ts";
+import type { RecentRequests } from "./recent-requests.ts";
+import { RequestTimes } from "./request-times.ts";
+import type { RequestTimeline } from "../lib/contracts/timeline.ts";
+import { Traceparent, type Tracer } from "../lib/contracts/trace.ts";
 
 export interface GatewayLimits {
   maxBodyBytes: number;
@@ -43,6 +48,9 @@ export interface Gateway {
   admission: Admission;
   bodyBudget: ByteBudget;
   metrics: GatewayMetrics;
+  recent: RecentRequests;
+  /** undefined: nothing is traced. */
+  tracer: Tracer | undefined;
   limits: GatewayLimits;
   /** Internal request options, like digests, are allowed. */
   debug: boolean;
@@ -53,7 +61,8 @@ export interface Gateway {
 const typicalAnswerTokens = 256;
 
 export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, request: Request, response: Response): Promise<void> {
-  const arrivedMs = performance.now();
+  const times = new RequestTimes(gateway.tracer, Traceparent.safeParse(request.headers.traceparent).data);
+  const { arrivedMs } = times;
   const requestId = response.locals.requestId as string;
   const visit = visitOf(response);
   let outcome: string = "internal";
@@ -67,16 +76,18 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
   try {
     const read = await readJsonBody(request, gateway.limits.maxBodyBytes, gateway.bodyBudget);
     releaseBody = read.release;
+    times.ended("read body");
     // After the body: a slow sender takes no place.
     leave = gateway.admission.enter();
     visit.checkModel(read.body.model);
     const parsed = parseGeneration(gateway, endpoint, read.body);
     const maxPositions = readyMaxPositions(gateway);
+    times.ended("admit");
     const limits = { signal: gone.signal, timeoutMs: gateway.limits.deadlineMs - (performance.now() - arrivedMs) };
     const prompts = await Promise.all(parsed.prompts.map((source) => encodePrompt(gateway, source, parsed, maxPositions, limits)));
     releaseBody();
+    times.ended("tokenize");
     if (gone.signal.aborted) throw new PelagicError("cancelled", "the client went away");
-    const times = new AnswerTimes(gateway.metrics, endpoint, arrivedMs);
     const routings: RequestRouting[] = [];
     let tokens = 0;
     answer = new Answer({
@@ -94,7 +105,7 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
             prompt: index,
             promptTokens: prompt.tokens.length,
             assembler: assemblerOf(gateway, parsed, plan, prompt),
-            start: () => startGeneration(gateway, { requestId, parsed, prompt, plan, choice, arrivedMs, routing, visit }),
+            start: () => startGeneration(gateway, { requestId, parsed, prompt, plan, choice, times, routing, visit }),
           };
         });
       }),
@@ -108,14 +119,14 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
         const chosen = routings[0]?.chosen;
         if (chosen) response.setHeader("x-pelagic-route", explainRoute(chosen));
       },
-      onFirstToken: () => times.first(),
       onToken: () => times.token(),
     });
     visit.reserve(tokens, response);
     const started = answer;
     gone.signal.addEventListener("abort", () => started.cancel());
     outcome = parsed.common.stream ? await answer.stream() : await answer.whole();
-    times.count(answer);
+    if (times.firstTokenMs !== null) times.ended("stream");
+    countTokens(gateway.metrics, endpoint, answer, times);
   } catch (error) {
     const failure = inEndpointsWords(toPelagicError(error), endpoint);
     outcome = failure.code;
@@ -125,10 +136,31 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
     releaseBody();
     leave();
     visit.settle(answer?.begun.some(({ wasAccepted }) => wasAccepted) ? answer.usage().total_tokens : 0);
-    const seconds = (performance.now() - arrivedMs) / 1000;
+    const { seconds, ttftSeconds, traceId } = times;
     gateway.metrics.requests.inc({ endpoint, outcome });
     gateway.metrics.requestDuration.observe({ endpoint }, seconds);
+    if (ttftSeconds !== null) gateway.metrics.timeToFirstToken.observe({ endpoint }, ttftSeconds);
     const begun = answer?.begun ?? [];
+    const usage = answer?.usage();
+    const about = {
+      // As the client knows it.
+      requestId: String(response.getHeader("x-request-id") ?? requestId),
+      endpoint,
+      model: gateway.model.name,
+      outcome,
+      promptTokens: usage?.prompt_tokens ?? 0,
+      cachedTokens: usage?.prompt_cache_hit_tokens ?? 0,
+      completionTokens: usage?.completion_tokens ?? 0,
+      decodeWorkerId: begun[0]?.workerId ?? null,
+      prefillWorkerId: begun[0]?.prefilledBy ?? null,
+      resumes: begun.reduce((sum, { resumes }) => sum + resumes, 0),
+    };
+    gateway.recent.add(times.timeline(about, begun[0]?.end?.timings));
+    times.report(
+      `POST ${request.path}`,
+      spanAttributes(about),
+      (finishReasons as readonly string[]).includes(outcome) ? undefined : outcome,
+    );
     gateway.log.info(
       {
         requestId,
@@ -136,6 +168,8 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
         endpoint,
         outcome,
         seconds,
+        ...(ttftSeconds !== null && { ttftSeconds }),
+        ...(traceId !== null && { traceId }),
         completionTokens: begun.reduce((sum, { received }) => sum + received, 0),
         cacheHitTokens: begun[0]?.cacheHitTokens ?? 0,
         prefilledBy: begun[0]?.prefilledBy,
@@ -164,7 +198,7 @@ function startGeneration(
     prompt: EncodedPrompt;
     plan: GenerationPlan;
     choice: number;
-    arrivedMs: number;
+    times: RequestTimes;
     routing: RequestRouting;
     visit: Visit;
   },
@@ -180,7 +214,8 @@ function startGeneration(
       ...(plan.constraint && { constraint: plan.constraint }),
       ...(plan.rules && { rules: plan.rules }),
       cacheSalt: tenantSalt(parsed.common, one.visit.caller.isolation),
-      deadlineMs: Math.max(1, gateway.limits.deadlineMs - (performance.now() - one.arrivedMs)),
+      deadlineMs: Math.max(1, gateway.limits.deadlineMs - (performance.now() - one.times.arrivedMs)),
+      ...(one.times.waitContext !== undefined && { trace: one.times.waitContext }),
       ...(parsed.common.pelagic?.digests ? { digests: true } : {}),
     },
     one.routing,
@@ -199,41 +234,29 @@ function assemblerOf(gateway: Gateway, parsed: ParsedRequest, plan: GenerationPl
   });
 }
 
-/** A request's times and tokens as the metrics have them. */
-class AnswerTimes {
-  private readonly metrics: GatewayMetrics;
-  private readonly endpoint: Endpoint;
-  private readonly arrivedMs: number;
-  private firstMs: number | null = null;
-  private lastMs = 0;
-
-  constructor(metrics: GatewayMetrics, endpoint: Endpoint, arrivedMs: number) {
-    this.metrics = metrics;
-    this.endpoint = endpoint;
-    this.arrivedMs = arrivedMs;
+function countTokens(metrics: GatewayMetrics, endpoint: Endpoint, answer: Answer, { firstTokenMs, lastTokenMs }: RequestTimes): void {
+  const usage = answer.usage();
+  metrics.tokens.inc({ kind: "prompt" }, usage.prompt_tokens);
+  metrics.tokens.inc({ kind: "cached" }, usage.prompt_cache_hit_tokens);
+  metrics.tokens.inc({ kind: "completion" }, usage.completion_tokens);
+  metrics.tokens.inc({ kind: "reasoning" }, usage.completion_tokens_details.reasoning_tokens);
+  if (usage.completion_tokens > 1 && firstTokenMs !== null) {
+    metrics.timePerOutputToken.observe({ endpoint }, (lastTokenMs - firstTokenMs) / 1000 / (usage.completion_tokens - 1));
   }
+}
 
-  first(): void {
-    this.firstMs = performance.now();
-    this.metrics.timeToFirstToken.observe({ endpoint: this.endpoint }, (this.firstMs - this.arrivedMs) / 1000);
-  }
-
-  token(): void {
-    this.lastMs = performance.now();
-  }
-
-  count(answer: Answer): void {
-    const { metrics, endpoint } = this;
-    const usage = answer.usage();
-    metrics.tokens.inc({ kind: "prompt" }, usage.prompt_tokens);
-    metrics.tokens.inc({ kind: "cached" }, usage.prompt_cache_hit_tokens);
-    metrics.tokens.inc({ kind: "completion" }, usage.completion_tokens);
-    metrics.tokens.inc({ kind: "reasoning" }, usage.completion_tokens_details.reasoning_tokens);
-    if (usage.completion_tokens > 1 && this.firstMs !== null) {
-      const seconds = (this.lastMs - this.firstMs) / 1000 / (usage.completion_tokens - 1);
-      metrics.timePerOutputToken.observe({ endpoint }, seconds);
-    }
-  }
+/** By OpenTelemetry's conventions for generative AI, where they have a name. */
+function spanAttributes(about: Omit<RequestTimeline, "arrivedAt" | "phases" | "ttftSeconds" | "seconds" | "traceId">) {
+  return {
+    "pelagic.request_id": about.requestId,
+    "gen_ai.operation.name": about.endpoint === "completions" ? "text_completion" : "chat",
+    "gen_ai.request.model": about.model,
+    "gen_ai.response.finish_reasons": about.outcome,
+    "gen_ai.usage.input_tokens": about.promptTokens,
+    "gen_ai.usage.output_tokens": about.completionTokens,
+    "pelagic.cached_tokens": about.cachedTokens,
+    "pelagic.resumes": about.resumes,
+  };
 }
 
 /** The context that some ready decode worker has (the router asks nobody for more than it has); refuses early where none is. An outage of the bus is waited for later. */

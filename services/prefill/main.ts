@@ -14,14 +14,14 @@ await runProcess({
   async main(context) {
     const { config, log, metrics, onStop } = context;
     let loaded: WorkerCore | undefined;
-    const { control, data, metricsPort } = await openWorkerPorts(
+    const { control, data, metricsPort, tracer } = await openWorkerPorts(
       context,
       () => loaded?.readiness ?? { ready: false, reason: "loading the model" },
     );
     const core = await WorkerCore.load("prefill", config, metricsPort, control, log);
     loaded = core;
     onStop(() => core.stop());
-    const worker = new RowServer(core, control, data, { servesWhileDraining: false });
+    const worker = new RowServer(core, control, data, { servesWhileDraining: false, ...(tracer && { tracer }) });
     onStop(() => worker.stop());
     observeWorker(core, metrics);
     observeRowServer(worker, metrics);

@@ -10,6 +10,7 @@ import { ByteBudget } from "../../services/gateway/json-body.ts";
 import { loadModelFolder, type TokenizerFiles } from "../../services/lib/model/folder.ts";
 import { PromptEncoder } from "../../services/gateway/prompt-encoder.ts";
 import type { Gateway } from "../../services/gateway/serve-generation.ts";
+import { RecentRequests } from "../../services/gateway/recent-requests.ts";
 import { servedModel } from "../../services/gateway/served-model.ts";
 import type { Encoder } from "../../services/gateway/tokenizer-pool.ts";
 import { WorkerDirectory } from "../../services/gateway/worker-directory.ts";
@@ -64,6 +65,8 @@ export async function startGatewayUnderTest(
       cancelling: () => client.cancellationsPending,
       bodyBytes: () => bodyBudget.usedBytes,
     }),
+    recent: new RecentRequests(),
+    tracer: undefined,
     limits: {
       maxBodyBytes: 1024 * 1024,
       defaultMaxTokens: 32_768,

@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { errorCodes } from "./errors.ts";
 import { kvDtypes } from "./frame.ts";
+import { Traceparent } from "./trace.ts";
 
 const id = z.string().regex(/^[A-Za-z0-9_-]{1,64}$/);
 const transferId = z.string().regex(/^[0-9a-f]{32}$/);
@@ -89,6 +90,8 @@ export const Dispatch = z.object({
   deadlineMs: milliseconds,
   /** Report the digest of every logits row (check-exact). */
   digests: z.boolean().optional(),
+  /** The span that waits for the answer; absent: not traced. */
+  trace: Traceparent.optional(),
 });
 export type Dispatch = z.infer<typeof Dispatch>;
 
@@ -204,6 +207,8 @@ export const RowsRequest = z.object({
   grantedBytes: count,
   /** Refuse rather than compute: the sender has better things to do, or is about to stop. */
   onlyCached: z.boolean().optional(),
+  /** The span that waits for the rows; absent: not traced. */
+  trace: Traceparent.optional(),
 });
 export type RowsRequest = z.infer<typeof RowsRequest>;
 

@@ -6,6 +6,7 @@ import type { Bus, BusMessage, Clock, Log } from "../contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
 import { type Constraint, type Control, type Delta, Dispatch } from "../contracts/messages.ts";
 import { DamagedMessage, decodeMessage, encodeMessage } from "../contracts/wire.ts";
+import { reportPhases, type Tracer } from "../contracts/trace.ts";
 import type { TokenConstraint } from "../grammar/constraint.ts";
 import { RuledTokens } from "../grammar/token-rules.ts";
 import type { EngineEnd } from "./engine.ts";
@@ -23,6 +24,8 @@ export interface DecodeConfig {
   receiveBudgetBytes: number;
   /** Makes constraints; absent: none can be asked for. */
   constraints?: ConstraintMaker;
+  /** Absent: nothing is traced. */
+  tracer?: Tracer;
 }
 
 const tickMs = 250;
@@ -49,6 +52,8 @@ interface Attempt {
   firstTokenAtMs: number | undefined;
   cacheHitTokens: number;
   prefilledBy: string | undefined;
+  /** Its span, and that of its wait for rows from elsewhere. */
+  trace: { attempt: string; prefill: string } | undefined;
   cancelReplies: (() => void)[];
   dirty: boolean;
 }
@@ -169,6 +174,7 @@ export class DecodeWorker {
       firstTokenAtMs: undefined,
       cacheHitTokens: 0,
       prefilledBy: undefined,
+      trace: this.traceOf(dispatch),
       cancelReplies: [],
       dirty: false,
     };
@@ -236,6 +242,7 @@ export class DecodeWorker {
         cacheSalt: dispatch.cacheSalt,
         deadlineAtMs: attempt.deadlineAtMs,
         leaseMs: dispatch.leaseMs,
+        trace: attempt.trace?.prefill,
         sources,
         onSource: (source, cachedRows) => {
           attempt.prefilledAtMs = this.clock.nowMs();
@@ -267,6 +274,7 @@ export class DecodeWorker {
       ttftSeconds: attempt.firstTokenAtMs === undefined ? undefined : (attempt.firstTokenAtMs - attempt.receivedAtMs) / 1000,
       totalSeconds: (now - attempt.receivedAtMs) / 1000,
     });
+    this.reportSpans(attempt, end, now);
     for (const answer of attempt.cancelReplies) answer();
     if (end.kind === "error" && end.error.code === "cancelled") {
       // Nobody waits for its output.
@@ -323,6 +331,41 @@ export class DecodeWorker {
       attempt.sent = Math.max(attempt.sent, at);
       if (last) return;
     }
+  }
+
+  private traceOf({ trace }: Dispatch): Attempt["trace"] {
+    const { tracer } = this.config;
+    if (tracer === undefined || trace === undefined) return undefined;
+    const attempt = tracer.child(trace);
+    return { attempt, prefill: tracer.child(attempt) };
+  }
+
+  private reportSpans(attempt: Attempt, end: EngineEnd, nowMs: number): void {
+    const { tracer } = this.config;
+    const { trace, dispatch, receivedAtMs } = attempt;
+    if (tracer === undefined || trace === undefined) return;
+    reportPhases(tracer, trace.attempt, receivedAtMs, [
+      ["decode.queue", attempt.reservedAtMs],
+      [attempt.prefilledBy === undefined ? "decode.local_prefill" : "decode.remote_prefill", attempt.prefilledAtMs, trace.prefill],
+      [attempt.prefilledAtMs === undefined ? "decode.prefill_and_first_step" : "decode.first_step", attempt.firstTokenAtMs],
+      ["decode.steps", attempt.firstTokenAtMs === undefined ? undefined : nowMs],
+    ]);
+    tracer.report({
+      context: trace.attempt,
+      parent: dispatch.trace,
+      name: "decode",
+      kind: "server",
+      startMs: receivedAtMs,
+      endMs: nowMs,
+      attributes: {
+        "pelagic.request_id": dispatch.requestId,
+        "pelagic.worker_id": this.core.workerId,
+        "pelagic.prompt_tokens": dispatch.promptLength,
+        "pelagic.cache_hit_tokens": attempt.cacheHitTokens,
+        "pelagic.output_tokens": attempt.output.length,
+      },
+      ...(end.kind === "error" && { failed: end.error.code }),
+    });
   }
 
   private timings(attempt: Attempt): NonNullable<Delta["timings"]> {

@@ -38,6 +38,8 @@ export interface RowFetch {
   cacheSalt: string;
   deadlineAtMs: number;
   leaseMs: number;
+  /** The span that waits for the rows. */
+  trace?: string | undefined;
   /** Whom to ask, best first. */
   sources: readonly RowSource[];
   /** A source sent all it was asked for, of which it had so many rows before it was asked. */
@@ -182,6 +184,7 @@ export class RowFetcher {
             deadlineMs: Math.max(0, fetch.deadlineAtMs - this.clock.nowMs()),
             grantedBytes: this.credits.grantedBytes(id),
             ...(source.prefills ? {} : { onlyCached: true }),
+            ...(fetch.trace !== undefined && { trace: fetch.trace }),
           },
           fetch.tokens.subarray(0, endRow),
         ),

@@ -4,6 +4,7 @@
 import type { Bus, BusMessage, Clock, Log } from "../contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
 import { Credit, RowsRequest, type TransferNotice } from "../contracts/messages.ts";
+import { reportPhases, type Tracer } from "../contracts/trace.ts";
 import { DamagedMessage, decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { Outage } from "./outage.ts";
 import { RecentIds } from "./recent-ids.ts";
@@ -23,6 +24,10 @@ interface Transfer {
   leaseUntilMs: number;
   deadlineMs: number;
   unsubscribe: () => void;
+  startedMs: number;
+  /** When blocks were there for it, and when its last row was computed. */
+  reservedMs: number | undefined;
+  computedMs: number | undefined;
 }
 
 export class RowServer {
@@ -32,6 +37,7 @@ export class RowServer {
   private readonly clock: Clock;
   private readonly log: Log;
   private readonly servesWhileDraining: boolean;
+  private readonly tracer: Tracer | undefined;
   private readonly outage: Outage;
   private readonly transfers = new Map<string, Transfer>();
   private readonly ended = new RecentIds();
@@ -42,13 +48,14 @@ export class RowServer {
   onTransferEnd: (end: { outcome: "complete" | "aborted" | "failed"; bytes: number; resentFrames: number }) => void = () => {};
 
   /** `data` is a connection of its own: control messages do not queue behind frames. */
-  constructor(core: WorkerCore, control: Bus, data: Bus, options: { servesWhileDraining: boolean }) {
+  constructor(core: WorkerCore, control: Bus, data: Bus, options: { servesWhileDraining: boolean; tracer?: Tracer }) {
     this.core = core;
     this.control = control;
     this.data = data;
     this.clock = core.clock;
     this.log = core.log;
     this.servesWhileDraining = options.servesWhileDraining;
+    this.tracer = options.tracer;
     this.outage = new Outage(control, core.clock);
     core.sentBytes = () => [...this.transfers.values()].reduce((sum, { sender }) => sum + sender.sentBytes, this.endedBytes);
     control.subscribe(core.subjects.rows(core.workerId), (message) => this.onRequest(message));
@@ -113,13 +120,17 @@ export class RowServer {
     );
     const credits = this.control.subscribe(this.core.subjects.credit(this.core.workerId, id), (message) => this.onCredit(message));
     const now = this.clock.nowMs();
-    this.transfers.set(id, {
+    const transfer: Transfer = {
       request,
       sender,
       leaseUntilMs: now + transferLeaseMs,
       deadlineMs: now + request.deadlineMs,
       unsubscribe: () => credits.unsubscribe(),
-    });
+      startedMs: now,
+      reservedMs: undefined,
+      computedMs: undefined,
+    };
+    this.transfers.set(id, transfer);
     const guarded = (send: () => void) => {
       if (!this.transfers.has(id)) return;
       try {
@@ -141,9 +152,14 @@ export class RowServer {
         listener: {
           onReserved: (hitRows) =>
             guarded(() => {
+              transfer.reservedMs ??= this.clock.nowMs();
               for (let layer = 0; layer < runner.info.layerCount; layer++) sender.rowsReady(layer, 0, hitRows, true);
             }),
-          onLayerRows: (layer, firstRow, rowCount) => guarded(() => sender.rowsReady(layer, firstRow, rowCount)),
+          onLayerRows: (layer, firstRow, rowCount) =>
+            guarded(() => {
+              transfer.computedMs = this.clock.nowMs();
+              sender.rowsReady(layer, firstRow, rowCount);
+            }),
           onEnd: (end) => {
             if (end.kind === "error") this.end(id, end.error);
           },
@@ -184,8 +200,38 @@ export class RowServer {
     this.free(id, error);
   }
 
-  private report({ sender }: Transfer, outcome: "complete" | "aborted" | "failed"): void {
+  private report(transfer: Transfer, outcome: "complete" | "aborted" | "failed"): void {
+    const { sender } = transfer;
     this.onTransferEnd({ outcome, bytes: sender.sentBytes, resentFrames: sender.resentFrames });
+    this.reportSpans(transfer, outcome);
+  }
+
+  private reportSpans({ request, sender, startedMs, reservedMs, computedMs }: Transfer, outcome: string): void {
+    const { tracer } = this;
+    if (tracer === undefined || request.trace === undefined) return;
+    const context = tracer.child(request.trace);
+    const endMs = this.clock.nowMs();
+    reportPhases(tracer, context, startedMs, [
+      ["prefill.queue", reservedMs],
+      ["prefill.compute", computedMs],
+      ["prefill.send", endMs],
+    ]);
+    tracer.report({
+      context,
+      parent: request.trace,
+      name: "prefill",
+      kind: "server",
+      startMs: startedMs,
+      endMs,
+      attributes: {
+        "pelagic.request_id": request.requestId,
+        "pelagic.worker_id": this.core.workerId,
+        "pelagic.first_row": request.firstRow,
+        "pelagic.end_row": request.endRow,
+        "pelagic.sent_bytes": sender.sentBytes,
+      },
+      ...(outcome !== "complete" && { failed: outcome }),
+    });
   }
 
   private free(id: string, error: PelagicError): void {

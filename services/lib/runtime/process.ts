@@ -9,6 +9,7 @@ import { createRegistry, type Registry } from "./metrics.ts";
 export const exitCodes = { failed: 1, configuration: 2 } as const;
 
 export interface ProcessContext<C> {
+  name: string;
   config: C;
   log: ProcessLog;
   metrics: Registry;
@@ -98,6 +99,7 @@ export async function runProcess<S extends z.ZodObject<typeof processFields>>(de
 
   try {
     await definition.main({
+      name: definition.name,
       config,
       log,
       metrics: createRegistry(),

@@ -6,11 +6,13 @@ import { startAdminServer, type Readiness } from "./admin-server.ts";
 import { type busFields, type processFields, readNatsCredentials } from "./config.ts";
 import { connectBus } from "./nats-bus.ts";
 import { announce, type ProcessContext } from "./process.ts";
+import { type ProcessTracer, startTracing } from "./tracing.ts";
 
 export interface WorkerPorts {
   metricsPort: number;
   control: Bus;
   data: Bus;
+  tracer: ProcessTracer | undefined;
 }
 
 type WorkerProcessConfig = z.output<z.ZodObject<typeof processFields & typeof busFields>> & { workerId: string };
@@ -25,5 +27,7 @@ export async function openWorkerPorts(context: ProcessContext<WorkerProcessConfi
   onStop(() => control.close());
   const data = await connectBus({ ...connection, name: `${config.workerId} data` });
   onStop(() => data.close());
-  return { metricsPort: admin.port, control, data };
+  const tracer = await startTracing({ name: context.name, id: config.workerId }, process.env, log);
+  onStop(() => tracer?.close());
+  return { metricsPort: admin.port, control, data, tracer };
 }
