@@ -1,5 +1,6 @@
 // The stages of ./pelagic test: what each runs, and how many passed and failed in it.
 import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { chromiumBinary } from "./chromium-binary.ts";
 import { messageOf } from "./cli-error.ts";
 import { buildNative, cmakeBuild, nativeTools, releaseBuild, sanitizerBuild, type NativeBuild } from "./native-build.ts";
 import { natsServerBinary } from "./nats-binary.ts";
@@ -110,6 +111,8 @@ export function parseCtest(output: string): StageResult | undefined {
 }
 
 async function vitest(fast: boolean, print: (text: string) => void): Promise<StageResult> {
+  // Here, where its progress can be seen. Without one the tests that need it fail.
+  if (!fast) await chromiumBinary((text) => print(`${text}\n`)).catch((error: unknown) => print(`${messageOf(error)}\n`));
   const report = inTree("build", "vitest.json");
   mkdirSync(inTree("build"), { recursive: true });
   rmSync(report, { force: true });

@@ -38,6 +38,8 @@ interface UpReport {
   event: "up";
   address: string;
   adminAddress: string;
+  /** Null where it is off. */
+  console: string | null;
   model: string;
   question: string;
   /** Null where the gateway wants an API key and there is none to ask with. */
@@ -181,6 +183,7 @@ async function askFirstQuestion(stack: Stack, options: UpOptions, interrupt: Abo
     event: "up",
     address: stack.baseUrl,
     adminAddress: stack.adminUrl,
+    console: stack.consoleUrl,
     model: stack.modelName,
     question: firstQuestion,
     answer: answer?.content.trim() ?? null,
@@ -210,6 +213,7 @@ function printReport(report: UpReport, options: UpOptions): void {
         : [`  ${report.question}`, `  ${report.answer}   (first token after ${formatSeconds(report.ttftSeconds)})`]),
       "",
       `  address  ${report.address}   model ${report.model}`,
+      ...(report.console === null ? [] : [`  console  ${report.console}`]),
       `  logs     ${report.logs}`,
       `  try      ${report.curl}`,
       "",

@@ -2,7 +2,7 @@
 import { PelagicError } from "../lib/contracts/errors.ts";
 
 export class Admission {
-  private readonly maxRunning: number;
+  readonly maxRunning: number;
   private closed = false;
   running = 0;
 

@@ -1,6 +1,6 @@
 // The gateway's routes. Every failure, also of routing and parsing, is the error envelope.
 import { randomUUID } from "node:crypto";
-import express, { type Express, type NextFunction, type Request, type RequestHandler, type Response } from "express";
+import express, { type Express, type NextFunction, type Request, type RequestHandler, type Response, type Router } from "express";
 import { type ErrorCode, PelagicError } from "../lib/contracts/errors.ts";
 import type { ModelList } from "../lib/contracts/http.ts";
 import { apiVersion, openApiDocument } from "../lib/contracts/openapi.ts";
@@ -15,7 +15,7 @@ import { countTokens, detokenize, tokenize } from "./tokenize.ts";
 const clientRequestId = /^[\x21-\x7e]{1,128}$/;
 const busRequestId = /^[A-Za-z0-9_-]{1,64}$/;
 
-export function createApp(gateway: Gateway): Express {
+export function createApp(gateway: Gateway, console?: Router): Express {
   const app = express();
   app.disable("x-powered-by");
   app.disable("etag");
@@ -76,6 +76,8 @@ export function createApp(gateway: Gateway): Express {
   get(app, ["/openapi.json"], (_request, response) => {
     response.type("application/json").send(openApi);
   });
+
+  if (console !== undefined) app.use("/console", console);
 
   app.use((request) => {
     throw new PelagicError("not_found", `${request.method} ${request.path}: no such path; /openapi.json lists them`);

@@ -2,6 +2,7 @@
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { availableParallelism } from "node:os";
+import { join } from "node:path";
 import { z } from "zod";
 import { systemClock } from "../lib/contracts/bus.ts";
 import { PelagicError } from "../lib/contracts/errors.ts";
@@ -13,6 +14,8 @@ import { announce, runProcess } from "../lib/runtime/process.ts";
 import { Admission } from "./admission.ts";
 import { Callers } from "./admission/callers.ts";
 import { KeyFile } from "./admission/key-file.ts";
+import { consoleFields, consoleSettings, isLoopback } from "./console/config.ts";
+import { consoleRoutes } from "./console/routes.ts";
 import { DispatchClient } from "./dispatch-client.ts";
 import { GatewayMetrics } from "./gateway-metrics.ts";
 import { createApp, notReady } from "./http-app.ts";
@@ -33,6 +36,7 @@ const mebibyte = 1024 * 1024;
 const GatewayConfig = z.object({
   ...processFields,
   ...busFields,
+  ...consoleFields,
   gatewayId: z.string().regex(/^[A-Za-z0-9_-]{1,64}$/),
   /** A Hugging Face model folder; of it only config.json and the tokenizer's files are read. */
   model: z.string().min(1),
@@ -83,6 +87,7 @@ await runProcess({
     } else if (!isLoopback(config.host)) {
       log.warn({ host: config.host }, "anyone who reaches this address may use it: there are no API keys (PELAGIC_API_KEYS)");
     }
+    const consoleAccess = consoleSettings(config);
     const folder = loadModelFolder(config.model);
     const model = servedModel(folder, config.modelName ?? folder.name);
     const encoder =
@@ -159,7 +164,16 @@ await runProcess({
     const accountsUntil = performance.now() + firstAccountsMs;
     while (notReady(gateway) !== null && performance.now() < accountsUntil) await sleep(10);
 
-    const server = createServer({ maxHeaderSize: 32 * 1024, keepAliveTimeout: 75_000 }, createApp(gateway));
+    const console =
+      consoleAccess === null
+        ? undefined
+        : consoleRoutes(gateway, {
+            ...consoleAccess,
+            gatewayId: config.gatewayId,
+            files: join(import.meta.dirname, "..", "..", "console"),
+            notReady: () => notReady(gateway)?.message ?? null,
+          });
+    const server = createServer({ maxHeaderSize: 32 * 1024, keepAliveTimeout: 75_000 }, createApp(gateway, console));
     server.on("clientError", refuseBadHttp);
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
@@ -195,10 +209,6 @@ await runProcess({
     log.info({ port: (server.address() as AddressInfo).port, model: model.name }, "listening");
   },
 });
-
-function isLoopback(host: string): boolean {
-  return host === "localhost" || host === "::1" || /^127\./.test(host);
-}
 
 function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));

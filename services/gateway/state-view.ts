@@ -24,6 +24,7 @@ export interface WorkerView {
   queuedPrefillTokens: number;
   rates: WorkerState["rates"];
   kvBytesPerToken: number;
+  totals: WorkerState["totals"];
   metricsPort: number | undefined;
   pid: number;
   /** Block events seen; null until a snapshot came. */
@@ -103,6 +104,7 @@ export class StateView {
         queuedPrefillTokens: state.queuedPrefillTokens,
         rates: state.rates,
         kvBytesPerToken: state.kvBytesPerToken,
+        totals: state.totals,
         metricsPort: state.metricsPort,
         pid: state.pid,
         position,

@@ -1,6 +1,7 @@
 // The gateway's express app on a real port, over a bus in memory and a scripted decode worker.
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
+import type { Router } from "express";
 import { Admission } from "../../services/gateway/admission.ts";
 import { Callers } from "../../services/gateway/admission/callers.ts";
 import { DispatchClient } from "../../services/gateway/dispatch-client.ts";
@@ -31,7 +32,7 @@ export interface GatewayUnderTest {
 }
 
 export async function startGatewayUnderTest(
-  options: { maxRunning?: number; tokenizer?: boolean; limits?: Partial<Gateway["limits"]> } = {},
+  options: { maxRunning?: number; tokenizer?: boolean; limits?: Partial<Gateway["limits"]>; console?: (gateway: Gateway) => Router } = {},
 ): Promise<GatewayUnderTest> {
   const bus = new MemoryBus();
   const subjects = subjectsOf("test");
@@ -78,7 +79,7 @@ export async function startGatewayUnderTest(
     debug: true,
     log,
   };
-  const server = createServer(createApp(gateway));
+  const server = createServer(createApp(gateway, options.console?.(gateway)));
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   await waitFor(() => directory.snapshot().workers.length > 0);
   return {

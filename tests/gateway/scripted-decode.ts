@@ -69,6 +69,8 @@ export class ScriptedDecode {
   readonly attempts = new Map<string, Attempt>();
   script: (dispatch: Dispatch, prompt: Uint32Array) => Script;
   busy = false;
+  /** Answer to a question for expert counts: [layers][experts], below 2^32. */
+  expertCounts: number[][] = [];
   state: Partial<WorkerState> = {};
 
   private readonly bus: Bus;
@@ -190,6 +192,11 @@ export class ScriptedDecode {
       this.attempts.delete(body.attemptId);
       this.cancelled.push(body.attemptId);
       respond?.(encodeMessage({ ok: true }));
+    } else if (body.kind === "expert-counts") {
+      const [first = []] = this.expertCounts;
+      const counts = { firstLayer: 1, moeLayers: this.expertCounts.length, logicalExperts: first.length, expertsPerToken: 2 };
+      const words = Uint32Array.from(this.expertCounts.flat().flatMap((count) => [count, 0]));
+      respond?.(encodeMessage({ workerId: this.workerId, instanceId: this.instanceId, ...counts }, words));
     } else if (body.kind === "resend") {
       const attempt = this.attempts.get(body.attemptId);
       if (attempt) {

@@ -18,6 +18,8 @@ const mayImport: Record<string, string[]> = {
   decode: ["lib/contracts", "lib/runtime", "lib/engine", "lib/model", "lib/grammar"],
   placement: ["lib/contracts", "lib/runtime"],
   cli: ["lib/contracts", "lib/runtime", "lib/engine", "lib/simulator", "lib/model", "gateway", "loadtest"],
+  // In a browser: of the contracts, types alone.
+  console: ["lib/contracts"],
   // A client that knows only HTTP.
   loadtest: [],
 };
@@ -35,7 +37,7 @@ function importsOf(source: string): string[] {
   return patterns.flatMap((pattern) => [...source.matchAll(pattern)].map((match) => match[1] as string));
 }
 
-const sources = trackedFiles().filter((file) => /^(services|loadtest)\//.test(file) && file.endsWith(".ts"));
+const sources = trackedFiles().filter((file) => /^(services|loadtest)\//.test(file) && /\.tsx?$/.test(file));
 const product = sources.filter((file) => !file.endsWith(".test.ts"));
 
 describe("imports under services/ and loadtest/", () => {
@@ -55,6 +57,15 @@ describe("imports under services/ and loadtest/", () => {
       }
     }
     expect(wrong).toEqual([]);
+  });
+
+  it("take nothing but types from the contracts into the page", () => {
+    const page = product.filter((file) => file.startsWith("services/console/"));
+    const taken = page.flatMap((file) =>
+      [...readFileSync(file, "utf8").matchAll(/^import (?!type ).*lib\/contracts.*$/gm)].map(([line]) => `${file}: ${line}`),
+    );
+    expect(page.length).toBeGreaterThan(0);
+    expect(taken).toEqual([]);
   });
 
   it("load the native addon through one file only", () => {

@@ -78,6 +78,8 @@ export interface Stack {
   readonly baseUrls: string[];
   /** The first gateway's admin port: /metrics, /ready, /status. */
   readonly adminUrl: string;
+  /** The first gateway's page; null where PELAGIC_CONSOLE turns it off. */
+  readonly consoleUrl: string | null;
   readonly natsUrl: string;
   /** NATS's own monitoring, with an observer only; another port after each restart. */
   readonly natsMonitorUrl: string;
@@ -196,6 +198,7 @@ class LocalStack implements Stack {
           PELAGIC_HOST: "127.0.0.1",
           // Also where there is none: what the caller's own environment has is meant for `up`.
           PELAGIC_API_KEYS: options.apiKeys === undefined ? "" : resolve(options.apiKeys),
+          PELAGIC_CONSOLE: consoleOf(this.options),
           // A restarted gateway comes back where its users know it.
           PELAGIC_PORT: String(this.announced.get(id)?.port ?? (index === 0 ? (options.port ?? 0) : 0)),
           PELAGIC_METRICS_PORT: String(this.announced.get(id)?.metricsPort ?? 0),
@@ -215,6 +218,10 @@ class LocalStack implements Stack {
 
   get adminUrl(): string {
     return `http://127.0.0.1:${this.gatewayAnnouncement().metricsPort}`;
+  }
+
+  get consoleUrl(): string | null {
+    return consoleOf(this.options) === "on" ? `${this.baseUrl}/console/` : null;
   }
 
   get natsUrl(): string {
@@ -394,6 +401,11 @@ class LocalStack implements Stack {
   private logFile(name: string): string {
     return join(this.logsDir, `${name}.log`);
   }
+}
+
+/** On, since everything here listens on the loopback alone. */
+function consoleOf({ env }: StackOptions): string {
+  return env?.PELAGIC_CONSOLE || process.env.PELAGIC_CONSOLE || "on";
 }
 
 function ids<R extends ScriptRole>(role: R, count: number): { id: string; role: R }[] {

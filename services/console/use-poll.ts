@@ -1,0 +1,44 @@
+// Asks again and again while someone looks: not while the page is hidden, and never twice at once.
+import { useEffect, useState } from "preact/hooks";
+import { ApiError } from "./api.ts";
+
+export interface Polled<T> {
+  /** The last answer, also while asking fails. */
+  value: T | null;
+  error: ApiError | null;
+}
+
+/** `ask` must be the same function from render to render; another one begins anew. */
+export function usePoll<T>(ask: (signal: AbortSignal) => Promise<T>, everyMs: number): Polled<T> & { again: () => void } {
+  const [polled, setPolled] = useState<Polled<T>>({ value: null, error: null });
+  const [round, setRound] = useState(0);
+  useEffect(() => {
+    const ended = new AbortController();
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    let asking = false;
+    const next = async () => {
+      if (asking || document.hidden) return;
+      asking = true;
+      clearTimeout(timer);
+      try {
+        const value = await ask(ended.signal);
+        if (!ended.signal.aborted) setPolled({ value, error: null });
+      } catch (error) {
+        if (ended.signal.aborted) return;
+        const failure = error instanceof ApiError ? error : new ApiError("unreachable", "The gateway does not answer.");
+        setPolled(({ value }) => ({ value, error: failure }));
+      } finally {
+        asking = false;
+        if (!ended.signal.aborted) timer = setTimeout(next, everyMs);
+      }
+    };
+    document.addEventListener("visibilitychange", next);
+    void next();
+    return () => {
+      document.removeEventListener("visibilitychange", next);
+      clearTimeout(timer);
+      ended.abort();
+    };
+  }, [ask, everyMs, round]);
+  return { ...polled, again: () => setRound((n) => n + 1) };
+}
