@@ -8,7 +8,7 @@ import { Control } from "../lib/contracts/messages.ts";
 import { subjects } from "../lib/contracts/subjects.ts";
 import { decodeMessage, encodeMessage } from "../lib/contracts/wire.ts";
 import { DispatchClient } from "./dispatch-client.ts";
-import type { Generation, GenerationRequest } from "./generation.ts";
+import type { Generation, GenerationRequest, TokenBatch } from "./generation.ts";
 import { WorkerDirectory } from "./worker-directory.ts";
 
 const leaseMs = 10_000;
@@ -45,7 +45,7 @@ function setup(scripts: Record<string, Script | ((attempt: number) => Script)>) 
       return [workerId, decode];
     }),
   );
-  const start = (more: Partial<GenerationRequest> = {}) => {
+  const start = (more: Partial<GenerationRequest> = {}, reads = true) => {
     const generation = client.start(
       {
         requestId: "r",
@@ -65,7 +65,7 @@ function setup(scripts: Record<string, Script | ((attempt: number) => Script)>) 
         shouldMove: (workerId) => Object.values(workers).some((one) => one.workerId !== workerId && one.state.state !== "draining"),
       },
     );
-    return { generation, reader: read(generation) };
+    return { generation, reader: reads ? read(generation) : { tokens: [], ends: 0, error: null } };
   };
   const worker = (id: string) => workers[id] as ScriptedDecode;
   return { clock, bus, client, directory, worker, start };
@@ -84,6 +84,15 @@ function read(generation: Generation) {
   })();
   return reader;
 }
+/** What an iterator gives when it is asked, and how many tokens that are. */
+async function take(batches: AsyncIterator<TokenBatch>, clock: ManualClock) {
+  let taken: IteratorResult<TokenBatch> | undefined;
+  void batches.next().then((result) => {
+    taken = result;
+  });
+  await clock.runUntil(() => taken !== undefined, 60_000);
+  return taken as unknown as IteratorResult<TokenBatch>;
+}
 const range = (count: number) => Array.from({ length: count }, (_, i) => i);
 
 describe("dispatch client", () => {
@@ -100,6 +109,43 @@ describe("dispatch client", () => {
     expect(client.running).toBe(0);
     expect(bus.subscriptionCount).toBe(4);
   });
+
+  it("keeps no more than some batches for a reader that does not read, and gives it everything when it does", async () => {
+    await fc.assert(
+      fc.asyncProperty(
+        fc.constantFrom(undefined, 0, 20),
+        fc.integer({ min: 5, max: 400 }),
+        fc.boolean(),
+        async (logprobs, tokensPerDelta, dies) => {
+          const tokens = range(8_000);
+          const script = { tokens, tokensPerDelta, gapMs: 1 };
+          const { clock, client, worker, start } = setup({ d0: dies ? { ...script, hangAfter: 6_000 } : script, d1: script });
+          const sampling = { temperature: 0, seed: "1", choice: 0, ...(logprobs === undefined ? {} : { logprobs }) };
+          const { generation } = start({ maxTokens: tokens.length, sampling, deadlineMs: 600_000 }, false);
+          const most = logprobs === undefined ? 1_024 : 1_024 / (2 + logprobs);
+          const batches = generation[Symbol.asyncIterator]();
+          const got: number[] = [];
+          for (let round = 0; ; round++) {
+            // It stalls, for longer than decode takes for the whole answer, at the start and a few times more.
+            if (round % 40 === 0) await clock.advance(2_000);
+            if (dies && round === 5) {
+              worker("d0").kill();
+              client.workerGone({ workerId: "d0", instanceId: worker("d0").instanceId });
+            }
+            expect(generation.received - got.length).toBeLessThanOrEqual(4 * most);
+            const { done, value } = await take(batches, clock);
+            if (done) break;
+            expect(value.tokens.length).toBeLessThanOrEqual(most);
+            if (logprobs !== undefined) expect(value.logprobs.length).toBe(value.tokens.length);
+            got.push(...value.tokens);
+          }
+          expect(got).toEqual(tokens);
+          expect(client.running).toBe(0);
+        },
+      ),
+      { numRuns: 8 },
+    );
+  }, 60_000);
 
   it("does so over a bus that loses, doubles and reorders anything", async () => {
     const fate = fc.array(fc.constantFrom<number[]>([0], [0], [0], [3], [40], [0, 7], []), { minLength: 20, maxLength: 60 });

@@ -68,8 +68,10 @@ const silenceMs = 2_000;
  */
 const gapMs = 200;
 const maxGapMs = 2_000;
-/** Tokens given to a reader at once: one that comes late must not hold up the others by the size of its heap. */
+/** Tokens given to a reader at once: one that comes late must not hold up the others by the size of its heap. Fewer where each is heavy with logprobs. */
 const maxBatchTokens = 1_024;
+/** Batches kept for a reader that does not keep up. Decode has the rest, and is asked for it again when there is room. */
+const maxUnreadBatches = 4;
 /** Deltas kept ahead of a gap; further ones come again with the resend. */
 const maxEarlyDeltas = 256;
 const resumeRetryMs = 100;
@@ -136,7 +138,10 @@ export class Generation implements AsyncIterable<TokenBatch> {
   private gapAsks = 0;
   private disconnectedSinceMs: number | null = null;
 
-  /** Received and not yet read; bounded by the request's maxTokens. */
+  private readonly batchTokens: number;
+  /** Tokens went by that there was no room for. */
+  private isBehind = false;
+  /** Received and not yet read. */
   private readonly batch: { tokens: number[]; logprobs: TokenBatch["logprobs"]; digests: string[] } = {
     tokens: [],
     logprobs: [],
@@ -152,6 +157,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.startedMs = client.options.clock.nowMs();
     this.heardMs = this.startedMs;
     this.tokens = request.prompt.slice();
+    const { logprobs } = request.sampling;
+    this.batchTokens = logprobs === undefined ? maxBatchTokens : Math.floor(maxBatchTokens / (2 + logprobs));
   }
 
   /** Prompt and output so far. */
@@ -191,11 +198,12 @@ export class Generation implements AsyncIterable<TokenBatch> {
       waiter.resolve({
         done: false,
         value: {
-          tokens: Uint32Array.from(tokens.splice(0, maxBatchTokens)),
-          logprobs: logprobs.splice(0, maxBatchTokens),
-          digests: digests.splice(0, maxBatchTokens),
+          tokens: Uint32Array.from(tokens.splice(0, this.batchTokens)),
+          logprobs: logprobs.splice(0, this.batchTokens),
+          digests: digests.splice(0, this.batchTokens),
         },
       });
+      if (this.isBehind && tokens.length <= this.maxUnread / 2) this.catchUp();
     } else if (this.error !== null) {
       this.waiter = null;
       waiter.reject(this.error);
@@ -328,9 +336,27 @@ export class Generation implements AsyncIterable<TokenBatch> {
 
   // Deltas
 
+  private get maxUnread(): number {
+    return maxUnreadBatches * this.batchTokens;
+  }
+
+  private get isFull(): boolean {
+    return this.batch.tokens.length >= this.maxUnread;
+  }
+
+  private catchUp(): void {
+    this.isBehind = false;
+    if (this.accepted) this.resend();
+  }
+
   private onDelta(attemptId: string, data: Uint8Array): void {
     if (this.isOver || attemptId !== this.attemptId) return;
     const { clock, log } = this.client.options;
+    if (this.isFull) {
+      this.heardMs = clock.nowMs();
+      this.isBehind = true;
+      return;
+    }
     let delta: { body: Delta; tokens: Uint32Array };
     try {
       delta = decodeMessage(Delta, data);
@@ -369,6 +395,10 @@ export class Generation implements AsyncIterable<TokenBatch> {
       if (body.prefilledBy !== undefined) this.prefilledBy = body.prefilledBy;
     }
     for (let i = this.received - body.from; i < tokens.length; i++) {
+      if (this.isFull) {
+        this.isBehind = true;
+        return;
+      }
       this.remember(tokens[i] as number);
       this.batch.tokens.push(tokens[i] as number);
       const logprobs = body.logprobs?.[i];
@@ -410,7 +440,9 @@ export class Generation implements AsyncIterable<TokenBatch> {
   private resend(): void {
     this.askedMs = this.client.options.clock.nowMs();
     const replySubject = this.client.options.subjects.deltas(this.client.options.gatewayId, this.attemptId);
-    this.tell({ kind: "resend", attemptId: this.attemptId, from: this.received, replySubject });
+    // One more than there can be room for: then it shows that there is more.
+    const most = this.maxUnread + 1;
+    this.tell({ kind: "resend", attemptId: this.attemptId, from: this.received, most, replySubject });
   }
 
   /** May be lost: check() repeats a resend, and a lease stands behind the rest. */
@@ -458,6 +490,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
       this.moveConsideredMs = nowMs;
       if (this.routing.shouldMove(this.workerId as string, this.knownTokens)) void this.move();
     }
+    // Nobody waits for what is missing.
+    if (this.isBehind) return;
     const missing = this.early.size > 0 || (this.endAt !== null && this.endAt.position > this.received);
     if (missing) {
       if (nowMs - this.askedMs < Math.min(gapMs * 2 ** Math.max(0, this.gapAsks - 1), maxGapMs)) return;
@@ -539,6 +573,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.askedInstanceId = null;
     this.instanceId = null;
     this.heardFrom = false;
+    this.isBehind = false;
     this.early.clear();
     this.endAt = null;
     this.gapAsks = 0;

@@ -35,7 +35,11 @@ export class SseWriter {
     }
     if (this.response.write(events)) return;
     await new Promise<void>((resolve) => {
-      const timer = setTimeout(() => this.response.destroy(), this.stallMs);
+      const timer = setTimeout(() => {
+        // Reset, not closed: the kernel would keep for minutes what it has for a reader that does not read.
+        this.response.socket?.resetAndDestroy();
+        this.response.destroy();
+      }, this.stallMs);
       const done = () => {
         clearTimeout(timer);
         this.response.off("drain", done);

@@ -147,8 +147,8 @@ export type Delta = z.infer<typeof Delta>;
 export const Control = z.discriminatedUnion("kind", [
   /** Gateway: has all tokens and the end; frees what decode keeps of the attempt. */
   z.object({ v: z.number(), kind: z.literal("ack"), attemptId: id }),
-  /** Gateway: send again from this output index. Answered with deltas, or with an end if the attempt is unknown. */
-  z.object({ v: z.number(), kind: z.literal("resend"), attemptId: id, from: count, replySubject: z.string() }),
+  /** Gateway: send again from this output index, so many tokens at most. Answered with deltas, or with an end if the attempt is unknown. */
+  z.object({ v: z.number(), kind: z.literal("resend"), attemptId: id, from: count, most: count.optional(), replySubject: z.string() }),
   /** Gateway: stop and free. Answered with a ControlReply. */
   z.object({ v: z.number(), kind: z.literal("cancel"), attemptId: id }),
   /** Gateway: these attempts are still wanted. */

@@ -295,13 +295,14 @@ export class DecodeWorker {
     });
   }
 
-  /** Sends output [from, ...), in several messages where it is long, and the end with the last. */
-  private sendFrom(attempt: Attempt, from: number): void {
+  /** Sends output [from, from + most), in several messages where it is long, and the end with the last token. */
+  private sendFrom(attempt: Attempt, from: number, most = Number.POSITIVE_INFINITY): void {
     const { dispatch, output } = attempt;
+    const until = Math.min(output.length, from + most);
     // With the most likely tokens of each, a token takes about half a kilobyte: parts are cut by what a message may hold.
-    let most = Number.POSITIVE_INFINITY;
+    let longest = Number.POSITIVE_INFINITY;
     for (let at = from; ; ) {
-      const part = output.slice(at, at + most);
+      const part = output.slice(at, Math.min(at + longest, until));
       const last = at + part.length >= output.length;
       const body: Omit<Delta, "v"> = {
         attemptId: dispatch.attemptId,
@@ -322,14 +323,14 @@ export class DecodeWorker {
         Uint32Array.from(part, ({ token }) => token),
       );
       if (message.length > this.control.maxPayloadBytes && part.length > 1) {
-        most = Math.floor(part.length / 2);
+        longest = Math.floor(part.length / 2);
         continue;
       }
       // Not sent while disconnected: the gateway asks again from its position.
       if (!this.publishBytes(attempt.replySubject, message)) return;
       at += part.length;
       attempt.sent = Math.max(attempt.sent, at);
-      if (last) return;
+      if (at >= until) return;
     }
   }
 
@@ -422,7 +423,7 @@ export class DecodeWorker {
           return;
         }
         attempt.replySubject = message.replySubject;
-        this.sendFrom(attempt, Math.max(0, message.from - attempt.firstIndex));
+        this.sendFrom(attempt, Math.max(0, message.from - attempt.firstIndex), message.most);
         return;
       }
       case "cancel": {

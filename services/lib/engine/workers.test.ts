@@ -137,6 +137,26 @@ describe("a request", () => {
     expect(prefill.worker.activeTransfers).toBe(0);
   });
 
+  test("is sent again from where its reader is, no more than that has room for, and the end with its last token", async () => {
+    await startDecode();
+    const client = new Client("a1");
+    await client.dispatch(prompt(10), { prefillWorkerId: null });
+    await clock.advance(2000);
+    const whole = [...client.tokens];
+    const again = (from: number, most?: number) => {
+      client.tokens.length = 0;
+      client.end = undefined;
+      const replySubject = "pelagic.test.deltas.gw.a1";
+      client.control({ kind: "resend", attemptId: "a1", from, replySubject, ...(most === undefined ? {} : { most }) });
+      return settle().then(() => ({ tokens: client.tokens.slice(from), end: client.end }));
+    };
+    const end = { kind: "finish", reason: "length" };
+    expect(await again(5)).toEqual({ tokens: whole.slice(5), end });
+    expect(await again(5, 3)).toEqual({ tokens: whole.slice(5, 8), end: undefined });
+    expect(await again(17, 3)).toEqual({ tokens: whole.slice(17), end });
+    expect(await again(20, 3)).toEqual({ tokens: [], end });
+  });
+
   test("moves only the blocks that decode lacks, and counts what nobody computed", async () => {
     await startDecode();
     const prefill = await startPrefill();
