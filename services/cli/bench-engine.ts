@@ -120,7 +120,7 @@ async function decodeStep(runner: NativeRunner, batch: number): Promise<{ second
   for (let run = 0; run < repeats; run++) {
     const engine = engineFor(runner, false);
     const steps: { atMs: number; counts: Uint32Array }[] = [];
-    engine.onExpertCounts = (counts) => steps.push({ atMs: performance.now(), counts });
+    engine.onStep = ({ expertCounts: counts }) => steps.push({ atMs: performance.now(), counts });
     const results = await Promise.all(
       Array.from({ length: batch }, (_, i) =>
         runLocal(engine, { id: `d${i}`, tokens: prompt(runner, contextTokens, i + 1), maxTokens: decodeTokens }),

@@ -31,7 +31,8 @@ export interface AnswerOptions {
   continuousUsage: boolean;
   /** Before anything is written. */
   beforeFirst(): void;
-  onToken(): void;
+  /** Tokens of an answer came; so long after those before, unless they are its first. */
+  onTokens(gapSeconds: number | null): void;
 }
 
 export class Answer {
@@ -163,8 +164,11 @@ export class Answer {
     if (this.failure !== null) throw this.failure;
     const generation = choice.start();
     this.generations[index] = generation;
+    let lastMs: number | null = null;
     for await (const batch of generation) {
-      this.options.onToken();
+      const nowMs = performance.now();
+      this.options.onTokens(lastMs === null ? null : (nowMs - lastMs) / 1000);
+      lastMs = nowMs;
       this.seenFirst[prompt]?.();
       const pieces: OutputPiece[] = [];
       const used = assembler.push(batch.tokens, batch.logprobs, pieces);

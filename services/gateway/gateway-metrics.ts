@@ -1,18 +1,26 @@
 // What the gateway counts. Labels are bounded: endpoints, outcomes and statuses, never names that a client chose.
+import { kvBlockTokens } from "../lib/contracts/block-key.ts";
+import type { WorkerState } from "../lib/contracts/messages.ts";
 import { Counter, Gauge, Histogram, latencyBucketsSeconds, type Registry, tokenBucketsSeconds } from "../lib/runtime/metrics.ts";
 
 export type Endpoint = "chat" | "completions" | "responses" | "messages";
 
+/** The decode workers of the served model. */
+export type DecodeWorkers = { modelName: string; workers: readonly Pick<WorkerState, "blocks" | "requests">[] };
+
 export class GatewayMetrics {
   readonly timeToFirstToken: Histogram<"endpoint">;
   readonly timePerOutputToken: Histogram<"endpoint">;
+  /** Between what arrives of one answer; one that comes with several tokens counts once. */
+  readonly interTokenLatency: Histogram<"endpoint">;
   readonly requestDuration: Histogram<"endpoint">;
+  readonly resumes: Counter;
   readonly requests: Counter<"endpoint" | "outcome">;
   readonly tokens: Counter<"kind">;
   readonly ignoredFields: Counter;
   readonly http: Counter<"route" | "status">;
 
-  constructor(registry: Registry, gauges: { running(): number; cancelling(): number; bodyBytes(): number }) {
+  constructor(registry: Registry, gauges: { running(): number; cancelling(): number; bodyBytes(): number; decode(): DecodeWorkers }) {
     const registers = [registry];
     this.timeToFirstToken = new Histogram({
       name: "gen_ai_server_time_to_first_token_seconds",
@@ -26,6 +34,18 @@ export class GatewayMetrics {
       help: "(last - first token time) / (tokens - 1), per request.",
       labelNames: ["endpoint"],
       buckets: tokenBucketsSeconds,
+      registers,
+    });
+    this.interTokenLatency = new Histogram({
+      name: "pelagic_gateway_inter_token_latency_seconds",
+      help: "Between one arrival of an answer's tokens and the next.",
+      labelNames: ["endpoint"],
+      buckets: tokenBucketsSeconds,
+      registers,
+    });
+    this.resumes = new Counter({
+      name: "pelagic_gateway_resumes_total",
+      help: "Answers that another decode worker went on with.",
       registers,
     });
     this.requestDuration = new Histogram({
@@ -70,5 +90,39 @@ export class GatewayMetrics {
     gauge("pelagic_gateway_requests_running", "Requests in the gateway.", gauges.running);
     gauge("pelagic_gateway_cancellations_pending", "Cancellations that decode has not yet confirmed.", gauges.cancelling);
     gauge("pelagic_gateway_body_bytes", "Request bodies held in memory.", gauges.bodyBytes);
+    likeVllm(registry, gauges.decode);
   }
+}
+
+/** The names that autoscalers and the Gateway API's endpoint picker know, of the whole pool behind this gateway. */
+function likeVllm(registry: Registry, decode: () => DecodeWorkers): void {
+  const sum = (read: (worker: DecodeWorkers["workers"][number]) => number) =>
+    decode().workers.reduce((total, worker) => total + read(worker), 0);
+  const gauge = (name: string, help: string, read: () => number) =>
+    new Gauge({
+      name,
+      help,
+      labelNames: ["model_name"],
+      registers: [registry],
+      collect() {
+        this.set({ model_name: decode().modelName }, read());
+      },
+    });
+  gauge("vllm:num_requests_running", "Requests that hold KV blocks, on all decode workers.", () => sum(({ requests }) => requests.running));
+  gauge("vllm:num_requests_waiting", "Requests that wait on decode workers.", () => sum(({ requests }) => requests.waiting));
+  gauge("vllm:kv_cache_usage_perc", "Share of KV blocks in use by requests, 0 to 1.", () => {
+    const total = sum(({ blocks }) => blocks.total);
+    return total === 0 ? 0 : 1 - sum(({ blocks }) => blocks.free + blocks.cached) / total;
+  });
+  new Gauge({
+    name: "vllm:cache_config_info",
+    help: "Sizes of the KV cache, as labels.",
+    labelNames: ["model_name", "block_size", "num_gpu_blocks"],
+    registers: [registry],
+    collect() {
+      this.reset();
+      const num_gpu_blocks = String(sum(({ blocks }) => blocks.total));
+      this.set({ model_name: decode().modelName, block_size: String(kvBlockTokens), num_gpu_blocks }, 1);
+    },
+  });
 }

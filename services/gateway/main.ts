@@ -24,7 +24,7 @@ import { startTracing } from "../lib/runtime/tracing.ts";
 import { refuseBadHttp } from "./http-error.ts";
 import { ByteBudget } from "./json-body.ts";
 import { loadModelFolder } from "../lib/model/folder.ts";
-import type { Gateway } from "./serve-generation.ts";
+import { type Gateway, readyDecodeWorkers } from "./serve-generation.ts";
 import { servedModel } from "./served-model.ts";
 import { gatewayStatus } from "./status.ts";
 import { TokenizerPool } from "./tokenizer-pool.ts";
@@ -138,6 +138,10 @@ await runProcess({
       running: () => admission.running,
       cancelling: () => client.cancellationsPending,
       bodyBytes: () => bodyBudget.usedBytes,
+      decode: () => ({
+        modelName: model.name,
+        workers: readyDecodeWorkers({ directory, model }),
+      }),
     });
     const gateway: Gateway = {
       model,

@@ -119,7 +119,10 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
         const chosen = routings[0]?.chosen;
         if (chosen) response.setHeader("x-pelagic-route", explainRoute(chosen));
       },
-      onToken: () => times.token(),
+      onTokens: (gapSeconds) => {
+        times.token();
+        if (gapSeconds !== null) gateway.metrics.interTokenLatency.observe({ endpoint }, gapSeconds);
+      },
     });
     visit.reserve(tokens, response);
     const started = answer;
@@ -155,6 +158,7 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
       prefillWorkerId: begun[0]?.prefilledBy ?? null,
       resumes: begun.reduce((sum, { resumes }) => sum + resumes, 0),
     };
+    gateway.metrics.resumes.inc(about.resumes);
     gateway.recent.add(times.timeline(about, begun[0]?.end?.timings));
     times.report(
       `POST ${request.path}`,

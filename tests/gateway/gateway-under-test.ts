@@ -10,7 +10,7 @@ import { createApp } from "../../services/gateway/http-app.ts";
 import { ByteBudget } from "../../services/gateway/json-body.ts";
 import { loadModelFolder, type TokenizerFiles } from "../../services/lib/model/folder.ts";
 import { PromptEncoder } from "../../services/gateway/prompt-encoder.ts";
-import type { Gateway } from "../../services/gateway/serve-generation.ts";
+import { type Gateway, readyDecodeWorkers } from "../../services/gateway/serve-generation.ts";
 import { RecentRequests } from "../../services/gateway/recent-requests.ts";
 import { servedModel } from "../../services/gateway/served-model.ts";
 import type { Encoder } from "../../services/gateway/tokenizer-pool.ts";
@@ -65,6 +65,10 @@ export async function startGatewayUnderTest(
       running: () => admission.running,
       cancelling: () => client.cancellationsPending,
       bodyBytes: () => bodyBudget.usedBytes,
+      decode: () => ({
+        modelName: model.name,
+        workers: readyDecodeWorkers({ directory, model }),
+      }),
     }),
     recent: new RecentRequests(),
     tracer: undefined,

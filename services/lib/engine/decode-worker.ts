@@ -59,6 +59,19 @@ interface Attempt {
 }
 
 /** Throws a PelagicError where it cannot. */
+/** For metrics. */
+export interface AttemptEnd {
+  /** A finish reason or an error's name. */
+  outcome: string;
+  promptTokens: number;
+  cacheHitTokens: number;
+  outputTokens: number;
+  /** Until it had blocks; undefined where it never had. */
+  queueSeconds: number | undefined;
+  ttftSeconds: number | undefined;
+  totalSeconds: number;
+}
+
 export type ConstraintMaker = (spec: Constraint) => TokenConstraint;
 
 export class DecodeWorker {
@@ -73,7 +86,7 @@ export class DecodeWorker {
   private readonly fetcher: RowFetcher;
   private cancelledAtMs = Number.NEGATIVE_INFINITY;
   private stopTimer: () => void = () => {};
-  onEnd: (end: { outcome: string; outputTokens: number; ttftSeconds: number | undefined; totalSeconds: number }) => void = () => {};
+  onEnd: (end: AttemptEnd) => void = () => {};
 
   /** `data` is a connection of its own: control messages do not queue behind frames. */
   constructor(core: WorkerCore, control: Bus, data: Bus, config: DecodeConfig) {
@@ -269,6 +282,9 @@ export class DecodeWorker {
     }
     const now = this.clock.nowMs();
     this.onEnd({
+      promptTokens: attempt.dispatch.promptLength,
+      cacheHitTokens: attempt.cacheHitTokens,
+      queueSeconds: attempt.reservedAtMs === undefined ? undefined : (attempt.reservedAtMs - attempt.receivedAtMs) / 1000,
       outcome: end.kind === "finish" ? end.reason : end.kind === "error" ? end.error.code : "internal",
       outputTokens: attempt.output.length,
       ttftSeconds: attempt.firstTokenAtMs === undefined ? undefined : (attempt.firstTokenAtMs - attempt.receivedAtMs) / 1000,

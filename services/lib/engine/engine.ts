@@ -122,7 +122,7 @@ export class Engine {
   /** Called after each step and whenever requests or blocks changed. */
   onChange: () => void = () => {};
   /** Called for each step: tokens routed to each logical expert, [MoE layers, experts]. */
-  onExpertCounts: (counts: Uint32Array) => void = () => {};
+  onStep: (step: { expertCounts: Uint32Array; sequences: number }) => void = () => {};
 
   constructor(runner: ModelRunner, identity: CacheIdentity, config: EngineConfig, clock: Clock, log: Log) {
     this.runner = runner;
@@ -443,7 +443,7 @@ export class Engine {
       results.forEach((result, step) => {
         this.steps++;
         this.expertTally.add(result.expertCounts);
-        this.onExpertCounts(result.expertCounts);
+        this.onStep({ expertCounts: result.expertCounts, sequences: work.length });
         // Each further step of a call has one row of each sequence, and samples it.
         const sampled = result.sequences.reduce((sum, { sampled }) => sum + (sampled === undefined ? 0 : 1), 0);
         this.sampledTokens += sampled;

@@ -1,5 +1,6 @@
 // Prometheus metrics of a worker. Names follow vLLM's where autoscalers and dashboards know them.
 import { Counter, Gauge, Histogram, type Registry } from "prom-client";
+import { kvBlockTokens } from "../contracts/block-key.ts";
 import type { DecodeWorker } from "./decode-worker.ts";
 import type { RowServer } from "./row-server.ts";
 import type { WorkerCore } from "./worker-core.ts";
@@ -23,14 +24,28 @@ export function observeWorker(core: WorkerCore, registry: Registry): void {
   gauge("vllm:num_requests_running", "Requests that hold KV blocks", () => core.engine.stats().running);
   gauge("vllm:num_requests_waiting", "Requests that wait for KV blocks or budget", () => core.engine.stats().waiting);
   gauge("vllm:kv_cache_usage_perc", "Share of KV blocks in use by requests, 0 to 1", () => 1 - blocks.available / blocks.total);
+  // What the Gateway API's endpoint picker computes free tokens with.
+  new Gauge({
+    name: "vllm:cache_config_info",
+    help: "Sizes of the KV cache, as labels",
+    labelNames: ["block_size", "num_gpu_blocks"],
+    registers: [registry],
+  }).set({ block_size: String(kvBlockTokens), num_gpu_blocks: String(blocks.total) }, 1);
   gauge("pelagic_queued_prefill_tokens", "Prompt tokens not yet computed", () => core.engine.stats().queuedPrefillTokens);
   gauge("pelagic_prefill_tokens_per_second", "Measured over recent steps", () => core.engine.stats().prefillTokensPerSecond);
   gauge("pelagic_decode_step_seconds", "Measured over recent steps without prefill", () => core.engine.stats().decodeStepSeconds);
   const preemptions = new Counter({ name: "pelagic_preemptions_total", help: "Requests that gave their blocks up", registers: [registry] });
   const steps = new Counter({ name: "pelagic_engine_steps_total", help: "Steps; a native call may make several", registers: [registry] });
   const experts = new Counter({ name: "pelagic_expert_tokens_total", help: "Tokens routed to experts, all layers", registers: [registry] });
+  const batch = new Histogram({
+    name: "pelagic_step_sequences",
+    help: "Sequences in a step",
+    buckets: [1, 2, 4, 8, 16, 32, 64, 128, 256],
+    registers: [registry],
+  });
   let seen = { preemptions: 0, steps: 0 };
-  core.engine.onExpertCounts = (counts) => {
+  core.engine.onStep = ({ expertCounts: counts, sequences }) => {
+    batch.observe(sequences);
     const stats = core.engine.stats();
     preemptions.inc(stats.preemptions - seen.preemptions);
     steps.inc(stats.steps - seen.steps);
@@ -70,9 +85,28 @@ export function observeDecode(worker: DecodeWorker, registry: Registry): void {
     buckets: secondsBuckets,
     registers: [registry],
   });
+  const queue = new Histogram({
+    name: "vllm:request_queue_time_seconds",
+    help: "Dispatch received to KV blocks given",
+    buckets: secondsBuckets,
+    registers: [registry],
+  });
+  const prompts = new Counter({ name: "vllm:prompt_tokens_total", help: "Prompt tokens of ended requests", registers: [registry] });
+  const queries = new Counter({
+    name: "vllm:prefix_cache_queries_total",
+    help: "Prompt tokens looked for in caches",
+    registers: [registry],
+  });
+  const hits = new Counter({ name: "vllm:prefix_cache_hits_total", help: "Prompt tokens found in caches", registers: [registry] });
   worker.onEnd = (end) => {
     requests.inc({ outcome: end.outcome });
     tokens.inc(end.outputTokens);
+    prompts.inc(end.promptTokens);
+    if (end.queueSeconds !== undefined) {
+      queue.observe(end.queueSeconds);
+      queries.inc(end.promptTokens);
+      hits.inc(end.cacheHitTokens);
+    }
     if (end.ttftSeconds !== undefined) ttft.observe(end.ttftSeconds);
   };
   new Gauge({
