@@ -1,4 +1,4 @@
-// Asks again and again while someone looks: not while the page is hidden, and never twice at once.
+// Asks again and again while someone looks: not while the page is hidden, never twice at once, and not without the key where one is wanted.
 import { useEffect, useState } from "preact/hooks";
 import { ApiError } from "./api.ts";
 
@@ -16,8 +16,9 @@ export function usePoll<T>(ask: (signal: AbortSignal) => Promise<T>, everyMs: nu
     const ended = new AbortController();
     let timer: ReturnType<typeof setTimeout> | undefined;
     let asking = false;
+    let refused = false;
     const next = async () => {
-      if (asking || document.hidden) return;
+      if (asking || refused || document.hidden) return;
       asking = true;
       clearTimeout(timer);
       try {
@@ -26,10 +27,11 @@ export function usePoll<T>(ask: (signal: AbortSignal) => Promise<T>, everyMs: nu
       } catch (error) {
         if (ended.signal.aborted) return;
         const failure = error instanceof ApiError ? error : new ApiError("unreachable", "The gateway does not answer.");
+        refused = failure.code === "invalid_api_key";
         setPolled(({ value }) => ({ value, error: failure }));
       } finally {
         asking = false;
-        if (!ended.signal.aborted) timer = setTimeout(next, everyMs);
+        if (!ended.signal.aborted && !refused) timer = setTimeout(next, everyMs);
       }
     };
     document.addEventListener("visibilitychange", next);

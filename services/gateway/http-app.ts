@@ -32,6 +32,8 @@ export function createApp(gateway: Gateway, console?: Router): Express {
   get(app, ["/health"], (_request, response) => {
     response.json({ status: "ok" });
   });
+  // It has a key of its own.
+  if (console !== undefined) app.use("/console", console);
   app.use(["/v1/messages", "/anthropic/v1/messages"], (_request, response, next) => {
     response.locals.errorForm = messagesError;
     next();
@@ -76,8 +78,6 @@ export function createApp(gateway: Gateway, console?: Router): Express {
   get(app, ["/openapi.json"], (_request, response) => {
     response.type("application/json").send(openApi);
   });
-
-  if (console !== undefined) app.use("/console", console);
 
   app.use((request) => {
     throw new PelagicError("not_found", `${request.method} ${request.path}: no such path; /openapi.json lists them`);

@@ -1,9 +1,13 @@
 // The console in a real browser, over the whole system: what it shows is what is, by keyboard alone, in both colour schemes.
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import axe, { type AxeResults } from "axe-core";
 import { type Browser, type BrowserContext, chromium, type Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { chromiumBinary } from "../../services/cli/chromium-binary.ts";
 import { startStack, type Stack } from "../../services/cli/stack/stack.ts";
+import { createKey, hashKey } from "../../services/gateway/admission/api-keys.ts";
 import { ConsoleExperts, ConsoleOverview } from "../../services/lib/contracts/console.ts";
 import { waitFor } from "./support.ts";
 
@@ -30,7 +34,7 @@ afterAll(async () => {
   await stack?.stop();
 });
 
-async function open(options: Parameters<Browser["newContext"]>[0] = {}): Promise<void> {
+async function open(options: Parameters<Browser["newContext"]>[0] = {}, url = stack.consoleUrl): Promise<void> {
   context = await browser.newContext(options);
   context.setDefaultTimeout(boundMs);
   page = await context.newPage();
@@ -41,8 +45,7 @@ async function open(options: Parameters<Browser["newContext"]>[0] = {}): Promise
   });
   page.on("pageerror", (error) => complaints.push(error.message));
   page.on("request", (request) => origins.add(new URL(request.url()).origin));
-  await page.goto(stack.consoleUrl as string);
-  await page.getByText("2 workers ready").waitFor();
+  await page.goto(url as string);
 }
 
 async function get<S extends { parse(value: unknown): unknown }>(schema: S, path: string): Promise<ReturnType<S["parse"]>> {
@@ -96,7 +99,10 @@ const exchange = (n: number) => page.getByRole("article").nth(n);
 const decode = () => stack.processes.find(({ name }) => name === "decode-0");
 
 describe.each(["light", "dark"] as const)("in the %s scheme", { timeout: testMs }, (colorScheme) => {
-  beforeEach(() => open({ colorScheme, reducedMotion: "reduce" }));
+  beforeEach(async () => {
+    await open({ colorScheme, reducedMotion: "reduce" });
+    await page.getByText("2 workers ready").waitFor();
+  });
   afterEach(async () => {
     expect(complaints).toEqual([]);
     expect([...origins]).toEqual([new URL(stack.baseUrl).origin]);
@@ -230,7 +236,7 @@ describe.each(["light", "dark"] as const)("in the %s scheme", { timeout: testMs 
   });
 });
 
-it("keeps the colours that one chose", async () => {
+it("keeps the colours that one chose", { timeout: testMs }, async () => {
   await open({ colorScheme: "light" });
   const ground = () => page.evaluate<string>("getComputedStyle(document.documentElement).backgroundColor");
   const light = await ground();
@@ -243,6 +249,42 @@ it("keeps the colours that one chose", async () => {
   await page.getByText("2 workers ready").waitFor();
   expect(await ground()).toBe(dark);
   await context.close();
+});
+
+it("asks for its own key, and in the chat for an API key, where there are such", { timeout: testMs }, async () => {
+  const dir = mkdtempSync(join(tmpdir(), "pelagic-console-"));
+  const apiKey = createKey();
+  const consoleKey = "correct horse battery";
+  writeFileSync(join(dir, "keys.json"), JSON.stringify({ keys: [{ name: "alice", sha256: hashKey(apiKey) }] }));
+  writeFileSync(join(dir, "console-key"), consoleKey);
+  const guarded = await startStack({
+    prefill: 0,
+    apiKeys: join(dir, "keys.json"),
+    env: { PELAGIC_CONSOLE_KEY_FILE: join(dir, "console-key") },
+  });
+  try {
+    await open({}, guarded.consoleUrl);
+    const field = page.getByLabel("The console's key");
+    await field.waitFor();
+    await expectAccessible("the sign-in");
+    await page.keyboard.type("not this one, I think");
+    await page.keyboard.press("Enter");
+    await page.getByRole("alert").getByText("This is not the console's key.").waitFor();
+    await expectAccessible("a refused sign-in");
+    await field.fill(consoleKey);
+    await page.keyboard.press("Enter");
+    await page.getByText("1 worker ready").waitFor();
+    await ask("What is 127 + 536?");
+    await page.getByLabel(/^API key/).fill(apiKey);
+    await page.keyboard.press("Enter");
+    await exchange(0).getByText("663", { exact: true }).waitFor();
+    await page.reload();
+    await page.getByText("1 worker ready").waitFor();
+  } finally {
+    await context.close();
+    await guarded.stop();
+    rmSync(dir, { recursive: true });
+  }
 });
 
 /** A prompt long enough for prefill, and an answer. */
