@@ -18,6 +18,7 @@ export class GatewayMetrics {
   readonly requests: Counter<"endpoint" | "outcome">;
   readonly tokens: Counter<"kind">;
   readonly ignoredFields: Counter;
+  readonly slo: Counter<"slo" | "outcome" | "priority">;
   readonly http: Counter<"route" | "status">;
 
   constructor(registry: Registry, gauges: { running(): number; cancelling(): number; bodyBytes(): number; decode(): DecodeWorkers }) {
@@ -65,6 +66,12 @@ export class GatewayMetrics {
       name: "pelagic_gateway_tokens_total",
       help: "Tokens of ended requests: prompt, cached (of the prompt), completion, reasoning (of the completion).",
       labelNames: ["kind"],
+      registers,
+    });
+    this.slo = new Counter({
+      name: "pelagic_gateway_slo_total",
+      help: "Objectives (ttft, tpot) and deadlines that requests named, attained or missed; refused and failed requests miss theirs.",
+      labelNames: ["slo", "outcome", "priority"],
       registers,
     });
     this.ignoredFields = new Counter({

@@ -10,6 +10,7 @@ import {
   DispatchReply,
   type RequestTimings,
   type Sampling,
+  type Standing,
   type TokenLogprobs,
   type TokenRules,
 } from "../lib/contracts/messages.ts";
@@ -25,6 +26,7 @@ export interface GenerationRequest {
   constraint?: Constraint;
   rules?: TokenRules;
   cacheSalt: string;
+  standing?: Standing;
   deadlineMs: number;
   /** Report the digest of every logits row. */
   digests?: boolean;
@@ -273,6 +275,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
       const message = encodeMessage(
         {
           ...request,
+          ...(request.standing && { standing: this.standingNow(request.standing) }),
           attemptId,
           gatewayId,
           replySubject,
@@ -332,6 +335,11 @@ export class Generation implements AsyncIterable<TokenBatch> {
     if (!current) return "accepted";
     this.leaveAttempt();
     return outcome ?? {};
+  }
+
+  private standingNow({ ttftMs, ...standing }: Standing): Standing {
+    if (ttftMs === undefined || this.received > 0) return standing;
+    return { ...standing, ttftMs: Math.max(0, this.startedMs + ttftMs - this.client.options.clock.nowMs()) };
   }
 
   // Deltas

@@ -7,7 +7,7 @@ const defaultTransferBytesPerSecond = 100e6;
 /** Stopping here, dispatching there, asking for the blocks. */
 const handoverSeconds = 0.05;
 
-/** Whether the worker surely takes a request, whoever's it is: a tenant may fill most of its queue (fair-order.ts); half leaves room for other gateways. */
+/** Whether the worker surely takes a request, whoever's it is: a tenant may fill most of its queue (lib/fair-queue); half leaves room for other gateways. */
 export function takesOneMore({ requests, unreported }: Pick<WorkerView, "requests" | "unreported">): boolean {
   return requests.waiting + unreported.requests < requests.maxWaiting / 2;
 }

@@ -28,6 +28,11 @@ export class RequestRouting implements Routing {
     this.request = request;
   }
 
+  /** Where it would go now. */
+  foresee(tokens: Uint32Array): Route | null {
+    return this.route(tokens, new Set(), null);
+  }
+
   choose(tokens: Uint32Array, excluded: ReadonlySet<string>): DispatchTarget | null {
     const chosen = this.route(tokens, excluded, tokens.length > this.request.promptLength ? this.identity : null);
     if (chosen === null) return null;

@@ -40,6 +40,8 @@ export interface Route {
   reason: string;
   hitTokens: number;
   uncachedTokens: number;
+  /** Of prefillSeconds, those for our own tokens. */
+  computeSeconds: number;
   cost: RouteCost;
 }
 
@@ -97,6 +99,7 @@ function routeTo(decode: WorkerView, ready: readonly WorkerView[], request: Rout
     ...shared,
     prefill: null,
     reason: "",
+    computeSeconds: uncachedTokens / prefillRate(decode),
     cost: {
       prefillSeconds: prefillSeconds(decode, uncachedTokens),
       delaySeconds: (uncachedTokens / prefillRate(decode)) * localPrefillDelay,
@@ -121,6 +124,7 @@ function routeTo(decode: WorkerView, ready: readonly WorkerView[], request: Rout
       ...shared,
       prefill: { workerId: prefill.workerId },
       reason: "the cheapest prefill worker",
+      computeSeconds: computedTokens / prefillRate(prefill, prefillRate(decode)),
       cost: { prefillSeconds: seconds, delaySeconds, transferSeconds: Math.max(0, transfer - seconds), ...loadAndMemory },
     };
     if (remote === null || total(candidate.cost) < total(remote.cost)) remote = candidate;

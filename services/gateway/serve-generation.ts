@@ -3,8 +3,12 @@
 import type { Request, Response } from "express";
 import type { Log } from "../lib/contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
+import type { Standing } from "../lib/contracts/messages.ts";
 import type { Admission } from "./admission.ts";
-import { type Callers, type Visit, visitOf } from "./admission/callers.ts";
+import { type Callers, visitOf } from "./admission/callers.ts";
+import { estimate, refuseLate } from "./admission/foresight.ts";
+import { sloResults } from "./admission/slo.ts";
+import { tenantOf, type Terms, termsOf } from "./admission/terms.ts";
 import { Answer, type Choice } from "./answer.ts";
 import { finishReasons } from "./answer-format.ts";
 import type { DispatchClient } from "./dispatch-client.ts";
@@ -67,6 +71,7 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
   const visit = visitOf(response);
   let outcome: string = "internal";
   let answer: Answer | null = null;
+  let terms: Terms | null = null;
   let leave = () => {};
   let releaseBody = () => {};
   const gone = new AbortController();
@@ -77,17 +82,21 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
     const read = await readJsonBody(request, gateway.limits.maxBodyBytes, gateway.bodyBudget);
     releaseBody = read.release;
     times.ended("read body");
+    terms = termsOf(request.headers, visit.caller, read.body.priority, gateway.limits.deadlineMs);
     // After the body: a slow sender takes no place.
     leave = gateway.admission.enter();
     visit.checkModel(read.body.model);
     const parsed = parseGeneration(gateway, endpoint, read.body);
     const maxPositions = readyMaxPositions(gateway);
     times.ended("admit");
-    const limits = { signal: gone.signal, timeoutMs: gateway.limits.deadlineMs - (performance.now() - arrivedMs) };
+    const limits = { signal: gone.signal, timeoutMs: terms.deadlineMs - (performance.now() - arrivedMs) };
     const prompts = await Promise.all(parsed.prompts.map((source) => encodePrompt(gateway, source, parsed, maxPositions, limits)));
     releaseBody();
     times.ended("tokenize");
     if (gone.signal.aborted) throw new PelagicError("cancelled", "the client went away");
+    const { priority, ttftMs, deadlineMs } = terms;
+    const cacheSalt = tenantSalt(parsed.common, visit.caller.isolation);
+    const tenant = tenantOf(visit.caller, cacheSalt);
     const routings: RequestRouting[] = [];
     let tokens = 0;
     answer = new Answer({
@@ -99,13 +108,20 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
         });
         tokens += prompt.tokens.length + parsed.candidates * Math.min(plan.maxTokens, typicalAnswerTokens);
         return Array.from({ length: parsed.candidates }, (_, choice): Choice => {
-          const routing = routingOf(gateway, prompt, plan, tenantSalt(parsed.common, visit.caller.isolation));
+          const routing = routingOf(gateway, prompt, plan, cacheSalt);
           routings.push(routing);
           return {
             prompt: index,
             promptTokens: prompt.tokens.length,
             assembler: assemblerOf(gateway, parsed, plan, prompt),
-            start: () => startGeneration(gateway, { requestId, parsed, prompt, plan, choice, times, routing, visit }),
+            start: () => {
+              const elapsedMs = performance.now() - arrivedMs;
+              const standing = { tenant, priority, ...(ttftMs !== null && { ttftMs: Math.max(0, ttftMs - elapsedMs) }) };
+              return startGeneration(gateway, {
+                ...{ requestId, parsed, prompt, plan, choice, times, routing, cacheSalt, standing },
+                deadlineMs: Math.max(1, deadlineMs - elapsedMs),
+              });
+            },
           };
         });
       }),
@@ -124,6 +140,8 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
         if (gapSeconds !== null) gateway.metrics.interTokenLatency.observe({ endpoint }, gapSeconds);
       },
     });
+    const route = routings[0]?.foresee((prompts[0] as EncodedPrompt).tokens);
+    if (route) refuseLate(terms, estimate(gateway.directory.snapshot(), route, priority), performance.now() - arrivedMs);
     visit.reserve(tokens, response);
     const started = answer;
     gone.signal.addEventListener("abort", () => started.cancel());
@@ -140,6 +158,12 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
     leave();
     visit.settle(answer?.begun.some(({ wasAccepted }) => wasAccepted) ? answer.usage().total_tokens : 0);
     const { seconds, ttftSeconds, traceId } = times;
+    const done = (finishReasons as readonly string[]).includes(outcome);
+    // One who went away waited for nothing.
+    if (terms !== null && outcome !== "cancelled") {
+      for (const [slo, met] of sloResults(terms, { done, ttftSeconds, tpotSeconds: answer && tpotSeconds(answer, times) }))
+        gateway.metrics.slo.inc({ slo, outcome: met ? "attained" : "missed", priority: terms.priority });
+    }
     gateway.metrics.requests.inc({ endpoint, outcome });
     gateway.metrics.requestDuration.observe({ endpoint }, seconds);
     if (ttftSeconds !== null) gateway.metrics.timeToFirstToken.observe({ endpoint }, ttftSeconds);
@@ -160,11 +184,7 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
     };
     gateway.metrics.resumes.inc(about.resumes);
     gateway.recent.add(times.timeline(about, begun[0]?.end?.timings));
-    times.report(
-      `POST ${request.path}`,
-      spanAttributes(about),
-      (finishReasons as readonly string[]).includes(outcome) ? undefined : outcome,
-    );
+    times.report(`POST ${request.path}`, spanAttributes(about), done ? undefined : outcome);
     gateway.log.info(
       {
         requestId,
@@ -204,7 +224,9 @@ function startGeneration(
     choice: number;
     times: RequestTimes;
     routing: RequestRouting;
-    visit: Visit;
+    cacheSalt: string;
+    standing: Standing;
+    deadlineMs: number;
   },
 ) {
   const { parsed, plan, prompt } = one;
@@ -217,8 +239,9 @@ function startGeneration(
       sampling: { ...plan.sampling, choice: one.choice },
       ...(plan.constraint && { constraint: plan.constraint }),
       ...(plan.rules && { rules: plan.rules }),
-      cacheSalt: tenantSalt(parsed.common, one.visit.caller.isolation),
-      deadlineMs: Math.max(1, gateway.limits.deadlineMs - (performance.now() - one.times.arrivedMs)),
+      cacheSalt: one.cacheSalt,
+      standing: one.standing,
+      deadlineMs: one.deadlineMs,
       ...(one.times.waitContext !== undefined && { trace: one.times.waitContext }),
       ...(parsed.common.pelagic?.digests ? { digests: true } : {}),
     },
@@ -238,15 +261,19 @@ function assemblerOf(gateway: Gateway, parsed: ParsedRequest, plan: GenerationPl
   });
 }
 
-function countTokens(metrics: GatewayMetrics, endpoint: Endpoint, answer: Answer, { firstTokenMs, lastTokenMs }: RequestTimes): void {
+function countTokens(metrics: GatewayMetrics, endpoint: Endpoint, answer: Answer, times: RequestTimes): void {
   const usage = answer.usage();
   metrics.tokens.inc({ kind: "prompt" }, usage.prompt_tokens);
   metrics.tokens.inc({ kind: "cached" }, usage.prompt_cache_hit_tokens);
   metrics.tokens.inc({ kind: "completion" }, usage.completion_tokens);
   metrics.tokens.inc({ kind: "reasoning" }, usage.completion_tokens_details.reasoning_tokens);
-  if (usage.completion_tokens > 1 && firstTokenMs !== null) {
-    metrics.timePerOutputToken.observe({ endpoint }, (lastTokenMs - firstTokenMs) / 1000 / (usage.completion_tokens - 1));
-  }
+  const seconds = tpotSeconds(answer, times);
+  if (seconds !== null) metrics.timePerOutputToken.observe({ endpoint }, seconds);
+}
+
+function tpotSeconds(answer: Answer, { firstTokenMs, lastTokenMs }: RequestTimes): number | null {
+  const { completion_tokens: tokens } = answer.usage();
+  return tokens > 1 && firstTokenMs !== null ? (lastTokenMs - firstTokenMs) / 1000 / (tokens - 1) : null;
 }
 
 /** By OpenTelemetry's conventions for generative AI, where they have a name. */

@@ -10,10 +10,11 @@ const mayImport: Record<string, string[]> = {
   "lib/runtime": ["lib/contracts"],
   "lib/model": [],
   "lib/grammar": ["lib/contracts", "lib/model"],
-  "lib/engine": ["lib/contracts", "lib/grammar"],
+  "lib/fair-queue": ["lib/contracts"],
+  "lib/engine": ["lib/contracts", "lib/grammar", "lib/fair-queue"],
   // It drives the product's own gateway and workers.
   "lib/simulator": ["lib/contracts", "lib/engine", "gateway"],
-  gateway: ["lib/contracts", "lib/runtime", "lib/model", "lib/grammar"],
+  gateway: ["lib/contracts", "lib/runtime", "lib/model", "lib/grammar", "lib/fair-queue"],
   prefill: ["lib/contracts", "lib/runtime", "lib/engine"],
   decode: ["lib/contracts", "lib/runtime", "lib/engine", "lib/model", "lib/grammar"],
   placement: ["lib/contracts", "lib/runtime"],

@@ -91,6 +91,11 @@ const generationFields = {
     .nullish()
     .describe("DeepSeek's: requests of different users share no cached blocks, and queue fairly beside each other."),
   cache_salt: isolation.nullish().describe("vLLM's, to the same effect; both together are one more user."),
+  priority: z
+    .number()
+    .int()
+    .nullish()
+    .describe("vLLM's, lower first: each step from 0 is a class (high, normal, low) from the API key's own, as far as the key allows."),
   return_token_ids: z.boolean().nullish().describe("Report prompt_token_ids and token_ids."),
   pelagic: z.strictObject({ digests: z.boolean().optional() }).nullish().describe("Only with PELAGIC_DEBUG=1: digests of the logits rows."),
   // Refused.
@@ -107,7 +112,6 @@ const ignored = {
   safety_identifier: anything,
   prompt_cache_key: anything,
   prompt_cache_retention: anything,
-  priority: anything,
   request_id: anything,
   session_id: anything,
   stream_interval: anything,

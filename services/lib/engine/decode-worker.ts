@@ -15,6 +15,7 @@ import type { RowSampling } from "./native.ts";
 import { Outage } from "./outage.ts";
 import { RecentIds } from "./recent-ids.ts";
 import { RowFetcher, type RowSource } from "./row-fetcher.ts";
+import { standingAt, standingIn } from "./standing.ts";
 import type { WorkerCore } from "./worker-core.ts";
 
 export interface DecodeConfig {
@@ -202,6 +203,7 @@ export class DecodeWorker {
         tokens,
         promptLength: dispatch.promptLength,
         cacheSalt: dispatch.cacheSalt,
+        standing: standingAt(dispatch, now),
         mode: remote ? "remote" : "local",
         maxTokens: dispatch.maxTokens,
         stopTokenIds: new Set(dispatch.stopTokenIds),
@@ -253,6 +255,7 @@ export class DecodeWorker {
         tokens: attempt.tokens,
         promptLength: dispatch.promptLength,
         cacheSalt: dispatch.cacheSalt,
+        standing: () => standingIn(dispatch, this.clock.nowMs() - attempt.receivedAtMs),
         deadlineAtMs: attempt.deadlineAtMs,
         leaseMs: dispatch.leaseMs,
         trace: attempt.trace?.prefill,

@@ -3,10 +3,12 @@
 import { blockKeys, kvBlockTokens, rootKey, type CacheIdentity } from "../contracts/block-key.ts";
 import type { Clock, Log } from "../contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
+import type { PriorityClass } from "../contracts/messages.ts";
+import { mayWait } from "../fair-queue/fair-order.ts";
+import { RequestQueue, type Standing } from "../fair-queue/request-queue.ts";
 import type { TokenConstraint } from "../grammar/constraint.ts";
 import { BlockManager } from "./block-manager.ts";
 import { ExpertTally } from "./expert-tally.ts";
-import { comparePlaces, FairOrder, mayWait, type Place } from "./fair-order.ts";
 import type { ModelRunner, SampledToken, SequenceResult, SequenceWork } from "./model-runner.ts";
 import type { RowSampling } from "./native.ts";
 import { blocksForRows, decodeCallMs, schedule, type Plan, type SchedulerConfig } from "./scheduler.ts";
@@ -24,6 +26,8 @@ export interface EngineRequest {
   /** P. */
   promptLength: number;
   cacheSalt: string;
+  /** Default: a tenant for each salt, of normal priority, without hurry. */
+  standing?: Standing;
   /**
    * "local": compute all rows here. "remote": reserve blocks, then wait for `activate` (someone else computes the prompt's rows).
    * "rows": compute the rows of `tokens`, sample nothing, and hold the blocks until `release`.
@@ -75,8 +79,6 @@ interface Entry {
   phase: Phase;
   /** The request's mode; a preempted one computes its rows here. */
   mode: EngineRequest["mode"];
-  /** Its place in the queue, for life: a preempted request keeps it. */
-  place: Place;
   cancelled: PelagicError | undefined;
   /** Of the constraint, for the next token. */
   allowedTokens: Uint32Array | undefined;
@@ -87,6 +89,7 @@ interface Entry {
 export interface EngineStats {
   running: number;
   waiting: number;
+  waitingOf: Record<PriorityClass, number>;
   queuedPrefillTokens: number;
   prefillTokensPerSecond: number;
   decodeStepSeconds: number;
@@ -106,9 +109,8 @@ export class Engine {
   private readonly clock: Clock;
   private readonly log: Log;
   private readonly entries = new Map<string, Entry>();
-  /** All entries in the order of their places. */
-  private readonly queue: Entry[] = [];
-  private readonly order = new FairOrder();
+  /** All entries in the order in which they are served. */
+  private readonly queue = new RequestQueue<Entry>();
   private inStep: ReadonlySet<string> = new Set();
   private loop: Promise<void> | undefined;
   private closed = false;
@@ -147,8 +149,9 @@ export class Engine {
         `${lastRow} tokens need ${blocksForRows(lastRow)} KV blocks; this worker has ${this.blocks.total}`,
       );
     }
-    const waiting = this.queue.filter((entry) => entry.phase === "waiting");
-    const own = waiting.filter((entry) => entry.request.cacheSalt === request.cacheSalt).length;
+    const standing = standingOf(request);
+    const waiting = [...this.queue].filter((entry) => entry.phase === "waiting");
+    const own = waiting.filter((entry) => standingOf(entry.request).tenant === standing.tenant).length;
     if (!mayWait(own, waiting.length, this.config.maxWaiting)) {
       throw new PelagicError("overloaded", `${waiting.length} requests are waiting already, ${own} of this tenant`);
     }
@@ -163,14 +166,12 @@ export class Engine {
       registeredBlocks: 0,
       phase: "waiting",
       mode: request.mode,
-      place: this.order.place(request.cacheSalt, fairTokens(request)),
       cancelled: undefined,
       allowedTokens: undefined,
       sampling: request.sampling && { ...request.sampling, stopTokens: Uint32Array.from(request.stopTokenIds) },
     };
     this.entries.set(request.id, entry);
-    const before = this.queue.findLastIndex((other) => comparePlaces(other.place, entry.place) < 0);
-    this.queue.splice(before + 1, 0, entry);
+    this.queue.add(entry, standing, fairTokens(request), this.clock.nowMs());
     this.wake();
   }
 
@@ -220,6 +221,7 @@ export class Engine {
     return {
       running: this.entries.size - this.count("waiting"),
       waiting: this.count("waiting"),
+      waitingOf: this.waitingOf(),
       queuedPrefillTokens: queued,
       prefillTokensPerSecond: this.prefillRate,
       decodeStepSeconds: this.decodeSeconds,
@@ -246,6 +248,12 @@ export class Engine {
     return n;
   }
 
+  private waitingOf(): Record<PriorityClass, number> {
+    const counts = { high: 0, normal: 0, low: 0 };
+    for (const { phase, request } of this.entries.values()) if (phase === "waiting") counts[standingOf(request).priority]++;
+    return counts;
+  }
+
   private wake(): void {
     this.onChange();
     this.woken = true;
@@ -268,6 +276,7 @@ export class Engine {
     await Promise.resolve();
     for (;;) {
       this.woken = false;
+      this.queue.age(this.clock.nowMs());
       this.reserveRemote();
       const plan = this.plan();
       if (plan.work.length === 0 && plan.preempt.length === 0) return;
@@ -292,7 +301,7 @@ export class Engine {
       this.openTable(entry);
       this.blocks.grow(entry.request.id, needed);
       entry.phase = "reserved";
-      this.order.admitted(entry.place);
+      this.queue.serve(entry);
       entry.request.listener.onReserved?.(entry.computedRows);
     }
   }
@@ -303,7 +312,7 @@ export class Engine {
     let reserved = 0;
     // One queue: what stands behind a request that waits for blocks waits too.
     let queueStands = false;
-    const position = new Map(this.queue.map((entry, index) => [entry, index]));
+    const position = new Map([...this.queue].map((entry, index) => [entry, index]));
     for (const entry of this.queue) {
       if (entry.phase === "running") running.push(entry);
       else if (entry.phase === "reserved") reserved++;
@@ -368,6 +377,7 @@ export class Engine {
       }
       this.blocks.close(id);
       entry.phase = "waiting";
+      this.queue.suspend(entry, this.clock.nowMs());
       entry.mode = "local";
       entry.computedRows = 0;
       entry.registeredBlocks = 0;
@@ -378,7 +388,7 @@ export class Engine {
     for (const entry of admitted) {
       this.openTable(entry);
       entry.phase = "running";
-      this.order.admitted(entry.place);
+      this.queue.serve(entry);
     }
     for (const work of plan.work) {
       if (work.growBlocks > 0 && !this.blocks.grow(work.id, work.growBlocks)) {
@@ -550,7 +560,7 @@ export class Engine {
 
   private remove(entry: Entry): void {
     this.entries.delete(entry.request.id);
-    this.queue.splice(this.queue.indexOf(entry), 1);
+    this.queue.remove(entry);
   }
 
   private measure(work: readonly SequenceWork[], seconds: number): void {
@@ -573,6 +583,10 @@ const typicalAnswerTokens = 256;
 function fairTokens(request: EngineRequest): number {
   const left = request.mode === "rows" ? 0 : request.promptLength + request.maxTokens - request.tokens.length;
   return request.tokens.length + Math.min(left, typicalAnswerTokens);
+}
+
+function standingOf({ standing, cacheSalt }: EngineRequest): Standing {
+  return standing ?? { tenant: cacheSalt, user: cacheSalt, priority: "normal", dueAtMs: Number.POSITIVE_INFINITY };
 }
 
 function append(entry: Entry, token: number): void {

@@ -2,7 +2,7 @@
 // one credit budget, until the rows are here or nobody is left to ask. Whatever goes wrong, rows that came whole are kept.
 import { kvBlockTokens } from "../contracts/block-key.ts";
 import type { Bus, BusMessage, Clock, Log } from "../contracts/bus.ts";
-import { RowsReply, TransferNotice } from "../contracts/messages.ts";
+import { RowsReply, type Standing, TransferNotice } from "../contracts/messages.ts";
 import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { CreditBudget } from "./credit-budget.ts";
 import type { Outage } from "./outage.ts";
@@ -36,6 +36,8 @@ export interface RowFetch {
   tokens: Uint32Array;
   promptLength: number;
   cacheSalt: string;
+  /** As of now. */
+  standing(): Standing | undefined;
   deadlineAtMs: number;
   leaseMs: number;
   /** The span that waits for the rows. */
@@ -178,6 +180,7 @@ export class RowFetcher {
             decodeWorkerId: core.workerId,
             ...core.identity,
             cacheSalt: fetch.cacheSalt,
+            standing: fetch.standing(),
             firstRow,
             endRow,
             promptLength: fetch.promptLength,

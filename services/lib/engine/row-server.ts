@@ -8,6 +8,7 @@ import { reportPhases, type Tracer } from "../contracts/trace.ts";
 import { DamagedMessage, decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { Outage } from "./outage.ts";
 import { RecentIds } from "./recent-ids.ts";
+import { standingAt } from "./standing.ts";
 import { TransferSender } from "./transfer-sender.ts";
 import type { WorkerCore } from "./worker-core.ts";
 
@@ -145,6 +146,7 @@ export class RowServer {
         tokens,
         promptLength: request.promptLength,
         cacheSalt: request.cacheSalt,
+        standing: standingAt(request, now),
         mode: "rows",
         maxTokens: 0,
         stopTokenIds: new Set(),

@@ -39,7 +39,7 @@ export interface RunningView {
   heldBlocks: number;
   /** Those of heldBlocks that no other request holds: what preempting this one surely gives back. */
   unsharedBlocks: number;
-  /** Place in the queue (fair-order.ts): the order of any two requests never changes, preempted or not. Distinct. */
+  /** Place in the queue (fair-queue/): of two requests that were once served it changes only where one has waited long since. Distinct. */
   position: number;
 }
 

@@ -225,7 +225,12 @@ export class WorkerCore {
       // Not more than the blocks hold.
       maxPositions: Math.min(this.runner.info.maxPositionEmbeddings, blocks.total * kvBlockTokens),
       blocks: { total: blocks.total, free: blocks.free, cached: blocks.cached },
-      requests: { running: stats.running, waiting: stats.waiting, maxWaiting: this.options.engine.maxWaiting },
+      requests: {
+        running: stats.running,
+        waiting: stats.waiting,
+        maxWaiting: this.options.engine.maxWaiting,
+        waitingOf: stats.waitingOf,
+      },
       queuedPrefillTokens: stats.queuedPrefillTokens,
       rates: {
         prefillTokensPerSecond: stats.prefillTokensPerSecond,

@@ -1,6 +1,6 @@
 // Gateways and workers on a world: the product's own classes, wired as their main.ts files wire them.
 import { silentLog, type Log } from "../contracts/bus.ts";
-import type { WorkerRole } from "../contracts/messages.ts";
+import { type PriorityClass, priorityClasses, type WorkerRole } from "../contracts/messages.ts";
 import { subjects } from "../contracts/subjects.ts";
 import { DispatchClient } from "../../gateway/dispatch-client.ts";
 import type { Generation } from "../../gateway/generation.ts";
@@ -21,6 +21,8 @@ const modelName = "sim";
 export const numericsIds = ["e".repeat(64), "f".repeat(64)] as const;
 /** As a worker's drainMs on the laptop. */
 const drainMs = 3_500;
+/** Every other request wants its first token within this. */
+const hurryMs = 500;
 
 export interface Surroundings {
   world: World;
@@ -227,6 +229,10 @@ export class SimGateway {
           ...(request.logprobs === null ? {} : { logprobs: request.logprobs }),
         },
         cacheSalt: request.tenant,
+        standing: {
+          priority: priorityClasses[request.seed % priorityClasses.length] as PriorityClass,
+          ...(request.seed % 2 === 0 && { ttftMs: hurryMs }),
+        },
         deadlineMs,
         digests: true,
       },

@@ -1,5 +1,4 @@
-// In which order a worker serves its tenants' requests: start-time fair queueing (Goyal, Vin, Cheng 1996) over tokens. A request's place is
-// settled when it comes and never changes, so the scheduler's promise stands: whoever is first advances until it ends.
+// Fair shares of tenants: start-time fair queueing (Goyal, Vin, Cheng 1996) over tokens.
 //
 //   start(request) = max(virtual time, the finish of the tenant's request before it)
 //   finish         = start + its tokens
@@ -15,11 +14,7 @@ export interface Place {
   serial: number;
 }
 
-export function comparePlaces(left: Place, right: Place): number {
-  return left.start - right.start || left.serial - right.serial;
-}
-
-/** A tenant whose last finish lies in the past is like a new one: this many are remembered before the past is cleared. */
+/** So many tenants are remembered, those that came last: users are named by clients, and who comes back much later is like a new one. */
 const rememberedTenants = 1_024;
 
 export class FairOrder {
@@ -30,15 +25,15 @@ export class FairOrder {
   /** The place of a tenant's new request of so many tokens. */
   place(tenant: string, tokens: number): Place {
     const start = Math.max(this.virtualTime, this.lastFinish.get(tenant) ?? 0);
+    this.lastFinish.delete(tenant);
     this.lastFinish.set(tenant, start + tokens);
+    if (this.lastFinish.size > rememberedTenants) this.lastFinish.delete(this.lastFinish.keys().next().value as string);
     return { start, serial: this.serial++ };
   }
 
   /** The request in this place begins to be served. */
   admitted({ start }: Place): void {
     this.virtualTime = Math.max(this.virtualTime, start);
-    if (this.lastFinish.size <= rememberedTenants) return;
-    for (const [tenant, finish] of this.lastFinish) if (finish <= this.virtualTime) this.lastFinish.delete(tenant);
   }
 }
 
