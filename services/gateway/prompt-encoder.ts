@@ -6,6 +6,7 @@ import { Tokenizer } from "@huggingface/tokenizers";
 import { PelagicError } from "../lib/contracts/errors.ts";
 import { type ToolSyntax, toolSyntaxOf } from "../lib/grammar/tool-syntax.ts";
 import type { TokenizerFiles } from "../lib/model/folder.ts";
+import { BytePairEncoder } from "./byte-pair-encoder.ts";
 import { callsAsText, type PromptMessage, type PromptTool, toolsAsText } from "./tool-prompt.ts";
 
 export interface ChatPrompt {
@@ -35,7 +36,7 @@ const closeTag = "</think>";
 
 export class PromptEncoder {
   /** Without added tokens: everything it reads is ordinary text. */
-  private readonly plain: Tokenizer;
+  private readonly plain: BytePairEncoder;
   private readonly template: Template | null;
   private readonly files: TokenizerFiles;
   private readonly addedIds: Map<string, number>;
@@ -48,8 +49,8 @@ export class PromptEncoder {
     this.addedIds = new Map(files.json.added_tokens.map((token) => [token.content, token.id]));
     this.splitter = new AddedTokenSplitter([...this.addedIds.keys()]);
     this.plain = readFrom("tokenizer.json", () => {
-      const plain = new Tokenizer(withoutAddedTokens(files.json, this.addedIds), {});
-      plain.encode(probe, { add_special_tokens: false });
+      const plain = new BytePairEncoder(files.json, new Set(this.addedIds.keys()));
+      plain.encode(probe);
       return plain;
     });
     const { chatTemplate } = files;
@@ -67,7 +68,7 @@ export class PromptEncoder {
 
   encodeWords(words: readonly string[]): number[][] {
     const forms = words.flatMap((word) => (word.startsWith(" ") ? [word] : [word, ` ${word}`]));
-    return forms.map((form) => this.plain.encode(form, { add_special_tokens: false }).ids);
+    return forms.map((form) => this.plain.encode(form));
   }
 
   encodeChat(prompt: ChatPrompt): EncodedPrompt {
@@ -143,8 +144,7 @@ export class PromptEncoder {
     for (const part of this.splitter.split(text, mark)) {
       const id = part.added ? this.addedIds.get(part.text) : undefined;
       if (id !== undefined) ids.push(id);
-      else if (part.text !== "")
-        appendAll(ids, this.plain.encode(mark === "" ? part.text : part.text.replaceAll(mark, ""), { add_special_tokens: false }).ids);
+      else if (part.text !== "") appendAll(ids, this.plain.encode(mark === "" ? part.text : part.text.replaceAll(mark, "")));
     }
     return ids;
   }
@@ -195,12 +195,6 @@ class AddedTokenSplitter {
     }
     if (from < text.length) yield { text: text.slice(from), added: false };
   }
-}
-
-function withoutAddedTokens(json: TokenizerFiles["json"], added: ReadonlyMap<string, number>): object {
-  const vocab = { ...json.model.vocab };
-  for (const token of added.keys()) delete vocab[token];
-  return { ...json, added_tokens: [], post_processor: null, model: { ...json.model, vocab } };
 }
 
 function endsWithTag(text: string, tag: string, mark: string): boolean {

@@ -58,14 +58,13 @@ export class TokenTable {
   }
 }
 
-/** GPT-2's map of bytes to printable characters, the other way round. */
-const byteOfCharacter: ReadonlyMap<string, number> = (() => {
+/** GPT-2's printable character for each byte. */
+export const byteLevelCharacters: readonly string[] = (() => {
   const printable = (byte: number) => (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || (byte >= 174 && byte <= 255);
-  const map = new Map<string, number>();
   let next = 256;
-  for (let byte = 0; byte < 256; byte++) map.set(String.fromCharCode(printable(byte) ? byte : next++), byte);
-  return map;
+  return Array.from({ length: 256 }, (_, byte) => String.fromCharCode(printable(byte) ? byte : next++));
 })();
+const byteOfCharacter: ReadonlyMap<string, number> = new Map(byteLevelCharacters.map((character, byte) => [character, byte]));
 
 function isInUtf8(byte: number): boolean {
   return byte < 0xf5 && byte !== 0xc0 && byte !== 0xc1;
