@@ -3,8 +3,7 @@ import type { IncomingMessage } from "node:http";
 import type { z } from "zod";
 import { PelagicError } from "../lib/contracts/errors.ts";
 import { firstIssue, oversizedField } from "../lib/contracts/http.ts";
-
-const maxDepth = 64;
+import { isTooDeep, maxJsonDepth } from "./json-depth.ts";
 
 /** Bytes of request bodies that may be held at once. */
 export class ByteBudget {
@@ -74,7 +73,7 @@ export async function readJsonBody(request: IncomingMessage, maxBytes: number, b
 }
 
 function parse(bytes: Buffer): Record<string, unknown> {
-  checkDepth(bytes);
+  if (isTooDeep(bytes)) throw new PelagicError("invalid_request", `the body is nested deeper than ${maxJsonDepth} levels`);
   let value: unknown;
   try {
     value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
@@ -86,23 +85,6 @@ function parse(bytes: Buffer): Record<string, unknown> {
     throw new PelagicError("invalid_request", "the body must be a JSON object");
   }
   return value as Record<string, unknown>;
-}
-
-const quote = 0x22;
-const backslash = 0x5c;
-
-function checkDepth(bytes: Buffer): void {
-  let depth = 0;
-  for (let i = 0; i < bytes.length; i++) {
-    const byte = bytes[i];
-    if (byte === quote) {
-      for (i++; i < bytes.length && bytes[i] !== quote; i++) if (bytes[i] === backslash) i++;
-    } else if (byte === 0x5b || byte === 0x7b) {
-      if (++depth > maxDepth) throw new PelagicError("invalid_request", `the body is nested deeper than ${maxDepth} levels`);
-    } else if (byte === 0x5d || byte === 0x7d) {
-      depth--;
-    }
-  }
 }
 
 /** The body as its schema has it; throws `invalid_request` with the field at fault. */

@@ -7,6 +7,7 @@ import { PelagicError } from "../lib/contracts/errors.ts";
 import { type ToolSyntax, toolSyntaxOf } from "../lib/grammar/tool-syntax.ts";
 import type { TokenizerFiles } from "../lib/model/folder.ts";
 import { BytePairEncoder } from "./byte-pair-encoder.ts";
+import { isTooDeep } from "./json-depth.ts";
 import { callsAsText, type PromptMessage, type PromptTool, toolsAsText } from "./tool-prompt.ts";
 
 export interface ChatPrompt {
@@ -255,7 +256,9 @@ function templateMessage({ toolCalls, toolCallId, reasoning, ...message }: Promp
   };
 }
 
+/** The text itself where it is no JSON, or nested so deep that no template could print it. */
 function parsed(text: string): unknown {
+  if (isTooDeep(Buffer.from(text))) return text;
   try {
     return JSON.parse(text);
   } catch {

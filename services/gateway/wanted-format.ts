@@ -3,6 +3,7 @@ import { PelagicError } from "../lib/contracts/errors.ts";
 import type { ChatCompletionRequest, CompletionRequest } from "../lib/contracts/http.ts";
 import type { TextFormat } from "../lib/grammar/text-format.ts";
 import type { ToolSyntax } from "../lib/grammar/tool-syntax.ts";
+import { isTooDeep, maxJsonDepth } from "./json-depth.ts";
 
 type Formats = Pick<CompletionRequest, "response_format" | "structured_outputs">;
 type Tools = Pick<ChatCompletionRequest, "tools" | "tool_choice" | "parallel_tool_calls">;
@@ -67,6 +68,11 @@ function parametersOf(schema: boolean | Record<string, unknown> | null | undefin
 
 function parsedSchema(json: unknown): unknown {
   if (typeof json !== "string") return json;
+  if (isTooDeep(Buffer.from(json))) {
+    throw new PelagicError("invalid_request", `structured_outputs.json: nested deeper than ${maxJsonDepth} levels`, {
+      param: "structured_outputs.json",
+    });
+  }
   try {
     return JSON.parse(json);
   } catch {

@@ -40,12 +40,17 @@ export class GrammarConstraint implements TokenConstraint {
       throw new PelagicError(
         "invalid_request",
         `the grammar cannot be compiled: ${error instanceof Error ? error.message : String(error)}`,
+        { param: "response_format" },
       );
     }
     for (const token of this.pending.splice(0)) {
       if (!matcher.accept(token)) throw new PelagicError("internal", `token ${token} is not what the grammar allows`);
     }
-    return matcher.allowed();
+    const mask = await matcher.allowed();
+    if (mask.every((word) => word === 0)) {
+      throw new PelagicError("invalid_request", "no token goes on with what the format asks for", { param: "response_format" });
+    }
+    return mask;
   }
 
   accept(token: number): void {

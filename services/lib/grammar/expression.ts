@@ -167,26 +167,48 @@ export function expandedSize(expression: Expression): number {
 /** Rules that some finite text matches; one that is missing here can begin and never end. */
 export function productiveRules(grammar: Grammar): ReadonlySet<string> {
   const productive = new Set<string>();
-  const ends = (expression: Expression): boolean => {
-    switch (expression.kind) {
-      case "text":
-      case "until":
-        return true;
-      case "characters":
-        return expression.ranges.length > 0;
-      case "sequence":
-        return expression.parts.every(ends);
-      case "either":
-        return expression.choices.some(ends);
-      case "repeat":
-        return expression.least === 0 || ends(expression.part);
-      case "rule":
-        return productive.has(expression.name);
-    }
-  };
   for (let before = -1; before !== productive.size; ) {
     before = productive.size;
-    for (const [name, expression] of grammar) if (ends(expression)) productive.add(name);
+    for (const [name, expression] of grammar) if (canEnd(expression, productive)) productive.add(name);
   }
   return productive;
+}
+
+function canEnd(expression: Expression, productive: ReadonlySet<string>): boolean {
+  const ends = (part: Expression) => canEnd(part, productive);
+  switch (expression.kind) {
+    case "text":
+    case "until":
+      return true;
+    case "characters":
+      // Surrogates are no characters.
+      return expression.ranges.some(([from, to]) => utf8Ranges(from, to).length > 0);
+    case "sequence":
+      return expression.parts.every(ends);
+    case "either":
+      return expression.choices.some(ends);
+    case "repeat":
+      return expression.least === 0 || ends(expression.part);
+    case "rule":
+      return productive.has(expression.name);
+  }
+}
+
+/** The same texts, without ways that lead to none: who went one would find no token to go on with. null: there is no text at all. */
+export function withoutDeadEnds(grammar: Grammar): Grammar | null {
+  const productive = productiveRules(grammar);
+  if (!productive.has("root")) return null;
+  const rewrite = (expression: Expression): Expression => {
+    switch (expression.kind) {
+      case "sequence":
+        return { ...expression, parts: expression.parts.map(rewrite) };
+      case "either":
+        return { ...expression, choices: expression.choices.filter((choice) => canEnd(choice, productive)).map(rewrite) };
+      case "repeat":
+        return canEnd(expression.part, productive) ? { ...expression, part: rewrite(expression.part) } : empty;
+      default:
+        return expression;
+    }
+  };
+  return new Map([...grammar].filter(([name]) => productive.has(name)).map(([name, expression]) => [name, rewrite(expression)]));
 }

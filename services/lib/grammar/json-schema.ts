@@ -24,6 +24,7 @@ const maxRules = 4_000;
 /** Schemas looked at, references followed each time: a few that refer to one another twice would be millions. */
 const maxVisits = 20_000;
 const maxDepth = 60;
+const maxDisjoint = 256;
 /** Longer strings and arrays than this are not generated, whatever the schema allows. */
 const maxLength = 4_000;
 const maxItems = 1_000;
@@ -94,6 +95,7 @@ class SchemaCompiler {
     if (depth > maxDepth) throw new UnsupportedSchema(path, "nested too deep");
     if (schema === false) return impossible;
     if (schema === true) return this.any();
+    checkForms(schema, path);
     for (const keyword of refusedKeywords) {
       if (schema[keyword] !== undefined) throw new UnsupportedSchema(path, `the keyword "${keyword}" is not supported`);
     }
@@ -357,11 +359,12 @@ class SchemaCompiler {
   private find(pointer: string, path: string): Schema {
     let at: unknown = this.document;
     for (const step of pointer === "#" ? [] : pointer.slice(2).split("/")) {
-      const name = decodeURIComponent(step).replaceAll("~1", "/").replaceAll("~0", "~");
+      const name = decoded(step, path).replaceAll("~1", "/").replaceAll("~0", "~");
       at = typeof at === "object" && at !== null && Object.hasOwn(at, name) ? (at as Keywords)[name] : undefined;
     }
     if (!isSchema(at) || (pointer !== "#" && !pointer.startsWith("#/")))
-      throw new UnsupportedSchema(path, `"$ref": nothing is at ${pointer}`);
+      throw new UnsupportedSchema(path, `"$ref": nothing is at ${pointer.slice(0, 100)}`);
+    checkForms(at, path);
     return at;
   }
 
@@ -380,6 +383,7 @@ class SchemaCompiler {
         one = this.find(one.$ref, path);
       }
       if (!isSchema(one)) throw new UnsupportedSchema(path, '"allOf": a schema is an object or a boolean');
+      checkForms(one, path);
       all = merge(all, one, path);
     }
     return all;
@@ -390,6 +394,7 @@ class SchemaCompiler {
     if (!Array.isArray(branches)) throw new UnsupportedSchema(path, `"${keyword}" is no array`);
     const resolved = branches.map((branch, i) => {
       if (!isSchema(branch)) throw new UnsupportedSchema(`${path}.${keyword}[${i}]`, "a schema is an object or a boolean");
+      checkForms(branch, `${path}.${keyword}[${i}]`);
       return branch;
     });
     if (keyword === "oneOf") this.checkDisjoint(resolved, path);
@@ -402,6 +407,9 @@ class SchemaCompiler {
 
   /** oneOf means exactly one: nothing that one branch gives may fit another. */
   private checkDisjoint(branches: readonly Schema[], path: string): void {
+    // Each is compared with each.
+    if (branches.length > maxDisjoint)
+      throw new UnsupportedSchema(path, `"oneOf": more than ${maxDisjoint} branches are not supported; "anyOf" takes more`);
     const plain = branches.map((branch) =>
       typeof branch === "object" && typeof branch.$ref === "string" ? this.find(branch.$ref, path) : branch,
     );
@@ -414,6 +422,35 @@ class SchemaCompiler {
           );
       }
     }
+  }
+}
+
+/** What is done with keywords takes their form for granted: merging, comparing, counting. */
+function checkForms(schema: Schema, path: string): void {
+  if (typeof schema === "boolean") return;
+  const { properties, required, type, items, additionalProperties } = schema;
+  const refuse = (keyword: string, form: string) => {
+    throw new UnsupportedSchema(path, `"${keyword}" is no ${form}`);
+  };
+  if (properties !== undefined) {
+    if (!isSchema(properties) || typeof properties === "boolean") refuse("properties", "object");
+    for (const [name, property] of Object.entries(properties as Keywords))
+      if (!isSchema(property)) throw new UnsupportedSchema(`${path}.properties.${name}`, "a schema is an object or a boolean");
+  }
+  if (required !== undefined && !(Array.isArray(required) && required.every((name) => typeof name === "string")))
+    refuse("required", "array of names");
+  if (type !== undefined && ![type].flat().every((one) => typeof one === "string")) refuse("type", "name of a type, or array of them");
+  if (items !== undefined && !isSchema(items) && !Array.isArray(items)) refuse("items", "schema");
+  if (additionalProperties !== undefined && !isSchema(additionalProperties)) refuse("additionalProperties", "schema");
+  for (const keyword of numericKeywords)
+    if (schema[keyword] !== undefined && typeof schema[keyword] !== "number") refuse(keyword, "number");
+}
+
+function decoded(step: string, path: string): string {
+  try {
+    return decodeURIComponent(step);
+  } catch {
+    throw new UnsupportedSchema(path, `"$ref": ${step.slice(0, 100)} is no part of a JSON pointer`);
   }
 }
 
@@ -441,6 +478,19 @@ function impliedTypes(schema: Keywords): readonly JsonType[] {
   return meant.length > 0 ? meant : allTypes;
 }
 
+const numericKeywords = [
+  "minimum",
+  "maximum",
+  "exclusiveMinimum",
+  "exclusiveMaximum",
+  "multipleOf",
+  "minLength",
+  "maxLength",
+  "minItems",
+  "maxItems",
+  "minProperties",
+  "maxProperties",
+];
 const combining = ["type", "enum", "const", "anyOf", "oneOf", "allOf", "$ref"];
 const constrainingKeywords = new Set([...combining, ...refusedKeywords, ...keywordsOfTypes.flatMap(([, keywords]) => keywords)]);
 

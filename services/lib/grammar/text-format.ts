@@ -1,6 +1,18 @@
 // What a client may ask an answer to be, as a grammar. Pure.
 import { PelagicError } from "../contracts/errors.ts";
-import { either, expandedSize, type Expression, type Grammar, prefixed, repeat, rule, sequence, text, toEbnf } from "./expression.ts";
+import {
+  either,
+  expandedSize,
+  type Expression,
+  type Grammar,
+  prefixed,
+  repeat,
+  rule,
+  sequence,
+  text,
+  toEbnf,
+  withoutDeadEnds,
+} from "./expression.ts";
 import { jsonObjectGrammar, schemaGrammar, UnsupportedSchema } from "./json-schema.ts";
 import { rawPatternGrammar, UnsupportedPattern } from "./pattern-grammar.ts";
 import { opening, type ToolSyntax } from "./tool-syntax.ts";
@@ -26,7 +38,11 @@ const maxEbnfCharacters = 200_000;
 
 /** EBNF. `behindThought`: newlines may come first. Throws a PelagicError that names the field and what in it. */
 export function formatEbnf(format: TextFormat, behindThought: boolean): string {
-  const grammar = new Map(grammarOf(format));
+  const grammar = new Map(withoutDeadEnds(grammarOf(format)) ?? []);
+  if (grammar.size === 0) {
+    const param = "param" in format ? format.param : "response_format";
+    throw new PelagicError("invalid_request", `${param}: no text fits`, { param });
+  }
   const size = [...grammar.values()].reduce((sum, expression) => sum + expandedSize(expression), 0);
   if (size > maxExpandedSize) throw tooLarge(format, `its repeats come to ${size} parts, of ${maxExpandedSize}`);
   if (behindThought) {

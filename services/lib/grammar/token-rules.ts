@@ -48,6 +48,7 @@ export class RuledTokens implements TokenConstraint {
       throw new PelagicError(
         "invalid_request",
         "bad_words, allowed_token_ids, thinking_token_budget and the format leave no token to go on with",
+        { param: this.rules.allowed ? "allowed_token_ids" : this.rules.banned ? "bad_words" : "thinking_token_budget" },
       );
     }
     return mask;
