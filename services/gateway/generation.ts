@@ -302,7 +302,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
         } else if (["shutting_down", "worker_lost", "cancelled"].includes(body.error.code)) {
           outcome = {};
         } else {
-          throw new PelagicError(body.error.code, body.error.message);
+          throw new PelagicError(body.error.code, body.error.message, { param: body.error.param });
         }
       } catch (error) {
         // The request has moved on or ended: whatever became of this attempt is no longer its concern.
@@ -596,7 +596,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
   private finish(end: NonNullable<Delta["end"]>, timings: Delta["timings"]): void {
     this.acknowledgeEnd();
     if (end.kind === "error") {
-      const error = new PelagicError(end.error.code, end.error.message);
+      const error = new PelagicError(end.error.code, end.error.message, { param: end.error.param });
       // A deadline is the gateway's to keep: decode's clock may have jumped.
       if (error.code === "worker_lost" || error.code === "shutting_down" || error.code === "deadline_exceeded") this.lost(error);
       else this.fail(error, false);

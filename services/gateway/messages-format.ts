@@ -120,10 +120,11 @@ const errorTypes: Record<number, string> = {
   503: "overloaded_error",
 };
 
-/** An error in this API's envelope. */
-export function messagesError(error: PelagicError, requestId: string | null): MessagesError {
-  const type = errorTypes[errorCatalogue[error.code].status] ?? "api_error";
-  return { type: "error", error: { type, message: error.message }, request_id: requestId };
+/** An error in this API's envelope, which names a field in the message alone. */
+export function messagesError({ code, message, param }: PelagicError, requestId: string | null): MessagesError {
+  const type = errorTypes[errorCatalogue[code].status] ?? "api_error";
+  const named = param && !message.startsWith(param) ? `${param}: ${message}` : message;
+  return { type: "error", error: { type, message: named }, request_id: requestId };
 }
 
 function stopReason({ reason, stop }: Ending): MessagesAnswer["stop_reason"] {

@@ -69,9 +69,9 @@ function completionPrompt(prompt: Prompt, model: ServedModel): PromptSource {
 }
 
 /** Refuses a text that cannot fit before it is tokenized: no token stands for more bytes than the longest. */
-export function checkPromptBytes(bytes: number, model: ServedModel, maxPositions: number): void {
+export function checkPromptBytes({ bytes, job }: TextSource, model: ServedModel, maxPositions: number): void {
   const atLeast = Math.ceil(bytes / (model.table?.longestTokenBytes ?? 1));
-  if (atLeast > maxPositions) throw tooLong(`at least ${atLeast} tokens in the prompt`, maxPositions);
+  if (atLeast > maxPositions) throw tooLong(`at least ${atLeast} tokens in the prompt`, maxPositions, promptField(job.kind === "chat"));
 }
 
 export function checkTokenId(id: number, model: ServedModel, param: string): void {
@@ -82,7 +82,11 @@ export function checkTokenId(id: number, model: ServedModel, param: string): voi
   }
 }
 
-export function tooLong(what: string, maxPositions: number, param?: string): PelagicError {
+export function promptField(chat: boolean): string {
+  return chat ? "messages" : "prompt";
+}
+
+export function tooLong(what: string, maxPositions: number, param: string): PelagicError {
   return new PelagicError("context_length_exceeded", `this model's context is ${maxPositions} tokens; the request has ${what}`, { param });
 }
 

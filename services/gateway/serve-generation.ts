@@ -329,7 +329,7 @@ async function encodePrompt(
   const also = { ...(wanted && { format: wanted }), ...(bannedWords && { bannedWords }) };
   if ("tokens" in source) return { ...(await gateway.encoder.encode({ kind: "ids", ...also }, limits)), tokens: last(source.tokens) };
   // What is cut off may be any length.
-  if (!common.truncate_prompt_tokens) checkPromptBytes(source.bytes, gateway.model, maxPositions);
+  if (!common.truncate_prompt_tokens) checkPromptBytes(source, gateway.model, maxPositions);
   const encoded = await gateway.encoder.encode({ ...source.job, ...also }, limits);
   return { ...encoded, tokens: last(encoded.tokens) };
 }

@@ -45,8 +45,12 @@ export function describeModel(model: ServedModel, maxPositions: number | null): 
 
 export function checkModelName(model: ServedModel, asked: string, param?: string): void {
   if (asked !== model.name) {
-    throw new PelagicError("model_not_found", `the model ${JSON.stringify(asked)} is not served here; this gateway serves ${model.name}`, {
-      param,
-    });
+    throw new PelagicError(
+      "model_not_found",
+      `the model ${JSON.stringify(asked.slice(0, 100))} is not served here; this gateway serves ${model.name}`,
+      {
+        param,
+      },
+    );
   }
 }

@@ -21,7 +21,7 @@ export function tokenize(gateway: Gateway, request: Request, response: Response)
       ? chatPrompt({ messages, chat_template_kwargs, tools }, gateway.model)
       : { job: { kind: "text", text, special: add_special_tokens ?? true }, bytes: Buffer.byteLength(text) };
     const maxPositions = servedContext(gateway);
-    if (maxPositions !== null) checkPromptBytes(source.bytes, gateway.model, maxPositions);
+    if (maxPositions !== null) checkPromptBytes(source, gateway.model, maxPositions);
     const { tokens } = await encoder.encode(source.job, { signal, timeoutMs: gateway.limits.deadlineMs });
     response.json({
       count: tokens.length,
@@ -44,7 +44,7 @@ export function countTokens(gateway: Gateway, request: Request, response: Respon
   return answer(gateway, CountTokensRequest, request, async (body, { encoder, signal }) => {
     const source = chatPrompt(conversationOf(body), gateway.model);
     const maxPositions = servedContext(gateway);
-    if (maxPositions !== null) checkPromptBytes(source.bytes, gateway.model, maxPositions);
+    if (maxPositions !== null) checkPromptBytes(source, gateway.model, maxPositions);
     const { tokens } = await encoder.encode(source.job, { signal, timeoutMs: gateway.limits.deadlineMs });
     response.json({ input_tokens: tokens.length } satisfies CountedTokens);
   });

@@ -37,6 +37,7 @@ async function grammarOf(format: TextFormat, insideThink: boolean): Promise<stri
     throw new PelagicError(
       "invalid_request",
       `the format that was asked for cannot be compiled: ${error instanceof Error ? error.message : String(error)}`,
+      { param: "response_format" },
     );
   }
   return grammar;

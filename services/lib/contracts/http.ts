@@ -276,7 +276,10 @@ export const TokenizeRequest = z
     add_generation_prompt: only(true, "add_generation_prompt: false"),
     tools,
   })
-  .refine((body) => (typeof body.prompt === "string") !== Array.isArray(body.messages), { error: "exactly one of prompt and messages" });
+  .refine((body) => (typeof body.prompt === "string") !== Array.isArray(body.messages), {
+    error: "exactly one of prompt and messages",
+    path: ["prompt"],
+  });
 export type TokenizeRequest = z.infer<typeof TokenizeRequest>;
 
 export const Tokenized = z.object({

@@ -10,8 +10,8 @@ const hexDigest = z.string().regex(/^[0-9a-f]{64}$/);
 const count = z.number().int().nonnegative();
 const milliseconds = z.number().nonnegative();
 
-/** A failure as it travels; `code` is one of errors.ts. */
-export const WireError = z.object({ code: z.enum(errorCodes), message: z.string() });
+/** A failure as it travels; `code` is one of errors.ts, `param` the request's field at fault. */
+export const WireError = z.object({ code: z.enum(errorCodes), message: z.string(), param: z.string().optional() });
 export type WireError = z.infer<typeof WireError>;
 
 export const Refusal = z.discriminatedUnion("kind", [

@@ -4,7 +4,7 @@
 import { kvBlockTokens } from "../contracts/block-key.ts";
 import type { Bus, BusMessage, Clock, Log } from "../contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
-import { type Constraint, type Control, type Delta, Dispatch } from "../contracts/messages.ts";
+import { type Constraint, type Control, type Delta, Dispatch, type WireError } from "../contracts/messages.ts";
 import { DamagedMessage, decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { reportPhases, type Tracer } from "../contracts/trace.ts";
 import type { TokenConstraint } from "../grammar/constraint.ts";
@@ -154,7 +154,7 @@ export class DecodeWorker {
       if (error instanceof DamagedMessage) throw error;
       const failure = toPelagicError(error);
       if (failure.code === "overloaded") reply({ kind: "busy", reason: failure.message, retryAfterMs: busyRetryMs });
-      else reply({ kind: "error", error: { code: failure.code, message: failure.message } });
+      else reply({ kind: "error", error: wireError(failure) });
     }
   }
 
@@ -281,7 +281,7 @@ export class DecodeWorker {
     if (end.kind === "finish") {
       attempt.end = { kind: "finish", reason: end.reason, ...(end.stopTokenId === undefined ? {} : { stopTokenId: end.stopTokenId }) };
     } else if (end.kind === "error") {
-      attempt.end = { kind: "error", error: { code: end.error.code, message: end.error.message } };
+      attempt.end = { kind: "error", error: wireError(end.error) };
     }
     const now = this.clock.nowMs();
     this.onEnd({
@@ -531,4 +531,8 @@ function rowSampling({ sampling }: Dispatch): Omit<RowSampling, "promptTokens" |
       ? { biasTokens: Uint32Array.from(logitBias, ([token]) => token), biasValues: Float32Array.from(logitBias, ([, value]) => value) }
       : {}),
   };
+}
+
+function wireError({ code, message, param }: PelagicError): WireError {
+  return { code, message, ...(param !== undefined && { param }) };
 }
