@@ -26,6 +26,8 @@ export function createApp(gateway: Gateway, console?: Router): Express {
     const echoed = typeof given === "string" && clientRequestId.test(given) ? given : own;
     response.setHeader("x-request-id", echoed);
     response.locals.requestId = busRequestId.test(echoed) ? echoed : own;
+    if (request.headers.host === undefined && request.httpVersion === "1.1")
+      throw new PelagicError("invalid_request", "HTTP/1.1 needs the header host");
     response.on("close", () => gateway.metrics.http.inc({ route: routeLabel(request), status: String(response.statusCode) }));
     next();
   });

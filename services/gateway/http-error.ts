@@ -5,6 +5,7 @@ import { errorCatalogue, PelagicError } from "../lib/contracts/errors.ts";
 import type { ErrorBody } from "../lib/contracts/http.ts";
 
 const defaultRetryAfterMs = 1_000;
+const lingerMs = 2_000;
 
 export function errorBody(error: PelagicError): ErrorBody {
   return { error: { message: error.message, type: errorCatalogue[error.code].type, param: error.param ?? null, code: error.code } };
@@ -17,11 +18,6 @@ export type ErrorForm = (error: PelagicError, requestId: string | null) => objec
 export function sendError(response: ServerResponse, error: PelagicError, spent = false): void {
   if (response.headersSent || response.destroyed) return;
   response.statusCode = error.status;
-  if (!response.req.complete) {
-    // What is left of the body is not read.
-    response.setHeader("connection", "close");
-    response.req.resume();
-  }
   response.setHeader("content-type", "application/json");
   if (error.status === 401) response.setHeader("www-authenticate", "Bearer");
   if (error.status === 503 || (error.status === 429 && !error.final)) {
@@ -31,7 +27,27 @@ export function sendError(response: ServerResponse, error: PelagicError, spent =
   }
   if (spent || error.final) response.setHeader("x-should-retry", "false");
   const { errorForm, requestId } = (response as { locals?: { errorForm?: ErrorForm; requestId?: string } }).locals ?? {};
-  response.end(JSON.stringify((errorForm ?? errorBody)(error, requestId ?? null)));
+  const body = JSON.stringify((errorForm ?? errorBody)(error, requestId ?? null));
+  if (response.req.complete) response.end(body);
+  else endLingering(response, body);
+}
+
+/**
+ * The client is still sending: a connection that is closed now is reset, and the answer may be lost with it. So what comes is read a while longer
+ * and thrown away.
+ */
+function endLingering(response: ServerResponse, body: string): void {
+  const { req: request } = response;
+  response.setHeader("connection", "close");
+  response.setHeader("content-length", Buffer.byteLength(body));
+  response.write(body);
+  const end = () => {
+    clearTimeout(timer);
+    response.end();
+  };
+  const timer = setTimeout(end, lingerMs);
+  request.once("end", end).once("close", end);
+  request.resume();
 }
 
 /** Answers what Node could not read as a request, and closes the connection. */
@@ -46,6 +62,14 @@ export function refuseBadHttp(error: Error & { code?: string }, socket: Socket):
       : error.code === "ERR_HTTP_REQUEST_TIMEOUT"
         ? ["408 Request Timeout", new PelagicError("invalid_request", "the request did not arrive in time")]
         : ["400 Bad Request", new PelagicError("invalid_request", "this is not HTTP/1.1")];
+  refuse(socket, status, failure);
+}
+
+export const notAProxy = new PelagicError("method_not_allowed", "this is no proxy");
+export const unknownExpectation = new PelagicError("invalid_request", "the header expect: only 100-continue is known");
+
+/** Answers what never became a request. */
+export function refuse(socket: Socket, status: string, failure: PelagicError): void {
   const body = JSON.stringify(errorBody(failure));
   socket.end(
     `HTTP/1.1 ${status}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,

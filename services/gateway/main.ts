@@ -1,6 +1,6 @@
 // The gateway process: HTTP in, dispatches out, tokens back as SSE.
 import { createServer } from "node:http";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { z } from "zod";
@@ -21,7 +21,7 @@ import { GatewayMetrics } from "./gateway-metrics.ts";
 import { createApp, notReady } from "./http-app.ts";
 import { RecentRequests } from "./recent-requests.ts";
 import { startTracing } from "../lib/runtime/tracing.ts";
-import { refuseBadHttp } from "./http-error.ts";
+import { notAProxy, refuse, refuseBadHttp, sendError, unknownExpectation } from "./http-error.ts";
 import { ByteBudget } from "./json-body.ts";
 import { loadModelFolder } from "../lib/model/folder.ts";
 import { type Gateway, readyDecodeWorkers } from "./serve-generation.ts";
@@ -58,6 +58,9 @@ const GatewayConfig = z.object({
   resumeWaitMs: positive.default(30_000),
   localPrefillTokens: z.coerce.number().int().nonnegative().default(256),
   stallMs: positive.default(60_000),
+  /** How long a client may take over its headers, and over its whole request. */
+  headersMs: positive.default(60_000),
+  requestMs: positive.default(300_000),
   tokenizerThreads: positive.default(Math.max(1, Math.min(4, Math.floor(availableParallelism() / 2)))),
   tokenizerQueue: positive.default(4096),
   tokenizerJobMs: positive.default(30_000),
@@ -177,8 +180,21 @@ await runProcess({
             files: join(import.meta.dirname, "..", "..", "console"),
             notReady: () => notReady(gateway)?.message ?? null,
           });
-    const server = createServer({ maxHeaderSize: 32 * 1024, keepAliveTimeout: 75_000 }, createApp(gateway, console));
+    const server = createServer(
+      {
+        maxHeaderSize: 32 * 1024,
+        // The app refuses it, in the envelope.
+        requireHostHeader: false,
+        keepAliveTimeout: 75_000,
+        headersTimeout: config.headersMs,
+        requestTimeout: config.requestMs,
+        connectionsCheckingInterval: Math.ceil(config.headersMs / 4),
+      },
+      createApp(gateway, console),
+    );
     server.on("clientError", refuseBadHttp);
+    server.on("connect", (_request, socket: Socket) => refuse(socket, "405 Method Not Allowed", notAProxy));
+    server.on("checkExpectation", (_request, response) => sendError(response, unknownExpectation));
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
       server.listen(config.port, config.host, resolve);
