@@ -5,6 +5,7 @@ import type { Usage } from "../lib/contracts/http.ts";
 import type { AnswerFormat, Ending, FinishReason, TokenReport, WholeAnswer } from "./answer-format.ts";
 import type { Generation } from "./generation.ts";
 import type { OutputAssembler, OutputPiece } from "./output-assembler.ts";
+import { pace } from "./pace.ts";
 import { SseWriter } from "./sse.ts";
 
 /** One of a request's answers. */
@@ -85,7 +86,9 @@ export class Answer {
         const ending = await this.consume(choice, index, async (pieces, report) => {
           open();
           const events = format.pieces(index, pieces, report, usage());
-          if (events !== "") await put(withOpening(events));
+          if (events === "") return;
+          await put(withOpening(events));
+          if (this.generations[index]?.end === null) await pace.turn();
         });
         open();
         const finish = withOpening(format.finish(index, ending, usage()));

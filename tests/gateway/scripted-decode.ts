@@ -148,9 +148,10 @@ export class ScriptedDecode {
     }
   }
 
-  private send(attempt: Attempt, from: number): void {
+  private send(attempt: Attempt, from: number, most = Number.POSITIVE_INFINITY): void {
     const { script, dispatch } = attempt;
-    const tokens = Uint32Array.from(script.tokens.slice(from, attempt.ready));
+    const until = Math.min(attempt.ready, from + most);
+    const tokens = Uint32Array.from(script.tokens.slice(from, until));
     const body: Omit<Delta, "v"> = {
       attemptId: dispatch.attemptId,
       from,
@@ -168,7 +169,7 @@ export class ScriptedDecode {
           }),
       ...(dispatch.digests ? { digests: [...tokens].map((token) => token.toString(16).padStart(16, "0")) } : {}),
     };
-    if (attempt.ready === script.tokens.length && script.hangAfter === undefined) {
+    if (until === script.tokens.length && script.hangAfter === undefined) {
       body.end = script.error
         ? { kind: "error", error: { code: script.error.code, message: script.error.message } }
         : { kind: "finish", reason: script.reason ?? "stop" };
@@ -200,7 +201,7 @@ export class ScriptedDecode {
     } else if (body.kind === "resend") {
       const attempt = this.attempts.get(body.attemptId);
       if (attempt) {
-        this.send(attempt, body.from);
+        this.send(attempt, body.from, body.most);
       } else {
         const end = { kind: "error", error: { code: "worker_lost", message: "unknown attempt" } };
         this.bus.publish(body.replySubject, encodeMessage({ attemptId: body.attemptId, from: body.from, end }));
