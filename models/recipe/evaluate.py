@@ -1,17 +1,20 @@
 """Held-out evaluation: greedy answers, exact match, per task.
 
-    python evaluate.py --base-url http://127.0.0.1:8000/v1 --model NAME [--each 32] [--json report.json]     any OpenAI-compatible server
+    python evaluate.py --base-url http://127.0.0.1:8000/v1 [--model NAME] [--each 32] [--json report.json]   any OpenAI-compatible server
     python evaluate.py --local FOLDER [--each 128] [--json report.json]                                      an exported folder, batched
 
-The first form needs nothing but Python's standard library. The second also measures the MTP layer on the model's own
-continuations and the balance of the experts.
+The first form needs nothing but Python's standard library; `./pelagic eval` is the same. The second also measures the MTP layer on
+the model's own continuations and the balance of the experts. Progress goes to stderr.
 """
 import argparse
 import concurrent.futures
+import http.client
 import itertools
 import json
 import os
+import sys
 import time
+import urllib.error
 import urllib.request
 
 import chat
@@ -50,29 +53,60 @@ def show(report):
 
 # ---- through an API -------------------------------------------------------------------------------------------------------
 
+def call(url, key, timeout, body=None):
+    """The JSON that an API answers; a request that fails ends the evaluation, since what is left out would flatter or blame the model."""
+    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(),
+                                     {"content-type": "application/json", "authorization": f"Bearer {key}"})
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        raise Failed(f"{url}: status {error.code}: {error.read(500).decode(errors='replace').strip()}")
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise Failed(f"{url}: {error}")
+
+
+class Failed(Exception):
+    pass
+
+
 def ask(base_url, model, key, task, timeout):
     body = {"model": model, "messages": task.messages, "temperature": 0, "max_tokens": 600, "stream": False}
     if not task.thinking:
         body["thinking"] = {"type": "disabled"}                 # DeepSeek's API
         body["chat_template_kwargs"] = {"thinking": False}      # servers that pass arguments to the template
-    request = urllib.request.Request(base_url.rstrip("/") + "/chat/completions", json.dumps(body).encode(),
-                                     {"content-type": "application/json", "authorization": f"Bearer {key}"})
-    with urllib.request.urlopen(request, timeout=timeout) as response:
-        message = json.load(response)["choices"][0]["message"]
-    thought, content = message.get("reasoning_content") or "", message.get("content") or ""
+    reply = call(base_url.rstrip("/") + "/chat/completions", key, timeout, body)
+    try:
+        message = reply["choices"][0]["message"]
+        thought, content = message.get("reasoning_content") or message.get("reasoning") or "", message.get("content") or ""
+    except (LookupError, TypeError, AttributeError):
+        raise Failed(f"{base_url}: no chat completion: {json.dumps(reply)[:200]}")
     if "</think>" in content:  # a server that does not separate the two
         thought, content = content.split("</think>", 1)
     return task, tasks.check(task, content), thought.strip(), content.strip()
 
 
+def first_model(base_url, key, timeout):
+    listed = call(base_url.rstrip("/") + "/models", key, timeout)
+    try:
+        return listed["data"][0]["id"]
+    except (LookupError, TypeError):
+        raise Failed(f"{base_url} lists no models: name one with --model")
+
+
 def through_api(args, asked):
+    start = time.time()
+    model = args.model or first_model(args.base_url, args.key, args.timeout)
     graded = []
-    with concurrent.futures.ThreadPoolExecutor(args.concurrency) as pool:
-        for row in pool.map(lambda t: ask(args.base_url, args.model, args.key, t, args.timeout), asked):
+    pool = concurrent.futures.ThreadPoolExecutor(args.concurrency)
+    try:
+        for row in pool.map(lambda t: ask(args.base_url, model, args.key, t, args.timeout), asked):
             graded.append(row)
             if len(graded) % 50 == 0:
-                print(f"{len(graded)}/{len(asked)} asked, {sum(g[1] for g in graded)} right", flush=True)
-    return summary(graded, args.failures)
+                print(f"{len(graded)}/{len(asked)} asked, {sum(g[1] for g in graded)} right, {time.time() - start:.0f} s", file=sys.stderr, flush=True)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return {"model": model, "thinking": asked[0].thinking, "seconds": round(time.time() - start, 1), **summary(graded, args.failures)}
 
 
 # ---- locally --------------------------------------------------------------------------------------------------------------
@@ -131,11 +165,11 @@ def locally(args, asked):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--base-url")
-    p.add_argument("--model", default="default")
+    p.add_argument("--model", help="as the server calls it; the first that it lists otherwise")
     p.add_argument("--key", default=os.environ.get("OPENAI_API_KEY", "none"))
     p.add_argument("--local")
-    p.add_argument("--each", type=int, default=32, help="held-out questions per task")
-    p.add_argument("--tasks", default=",".join(tasks.KINDS))
+    p.add_argument("--each", type=int, default=32, help="held-out questions of each kind")
+    p.add_argument("--kinds", default=",".join(tasks.KINDS))
     p.add_argument("--thinking-off", action="store_true")
     p.add_argument("--concurrency", type=int, default=8)
     p.add_argument("--timeout", type=float, default=120)
@@ -143,12 +177,25 @@ def main():
     p.add_argument("--dtype", default="bfloat16")
     p.add_argument("--batch", type=int, default=512)
     p.add_argument("--failures", type=int, default=3, help="of each task that the report shows")
-    p.add_argument("--json", help="write the report here")
+    p.add_argument("--json", help="write the report here; -: on stdout, instead of the table")
     args = p.parse_args()
-    asked = tasks.held_out_tasks(SEED, args.each, args.tasks.split(","), not args.thinking_off)
+    kinds = args.kinds.split(",")
+    for kind in kinds:
+        if kind not in tasks.KINDS:
+            p.error(f"--kinds: {kind!r} is none of {', '.join(tasks.KINDS)}")
     if bool(args.base_url) == bool(args.local):
         p.error("give either --base-url or --local")
-    report = through_api(args, asked) if args.base_url else locally(args, asked)
+    asked = tasks.held_out_tasks(SEED, args.each, kinds, not args.thinking_off)
+    if not asked:
+        p.error(f"nothing to ask: {args.kinds} cannot be answered without a thought" if args.each > 0 else "--each: 1 or more")
+    try:
+        report = through_api(args, asked) if args.base_url else locally(args, asked)
+    except Failed as error:
+        print(error, file=sys.stderr, flush=True)
+        os._exit(1)  # the requests still open are not waited for
+    if args.json == "-":
+        print(json.dumps(report))
+        return
     show(report)
     if args.json:
         with open(args.json, "w") as f:

@@ -5,7 +5,7 @@ import { type Command, Option } from "commander";
 import { silentLog, systemClock } from "../lib/contracts/bus.ts";
 import { Engine, type EngineConfig } from "../lib/engine/engine.ts";
 import { runLocal } from "../lib/engine/local.ts";
-import { loadNativeRunner, type ModelRunner, type NativeRunner } from "../lib/engine/model-runner.ts";
+import { loadNativeRunner, measureNumericsId, type ModelRunner, type NativeRunner } from "../lib/engine/model-runner.ts";
 import { type Backend, nativeModule, type Isa, type KvDtype } from "../lib/engine/native.ts";
 import { CliError } from "./cli-error.ts";
 import { answerOverNats } from "./check-exact-nats.ts";
@@ -39,6 +39,8 @@ export interface ExactAnswer {
 export interface ExactReport {
   model: string;
   kvDtype: KvDtype;
+  /** What a worker measures at its start and a folder's numerics.json may demand. */
+  numericsId: string;
   temperatures: number[];
   /** Every way in which all requests were answered. */
   ways: string[];
@@ -89,6 +91,7 @@ export async function checkExact(
   const best = nativeModule().bestIsa();
   const available = isas.slice(0, isas.indexOf(best) + 1);
   const first = await runnerFor(best, 2);
+  const numericsId = await measureNumericsId(first);
   const requests = temperatures.flatMap((temperature) => makeRequests(first.info.vocabSize, first.info.maxPositionEmbeddings, temperature));
   const answers: { way: string; answers: Map<string, ExactAnswer> }[] = [];
   const answer = async (way: string, run: () => Promise<Map<string, ExactAnswer>>) => {
@@ -123,7 +126,8 @@ export async function checkExact(
   ] as const) {
     await answer(`prefill + NATS + decode, ${prefill}x${decode}`, () => answerOverNats(dir, backend, kvDtype, prefill, decode, requests));
   }
-  return compare(dir, kvDtype, temperatures, requests, answers, backend === "cpu" ? isas.filter((isa) => !available.includes(isa)) : []);
+  const skipped = backend === "cpu" ? isas.filter((isa) => !available.includes(isa)) : [];
+  return { model: basename(dir), kvDtype, numericsId, temperatures, ...compare(requests, answers, skipped) };
 }
 
 function makeRequests(vocabSize: number, maxPositions: number, temperature: number): ExactRequest[] {
@@ -242,13 +246,10 @@ async function resumed(runner: NativeRunner, requests: ExactRequest[], whole: Ma
 }
 
 function compare(
-  dir: string,
-  kvDtype: KvDtype,
-  temperatures: number[],
   requests: ExactRequest[],
   ways: { way: string; answers: Map<string, ExactAnswer> }[],
   skipped: string[],
-): ExactReport {
+): Pick<ExactReport, "ways" | "skipped" | "requests" | "exact"> {
   const rows = requests.map((request) => {
     const digests = Array.from({ length: request.maxTokens }, () => new Set<string>());
     const reference = ways[0]?.answers.get(request.id);
@@ -265,9 +266,6 @@ function compare(
     return { promptTokens: request.promptLength, temperature: request.temperature, rows: request.maxTokens, distinct, tokensEqual };
   });
   return {
-    model: basename(dir),
-    kvDtype,
-    temperatures,
     ways: ways.map(({ way }) => way),
     skipped: skipped.map((isa) => `${isa}: this processor does not have it`),
     requests: rows,
@@ -281,5 +279,5 @@ function format(report: ExactReport): string {
       `prompt ${String(r.promptTokens).padStart(4)}, temperature ${r.temperature}: ${r.rows} rows, ${r.distinct} distinct digest${r.distinct === 1 ? "" : "s"} a row`,
   );
   const skipped = report.skipped.map((line) => `skipped: ${line}\n`).join("");
-  return `${report.model}, ${report.kvDtype} cache, ${report.ways.length} ways\n${lines.join("\n")}\n${skipped}${report.exact ? "exact" : "NOT EXACT"}\n`;
+  return `${report.model}, ${report.kvDtype} cache, ${report.ways.length} ways\n${lines.join("\n")}\n${skipped}numerics id ${report.numericsId}\n${report.exact ? "exact" : "NOT EXACT"}\n`;
 }

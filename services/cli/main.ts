@@ -11,6 +11,7 @@ import { CliError, messageOf } from "./cli-error.ts";
 import * as down from "./down.ts";
 import * as drain from "./drain.ts";
 import * as hostile from "./hostile.ts";
+import * as evaluation from "./eval.ts";
 import * as keys from "./keys.ts";
 import * as load from "./load.ts";
 import * as simulate from "./simulate.ts";
@@ -36,7 +37,25 @@ const program = new Command("pelagic")
   .exitOverride();
 
 // Sub-commands copy the settings above when they are made.
-for (const command of [up, ask, status, drain, down, build, test, checkModel, checkExact, chaos, hostile, bench, simulate, load, trace, keys])
+for (const command of [
+  up,
+  ask,
+  status,
+  drain,
+  down,
+  build,
+  test,
+  checkModel,
+  checkExact,
+  chaos,
+  hostile,
+  bench,
+  simulate,
+  load,
+  evaluation,
+  trace,
+  keys,
+])
   command.register(program);
 
 // A reader that went away (`| head`) is no reason to leave a stack half stopped.
