@@ -24,6 +24,7 @@ export function formatBytes(bytes: number): string {
 }
 
 export function formatSeconds(seconds: number): string {
+  if (seconds === 0) return "0 s";
   if (seconds < 0.001) return `${grouped.format(seconds * 1e6)} µs`;
   if (seconds < 0.01) return `${oneDigit.format(seconds * 1000)} ms`;
   if (seconds < 1) return `${grouped.format(seconds * 1000)} ms`;

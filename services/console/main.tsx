@@ -8,6 +8,7 @@ import "./shell/frame.css";
 import "./chat/chat.css";
 import "./pools/pools.css";
 import "./experts/experts.css";
+import "./requests/requests.css";
 
 applyKeptScheme();
 render(<App />, document.getElementById("root") as HTMLElement);

@@ -8,30 +8,31 @@ export interface Polled<T> {
   error: ApiError | null;
 }
 
-/** `ask` must be the same function from render to render; another one begins anew. */
-export function usePoll<T>(ask: (signal: AbortSignal) => Promise<T>, everyMs: number): Polled<T> & { again: () => void } {
+/** `ask` must be the same function from render to render; another one begins anew. `once`: until there is an answer. */
+export function usePoll<T>(ask: (signal: AbortSignal) => Promise<T>, everyMs: number, once = false): Polled<T> & { again: () => void } {
   const [polled, setPolled] = useState<Polled<T>>({ value: null, error: null });
   const [round, setRound] = useState(0);
   useEffect(() => {
     const ended = new AbortController();
     let timer: ReturnType<typeof setTimeout> | undefined;
     let asking = false;
-    let refused = false;
+    let over = false;
     const next = async () => {
-      if (asking || refused || document.hidden) return;
+      if (asking || over || document.hidden) return;
       asking = true;
       clearTimeout(timer);
       try {
         const value = await ask(ended.signal);
+        over = once;
         if (!ended.signal.aborted) setPolled({ value, error: null });
       } catch (error) {
         if (ended.signal.aborted) return;
         const failure = error instanceof ApiError ? error : new ApiError("unreachable", "The gateway does not answer.");
-        refused = failure.code === "invalid_api_key";
+        over = failure.code === "invalid_api_key";
         setPolled(({ value }) => ({ value, error: failure }));
       } finally {
         asking = false;
-        if (!ended.signal.aborted && !refused) timer = setTimeout(next, everyMs);
+        if (!ended.signal.aborted && !over) timer = setTimeout(next, everyMs);
       }
     };
     document.addEventListener("visibilitychange", next);
@@ -41,6 +42,6 @@ export function usePoll<T>(ask: (signal: AbortSignal) => Promise<T>, everyMs: nu
       clearTimeout(timer);
       ended.abort();
     };
-  }, [ask, everyMs, round]);
+  }, [ask, everyMs, once, round]);
   return { ...polled, again: () => setRound((n) => n + 1) };
 }

@@ -90,6 +90,8 @@ type Waiter = { resolve(result: IteratorResult<TokenBatch>): void; reject(error:
 export class Generation implements AsyncIterable<TokenBatch> {
   /** The decode worker that has or is asked for the request; null while there is none. */
   workerId: string | null = null;
+  /** The last one that was asked, also when the request is over. */
+  lastWorkerId: string | null = null;
   attemptId = "";
   /** Prompt tokens that nobody computed for this request; known with the first delta. */
   cacheHitTokens = 0;
@@ -263,6 +265,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.unsubscribe = () => subscription.unsubscribe();
     this.attemptId = attemptId;
     this.workerId = target.workerId;
+    this.lastWorkerId = target.workerId;
     this.askedInstanceId = target.instanceId;
     this.instanceId = null;
     this.heardMs = clock.nowMs();

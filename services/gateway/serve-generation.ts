@@ -178,7 +178,7 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
       promptTokens: usage?.prompt_tokens ?? 0,
       cachedTokens: usage?.prompt_cache_hit_tokens ?? 0,
       completionTokens: usage?.completion_tokens ?? 0,
-      decodeWorkerId: begun[0]?.workerId ?? null,
+      decodeWorkerId: begun[0]?.lastWorkerId ?? null,
       prefillWorkerId: begun[0]?.prefilledBy ?? null,
       resumes: begun.reduce((sum, { resumes }) => sum + resumes, 0),
     };

@@ -8,7 +8,8 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { chromiumBinary } from "../../services/cli/chromium-binary.ts";
 import { startStack, type Stack } from "../../services/cli/stack/stack.ts";
 import { createKey, hashKey } from "../../services/gateway/admission/api-keys.ts";
-import { ConsoleExperts, ConsoleOverview } from "../../services/lib/contracts/console.ts";
+import { ConsoleExperts, ConsoleOverview, ConsoleRequests } from "../../services/lib/contracts/console.ts";
+import { RequestTimeline } from "../../services/lib/contracts/timeline.ts";
 import { waitFor } from "./support.ts";
 
 const boundMs = 30_000;
@@ -225,9 +226,46 @@ describe.each(["light", "dark"] as const)("in the %s scheme", { timeout: testMs 
     }
   });
 
+  it("shows where the time of a request went", async () => {
+    await completion(7);
+    await ask("What is 127 + 536?");
+    await exchange(0).getByText("663", { exact: true }).waitFor();
+    await page.getByRole("log").focus();
+    await tabTo({ role: "link", name: /^Time line$/ });
+    await page.keyboard.press("Enter");
+    await page.getByRole("heading", { name: "Time line" }).waitFor();
+    const id = (await page.getByRole("heading", { level: 1, name: /^req-/ }).textContent()) as string;
+    const timeline = await get(RequestTimeline, `api/requests/${id}`);
+    const phases = page.getByRole("table").locator("tbody tr");
+    expect(await phases.locator("th").allTextContents()).toEqual(
+      timeline.phases.map(({ name, process }) => (process === "decode" ? `${name} in decode` : name)),
+    );
+    await expectAccessible("a time line");
+    await tabTo({ role: "radio", name: /Whole request/ });
+    await page.keyboard.press("ArrowRight");
+    const early = timeline.phases.filter(({ startSeconds }) => startSeconds < (timeline.ttftSeconds ?? 0)).length;
+    expect(early).toBeLessThan(timeline.phases.length);
+    await waitFor("the phases up to the first token alone", async () => (await phases.count()) === early);
+
+    await follow(/^Requests$/);
+    await page.getByRole("heading", { name: "Requests", level: 1 }).waitFor();
+    const rows = page.getByRole("table").locator("tbody tr");
+    await rows.first().waitFor();
+    expect(await rows.nth(0).textContent()).toContain(id);
+    const { requests } = await get(ConsoleRequests, "api/requests");
+    const [prefill, decode] = [requests[1]?.prefillWorkerId ?? null, requests[1]?.decodeWorkerId];
+    expect(decode).toBe("decode-0");
+    // Which of the two prefills is the router's to decide.
+    expect(await rows.nth(1).locator("td").last().textContent()).toBe(prefill === null ? "decode-0" : "prefill-0 → decode-0");
+    await expectAccessible("the requests");
+    await tabTo({ role: "link", name: new RegExp(id) });
+    await page.keyboard.press("Enter");
+    await page.getByRole("heading", { level: 1, name: id }).waitFor();
+  });
+
   it("fits a narrow window", async () => {
     await page.setViewportSize({ width: 380, height: 700 });
-    for (const view of ["Chat", "Pools", "Experts"]) {
+    for (const view of ["Chat", "Pools", "Experts", "Requests"]) {
       await page.getByRole("link", { name: view }).click();
       await page.getByRole("main", { name: view }).waitFor();
       await expectAccessible(`${view}, narrow`);

@@ -1,6 +1,7 @@
 // A question and its answer: the reasoning folded away above it, what it took below it.
 import { useState } from "preact/hooks";
 import { formatCount, formatRate, formatSeconds } from "../format.ts";
+import { hrefOf } from "../shell/route.ts";
 import { type Exchange, figuresOf, isOpen } from "./conversation.ts";
 
 export function ExchangeView({ exchange, onAgain }: { exchange: Exchange; onAgain?: (apiKey?: string) => void }) {
@@ -55,6 +56,7 @@ function Figures({ exchange }: { exchange: Exchange }) {
       {parts.map((part) => (
         <span key={part}>{part}</span>
       ))}
+      {exchange.requestId !== null && <a href={hrefOf("requests", exchange.requestId)}>Time line</a>}
     </p>
   );
 }

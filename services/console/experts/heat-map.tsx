@@ -132,7 +132,7 @@ function cellWords(
 function Scale({ scheme }: { scheme: "light" | "dark" }) {
   const colour = colourScale(scheme);
   return (
-    <div class="scale" role="img" aria-label="Colours from no tokens to four times an equal share and more">
+    <div class="heat-scale" role="img" aria-label="Colours from no tokens to four times an equal share and more">
       {scaleMarks.map(([load, words]) => (
         <span key={words}>
           <span class="swatch" style={{ background: colour(load) }} />

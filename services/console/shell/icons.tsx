@@ -25,6 +25,11 @@ export const icons = {
       <path d="M3.5 3.5h5v5h-5zM11.5 3.5h5v5h-5zM3.5 11.5h5v5h-5zM11.5 11.5h5v5h-5z" />
     </Icon>
   ),
+  requests: () => (
+    <Icon>
+      <path d="M3 5h6M7 10h7M11 15h6" />
+    </Icon>
+  ),
   auto: () => (
     <Icon>
       <circle cx="10" cy="10" r="6.5" />

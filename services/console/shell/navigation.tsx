@@ -5,7 +5,7 @@ import { icons } from "./icons.tsx";
 import { hrefOf, type View, views } from "./route.ts";
 import { type Scheme, schemes, type useScheme } from "./scheme.ts";
 
-const names: Record<View, string> = { chat: "Chat", pools: "Pools", experts: "Experts" };
+const names: Record<View, string> = { chat: "Chat", pools: "Pools", experts: "Experts", requests: "Requests" };
 const schemeNames: Record<Scheme, string> = { auto: "as the system has it", light: "light", dark: "dark" };
 
 export function Navigation(props: { view: View; overview: Polled<ConsoleOverview>; scheme: ReturnType<typeof useScheme> }) {

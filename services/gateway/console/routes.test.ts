@@ -4,9 +4,10 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, describe, expect, it } from "vitest";
-import { type GatewayUnderTest, startGatewayUnderTest } from "../../../tests/gateway/gateway-under-test.ts";
-import { ConsoleExperts, ConsoleOverview } from "../../lib/contracts/console.ts";
+import { type GatewayUnderTest, startGatewayUnderTest, waitFor } from "../../../tests/gateway/gateway-under-test.ts";
+import { ConsoleExperts, ConsoleOverview, ConsoleRequests } from "../../lib/contracts/console.ts";
 import { ErrorBody } from "../../lib/contracts/http.ts";
+import { RequestTimeline } from "../../lib/contracts/timeline.ts";
 import { consoleRoutes } from "./routes.ts";
 
 const files = mkdtempSync(join(tmpdir(), "pelagic-console-"));
@@ -105,6 +106,25 @@ describe("the API", () => {
     });
   });
 
+  it("has the last requests, and where the time of each went", async () => {
+    const get = await start();
+    const answer = await fetch(`${stack?.url}/v1/chat/completions`, {
+      method: "POST",
+      headers: { "content-type": "application/json", "x-request-id": "mine-1" },
+      body: JSON.stringify({ model: "test-model", messages: [{ role: "user", content: "hi" }] }),
+    });
+    await answer.text();
+    await fetch(`${stack?.url}/v1/chat/completions`, { method: "POST", headers: { "content-type": "application/json" }, body: "{}" });
+    await waitFor(() => stack?.gateway.recent.list().length === 2);
+    const { requests } = ConsoleRequests.parse(await (await get("/api/requests")).json());
+    expect(requests.map(({ outcome }) => outcome)).toEqual(["invalid_request", "stop"]);
+    expect(requests[1]).toMatchObject({ requestId: "mine-1", decodeWorkerId: "decode-0", completionTokens: 6 });
+    const timeline = RequestTimeline.parse(await (await get("/api/requests/mine-1")).json());
+    expect(timeline).toMatchObject({ requestId: "mine-1", outcome: "stop" });
+    expect(timeline.phases.length).toBeGreaterThan(2);
+    expect(await errorOf(await get("/api/requests/nobody"))).toMatchObject({ status: 404, code: "not_found" });
+  });
+
   it("asks for the key, where there is one, and knows whoever gave it", async () => {
     const key = "correct horse battery";
     const get = await start(key);
@@ -113,6 +133,7 @@ describe("the API", () => {
     expect((await get("/")).status).toBe(200);
     expect(await errorOf(await get("/api/overview"))).toMatchObject({ status: 401, code: "invalid_api_key" });
     expect(await errorOf(await get("/api/workers/decode-0/experts"))).toMatchObject({ status: 401 });
+    expect(await errorOf(await get("/api/requests"))).toMatchObject({ status: 401 });
     expect(await errorOf(await signIn({ key: "wrong" }))).toMatchObject({ status: 401, param: "key" });
     expect(await errorOf(await signIn({}))).toMatchObject({ status: 400, param: "key" });
     const response = await signIn({ key });

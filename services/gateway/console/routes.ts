@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import express, { type Request, type Response, Router } from "express";
-import { ConsoleSignIn } from "../../lib/contracts/console.ts";
+import { type ConsoleRequests, ConsoleSignIn } from "../../lib/contracts/console.ts";
 import { PelagicError } from "../../lib/contracts/errors.ts";
 import { ConfigError } from "../../lib/runtime/config.ts";
 import { parseBody, readJsonBody } from "../json-body.ts";
@@ -21,6 +21,7 @@ export interface ConsoleOptions extends ConsoleSettings {
 }
 
 const maxSignInBytes = 4096;
+const listedRequests = 100;
 /** Everything is the gateway's own: no script, style, font or picture comes from elsewhere or stands in the page itself. */
 const securityHeaders = {
   "content-security-policy": "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'",
@@ -81,6 +82,19 @@ export function consoleRoutes(gateway: Gateway, options: ConsoleOptions): Router
       throw new PelagicError("not_found", `no worker ${JSON.stringify(id)} has reported`);
     }
     response.json(await experts.read(id));
+  });
+
+  router.get("/api/requests", (_request, response) => {
+    const requests = gateway.recent
+      .list()
+      .slice(0, listedRequests)
+      .map(({ phases: _, traceId: __, ...request }) => request);
+    response.json({ requests } satisfies ConsoleRequests);
+  });
+  router.get("/api/requests/:id", (request, response) => {
+    const timeline = gateway.recent.find(request.params.id);
+    if (timeline === undefined) throw new PelagicError("not_found", "no such request among those that ended here last");
+    response.json(timeline);
   });
 
   router.use(servePage(options.files));

@@ -1,6 +1,7 @@
 // What the console's page reads of its gateway. The gateway serves the page too, so both are of one build; `version` shows a page that outlived it.
 import { z } from "zod";
 import { WorkerState } from "./messages.ts";
+import { RequestTimeline } from "./timeline.ts";
 
 const count = z.number().int().nonnegative();
 
@@ -53,6 +54,14 @@ export const ConsoleExperts = z.object({
   tokens: z.array(z.array(count)).nullable(),
 });
 export type ConsoleExperts = z.infer<typeof ConsoleExperts>;
+
+/** In the list without its phases. */
+export const ConsoleRequest = RequestTimeline.omit({ phases: true, traceId: true });
+export type ConsoleRequest = z.infer<typeof ConsoleRequest>;
+
+/** GET console/api/requests: those that ended last, the latest first. GET console/api/requests/{id} has one as a RequestTimeline. */
+export const ConsoleRequests = z.object({ requests: z.array(ConsoleRequest) });
+export type ConsoleRequests = z.infer<typeof ConsoleRequests>;
 
 /** POST console/api/session: the console's key, for a cookie. */
 export const ConsoleSignIn = z.object({ key: z.string().max(1024) });
