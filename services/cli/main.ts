@@ -36,7 +36,24 @@ const program = new Command("pelagic")
   .exitOverride();
 
 // Sub-commands copy the settings above when they are made.
-for (const command of [up, ask, status, drain, down, build, test, checkModel, checkExact, chaos, hostile, bench, simulate, load, trace, keys])
+for (const command of [
+  up,
+  ask,
+  status,
+  drain,
+  down,
+  build,
+  test,
+  checkModel,
+  checkExact,
+  chaos,
+  hostile,
+  bench,
+  simulate,
+  load,
+  trace,
+  keys,
+])
   command.register(program);
 
 // A reader that went away (`| head`) is no reason to leave a stack half stopped.
