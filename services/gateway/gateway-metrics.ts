@@ -21,7 +21,10 @@ export class GatewayMetrics {
   readonly slo: Counter<"slo" | "outcome" | "priority">;
   readonly http: Counter<"route" | "status">;
 
-  constructor(registry: Registry, gauges: { running(): number; cancelling(): number; bodyBytes(): number; decode(): DecodeWorkers }) {
+  constructor(
+    registry: Registry,
+    gauges: { running(): number; waiting(): number; cancelling(): number; bodyBytes(): number; decode(): DecodeWorkers },
+  ) {
     const registers = [registry];
     this.timeToFirstToken = new Histogram({
       name: "gen_ai_server_time_to_first_token_seconds",
@@ -94,6 +97,7 @@ export class GatewayMetrics {
           this.set(read());
         },
       });
+    gauge("pelagic_gateway_requests_waiting", "Requests that wait for a place in the gateway or for room at a worker.", gauges.waiting);
     gauge("pelagic_gateway_requests_running", "Requests in the gateway.", gauges.running);
     gauge("pelagic_gateway_cancellations_pending", "Cancellations that decode has not yet confirmed.", gauges.cancelling);
     gauge("pelagic_gateway_body_bytes", "Request bodies held in memory.", gauges.bodyBytes);

@@ -353,7 +353,7 @@ describe("refusals", () => {
     expect(full.headers.get("retry-after")).toBe("2");
     expect(await errorOf(full)).toMatchObject({ status: 503, code: "overloaded" });
     await stack.close();
-    stack = await startGatewayUnderTest({ maxRunning: 1 });
+    stack = await startGatewayUnderTest({ maxRunning: 1, maxWaitMs: 50 });
     stack.decode.script = () => say("slow", { gapMs: 50 });
     const first = post("/v1/chat/completions", chatBody());
     await waitFor(() => stack.gateway.admission.running === 1);

@@ -11,9 +11,10 @@ import { startAdminServer } from "../lib/runtime/admin-server.ts";
 import { busFields, ConfigError, processFields, readNatsCredentials } from "../lib/runtime/config.ts";
 import { connectBus } from "../lib/runtime/nats-bus.ts";
 import { announce, runProcess } from "../lib/runtime/process.ts";
-import { Admission } from "./admission.ts";
+import { Admission } from "./admission/admission.ts";
 import { Callers } from "./admission/callers.ts";
 import { KeyFile } from "./admission/key-file.ts";
+import { Room } from "./admission/room.ts";
 import { consoleFields, consoleSettings, isLoopback } from "./console/config.ts";
 import { consoleRoutes } from "./console/routes.ts";
 import { DispatchClient } from "./dispatch-client.ts";
@@ -48,6 +49,9 @@ const GatewayConfig = z.object({
   /** A file of API keys (admission/api-keys.ts); without one anyone may ask. */
   apiKeys: z.string().min(1).optional(),
   maxRunning: positive.default(4096),
+  /** Requests that wait for a place here or for room at a worker, and how long at most. */
+  maxQueued: positive.default(1024),
+  queueMs: positive.default(30_000),
   maxBodyMib: positive.default(16),
   /** All bodies in memory together. */
   bodyBudgetMib: positive.default(128),
@@ -135,10 +139,16 @@ await runProcess({
     });
     onStop(() => directory.close());
 
-    const admission = new Admission(config.maxRunning);
+    const admission = new Admission({
+      clock: systemClock,
+      maxRunning: config.maxRunning,
+      maxWaiting: config.maxQueued,
+      maxWaitMs: config.queueMs,
+    });
     const bodyBudget = new ByteBudget(config.bodyBudgetMib * mebibyte);
     const metrics = new GatewayMetrics(registry, {
       running: () => admission.running,
+      waiting: () => admission.waiting,
       cancelling: () => client.cancellationsPending,
       bodyBytes: () => bodyBudget.usedBytes,
       decode: () => ({
@@ -153,6 +163,7 @@ await runProcess({
       directory,
       callers,
       admission,
+      room: new Room(directory, model.name),
       bodyBudget,
       metrics,
       recent: new RecentRequests(),

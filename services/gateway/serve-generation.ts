@@ -4,11 +4,12 @@ import type { Request, Response } from "express";
 import type { Log } from "../lib/contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
 import type { Standing } from "../lib/contracts/messages.ts";
-import type { Admission } from "./admission.ts";
+import type { Admission, Place } from "./admission/admission.ts";
 import { type Callers, visitOf } from "./admission/callers.ts";
 import { estimate, refuseLate } from "./admission/foresight.ts";
+import type { Room } from "./admission/room.ts";
 import { sloResults } from "./admission/slo.ts";
-import { tenantOf, type Terms, termsOf } from "./admission/terms.ts";
+import { standingOf, type Terms, termsOf } from "./admission/terms.ts";
 import { Answer, type Choice } from "./answer.ts";
 import { finishReasons } from "./answer-format.ts";
 import type { DispatchClient } from "./dispatch-client.ts";
@@ -50,6 +51,8 @@ export interface Gateway {
   directory: WorkerDirectory;
   callers: Callers;
   admission: Admission;
+  /** At the model's workers. */
+  room: Room;
   bodyBudget: ByteBudget;
   metrics: GatewayMetrics;
   recent: RecentRequests;
@@ -72,7 +75,7 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
   let outcome: string = "internal";
   let answer: Answer | null = null;
   let terms: Terms | null = null;
-  let leave = () => {};
+  let place: Place | null = null;
   let releaseBody = () => {};
   const gone = new AbortController();
   response.on("close", () => {
@@ -83,10 +86,17 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
     releaseBody = read.release;
     times.ended("read body");
     terms = termsOf(request.headers, visit.caller, read.body.priority, gateway.limits.deadlineMs);
-    // After the body: a slow sender takes no place.
-    leave = gateway.admission.enter();
     visit.checkModel(read.body.model);
     const parsed = parseGeneration(gateway, endpoint, read.body);
+    const cacheSalt = tenantSalt(parsed.common, visit.caller.isolation);
+    const standing = standingOf(terms, visit.caller, cacheSalt, arrivedMs);
+    // After the body: a slow sender takes no place.
+    place = await gateway.admission.enter(standing, {
+      room: gateway.room,
+      waitMs: Math.min(terms.deadlineMs, terms.ttftMs ?? Number.POSITIVE_INFINITY),
+      signal: gone.signal,
+    });
+    const { dispatched } = place;
     const maxPositions = readyMaxPositions(gateway);
     times.ended("admit");
     const limits = { signal: gone.signal, timeoutMs: terms.deadlineMs - (performance.now() - arrivedMs) };
@@ -95,8 +105,6 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
     times.ended("tokenize");
     if (gone.signal.aborted) throw new PelagicError("cancelled", "the client went away");
     const { priority, ttftMs, deadlineMs } = terms;
-    const cacheSalt = tenantSalt(parsed.common, visit.caller.isolation);
-    const tenant = tenantOf(visit.caller, cacheSalt);
     const routings: RequestRouting[] = [];
     let tokens = 0;
     answer = new Answer({
@@ -116,9 +124,11 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
             assembler: assemblerOf(gateway, parsed, plan, prompt),
             start: () => {
               const elapsedMs = performance.now() - arrivedMs;
-              const standing = { tenant, priority, ...(ttftMs !== null && { ttftMs: Math.max(0, ttftMs - elapsedMs) }) };
+              const { tenant } = standing;
+              dispatched();
               return startGeneration(gateway, {
-                ...{ requestId, parsed, prompt, plan, choice, times, routing, cacheSalt, standing },
+                ...{ requestId, parsed, prompt, plan, choice, times, routing, cacheSalt },
+                standing: { tenant, priority, ...(ttftMs !== null && { ttftMs: Math.max(0, ttftMs - elapsedMs) }) },
                 deadlineMs: Math.max(1, deadlineMs - elapsedMs),
               });
             },
@@ -155,7 +165,7 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
     sendError(response, failure, answer?.begun.some((generation) => generation.wasAccepted) ?? false);
   } finally {
     releaseBody();
-    leave();
+    place?.leave();
     visit.settle(answer?.begun.some(({ wasAccepted }) => wasAccepted) ? answer.usage().total_tokens : 0);
     const { seconds, ttftSeconds, traceId } = times;
     const done = (finishReasons as readonly string[]).includes(outcome);

@@ -9,7 +9,7 @@ export function gatewayStatus(gateway: Gateway, id: string): object {
       version: apiVersion,
       model: gateway.model.name,
       uptimeSeconds: Math.floor(process.uptime()),
-      requests: { running: gateway.admission.running, cancelling: gateway.client.cancellationsPending },
+      requests: { running: gateway.admission.running, waiting: gateway.admission.waiting, cancelling: gateway.client.cancellationsPending },
     },
     workers: gateway.directory
       .snapshot()

@@ -6,7 +6,9 @@ import { type Detokenized, DetokenizeRequest, type Tokenized, TokenizeRequest } 
 import { type CountedTokens, CountTokensRequest } from "../lib/contracts/http-messages.ts";
 import type { TokenTable } from "../lib/model/token-table.ts";
 import { chatPrompt, checkPromptBytes, checkTokenId, type TextSource } from "./prompt-source.ts";
+import type { Place } from "./admission/admission.ts";
 import { visitOf } from "./admission/callers.ts";
+import { standingOf } from "./admission/terms.ts";
 import { parseBody, readJsonBody } from "./json-body.ts";
 import { conversationOf } from "./messages-request.ts";
 import { type Gateway, servedContext } from "./serve-generation.ts";
@@ -59,18 +61,21 @@ async function answer<S extends z.ZodType<{ model?: string | null }>>(
   const gone = new AbortController();
   request.res?.on("close", () => gone.abort());
   const read = await readJsonBody(request, gateway.limits.maxBodyBytes, gateway.bodyBudget);
-  let leave = () => {};
+  let place: Place | null = null;
   try {
-    leave = gateway.admission.enter();
     const body = parseBody(schema, read.body);
-    visitOf(request.res as Response).checkModel(body.model ?? gateway.model.name);
+    const visit = visitOf(request.res as Response);
+    visit.checkModel(body.model ?? gateway.model.name);
     if (body.model) checkModelName(gateway.model, body.model, "model");
     const { encoder, model } = gateway;
     if (encoder === null || model.table === null)
       throw new PelagicError("invalid_request", `the model ${model.name} has no tokenizer.json`);
+    const { caller } = visit;
+    const standing = standingOf({ priority: caller.priority, ttftMs: null }, caller, "", performance.now());
+    place = await gateway.admission.enter(standing, { signal: gone.signal });
     await respond(body, { encoder, table: model.table, signal: gone.signal });
   } finally {
-    leave();
+    place?.leave();
     read.release();
   }
 }

@@ -2,8 +2,9 @@
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import type { Router } from "express";
-import { Admission } from "../../services/gateway/admission.ts";
+import { Admission } from "../../services/gateway/admission/admission.ts";
 import { Callers } from "../../services/gateway/admission/callers.ts";
+import { Room } from "../../services/gateway/admission/room.ts";
 import { DispatchClient } from "../../services/gateway/dispatch-client.ts";
 import { GatewayMetrics } from "../../services/gateway/gateway-metrics.ts";
 import { createApp } from "../../services/gateway/http-app.ts";
@@ -32,7 +33,13 @@ export interface GatewayUnderTest {
 }
 
 export async function startGatewayUnderTest(
-  options: { maxRunning?: number; tokenizer?: boolean; limits?: Partial<Gateway["limits"]>; console?: (gateway: Gateway) => Router } = {},
+  options: {
+    maxRunning?: number;
+    maxWaitMs?: number;
+    tokenizer?: boolean;
+    limits?: Partial<Gateway["limits"]>;
+    console?: (gateway: Gateway) => Router;
+  } = {},
 ): Promise<GatewayUnderTest> {
   const bus = new MemoryBus();
   const subjects = subjectsOf("test");
@@ -51,7 +58,12 @@ export async function startGatewayUnderTest(
   const folder = loadModelFolder(embeddedModel());
   const model = servedModel(options.tokenizer === false ? { ...folder, tokenizer: null } : folder, testModelName);
   const registry = new Registry();
-  const admission = new Admission(options.maxRunning ?? 100);
+  const admission = new Admission({
+    clock: systemClock,
+    maxRunning: options.maxRunning ?? 100,
+    maxWaiting: 20,
+    maxWaitMs: options.maxWaitMs ?? 5_000,
+  });
   const bodyBudget = new ByteBudget(64 * 1024 * 1024);
   const gateway: Gateway = {
     model,
@@ -60,9 +72,11 @@ export async function startGatewayUnderTest(
     directory,
     callers: new Callers(),
     admission,
+    room: new Room(directory, model.name),
     bodyBudget,
     metrics: new GatewayMetrics(registry, {
       running: () => admission.running,
+      waiting: () => admission.waiting,
       cancelling: () => client.cancellationsPending,
       bodyBytes: () => bodyBudget.usedBytes,
       decode: () => ({

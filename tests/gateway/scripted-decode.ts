@@ -103,7 +103,11 @@ export class ScriptedDecode {
   }
 
   sayState(): void {
-    const state = workerState(this.workerId, "decode", { instanceId: this.instanceId, ...this.state });
+    const state = workerState(this.workerId, "decode", {
+      instanceId: this.instanceId,
+      requests: { running: 0, waiting: 0, maxWaiting: 1_000 },
+      ...this.state,
+    });
     try {
       this.bus.publish(this.subjects.state(this.workerId), encodeMessage(state));
     } catch {

@@ -3,7 +3,7 @@ import { describe, expect, test } from "vitest";
 import { priorityClasses } from "../../lib/contracts/messages.ts";
 import { anyone, type Caller } from "./api-keys.ts";
 import { sloResults } from "./slo.ts";
-import { tenantOf, type Terms, termsOf } from "./terms.ts";
+import { standingOf, type Terms, termsOf } from "./terms.ts";
 
 const caller = (priority: Caller["priority"]): Caller => ({ ...anyone, priority, bestPriority: priority });
 
@@ -56,9 +56,10 @@ describe("the terms of a request", () => {
 
   test("a key is one tenant, however many users it names", () => {
     const key = { ...anyone, isolation: "key:1" };
-    expect(tenantOf(key, "a")).toBe(tenantOf(key, "b"));
-    expect(tenantOf(key, "a")).not.toBe(tenantOf({ ...anyone, isolation: "key:2" }, "a"));
-    expect(tenantOf(anyone, "a")).toBe("a");
+    const of = (caller: Caller, salt: string) => standingOf({ priority: "normal", ttftMs: 5 }, caller, salt, 10);
+    expect(of(key, "a")).toEqual({ tenant: of(key, "b").tenant, user: "a", priority: "normal", dueAtMs: 15 });
+    expect(of(key, "a").tenant).not.toBe(of({ ...anyone, isolation: "key:2" }, "a").tenant);
+    expect(of(anyone, "a").tenant).toBe("a");
   });
 });
 

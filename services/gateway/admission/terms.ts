@@ -7,6 +7,7 @@ import { createHash } from "node:crypto";
 import type { IncomingHttpHeaders } from "node:http";
 import { PelagicError } from "../../lib/contracts/errors.ts";
 import { type PriorityClass, priorityClasses } from "../../lib/contracts/messages.ts";
+import type { Standing } from "../../lib/fair-queue/request-queue.ts";
 import type { Caller } from "./api-keys.ts";
 
 export interface Terms {
@@ -47,8 +48,23 @@ function priorityOf(caller: Caller, priority: unknown): PriorityClass {
 }
 
 /** Whose share of the queues a request counts against: the key's (or its group's), and without keys that of whoever shares cached blocks. */
-export function tenantOf({ isolation }: Caller, cacheSalt: string): string {
+function tenantOf({ isolation }: Caller, cacheSalt: string): string {
   return isolation === "" ? cacheSalt : createHash("sha256").update(isolation).digest("hex").slice(0, 32);
+}
+
+/** In the queues. */
+export function standingOf(
+  { priority, ttftMs }: Pick<Terms, "priority" | "ttftMs">,
+  caller: Caller,
+  cacheSalt: string,
+  arrivedMs: number,
+): Standing {
+  return {
+    tenant: tenantOf(caller, cacheSalt),
+    user: cacheSalt,
+    priority,
+    dueAtMs: ttftMs === null ? Number.POSITIVE_INFINITY : arrivedMs + ttftMs,
+  };
 }
 
 function milliseconds(headers: IncomingHttpHeaders, name: string): number | null {

@@ -8,6 +8,7 @@ import { type GatewayUnderTest, startGatewayUnderTest, waitFor } from "../../../
 import { ConsoleExperts, ConsoleOverview, ConsoleRequests } from "../../lib/contracts/console.ts";
 import { ErrorBody } from "../../lib/contracts/http.ts";
 import { RequestTimeline } from "../../lib/contracts/timeline.ts";
+import { KeyRing } from "../admission/api-keys.ts";
 import { consoleRoutes } from "./routes.ts";
 
 const files = mkdtempSync(join(tmpdir(), "pelagic-console-"));
@@ -67,6 +68,15 @@ describe("the page", () => {
 });
 
 describe("the API", () => {
+  it("wants no API key, and what is not the console's does", async () => {
+    const get = await start();
+    stack?.gateway.callers.use(new KeyRing([]));
+    expect((await get("/")).status).toBe(200);
+    expect((await get("/api/overview")).status).toBe(200);
+    expect((await get("/nothing")).status).toBe(401);
+    expect((await fetch(`${stack?.url}/v1/models`)).status).toBe(401);
+  });
+
   it("has the workers as the gateway sees them", async () => {
     const get = await start();
     const response = await get("/api/overview");

@@ -5,9 +5,14 @@
 //   deadline   whose first token is due sooner, as long as it can be met
 //   arrival
 //
-// A tenant's own requests stand in its share by their deadlines, whenever they came; those without one by fair shares of the tenant's users. What has waited ageMs moves up a class, and from the highest to where nobody overtakes it: however much comes, a request
-// waits no longer than three times ageMs and what stands before it then. Only waiting requests are moved. One that was served, and waits again
-// because its blocks were taken, keeps its place or moves up. Pure; times come in.
+// A tenant's own requests stand in its share by their deadlines, whenever they came; those without one by fair shares of the tenant's users.
+//
+// Every ageMs each tenant's longest waiting request of a class moves up one, and from the highest to where nobody overtakes it: however much
+// others send, a tenant's only request waits no longer than three times ageMs and what stands before it then, and one behind others of its tenant
+// ageMs more for each. One at a time, or a tenant would age its way past the others' shares by sending too much.
+//
+// Only waiting requests are moved. One that was served, and waits again because its blocks were taken, keeps its place or moves up. Pure; times
+// come in.
 import { type PriorityClass, priorityClasses } from "../contracts/messages.ts";
 import { FairOrder } from "./fair-order.ts";
 
@@ -27,7 +32,7 @@ interface Entry<T> {
   tokens: number;
   /** 0: nobody overtakes it; then the classes. */
   rank: number;
-  /** Since when it has this rank, waiting. */
+  /** Since when it waits in this rank. */
   sinceMs: number;
   /** Its place in the tenant's share. */
   start: number;
@@ -41,7 +46,9 @@ interface Entry<T> {
 }
 
 const firstInLine = 0;
-/** So long in a class at most. */
+/** Whose turn it is to move up is looked at so often in that time. */
+const looksInAge = 32;
+/** How often a tenant's request moves up a class. */
 export const defaultAgeMs = 30_000;
 
 export class RequestQueue<T> {
@@ -49,6 +56,9 @@ export class RequestQueue<T> {
   private readonly entries = new Map<T, Entry<T>>();
   private order: Entry<T>[] = [];
   private serial = 0;
+  private agedAtMs = Number.NEGATIVE_INFINITY;
+  /** When the last one of a tenant's class moved up. */
+  private readonly movedAtMs = new Map<string, number>();
   /** Of the tenants in each class. */
   private readonly shares = priorityClasses.map(() => new FairOrder());
   /** Of the users of each tenant that is here. */
@@ -114,11 +124,22 @@ export class RequestQueue<T> {
     if (users !== undefined && --users.requests === 0) this.userShares.delete(entry.standing.tenant);
   }
 
-  /** Moves up whoever has waited long enough. To be called before the order is used. */
+  /** Moves up whose turn it is. To be called before the order is used. */
   age(nowMs: number): void {
-    let moved = false;
+    if (nowMs - this.agedAtMs < this.ageMs / looksInAge) return;
+    this.agedAtMs = nowMs;
+    const oldest = new Map<string, Entry<T>>();
     for (const entry of this.order) {
-      if (!entry.waiting || entry.rank === firstInLine || nowMs - entry.sinceMs < this.ageMs) continue;
+      if (!entry.waiting || entry.rank === firstInLine) continue;
+      // Whoever was served before is nobody's newcomer.
+      const group = entry.served ? `served ${entry.serial}` : groupOf(entry);
+      if (entry.serial < (oldest.get(group)?.serial ?? Number.POSITIVE_INFINITY)) oldest.set(group, entry);
+    }
+    for (const group of this.movedAtMs.keys()) if (!oldest.has(group)) this.movedAtMs.delete(group);
+    let moved = false;
+    for (const [group, entry] of oldest) {
+      if (nowMs - Math.max(entry.sinceMs, this.movedAtMs.get(group) ?? Number.NEGATIVE_INFINITY) < this.ageMs) continue;
+      this.movedAtMs.set(group, nowMs);
       entry.rank--;
       entry.sinceMs = nowMs;
       entry.start = entry.rank === firstInLine ? this.serial++ : this.share(entry.rank).place(entry.standing.tenant, entry.tokens).start;
@@ -133,9 +154,8 @@ export class RequestQueue<T> {
       if (entry.served || entry.rank === firstInLine) continue;
       // To be early for one that is late already would only make others late.
       entry.dueAtMs = entry.standing.dueAtMs < nowMs ? Number.POSITIVE_INFINITY : entry.standing.dueAtMs;
-      const group = `${entry.rank} ${entry.standing.tenant}`;
-      const own = groups.get(group);
-      if (own === undefined) groups.set(group, [entry]);
+      const own = groups.get(groupOf(entry));
+      if (own === undefined) groups.set(groupOf(entry), [entry]);
       else own.push(entry);
     }
     for (const own of groups.values()) {
@@ -162,6 +182,11 @@ export class RequestQueue<T> {
     if (entry === undefined) throw new Error("not in this queue");
     return entry;
   }
+}
+
+/** A tenant's requests of one class. */
+function groupOf<T>({ rank, standing }: Entry<T>): string {
+  return `${rank} ${standing.tenant}`;
 }
 
 /** Of numbers that may be infinite. */
