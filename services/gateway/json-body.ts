@@ -3,7 +3,7 @@ import type { IncomingMessage } from "node:http";
 import type { z } from "zod";
 import { PelagicError } from "../lib/contracts/errors.ts";
 import { firstIssue, oversizedField } from "../lib/contracts/http.ts";
-import { isTooDeep, maxJsonDepth } from "./json-depth.ts";
+import { maxJsonDepth, whereTooDeep } from "./json-depth.ts";
 
 /** Bytes of request bodies that may be held at once. */
 export class ByteBudget {
@@ -73,7 +73,13 @@ export async function readJsonBody(request: IncomingMessage, maxBytes: number, b
 }
 
 function parse(bytes: Buffer): Record<string, unknown> {
-  if (isTooDeep(bytes)) throw new PelagicError("invalid_request", `the body is nested deeper than ${maxJsonDepth} levels`);
+  const deep = whereTooDeep(bytes);
+  if (deep !== null) {
+    const what = deep === "" ? "the body" : deep.slice(0, 100);
+    throw new PelagicError("invalid_request", `${what}: nested deeper than ${maxJsonDepth} levels`, {
+      param: deep.slice(0, 100) || undefined,
+    });
+  }
   let value: unknown;
   try {
     value = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));

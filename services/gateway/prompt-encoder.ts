@@ -258,7 +258,7 @@ function templateMessage({ toolCalls, toolCallId, reasoning, ...message }: Promp
 
 /** The text itself where it is no JSON, or nested so deep that no template could print it. */
 function parsed(text: string): unknown {
-  if (isTooDeep(Buffer.from(text))) return text;
+  if (isTooDeep(text)) return text;
   try {
     return JSON.parse(text);
   } catch {

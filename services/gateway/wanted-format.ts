@@ -68,7 +68,7 @@ function parametersOf(schema: boolean | Record<string, unknown> | null | undefin
 
 function parsedSchema(json: unknown): unknown {
   if (typeof json !== "string") return json;
-  if (isTooDeep(Buffer.from(json))) {
+  if (isTooDeep(json)) {
     throw new PelagicError("invalid_request", `structured_outputs.json: nested deeper than ${maxJsonDepth} levels`, {
       param: "structured_outputs.json",
     });

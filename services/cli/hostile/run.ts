@@ -1,9 +1,10 @@
 // A real stack asked what nobody meant: every field, then raw bytes; others are served meanwhile, and nothing is held afterwards.
 import { startStack, type Stack } from "../stack/stack.ts";
 import { type AttackReport, runAttacks } from "./attacks.ts";
-import { growth, type Holdings, measureHoldings } from "./baseline.ts";
+import { growth, type Holdings, measureHoldings, openInspectors } from "./baseline.ts";
 import { Client } from "./client.ts";
 import { type FieldsReport, tryFields } from "./fields.ts";
+import { anyInspectorPort } from "./inspector.ts";
 import { operationsOf } from "./schema.ts";
 import { SteadyClient, type SteadyReport } from "./steady.ts";
 
@@ -30,6 +31,7 @@ const parallel = 8;
 const kvBlocks = 160;
 const times = { headersMs: 3_000, requestMs: 5_000, stallMs: 3_000 };
 const env = {
+  NODE_OPTIONS: anyInspectorPort,
   // Answers without a length of their own end sooner.
   PELAGIC_DEFAULT_MAX_TOKENS: "200",
   PELAGIC_HEADERS_MS: String(times.headersMs),
@@ -37,8 +39,6 @@ const env = {
   PELAGIC_STALL_MS: String(times.stallMs),
 };
 const answerBoundMs = 120_000;
-const plainRequests = 40;
-const measureRounds = 12;
 /** Of the values of each field that are tried before anything is measured: code is compiled and caches are filled then. */
 const warmUpTimes = 2;
 
@@ -52,6 +52,7 @@ export async function runHostile(options: HostileOptions): Promise<HostileReport
     return one;
   };
   try {
+    const inspectors = await openInspectors(stack);
     const main = client(parallel);
     const names = { model: stack.modelName };
     const document = JSON.parse((await main.send("GET", "/openapi.json")).text) as unknown;
@@ -60,7 +61,7 @@ export async function runHostile(options: HostileOptions): Promise<HostileReport
 
     await tryFields({ ...fields, seed: options.seed + 1, times: warmUpTimes, onProgress: () => undefined });
     main.close();
-    const before = await holdings(stack);
+    const before = await measureHoldings(stack, inspectors);
 
     const steady = new SteadyClient(client(1), stack.modelName);
     const tried = await tryFields({
@@ -75,7 +76,7 @@ export async function runHostile(options: HostileOptions): Promise<HostileReport
     const steadyReport = await steady.stop();
 
     for (const one of clients) one.close();
-    const after = await holdings(stack);
+    const after = await measureHoldings(stack, inspectors);
     const grown = growth(before, after);
     const ok =
       attacks.faults.length === 0 &&
@@ -104,21 +105,4 @@ async function outcomes(stack: Stack): Promise<Map<string, number>> {
   const counts = new Map<string, number>();
   for (const [, outcome, value] of ended) counts.set(outcome as string, (counts.get(outcome as string) ?? 0) + Number(value));
   return counts;
-}
-
-/** Measured with connections of its own, which are closed again. */
-async function holdings(stack: Stack): Promise<Holdings> {
-  const plain = new Client(stack.baseUrl, 1, answerBoundMs);
-  const body = JSON.stringify({ model: stack.modelName, prompt: "Nothing special.", max_tokens: 4, temperature: 0 });
-  try {
-    return await measureHoldings(
-      stack,
-      async () => {
-        for (let i = 0; i < plainRequests; i++) await plain.send("POST", "/v1/completions", body);
-      },
-      measureRounds,
-    );
-  } finally {
-    plain.close();
-  }
 }
