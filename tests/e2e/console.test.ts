@@ -162,10 +162,20 @@ describe.each(["light", "dark"] as const)("in the %s scheme", { timeout: testMs 
     await page.keyboard.press("Enter");
     const alert = page.getByRole("alert");
     await alert.getByText(/8192/).waitFor();
-    await alert.getByRole("button", { name: "Ask again" }).waitFor();
     await expectAccessible("an error");
     // The browser reports each refused request itself.
     expect(complaints.splice(0)).toEqual([expect.stringContaining("400")]);
+
+    await context.setOffline(true);
+    await ask("What is 127 + 536?");
+    await alert.getByText("The gateway does not answer.").waitFor();
+    await page.getByRole("status").getByText("The gateway does not answer").waitFor();
+    await context.setOffline(false);
+    await alert.getByRole("button", { name: "Ask again" }).focus();
+    await page.keyboard.press("Enter");
+    await page.getByText("663", { exact: true }).waitFor();
+    await page.getByText("2 workers ready").waitFor();
+    complaints = complaints.filter((complaint) => !complaint.includes("ERR_INTERNET_DISCONNECTED"));
     await tabTo({ role: "button", name: /New chat/ });
     await page.keyboard.press("Enter");
     await page.getByRole("heading", { name: /^Ask / }).waitFor();
