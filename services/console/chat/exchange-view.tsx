@@ -4,6 +4,9 @@ import { formatCount, formatRate, formatSeconds } from "../format.ts";
 import { hrefOf } from "../shell/route.ts";
 import { type Exchange, figuresOf, isOpen } from "./conversation.ts";
 
+/** The same question would get the same answer. */
+const inVain = new Set(["invalid_request", "context_length_exceeded", "model_not_found", "request_too_large"]);
+
 export function ExchangeView({ exchange, onAgain }: { exchange: Exchange; onAgain?: (apiKey?: string) => void }) {
   return (
     <article class="exchange">
@@ -17,7 +20,7 @@ export function ExchangeView({ exchange, onAgain }: { exchange: Exchange; onAgai
         <div class="failure" role="alert">
           <p>{exchange.failure.message}</p>
           {onAgain && exchange.failure.code === "invalid_api_key" && <ApiKeyForm onKey={onAgain} />}
-          {onAgain && exchange.failure.code !== "invalid_api_key" && (
+          {onAgain && exchange.failure.code !== "invalid_api_key" && !inVain.has(exchange.failure.code) && (
             <button type="button" onClick={() => onAgain()}>
               Ask again
             </button>

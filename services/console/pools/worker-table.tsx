@@ -8,7 +8,7 @@ const tones: Record<ConsoleWorker["state"], string> = { ready: "good", starting:
 export function WorkerTable({ pool, workers }: { pool: Pool; workers: ConsoleWorker[] }) {
   return (
     <Scroller label={`${pool} workers`}>
-      <table>
+      <table class="workers">
         <thead>
           <tr>
             <th scope="col">Worker</th>
