@@ -1,9 +1,10 @@
 // Turns what decode sends into what the client reads, streamed or whole: all answers to one request at once, each in its own order.
-import type { Response } from "express";
+import type { ServerResponse } from "node:http";
 import { type PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
 import type { Usage } from "../lib/contracts/http.ts";
 import type { AnswerFormat, Ending, FinishReason, TokenReport, WholeAnswer } from "./answer-format.ts";
 import type { Generation } from "./generation.ts";
+import { sendJson } from "./http-response.ts";
 import type { OutputAssembler, OutputPiece } from "./output-assembler.ts";
 import { pace } from "./pace.ts";
 import { SseWriter } from "./sse.ts";
@@ -22,7 +23,7 @@ export interface AnswerOptions {
   format: AnswerFormat;
   /** All answers to the first prompt, then those to the second. */
   choices: Choice[];
-  response: Response;
+  response: ServerResponse;
   stallMs: number;
   /** Where several are made to give the best: so many of each prompt's. */
   best?: number;
@@ -126,7 +127,7 @@ export class Answer {
     });
     this.options.beforeFirst();
     const given = best === undefined ? answers : bestOf(answers, choices, best);
-    this.options.response.json(format.whole(given, this.usage()));
+    sendJson(this.options.response, format.whole(given, this.usage()));
     return outcomeOf(given.map(({ ending }) => ending));
   }
 

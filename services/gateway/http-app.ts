@@ -1,11 +1,14 @@
 // The gateway's routes. Every failure, also of routing and parsing, is the error envelope.
 import { randomUUID } from "node:crypto";
+import type { IncomingMessage, RequestListener } from "node:http";
 import express, { type Express, type NextFunction, type Request, type RequestHandler, type Response, type Router } from "express";
 import { type ErrorCode, PelagicError } from "../lib/contracts/errors.ts";
 import type { ModelList } from "../lib/contracts/http.ts";
 import { apiVersion, openApiDocument } from "../lib/contracts/openapi.ts";
 import { mayUse, visitOf } from "./admission/callers.ts";
-import { sendError } from "./http-error.ts";
+import type { Endpoint } from "./gateway-metrics.ts";
+import { type ErrorForm, sendError } from "./http-error.ts";
+import type { GatewayResponse } from "./http-response.ts";
 import { type Gateway, readyDecodeWorkers, servedContext, serveGeneration } from "./serve-generation.ts";
 import { checkModelName, describeModel } from "./served-model.ts";
 import { messagesError } from "./messages-format.ts";
@@ -15,20 +18,44 @@ import { countTokens, detokenize, tokenize } from "./tokenize.ts";
 const clientRequestId = /^[\x21-\x7e]{1,128}$/;
 const busRequestId = /^[A-Za-z0-9_-]{1,64}$/;
 
-export function createApp(gateway: Gateway, console?: Router): Express {
+/** Where answers come from; the first path of each names its route. */
+const generationRoutes: readonly { endpoint: Endpoint; paths: string[]; errorForm?: ErrorForm }[] = [
+  { endpoint: "chat", paths: ["/v1/chat/completions", "/chat/completions", "/beta/chat/completions"] },
+  { endpoint: "completions", paths: ["/v1/completions", "/completions", "/beta/completions"] },
+  { endpoint: "responses", paths: ["/v1/responses", "/responses"] },
+  { endpoint: "messages", paths: ["/v1/messages", "/anthropic/v1/messages"], errorForm: messagesError },
+];
+
+/**
+ * Requests for answers go round Express where they name a path as it stands above: the prototypes that it gives a response make every write to it
+ * dearer, and a stream has many. What happens to them is the same.
+ */
+export function createHandler(gateway: Gateway, console?: Router): RequestListener {
+  const app = createApp(gateway, console);
+  const byPath = new Map(generationRoutes.flatMap((route) => route.paths.map((path) => [path, route] as const)));
+  return (request, plain) => {
+    const route = request.method === "POST" ? byPath.get(request.url ?? "") : undefined;
+    if (route === undefined) {
+      app(request, plain);
+      return;
+    }
+    const { endpoint, errorForm, paths } = route;
+    const response: GatewayResponse = Object.assign(plain, { locals: errorForm === undefined ? {} : { errorForm } });
+    void (async () => {
+      begin(gateway, request, response, () => paths[0] as string);
+      gateway.callers.enter(request, response);
+      await serveGeneration(gateway, endpoint, request, response);
+    })().catch((error: unknown) => fail(gateway, response, error));
+  };
+}
+
+function createApp(gateway: Gateway, console?: Router): Express {
   const app = express();
   app.disable("x-powered-by");
   app.disable("etag");
   app.set("query parser", false);
   app.use((request, response, next) => {
-    const given = request.headers["x-request-id"];
-    const own = `req-${randomUUID()}`;
-    const echoed = typeof given === "string" && clientRequestId.test(given) ? given : own;
-    response.setHeader("x-request-id", echoed);
-    response.locals.requestId = busRequestId.test(echoed) ? echoed : own;
-    if (request.headers.host === undefined && request.httpVersion === "1.1")
-      throw new PelagicError("invalid_request", "HTTP/1.1 needs the header host");
-    response.on("close", () => gateway.metrics.http.inc({ route: routeLabel(request), status: String(response.statusCode) }));
+    begin(gateway, request, response, () => routeLabel(request));
     next();
   });
   get(app, ["/health"], (_request, response) => {
@@ -40,17 +67,14 @@ export function createApp(gateway: Gateway, console?: Router): Express {
     response.locals.errorForm = messagesError;
     next();
   });
-  app.use(gateway.callers.middleware);
+  app.use((request, response, next) => {
+    gateway.callers.enter(request, response);
+    next();
+  });
 
-  post(app, ["/v1/chat/completions", "/chat/completions", "/beta/chat/completions"], (request, response) =>
-    serveGeneration(gateway, "chat", request, response),
-  );
-  post(app, ["/v1/completions", "/completions", "/beta/completions"], (request, response) =>
-    serveGeneration(gateway, "completions", request, response),
-  );
-
-  post(app, ["/v1/responses", "/responses"], (request, response) => serveGeneration(gateway, "responses", request, response));
-  post(app, ["/v1/messages", "/anthropic/v1/messages"], (request, response) => serveGeneration(gateway, "messages", request, response));
+  for (const { endpoint, paths } of generationRoutes) {
+    post(app, paths, (request, response) => serveGeneration(gateway, endpoint, request, response));
+  }
   post(app, ["/v1/messages/count_tokens", "/anthropic/v1/messages/count_tokens"], (request, response) =>
     countTokens(gateway, request, response),
   );
@@ -86,16 +110,32 @@ export function createApp(gateway: Gateway, console?: Router): Express {
   });
   // Express knows an error handler by its four parameters.
   app.use((error: unknown, _request: Request, response: Response, _next: NextFunction) => {
-    if (error instanceof PelagicError) {
-      sendError(response, error);
-    } else if ((error as { status?: unknown }).status === 400) {
-      sendError(response, new PelagicError("invalid_request", "the request's path cannot be read"));
-    } else {
-      gateway.log.error({ error: error instanceof Error ? error.stack : String(error) }, "request failed");
-      sendError(response, new PelagicError("internal", "internal error"));
-    }
+    const unreadable = !(error instanceof PelagicError) && (error as { status?: unknown }).status === 400;
+    fail(gateway, response, unreadable ? new PelagicError("invalid_request", "the request's path cannot be read") : error);
   });
   return app;
+}
+
+/** What happens to every request first. `route` is asked at its end. */
+function begin(gateway: Gateway, request: IncomingMessage, response: GatewayResponse, route: () => string): void {
+  const given = request.headers["x-request-id"];
+  const own = `req-${randomUUID()}`;
+  const echoed = typeof given === "string" && clientRequestId.test(given) ? given : own;
+  response.setHeader("x-request-id", echoed);
+  response.locals.requestId = busRequestId.test(echoed) ? echoed : own;
+  if (request.headers.host === undefined && request.httpVersion === "1.1") {
+    throw new PelagicError("invalid_request", "HTTP/1.1 needs the header host");
+  }
+  response.on("close", () => gateway.metrics.http.inc({ route: route(), status: String(response.statusCode) }));
+}
+
+function fail(gateway: Gateway, response: GatewayResponse, error: unknown): void {
+  if (error instanceof PelagicError) {
+    sendError(response, error);
+    return;
+  }
+  gateway.log.error({ error: error instanceof Error ? error.stack : String(error) }, "request failed");
+  sendError(response, new PelagicError("internal", "internal error"));
 }
 
 /** Why the gateway cannot answer requests now; null if it can. */

@@ -3,6 +3,7 @@ import type { ServerResponse } from "node:http";
 import type { Socket } from "node:net";
 import { errorCatalogue, PelagicError } from "../lib/contracts/errors.ts";
 import type { ErrorBody } from "../lib/contracts/http.ts";
+import type { GatewayResponse } from "./http-response.ts";
 
 const defaultRetryAfterMs = 1_000;
 const lingerMs = 2_000;
@@ -26,7 +27,7 @@ export function sendError(response: ServerResponse, error: PelagicError, spent =
     response.setHeader("retry-after-ms", String(Math.ceil(retryAfterMs)));
   }
   if (spent || error.final) response.setHeader("x-should-retry", "false");
-  const { errorForm, requestId } = (response as { locals?: { errorForm?: ErrorForm; requestId?: string } }).locals ?? {};
+  const { errorForm, requestId } = (response as Partial<GatewayResponse>).locals ?? {};
   const body = JSON.stringify((errorForm ?? errorBody)(error, requestId ?? null));
   if (response.req.complete) response.end(body);
   else endLingering(response, body);

@@ -19,7 +19,7 @@ import { consoleFields, consoleSettings, isLoopback } from "./console/config.ts"
 import { consoleRoutes } from "./console/routes.ts";
 import { DispatchClient } from "./dispatch-client.ts";
 import { GatewayMetrics } from "./gateway-metrics.ts";
-import { createApp, notReady } from "./http-app.ts";
+import { createHandler, notReady } from "./http-app.ts";
 import { RecentRequests } from "./recent-requests.ts";
 import { startTracing } from "../lib/runtime/tracing.ts";
 import { notAProxy, refuse, refuseBadHttp, sendError, unknownExpectation } from "./http-error.ts";
@@ -201,7 +201,7 @@ await runProcess({
         requestTimeout: config.requestMs,
         connectionsCheckingInterval: Math.ceil(config.headersMs / 4),
       },
-      createApp(gateway, console),
+      createHandler(gateway, console),
     );
     server.on("clientError", refuseBadHttp);
     server.on("connect", (_request, socket: Socket) => refuse(socket, "405 Method Not Allowed", notAProxy));

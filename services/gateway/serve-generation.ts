@@ -1,6 +1,6 @@
 // One request through the gateway: read, validate, admit, tokenize, route, dispatch, and write what comes. The order is the design's
 // "Life of a request"; what each step decides is in the file that it names.
-import type { Request, Response } from "express";
+import type { IncomingMessage } from "node:http";
 import type { Log } from "../lib/contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
 import type { Standing } from "../lib/contracts/messages.ts";
@@ -18,6 +18,7 @@ import { type GenerationPlan, planGeneration, tenantSalt } from "./generation-pl
 import { type GenerationRequest as ParsedRequest, parseGeneration } from "./generation-request.ts";
 import { inEndpointsWords } from "./field-names.ts";
 import { sendError } from "./http-error.ts";
+import type { GatewayResponse } from "./http-response.ts";
 import { type ByteBudget, readJsonBody } from "./json-body.ts";
 import { OutputAssembler } from "./output-assembler.ts";
 import type { EncodedPrompt } from "./prompt-encoder.ts";
@@ -67,7 +68,12 @@ export interface Gateway {
 /** Of an answer, counted against a key's tokens before it is made: most allow far more than they use. */
 const typicalAnswerTokens = 256;
 
-export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, request: Request, response: Response): Promise<void> {
+export async function serveGeneration(
+  gateway: Gateway,
+  endpoint: Endpoint,
+  request: IncomingMessage,
+  response: GatewayResponse,
+): Promise<void> {
   const times = new RequestTimes(gateway.tracer, Traceparent.safeParse(request.headers.traceparent).data);
   const { arrivedMs } = times;
   const requestId = response.locals.requestId as string;
@@ -194,7 +200,7 @@ export async function serveGeneration(gateway: Gateway, endpoint: Endpoint, requ
     };
     gateway.metrics.resumes.inc(about.resumes);
     gateway.recent.add(times.timeline(about, begun[0]?.end?.timings));
-    times.report(`POST ${request.path}`, spanAttributes(about), done ? undefined : outcome);
+    times.report(`POST ${request.url?.split("?", 1)[0]}`, spanAttributes(about), done ? undefined : outcome);
     gateway.log.info(
       {
         requestId,

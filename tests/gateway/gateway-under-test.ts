@@ -7,7 +7,7 @@ import { Callers } from "../../services/gateway/admission/callers.ts";
 import { Room } from "../../services/gateway/admission/room.ts";
 import { DispatchClient } from "../../services/gateway/dispatch-client.ts";
 import { GatewayMetrics } from "../../services/gateway/gateway-metrics.ts";
-import { createApp } from "../../services/gateway/http-app.ts";
+import { createHandler } from "../../services/gateway/http-app.ts";
 import { ByteBudget } from "../../services/gateway/json-body.ts";
 import { loadModelFolder, type TokenizerFiles } from "../../services/lib/model/folder.ts";
 import { PromptEncoder } from "../../services/gateway/prompt-encoder.ts";
@@ -97,7 +97,7 @@ export async function startGatewayUnderTest(
     debug: true,
     log,
   };
-  const server = createServer(createApp(gateway, options.console?.(gateway)));
+  const server = createServer(createHandler(gateway, options.console?.(gateway)));
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   await waitFor(() => directory.snapshot().workers.length > 0);
   return {

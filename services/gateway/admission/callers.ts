@@ -1,7 +1,7 @@
 // Who sends a request and whether their key allows one more: decided from the headers alone, before the body is read.
-import type { IncomingHttpHeaders } from "node:http";
-import type { RequestHandler, Response } from "express";
+import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
 import { PelagicError } from "../../lib/contracts/errors.ts";
+import type { GatewayResponse } from "../http-response.ts";
 import { anyone, type Caller, type KeyRing } from "./api-keys.ts";
 import { Usage } from "./rate-limits.ts";
 
@@ -25,7 +25,7 @@ export class Visit {
   }
 
   /** Throws `rate_limit_exceeded` where the key has not so many tokens now. */
-  reserve(tokens: number, response: Response): void {
+  reserve(tokens: number, response: ServerResponse): void {
     const { tokens: bucket } = this.usage;
     if (bucket === null) return;
     const now = performance.now();
@@ -58,8 +58,8 @@ export class Callers {
     for (const id of this.usages.keys()) if (!ring.ids.has(id)) this.usages.delete(id);
   }
 
-  /** Comes before every route but the one that tells whether the process lives. */
-  readonly middleware: RequestHandler = (request, response, next) => {
+  /** Comes before every route but the one that tells whether the process lives. Throws where the caller may not ask. */
+  enter(request: IncomingMessage, response: GatewayResponse): void {
     const caller = this.callerOf(request.headers);
     const usage = this.usageOf(caller);
     const now = performance.now();
@@ -73,8 +73,7 @@ export class Callers {
       usage.running++;
       response.on("close", () => usage.running--);
     }
-    next();
-  };
+  }
 
   private begin({ limits }: Caller, usage: Usage, nowMs: number): void {
     if (limits.maxConcurrent !== undefined && usage.running >= limits.maxConcurrent) {
@@ -107,7 +106,7 @@ export class Callers {
 }
 
 /** Of the request that this answers. */
-export function visitOf(response: Response): Visit {
+export function visitOf(response: GatewayResponse): Visit {
   return response.locals.visit as Visit;
 }
 
@@ -127,7 +126,7 @@ function exceeded(limit: string, waitMs: number): PelagicError {
   });
 }
 
-function setHeaders(response: Response, usage: Usage): void {
+function setHeaders(response: ServerResponse, usage: Usage): void {
   if (response.headersSent) return;
   for (const [name, value] of Object.entries(usage.headers(performance.now()))) response.setHeader(name, value);
 }
