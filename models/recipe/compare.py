@@ -3,10 +3,11 @@
     ./pelagic up --model FOLDER --kv-dtype float32
     python compare.py FOLDER --base-url http://127.0.0.1:8000/v1 [--prompts 200] [--json report.json]
 
-FOLDER is the BF16 export that the server serves; transformers computes on its weights in float32 with the tokenizer's own chat template,
-on the CPU, and generates each answer with `generate`. The server is given the same token ids and asked for the ids it says
-(`return_token_ids`), not for text. Where two answers part, the report has transformers' logits of both tokens there: a near tie, or a
-fault. Exit code 0 only where all are equal.
+FOLDER is the BF16 export that the server serves. The server is given the token ids that the tokenizer's own chat template makes, and asked
+for the ids it says (`return_token_ids`), not for text. transformers computes on the same weights in float32 on the CPU, in one forward
+pass over prompt and answer: where its most likely token is the server's at every position, the last one included, its greedy answer is
+the server's. Where they part, the report has transformers' logits of both tokens there: a near tie, or a fault. `smallest_margin` is the least by
+which its first choice ever won. Exit code 0 only where all answers are equal.
 """
 import argparse
 import json
@@ -37,14 +38,17 @@ def said_by_server(base_url, model, key, ids):
         raise Failed(f"{base_url} gives no token_ids: {json.dumps(reply)[:200]}")
 
 
-def parting(model, ids, ours, theirs):
-    """Where two answers first differ, and what transformers' logits say of the two tokens there."""
+def check(model, ids, said):
+    """Where transformers would say something else than the server first, if anywhere; and by how much its first choices won."""
     import torch
-    at = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), min(len(ours), len(theirs)))
     with torch.no_grad():
-        logits = model(torch.tensor([ids + theirs[:at]])).logits[0, -1]
-    a, b = (tokens[at] if at < len(tokens) else None for tokens in (ours, theirs))
-    return {"at": at, "server": a, "transformers": b, "logits": [None if t is None else round(float(logits[t]), 5) for t in (a, b)]}
+        logits = model(torch.tensor([ids + said])).logits[0, len(ids) - 1:-1]
+    best = logits.topk(2)
+    margin = float((best.values[:, 0] - best.values[:, 1]).min())
+    for at, (ours, theirs) in enumerate(zip(said, best.indices[:, 0].tolist())):
+        if ours != theirs:
+            return {"at": at, "server": ours, "transformers": theirs, "logits": [round(float(logits[at, t]), 5) for t in (ours, theirs)]}, margin
+    return None, margin
 
 
 def main():
@@ -60,28 +64,26 @@ def main():
     tokenizer = transformers.AutoTokenizer.from_pretrained(args.folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(args.folder, dtype=torch.float32).eval()
     served, start = first_model(args.base_url, args.key, 30), time.time()
-    equal, tokens, right, differences = 0, 0, 0, []
-    asked = prompts(args.prompts)
+    asked, tokens, right, margins, differences = prompts(args.prompts), 0, 0, [], []
     for n, task in enumerate(asked, 1):
         ids = tokenizer.apply_chat_template(task.messages, add_generation_prompt=True, return_dict=False)
-        ours = said_by_server(args.base_url, served, args.key, ids)
-        out = model.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), max_new_tokens=MOST, do_sample=False)
-        theirs = out[0, len(ids):].tolist()
-        equal += ours == theirs
-        tokens += len(theirs)
-        right += tasks.check(task, chat.split_response(theirs)[1])
-        if ours != theirs:
-            differences.append({"kind": task.kind, "question": task.question[-160:], **parting(model, ids, ours, theirs)})
+        said = said_by_server(args.base_url, served, args.key, ids)
+        difference, margin = check(model, ids, said)
+        margins.append(margin)
+        tokens += len(said)
+        right += tasks.check(task, chat.split_response(said)[1])
+        if difference:
+            differences.append({"kind": task.kind, "question": task.question[-160:], **difference})
             print(differences[-1], file=sys.stderr, flush=True)
-        if n % 10 == 0:
-            print(f"{n}/{len(asked)} asked, {equal} equal, {time.time() - start:.0f} s", file=sys.stderr, flush=True)
-    report = {"class": type(model).__name__, "transformers": transformers.__version__, "torch": torch.__version__, "prompts": len(asked), "equal": equal,
-              "tokens": tokens, "right": right, "differences": differences}
+        if n % 20 == 0:
+            print(f"{n}/{len(asked)} asked, {n - len(differences)} equal, {time.time() - start:.0f} s", file=sys.stderr, flush=True)
+    report = {"class": type(model).__name__, "transformers": transformers.__version__, "torch": torch.__version__, "prompts": len(asked),
+              "equal": len(asked) - len(differences), "tokens": tokens, "right": right, "smallest_margin": round(min(margins), 4), "differences": differences}
     print(json.dumps(report))
     if args.json:
         with open(args.json, "w") as f:
             json.dump(report, f, indent=1)
-    sys.exit(equal != len(asked))
+    sys.exit(bool(differences))
 
 
 if __name__ == "__main__":

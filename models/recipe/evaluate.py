@@ -112,7 +112,7 @@ def through_api(args, asked):
 # ---- locally --------------------------------------------------------------------------------------------------------------
 
 SHORT = dict(length=896, most=576)     # ordinary questions with long thoughts
-LONG = dict(length=4352, most=192)     # long prompts, whose answers are short
+LONG = dict(length=4608, most=576)      # prompts that leave no room there: long ones, whose answers are short, and earlier turns
 
 
 class LocalEvaluator:

@@ -140,8 +140,7 @@ def main():
                    "norm": round(norm.item(), 2), "tokens_per_second": round((step - mark_step) * args.tokens / (time.time() - mark))}
             state["seconds"] += time.time() - mark
             mark, mark_step = time.time(), step
-            if step % 1000 == 0:
-                state["history"].append(row)
+            state["history"].append(row)
             print(" ".join(f"{k} {v}" for k, v in row.items()), f"t {time.time() - begin:.0f}", flush=True)
         if time.time() - last_eval > args.eval_seconds:
             report = evaluator.run(model, asked)
