@@ -51,6 +51,15 @@ export const pinnedWheels = {
     ],
     executable: "clang_format/data/bin/clang-format",
   },
+  uv: {
+    name: "uv",
+    version: "0.13.6",
+    sha256: [
+      "22759b8895e1103578de6fb4cd27e94b4399d021023378d29f01333717751fba",
+      "2e9a99100abe4f99605366974c4f9fe27f236615e05de8e78c0f357e38f09f97",
+    ],
+    executable: "bin/uv",
+  },
 } satisfies Record<string, PinnedWheel>;
 
 /** The path of the wheel's executable, unpacked at the first call. Throws an error that says why it is not to be had. */
