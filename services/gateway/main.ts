@@ -208,7 +208,8 @@ await runProcess({
     server.on("checkExpectation", (_request, response) => sendError(response, unknownExpectation));
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
-      server.listen(config.port, config.host, resolve);
+      // Who comes at once with many others waits in the kernel, and is not turned away.
+      server.listen({ port: config.port, host: config.host, backlog: config.maxRunning }, resolve);
     });
     const admin = await startAdminServer({
       host: config.metricsHost,

@@ -60,6 +60,21 @@ describe("tokenizer pool", () => {
     expect((await next).tokens).toHaveLength(2);
   });
 
+  it("answers many at once, each with its own, whatever stands between them", async () => {
+    const threads = start({ threads: 2, maxWaiting: 1_000, jobTimeoutMs: 1_000 });
+    await threads.ready();
+    const lengths = Array.from({ length: 300 }, (_, i) => 1 + ((i * 37) % 100));
+    const jobs = lengths.map((length) => threads.encode({ kind: "text", text: "x".repeat(length) }));
+    const endless = threads.encode({ kind: "text", text: "word ".repeat(6_000_000) });
+    const wrong = threads.encode({ kind: "ids", format: { kind: "regex", pattern: "a{3000}{3000}", param: "structured_outputs.regex" } });
+    const behind = lengths.map((length) => threads.encode({ kind: "text", text: "y".repeat(length) }));
+    await Promise.all([
+      expect(endless).rejects.toMatchObject({ code: "deadline_exceeded" }),
+      expect(wrong).rejects.toMatchObject({ code: "invalid_request" }),
+    ]);
+    expect((await Promise.all([...jobs, ...behind])).map(({ tokens }) => tokens.length)).toEqual([...lengths, ...lengths]);
+  });
+
   it("drops a job that waits too long or that nobody wants any more", async () => {
     const threads = start({ modelPath: "services", maxWaitMs: 200 });
     threads.ready().catch(() => undefined);

@@ -57,11 +57,16 @@ interface Thread {
   /** Takes jobs: has loaded, and was not told to end. */
   ready: boolean;
   loaded: boolean;
-  current: PendingJob | null;
+  /** In the order in which it answers them; the first one runs. */
+  jobs: PendingJob[];
   timer: NodeJS.Timeout | null;
 }
 
 const defaultMaxWaitMs = 30_000;
+/** Quick jobs that a thread has at a time: with one only, it would wait after each for the main loop to come round. */
+const maxJobsAhead = 16;
+/** A job with no more text and no format takes moments. */
+const quickCharacters = 32_768;
 /** Before another thread is tried where one could not load; twice as long each time that one after another fails. */
 const restartDelayMs = 500;
 const maxRestartDelayMs = 10_000;
@@ -100,7 +105,7 @@ export class TokenizerPool implements Encoder {
       const giveUp = (error: PelagicError) => {
         pending.stopWaiting();
         this.waiting = this.waiting.filter((one) => one !== pending);
-        // Of a job that runs only the answer is given up: its thread is free when it is done or late.
+        // Of a job that a thread has only the answer is given up: the thread is free when it is done or late.
         pending.reject(error);
       };
       const onAbort = () => giveUp(cancelled());
@@ -132,38 +137,62 @@ export class TokenizerPool implements Encoder {
 
   async close(): Promise<void> {
     this.closed = true;
+    this.rejectWaiting();
+    await Promise.all([...this.threads].map((thread) => thread.worker.terminate()));
+  }
+
+  private rejectWaiting(): void {
     for (const pending of this.waiting.splice(0)) {
       pending.stopWaiting();
       pending.reject(new PelagicError("shutting_down", "the gateway is shutting down"));
     }
-    await Promise.all([...this.threads].map((thread) => thread.worker.terminate()));
   }
 
   private assign(): void {
-    for (const thread of this.threads) {
-      if (this.waiting.length === 0) return;
-      if (!thread.ready || thread.current !== null) continue;
-      const pending = this.waiting.shift() as PendingJob;
-      pending.stopWaiting();
-      thread.current = pending;
-      thread.timer = setTimeout(() => {
-        // Before it has ended: the next job must not go to it.
-        thread.ready = false;
-        this.settle(thread)?.reject(
-          new PelagicError("deadline_exceeded", `the prompt was not tokenized within ${this.options.jobTimeoutMs} ms; shorten it`),
-        );
-        void thread.worker.terminate();
-      }, this.options.jobTimeoutMs);
+    for (let pending = this.waiting[0]; pending !== undefined; pending = this.waiting[0]) {
+      const thread = this.threadFor(pending.job);
+      if (thread === undefined) return;
+      this.waiting.shift();
+      thread.jobs.push(pending);
       thread.worker.postMessage(pending.job);
+      if (thread.jobs.length === 1) this.begun(thread, pending);
     }
   }
 
-  private settle(thread: Thread): PendingJob | null {
-    const pending = thread.current;
-    thread.current = null;
+  /** The one that has least to do; nothing waits behind a job that may take long while another thread could take it. */
+  private threadFor(job: TokenizerJob): Thread | undefined {
+    let best: Thread | undefined;
+    for (const thread of this.threads) {
+      const takesOne =
+        thread.jobs.length === 0 || (thread.jobs.length < maxJobsAhead && [...thread.jobs.map((one) => one.job), job].every(isQuick));
+      if (thread.ready && takesOne && thread.jobs.length < (best?.jobs.length ?? Number.POSITIVE_INFINITY)) best = thread;
+    }
+    return best;
+  }
+
+  private begun(thread: Thread, pending: PendingJob): void {
+    pending.stopWaiting();
+    thread.timer = setTimeout(() => {
+      // Before it has ended: no other job must go to it.
+      thread.ready = false;
+      this.settle(thread)?.reject(
+        new PelagicError("deadline_exceeded", `the prompt was not tokenized within ${this.options.jobTimeoutMs} ms; shorten it`),
+      );
+      this.putBack(thread);
+      void thread.worker.terminate();
+    }, this.options.jobTimeoutMs);
+  }
+
+  /** The job that ran is over. */
+  private settle(thread: Thread): PendingJob | undefined {
     if (thread.timer !== null) clearTimeout(thread.timer);
     thread.timer = null;
-    return pending;
+    return thread.jobs.shift();
+  }
+
+  /** What the thread had not begun waits for another one. */
+  private putBack(thread: Thread): void {
+    this.waiting.unshift(...thread.jobs.splice(0));
   }
 
   private startThread(): Promise<void> {
@@ -172,7 +201,7 @@ export class TokenizerPool implements Encoder {
       worker: new Worker(this.options.workerUrl, { workerData }),
       ready: false,
       loaded: false,
-      current: null,
+      jobs: [],
       timer: null,
     };
     this.threads.add(thread);
@@ -185,6 +214,8 @@ export class TokenizerPool implements Encoder {
           resolve();
         } else {
           const pending = this.settle(thread);
+          const [next] = thread.jobs;
+          if (next !== undefined) this.begun(thread, next);
           if ("prompt" in message) pending?.resolve(message.prompt);
           else pending?.reject(new PelagicError(message.error.code, message.error.message, { param: message.error.param }));
         }
@@ -198,7 +229,12 @@ export class TokenizerPool implements Encoder {
       thread.worker.on("exit", () => {
         this.threads.delete(thread);
         this.settle(thread)?.reject(new PelagicError(this.closed ? "shutting_down" : "internal", "the tokenizer thread ended; try again"));
-        if (this.closed) return;
+        this.putBack(thread);
+        if (this.closed) {
+          this.rejectWaiting();
+          return;
+        }
+        this.assign();
         // One that could not load would fail again at once: not in a tight loop.
         const delayMs = thread.loaded ? 0 : Math.min(restartDelayMs * 2 ** this.failedLoads++, maxRestartDelayMs);
         setTimeout(() => {
@@ -207,6 +243,12 @@ export class TokenizerPool implements Encoder {
       });
     });
   }
+}
+
+function isQuick(job: TokenizerJob): boolean {
+  if (job.format !== undefined || job.bannedWords !== undefined || job.kind === "ids") return false;
+  if (job.kind === "text") return job.text.length <= quickCharacters;
+  return job.prompt.messages.reduce((sum, { content }) => sum + content.length, 0) <= quickCharacters;
 }
 
 function cancelled(): PelagicError {

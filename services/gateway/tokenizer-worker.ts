@@ -55,5 +55,8 @@ const answer = async (job: TokenizerJob): Promise<void> => {
   }
 };
 
-port.on("message", (job: TokenizerJob) => void answer(job));
+let last = Promise.resolve();
+port.on("message", (job: TokenizerJob) => {
+  last = last.then(() => answer(job));
+});
 port.postMessage("ready");
