@@ -1,5 +1,5 @@
 // Grammars as data: expressions over Unicode text, named rules, and their EBNF form, which matcher.ts compiles. Pure.
-import { byteRange, classOf, type Range, textOf } from "./ascii.ts";
+import { byteRanges, classOf, type Range, textOf } from "./ascii.ts";
 
 export type Expression =
   | { kind: "text"; text: string }
@@ -48,18 +48,11 @@ function print(expression: Expression): string {
   switch (expression.kind) {
     case "text":
       return `"${textOf(new TextEncoder().encode(expression.text))}"`;
-    case "characters": {
-      const sequences = expression.ranges.flatMap(([from, to]) => utf8Ranges(from, to));
-      const ascii = sequences.flatMap((bytes) => (bytes.length === 1 ? [classOf(...(bytes[0] as Range))] : []));
-      const longer = sequences.filter((bytes) => bytes.length > 1).map((bytes) => bytes.map(byteRange).join(" "));
-      const choices = ascii.length === 0 ? longer : [`[${ascii.join("")}]`, ...longer];
-      // A class of nothing matches nothing.
-      return choices.length === 0 ? "[^\\u0000-\\u007f]" : `(${choices.join(" | ")})`;
-    }
+    case "characters":
+    case "either":
+      return `(${alternatives(expression).join(" | ")})`;
     case "sequence":
       return expression.parts.length === 0 ? '""' : `(${expression.parts.map(print).join(" ")})`;
-    case "either":
-      return `(${expression.choices.map(print).join(" | ")})`;
     case "repeat": {
       const { least, most } = expression;
       const times = least === 0 && most === 1 ? "?" : least === 0 && most === null ? "*" : `{${least},${most ?? ""}}`;
@@ -94,6 +87,23 @@ function renamed(expression: Expression, prefix: string): Expression {
     case "until":
       return { ...expression, rule: prefix + expression.rule };
   }
+}
+
+/** Side by side, not in groups of their own: XGrammar is a hundred times slower where a token ends in one group and begins in another. */
+function alternatives(expression: Expression): string[] {
+  if (expression.kind === "either") return expression.choices.flatMap(alternatives);
+  if (expression.kind !== "characters") return [print(expression)];
+  const sequences = expression.ranges.flatMap(([from, to]) => utf8Ranges(from, to));
+  const ascii = sequences.flatMap((bytes) => (bytes.length === 1 ? [classOf(...(bytes[0] as Range))] : []));
+  const longer = sequences.filter((bytes) => bytes.length > 1).flatMap(inOrder);
+  // A class of nothing matches nothing.
+  if (ascii.length + longer.length === 0) return ["[^\\u0000-\\u007f]"];
+  return ascii.length === 0 ? longer : [`[${ascii.join("")}]`, ...longer];
+}
+
+/** Ranges of bytes one behind the other. */
+function inOrder(bytes: readonly Range[]): string[] {
+  return bytes.reduce<string[]>((before, range) => before.flatMap((one) => byteRanges(range).map((next) => `${one} ${next}`.trim())), [""]);
 }
 
 const lastPoint = 0x10ffff;
