@@ -15,6 +15,7 @@ export class GatewayMetrics {
   readonly interTokenLatency: Histogram<"endpoint">;
   readonly requestDuration: Histogram<"endpoint">;
   readonly resumes: Counter;
+  readonly cancellations: Histogram;
   readonly requests: Counter<"endpoint" | "outcome">;
   readonly tokens: Counter<"kind">;
   readonly ignoredFields: Counter;
@@ -45,6 +46,12 @@ export class GatewayMetrics {
       help: "Between one arrival of an answer's tokens and the next.",
       labelNames: ["endpoint"],
       buckets: tokenBucketsSeconds,
+      registers,
+    });
+    this.cancellations = new Histogram({
+      name: "pelagic_gateway_cancellation_seconds",
+      help: "From giving a request up, as when its client leaves, to decode's word that nothing of it is left there.",
+      buckets: latencyBucketsSeconds,
       registers,
     });
     this.resumes = new Counter({
