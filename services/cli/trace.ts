@@ -69,17 +69,20 @@ function requestTable(requests: readonly RequestTimeline[]): string {
 
 const barWidth = 60;
 
+const indents = { gateway: "", decode: "  ", prefill: "    " };
+const fills = { gateway: "█", decode: "▒", prefill: "░" };
+
 /** A bar for each phase, over the time from the request's arrival to its end. */
 export function drawTimeline(timeline: RequestTimeline): string {
   const { phases, seconds } = timeline;
-  const names = phases.map(({ name, process }) => (process === "decode" ? `  decode: ${name}` : name));
+  const names = phases.map(({ name, process, workerId }) => `${indents[process]}${workerId === undefined ? "" : `${workerId}: `}${name}`);
   const width = Math.max(0, ...names.map((name) => name.length));
   const column = (at: number) => Math.min(barWidth, Math.max(0, Math.round((at / Math.max(seconds, 1e-9)) * barWidth)));
   const rows = phases.map(({ startSeconds, seconds: length, process }, i) => {
     const from = Math.min(column(startSeconds), barWidth - 1);
     const to = Math.max(from + 1, column(startSeconds + length));
-    const bar = " ".repeat(from) + (process === "decode" ? "▒" : "█").repeat(to - from);
-    return `${(names[i] as string).padEnd(width)}  ${bar.padEnd(barWidth)}  ${milliseconds(length)}`;
+    const bar = " ".repeat(from) + fills[process].repeat(to - from);
+    return `${(names[i] as string).padEnd(width)}  ${bar.padEnd(barWidth)}  ${milliseconds(length).padStart(9)}`;
   });
   const { decodeWorkerId, prefillWorkerId, ttftSeconds } = timeline;
   const workers =

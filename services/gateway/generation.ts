@@ -2,13 +2,13 @@
 // in whatever order and number they come, asks again, says when it has all. A worker that is lost or draining in mid-answer costs a pause:
 // prompt and tokens so far go to another one, which continues with the same bits (the row rule). Knows nothing of HTTP and no routing policy.
 import type { z } from "zod";
+import type { AttemptRecord } from "./attempt-record.ts";
 import { BusError, randomId } from "../lib/contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
 import {
   type Constraint,
   Delta,
   DispatchReply,
-  type RequestTimings,
   type Sampling,
   type Standing,
   type TokenLogprobs,
@@ -30,8 +30,8 @@ export interface GenerationRequest {
   deadlineMs: number;
   /** Report the digest of every logits row. */
   digests?: boolean;
-  /** The span that waits for the answer. */
-  trace?: string;
+  /** A fresh span for an attempt; absent: not traced. */
+  span?: () => string;
 }
 
 export interface DispatchTarget {
@@ -56,7 +56,6 @@ export interface TokenBatch {
 export interface GenerationEnd {
   reason: "stop" | "length";
   stopTokenId?: number;
-  timings?: z.infer<typeof RequestTimings>;
 }
 
 const dispatchReplyMs = 2_000;
@@ -81,6 +80,8 @@ const resumeRetryMs = 100;
 const maxDeathsWithoutToken = 8;
 /** So many gave it up without one more token, dead or not: trying on would only be noise. */
 const maxLossesWithoutToken = 20;
+/** Of a request's attempts so many are remembered, the first and the last ones. */
+const maxAttemptRecords = 32;
 /** How often a request on a draining worker looks for another one. */
 const moveCheckMs = 250;
 
@@ -90,8 +91,6 @@ type Waiter = { resolve(result: IteratorResult<TokenBatch>): void; reject(error:
 export class Generation implements AsyncIterable<TokenBatch> {
   /** The decode worker that has or is asked for the request; null while there is none. */
   workerId: string | null = null;
-  /** The last one that was asked, also when the request is over. */
-  lastWorkerId: string | null = null;
   attemptId = "";
   /** Prompt tokens that nobody computed for this request; known with the first delta. */
   cacheHitTokens = 0;
@@ -106,6 +105,9 @@ export class Generation implements AsyncIterable<TokenBatch> {
   wasAccepted = false;
   /** How often it went on elsewhere. */
   resumes = 0;
+  /** In the order in which they were sent. */
+  readonly attempts: AttemptRecord[] = [];
+  private attempt: AttemptRecord | null = null;
 
   private readonly client: DispatchClient;
   private readonly request: GenerationRequest;
@@ -135,7 +137,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
   private unsubscribe: () => void = () => {};
 
   private early = new Map<number, { body: Delta; tokens: Uint32Array }>();
-  private endAt: { position: number; end: NonNullable<Delta["end"]>; timings: Delta["timings"] } | null = null;
+  private endAt: { position: number; end: NonNullable<Delta["end"]> } | null = null;
   private heardMs: number;
   private askedMs = Number.NEGATIVE_INFINITY;
   /** How often we asked about a gap since the last token. */
@@ -258,17 +260,17 @@ export class Generation implements AsyncIterable<TokenBatch> {
 
   private async ask(target: DispatchTarget): Promise<"accepted" | { retryAfterMs?: number }> {
     const { bus, clock, subjects, gatewayId, leaseMs, log } = this.client.options;
-    const { prompt, ...request } = this.request;
+    const { prompt, span, ...request } = this.request;
     const attemptId = (this.client.options.freshId ?? randomId)(12);
     const replySubject = subjects.deltas(gatewayId, attemptId);
     const subscription = bus.subscribe(replySubject, (message) => this.onDelta(attemptId, message.data));
     this.unsubscribe = () => subscription.unsubscribe();
     this.attemptId = attemptId;
     this.workerId = target.workerId;
-    this.lastWorkerId = target.workerId;
     this.askedInstanceId = target.instanceId;
     this.instanceId = null;
     this.heardMs = clock.nowMs();
+    const record = this.recordAttempt(target, span?.());
 
     const { workerId } = target;
     const known = this.knownTokens.slice();
@@ -287,6 +289,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
           ...(this.heldBy === null || this.heldBy === workerId ? {} : { heldBy: this.heldBy }),
           leaseMs,
           deadlineMs: Math.max(0, this.deadlineMs - clock.nowMs()),
+          ...(record.context !== undefined && { trace: record.context }),
         },
         known,
       );
@@ -336,8 +339,17 @@ export class Generation implements AsyncIterable<TokenBatch> {
       void this.client.cancelAttempt(workerId, attemptId);
     // Somebody else took over (a worker that went away, an end): nothing is left to do here.
     if (!current) return "accepted";
-    this.leaveAttempt();
+    this.leaveAttempt("refused");
     return outcome ?? {};
+  }
+
+  private recordAttempt({ workerId, prefillWorkerId }: DispatchTarget, context: string | undefined): AttemptRecord {
+    const sentMs = this.client.options.clock.nowMs();
+    const record: AttemptRecord = { workerId, prefillWorkerId, context, sentMs, firstMs: null, end: null, timings: undefined };
+    this.attempts.push(record);
+    if (this.attempts.length > maxAttemptRecords) this.attempts.splice(maxAttemptRecords / 2, 1);
+    this.attempt = record;
+    return record;
   }
 
   private standingNow({ ttftMs, ...standing }: Standing): Standing {
@@ -381,9 +393,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.heardMs = clock.nowMs();
     this.heardFrom = true;
     this.instanceId ??= delta.body.instanceId ?? null;
-    if (delta.body.end !== undefined) {
-      this.endAt = { position: delta.body.from + delta.tokens.length, end: delta.body.end, timings: delta.body.timings };
-    }
+    if (delta.body.timings !== undefined && this.attempt !== null) this.attempt.timings = delta.body.timings;
+    if (delta.body.end !== undefined) this.endAt = { position: delta.body.from + delta.tokens.length, end: delta.body.end };
     if (delta.body.from > this.received) {
       if (this.early.size < maxEarlyDeltas) this.early.set(delta.body.from, delta);
       return;
@@ -394,7 +405,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
       this.fail(new PelagicError("internal", `decode sent ${this.received} tokens where ${this.request.maxTokens} were asked for`));
       return;
     }
-    if (this.endAt !== null && this.received >= this.endAt.position) this.finish(this.endAt.end, this.endAt.timings);
+    if (this.endAt !== null && this.received >= this.endAt.position) this.finish(this.endAt.end);
     this.deliver();
   }
 
@@ -405,6 +416,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
       if (body.cacheHitTokens !== undefined) this.cacheHitTokens = body.cacheHitTokens;
       if (body.prefilledBy !== undefined) this.prefilledBy = body.prefilledBy;
     }
+    if (tokens.length > 0 && this.attempt !== null) this.attempt.firstMs ??= this.heardMs;
     for (let i = this.received - body.from; i < tokens.length; i++) {
       if (this.isFull) {
         this.isBehind = true;
@@ -572,11 +584,24 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.patientUntilMs = clock.nowMs() + resumeWaitMs;
     this.resumes++;
     if (this.instanceId !== null) this.excluded.add(this.instanceId);
-    this.leaveAttempt();
+    this.leaveAttempt(heldBy === null ? "lost" : "moved");
     this.begin();
   }
 
-  private leaveAttempt(): void {
+  private endAttempt(outcome: string): void {
+    const { attempt, attempts } = this;
+    if (attempt === null) return;
+    attempt.end = { ms: this.client.options.clock.nowMs(), outcome };
+    this.attempt = null;
+    // Asked again and again, a worker that refuses is one.
+    const before = attempts.at(-2);
+    if (outcome !== "refused" || before?.end?.outcome !== outcome || before.workerId !== attempt.workerId) return;
+    before.end = attempt.end;
+    attempts.pop();
+  }
+
+  private leaveAttempt(outcome: string): void {
+    this.endAttempt(outcome);
     this.unsubscribe();
     this.unsubscribe = () => {};
     this.workerId = null;
@@ -596,7 +621,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
     return this.end !== null || this.error !== null;
   }
 
-  private finish(end: NonNullable<Delta["end"]>, timings: Delta["timings"]): void {
+  private finish(end: NonNullable<Delta["end"]>): void {
     this.acknowledgeEnd();
     if (end.kind === "error") {
       const error = new PelagicError(end.error.code, end.error.message, { param: end.error.param });
@@ -605,8 +630,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
       else this.fail(error, false);
       return;
     }
-    this.end = { reason: end.reason, stopTokenId: end.stopTokenId, timings };
-    this.leaveAttempt();
+    this.end = { reason: end.reason, stopTokenId: end.stopTokenId };
+    this.leaveAttempt(end.reason);
     this.client.ended(this);
     this.deliver();
   }
@@ -615,7 +640,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
     if (this.isOver) return;
     this.error = error;
     const { workerId, attemptId } = this;
-    this.leaveAttempt();
+    this.leaveAttempt(error.code);
     this.client.ended(this);
     if (cancelAtDecode && workerId !== null) void this.client.cancelAttempt(workerId, attemptId);
     this.deliver();

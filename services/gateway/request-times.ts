@@ -1,11 +1,14 @@
 // One request's times in the gateway: phases that follow one another, from its arrival to its end. From them come metrics, the time line and spans.
-import type { RequestTimings } from "../lib/contracts/messages.ts";
-import type { RequestTimeline, TimelinePhase } from "../lib/contracts/timeline.ts";
+import type { RequestTimeline } from "../lib/contracts/timeline.ts";
 import { reportPhases, type Tracer } from "../lib/contracts/trace.ts";
-import type { z } from "zod";
+import { type AttemptRecord, placeAttempt } from "./attempt-record.ts";
+import { timelinePhases } from "./timeline-phases.ts";
 
-/** The wait for the first token, in which decode's own phases lie. */
+/** The wait for the first token, in which the first attempt lies. */
 const waiting = "first token";
+
+/** What the time line says beside times. */
+export type AboutRequest = Omit<RequestTimeline, "arrivedAt" | "phases" | "ttftSeconds" | "seconds" | "traceId">;
 
 export class RequestTimes {
   readonly arrivedMs: number;
@@ -13,9 +16,7 @@ export class RequestTimes {
   lastTokenMs = 0;
   private readonly phases: { name: string; endMs: number }[] = [];
   private readonly tracer: Tracer | undefined;
-  /** The request's own span, and that of the wait for its first token. */
   private readonly context: string | undefined;
-  readonly waitContext: string | undefined;
   private readonly parent: string | undefined;
 
   /** `parent`: the client's traceparent, where it sent one. */
@@ -24,23 +25,33 @@ export class RequestTimes {
     this.tracer = tracer;
     this.parent = parent;
     this.context = tracer?.child(parent);
-    this.waitContext = tracer?.child(this.context);
   }
 
   /** What has been going on since the phase before is over. */
-  ended(phase: string): void {
-    this.phases.push({ name: phase, endMs: performance.now() });
+  ended(phase: string, atMs = performance.now()): void {
+    this.phases.push({ name: phase, endMs: atMs });
+  }
+
+  /** The first attempt was sent: from here on it is decode that is waited for. */
+  sent(atMs: number | undefined): void {
+    if (atMs !== undefined && !this.phases.some(({ name }) => name === "route")) this.ended("route", atMs);
   }
 
   token(): void {
     this.lastTokenMs = performance.now();
     if (this.firstTokenMs !== null) return;
     this.firstTokenMs = this.lastTokenMs;
-    this.phases.push({ name: waiting, endMs: this.firstTokenMs });
+    this.ended(waiting, this.firstTokenMs);
   }
 
   get traceId(): string | null {
     return this.context?.split("-")[1] ?? null;
+  }
+
+  /** A fresh span for an attempt; undefined: nothing is traced. */
+  get span(): (() => string) | undefined {
+    const { tracer, context } = this;
+    return tracer && (() => tracer.child(context));
   }
 
   /** Seconds up to now. */
@@ -52,10 +63,7 @@ export class RequestTimes {
     return this.firstTokenMs === null ? null : (this.firstTokenMs - this.arrivedMs) / 1000;
   }
 
-  timeline(
-    about: Omit<RequestTimeline, "arrivedAt" | "phases" | "ttftSeconds" | "seconds" | "traceId">,
-    decode: z.infer<typeof RequestTimings> | undefined,
-  ): RequestTimeline {
+  timeline(about: AboutRequest, attempts: readonly AttemptRecord[]): RequestTimeline {
     const { arrivedMs } = this;
     return {
       ...about,
@@ -63,61 +71,44 @@ export class RequestTimes {
       arrivedAt: new Date(performance.timeOrigin + arrivedMs).toISOString(),
       seconds: this.seconds,
       ttftSeconds: this.ttftSeconds,
-      phases: timelinePhases(
-        this.phases.map(({ name, endMs }) => ({ name, endSeconds: (endMs - arrivedMs) / 1000 })),
-        decode,
-      ),
+      phases: timelinePhases(arrivedMs, this.phases, attempts, performance.now()),
     };
   }
 
-  report(name: string, attributes: Record<string, string | number | undefined>, failed: string | undefined): void {
-    const { tracer, context, parent, arrivedMs, waitContext } = this;
+  report(
+    name: string,
+    attributes: Record<string, string | number | undefined>,
+    failed: string | undefined,
+    attempts: readonly AttemptRecord[],
+  ): void {
+    const { tracer, context, parent, arrivedMs } = this;
     if (tracer === undefined || context === undefined) return;
-    const spans = this.phases.map(({ name: phase, endMs }): [string, number, string?] => {
-      const span = `gateway.${phase.replaceAll(" ", "_")}`;
-      return phase === waiting && waitContext !== undefined ? [span, endMs, waitContext] : [span, endMs];
-    });
-    reportPhases(tracer, context, arrivedMs, spans);
+    const phases = this.phases.map(({ name: phase, endMs }) => [`gateway.${phase.replaceAll(" ", "_")}`, endMs] as const);
+    reportPhases(tracer, context, arrivedMs, phases);
     const endMs = performance.now();
+    for (const attempt of attempts) reportAttempt(tracer, context, attempt, endMs);
     tracer.report({
-      context,
-      parent,
-      name,
-      kind: "server",
-      startMs: arrivedMs,
-      endMs,
-      attributes,
+      ...{ context, parent, name, kind: "server", startMs: arrivedMs, endMs, attributes },
       ...(failed !== undefined && { failed }),
     });
   }
 }
 
-/**
- * The gateway's phases, and behind its wait for the first token what decode did in it. Decode's clock is another: its part stands in the middle
- * of the wait, as if the way there and back took equally long.
- */
-export function timelinePhases(
-  gateway: readonly { name: string; endSeconds: number }[],
-  decode: z.infer<typeof RequestTimings> | undefined,
-): TimelinePhase[] {
-  let from = 0;
-  return gateway.flatMap(({ name, endSeconds }): TimelinePhase[] => {
-    const phase: TimelinePhase = { name, process: "gateway", startSeconds: from, seconds: endSeconds - from };
-    from = endSeconds;
-    if (name !== waiting || decode === undefined) return [phase];
-    let at = phase.startSeconds + Math.max(0, (phase.seconds - decode.firstTokenSeconds) / 2);
-    const parts = [
-      ["queue", decode.queueSeconds],
-      ["prefill", decode.prefillSeconds],
-      ["first step", decode.firstTokenSeconds - decode.queueSeconds - decode.prefillSeconds],
-    ] as const;
-    return [
-      phase,
-      ...parts.map(([part, seconds]): TimelinePhase => {
-        const placed = { name: part, process: "decode" as const, startSeconds: at, seconds: Math.max(0, seconds) };
-        at += placed.seconds;
-        return placed;
-      }),
-    ];
+/** The attempt, and the bus on both sides of what decode reports itself. */
+function reportAttempt(tracer: Tracer, parent: string, attempt: AttemptRecord, nowMs: number): void {
+  const { context, sentMs, firstMs, end, workerId } = attempt;
+  if (context === undefined) return;
+  const placed = placeAttempt(attempt);
+  if (placed !== null && firstMs !== null) {
+    const inner = { parent: context, kind: "internal" } as const;
+    const { startMs, busMs } = placed;
+    tracer.report({ ...inner, context: tracer.child(context), name: "gateway.dispatch", startMs: sentMs, endMs: startMs });
+    tracer.report({ ...inner, context: tracer.child(context), name: "gateway.receive", startMs: firstMs - busMs, endMs: firstMs });
+  }
+  const outcome = end?.outcome ?? "cancelled";
+  tracer.report({
+    ...{ context, parent, name: "gateway.attempt", kind: "client", startMs: sentMs, endMs: end?.ms ?? nowMs },
+    attributes: { "pelagic.worker_id": workerId, "pelagic.outcome": outcome },
+    ...(outcome !== "stop" && outcome !== "length" && { failed: outcome }),
   });
 }

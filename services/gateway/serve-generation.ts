@@ -29,9 +29,8 @@ import type { ServedModel } from "./served-model.ts";
 import type { EncodeLimits, Encoder } from "./tokenizer-pool.ts";
 import type { WorkerDirectory } from "./worker-directory.ts";
 import type { RecentRequests } from "./recent-requests.ts";
-import { RequestTimes } from "./request-times.ts";
-import type { RequestTimeline } from "../lib/contracts/timeline.ts";
-import { Traceparent, type Tracer } from "../lib/contracts/trace.ts";
+import { type AboutRequest, RequestTimes } from "./request-times.ts";
+import { parentOf, type Tracer } from "../lib/contracts/trace.ts";
 
 export interface GatewayLimits {
   maxBodyBytes: number;
@@ -76,7 +75,7 @@ export async function serveGeneration(
   request: IncomingMessage,
   response: GatewayResponse,
 ): Promise<void> {
-  const times = new RequestTimes(gateway.tracer, Traceparent.safeParse(request.headers.traceparent).data);
+  const times = new RequestTimes(gateway.tracer, parentOf(request.headers.traceparent));
   const { arrivedMs } = times;
   const requestId = response.locals.requestId as string;
   const visit = visitOf(response);
@@ -98,6 +97,7 @@ export async function serveGeneration(
     const parsed = parseGeneration(gateway, endpoint, read.body);
     const cacheSalt = tenantSalt(parsed.common, visit.caller.isolation);
     const standing = standingOf(terms, visit.caller, cacheSalt, arrivedMs);
+    times.ended("admit");
     // After the body: a slow sender takes no place.
     place = await gateway.admission.enter(standing, {
       room: gateway.room,
@@ -106,7 +106,7 @@ export async function serveGeneration(
     });
     const { dispatched } = place;
     const maxPositions = readyMaxPositions(gateway);
-    times.ended("admit");
+    times.ended("queue");
     const limits = { signal: gone.signal, timeoutMs: terms.deadlineMs - (performance.now() - arrivedMs) };
     const prompts = await Promise.all(parsed.prompts.map((source) => encodePrompt(gateway, source, parsed, maxPositions, limits)));
     releaseBody();
@@ -134,11 +134,13 @@ export async function serveGeneration(
               const elapsedMs = performance.now() - arrivedMs;
               const { tenant } = standing;
               dispatched();
-              return startGeneration(gateway, {
+              const generation = startGeneration(gateway, {
                 ...{ requestId, parsed, prompt, plan, choice, times, routing, cacheSalt },
                 standing: { tenant, priority, ...(ttftMs !== null && { ttftMs: Math.max(0, ttftMs - elapsedMs) }) },
                 deadlineMs: Math.max(1, deadlineMs - elapsedMs),
               });
+              times.sent(generation.attempts[0]?.sentMs);
+              return generation;
             },
           };
         });
@@ -165,7 +167,6 @@ export async function serveGeneration(
     const started = answer;
     gone.signal.addEventListener("abort", () => started.cancel());
     outcome = parsed.common.stream ? await answer.stream() : await answer.whole();
-    if (times.firstTokenMs !== null) times.ended("stream");
     countTokens(gateway.metrics, endpoint, answer, times);
   } catch (error) {
     const failure = inEndpointsWords(toPelagicError(error), endpoint);
@@ -176,6 +177,7 @@ export async function serveGeneration(
     releaseBody();
     place?.leave();
     visit.settle(answer?.begun.some(({ wasAccepted }) => wasAccepted) ? answer.usage().total_tokens : 0);
+    times.ended(times.firstTokenMs === null ? outcome : "stream");
     const { seconds, ttftSeconds, traceId } = times;
     const done = (finishReasons as readonly string[]).includes(outcome);
     // One who went away waited for nothing.
@@ -197,13 +199,19 @@ export async function serveGeneration(
       promptTokens: usage?.prompt_tokens ?? 0,
       cachedTokens: usage?.prompt_cache_hit_tokens ?? 0,
       completionTokens: usage?.completion_tokens ?? 0,
-      decodeWorkerId: begun[0]?.lastWorkerId ?? null,
+      decodeWorkerId: begun[0]?.attempts.at(-1)?.workerId ?? null,
       prefillWorkerId: begun[0]?.prefilledBy ?? null,
       resumes: begun.reduce((sum, { resumes }) => sum + resumes, 0),
     };
     gateway.metrics.resumes.inc(about.resumes);
-    gateway.recent.add(times.timeline(about, begun[0]?.end?.timings));
-    times.report(`POST ${request.url?.split("?", 1)[0]}`, spanAttributes(about), done ? undefined : outcome);
+    // Of several answers the first shows where the time went; the others come after it.
+    gateway.recent.add(times.timeline(about, begun[0]?.attempts ?? []));
+    times.report(
+      `POST ${request.url?.split("?", 1)[0]}`,
+      spanAttributes(about),
+      done ? undefined : outcome,
+      begun.flatMap(({ attempts }) => attempts),
+    );
     gateway.log.info(
       {
         requestId,
@@ -261,7 +269,7 @@ function startGeneration(
       cacheSalt: one.cacheSalt,
       standing: one.standing,
       deadlineMs: one.deadlineMs,
-      ...(one.times.waitContext !== undefined && { trace: one.times.waitContext }),
+      ...(one.times.span !== undefined && { span: one.times.span }),
       ...(parsed.common.pelagic?.digests ? { digests: true } : {}),
     },
     one.routing,
@@ -296,7 +304,7 @@ function tpotSeconds(answer: Answer, { firstTokenMs, lastTokenMs }: RequestTimes
 }
 
 /** By OpenTelemetry's conventions for generative AI, where they have a name. */
-function spanAttributes(about: Omit<RequestTimeline, "arrivedAt" | "phases" | "ttftSeconds" | "seconds" | "traceId">) {
+function spanAttributes(about: AboutRequest) {
   return {
     "pelagic.request_id": about.requestId,
     "gen_ai.operation.name": about.endpoint === "completions" ? "text_completion" : "chat",

@@ -250,7 +250,7 @@ describe.each(["light", "dark"] as const)("in the %s scheme", { timeout: testMs 
     const timeline = await get(RequestTimeline, `api/requests/${id}`);
     const phases = page.getByRole("table").locator("tbody tr");
     expect(await phases.locator("th").allTextContents()).toEqual(
-      timeline.phases.map(({ name, process }) => (process === "decode" ? `${name} in decode` : name)),
+      timeline.phases.map(({ name, workerId }) => (workerId === undefined ? name : `${name} in ${workerId}`)),
     );
     await expectAccessible("a time line");
     await tabTo({ role: "radio", name: /Whole request/ });

@@ -1,4 +1,4 @@
-// Where one request's time went: a bar for each phase, decode's own behind the gateway's wait for it.
+// Where one request's time went: a bar for each phase, a worker's own behind the wait for it.
 import { useCallback, useState } from "preact/hooks";
 import type { RequestTimeline } from "../../lib/contracts/timeline.ts";
 import { getJson } from "../api.ts";
@@ -88,7 +88,7 @@ function TimeLine({ timeline }: { timeline: RequestTimeline }) {
                 <tr key={`${i} ${bar.name}`} class={bar.process}>
                   <th scope="row">
                     {bar.name}
-                    {bar.process === "decode" && <span class="of"> in decode</span>}
+                    {bar.where !== null && <span class="of"> in {bar.where}</span>}
                   </th>
                   <td class="lane">
                     <span class="track" aria-hidden="true">
@@ -104,8 +104,8 @@ function TimeLine({ timeline }: { timeline: RequestTimeline }) {
           </table>
         </Scroller>
         <p class="hint">
-          Decode's clock is another one: its phases stand in the middle of the gateway's wait for the first token
-          {span === "whole" && ttftSeconds !== null && ", which the upright line marks"}.
+          Each process has a clock of its own: a worker's phases stand in the middle of the wait for them.
+          {span === "whole" && ttftSeconds !== null && " The upright line marks the first token."}
         </p>
       </section>
     </>

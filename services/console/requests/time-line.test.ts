@@ -21,7 +21,7 @@ const timeline: RequestTimeline = {
   phases: [
     { name: "admission", process: "gateway", startSeconds: 0, seconds: 0.1 },
     { name: "first token", process: "gateway", startSeconds: 0.1, seconds: 0.4 },
-    { name: "queue", process: "decode", startSeconds: 0.2, seconds: 0.4 },
+    { name: "queue", process: "decode", workerId: "decode-1", startSeconds: 0.2, seconds: 0.4 },
     { name: "stream", process: "gateway", startSeconds: 0.5, seconds: 1.5 },
   ],
 };
@@ -36,6 +36,7 @@ describe("bars", () => {
     ]);
     const first = barsOf(timeline, "first-token");
     expect(first.map(({ name }) => name)).toEqual(["admission", "first token", "queue"]);
+    expect(first.map(({ where }) => where)).toEqual([null, null, "decode-1"]);
     expect(first[2]).toMatchObject({ from: 0.4, length: 0.6, seconds: 0.4 });
   });
 

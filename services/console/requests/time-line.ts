@@ -1,12 +1,14 @@
 // A request's phases as bars on one scale. Pure.
-import type { RequestTimeline } from "../../lib/contracts/timeline.ts";
+import type { RequestTimeline, TimelinePhase } from "../../lib/contracts/timeline.ts";
 
 /** All of it, or up to the first token, where the short phases are. */
 export type Span = "whole" | "first-token";
 
 export interface Bar {
   name: string;
-  process: "gateway" | "decode";
+  process: TimelinePhase["process"];
+  /** Where it was, but for the gateway. */
+  where: string | null;
   /** Of the span, 0 to 1; a phase that goes on beyond it is cut there. */
   from: number;
   length: number;
@@ -25,9 +27,10 @@ export function barsOf(timeline: RequestTimeline, span: Span): Bar[] {
   const inside = (seconds: number) => Math.min(1, Math.max(0, seconds / whole));
   return timeline.phases
     .filter(({ startSeconds }) => span === "whole" || startSeconds < whole)
-    .map(({ name, process, startSeconds, seconds }) => {
+    .map(({ name, process, workerId = process, startSeconds, seconds }) => {
       const from = inside(startSeconds);
-      return { name, process, from, length: inside(startSeconds + seconds) - from, startSeconds, seconds };
+      const where = process === "gateway" ? null : workerId;
+      return { name, process, where, from, length: inside(startSeconds + seconds) - from, startSeconds, seconds };
     });
 }
 

@@ -117,13 +117,26 @@ export const TokenLogprobs = z.object({
   top: z.array(z.tuple([count, z.number()])),
 });
 
-/** Where a request's time went, as far as decode knows it; seconds. */
+/** How long a sender of rows took, one after the other: until it had blocks, until the last row was computed, until the last frame was out. */
+export const SenderTimings = z.object({ queueSeconds: z.number(), computeSeconds: z.number(), sendSeconds: z.number() });
+export type SenderTimings = z.infer<typeof SenderTimings>;
+
+/** Where an attempt's time went, by decode's clock; what was not reached is absent. */
 export const RequestTimings = z.object({
-  queueSeconds: z.number(),
-  prefillSeconds: z.number(),
-  firstTokenSeconds: z.number(),
-  totalSeconds: z.number(),
+  /** From the dispatch to blocks. */
+  queueSeconds: z.number().optional(),
+  /** From there to the last row from elsewhere; absent: none was asked for. */
+  fetchSeconds: z.number().optional(),
+  /** From the dispatch to the first token, and to the end. */
+  firstTokenSeconds: z.number().optional(),
+  totalSeconds: z.number().optional(),
+  /** Each transfer of rows: so long after the dispatch it was asked for, and so long it took. */
+  transfers: z
+    .array(z.object({ workerId: id, startSeconds: z.number(), seconds: z.number(), sender: SenderTimings.optional() }))
+    .max(8)
+    .optional(),
 });
+export type RequestTimings = z.infer<typeof RequestTimings>;
 
 /** Decode to gateway. Tail: output tokens [from, from + n). Cumulative: the same range may come twice. */
 export const Delta = z.object({
@@ -150,6 +163,7 @@ export const Delta = z.object({
   /** With the first delta: prompt rows that nobody computed for this request, and who prefilled. */
   cacheHitTokens: count.optional(),
   prefilledBy: id.optional(),
+  /** With the first delta, and again with the end. */
   timings: RequestTimings.optional(),
 });
 export type Delta = z.infer<typeof Delta>;
@@ -174,7 +188,14 @@ export type Control = z.infer<typeof Control>;
 /** The sender of rows to the decode worker that asked, on its notices subject. */
 export const TransferNotice = z.discriminatedUnion("kind", [
   /** Regularly: the transfer lives, and so many frames went out so far (what has not arrived a while later is asked for again). */
-  z.object({ v: z.number(), kind: z.literal("alive"), transferId, sentFrames: count }),
+  z.object({
+    v: z.number(),
+    kind: z.literal("alive"),
+    transferId,
+    sentFrames: count,
+    /** As soon as the last frame is out. */
+    timings: SenderTimings.optional(),
+  }),
   /** The transfer ended without all its frames. */
   z.object({ v: z.number(), kind: z.literal("failed"), transferId, error: WireError }),
 ]);

@@ -1,10 +1,18 @@
 // Where one request's time went, as its gateway tells it: on the admin port for ./pelagic trace, and to the console.
+//
+// Lengths are measured by each process's own monotonic clock and never compared across processes. What a worker reports is placed inside the
+// interval in which its caller waited for it, in the middle of what is left over, as if the ways there and back took equally long
+// (docs/decisions/0410-spans-nest-without-a-common-clock.md).
 import { z } from "zod";
+
+export const timelineProcesses = ["gateway", "decode", "prefill"] as const;
 
 export const TimelinePhase = z.object({
   name: z.string(),
-  process: z.enum(["gateway", "decode"]),
-  /** From the request's arrival. A worker's phases are placed in the gateway's wait for it: its clock is another. */
+  process: z.enum(timelineProcesses),
+  /** Of a worker's phase. */
+  workerId: z.string().optional(),
+  /** From the request's arrival. */
   startSeconds: z.number(),
   seconds: z.number(),
 });
@@ -26,10 +34,15 @@ export const RequestTimeline = z.object({
   promptTokens: z.number().int(),
   cachedTokens: z.number().int(),
   completionTokens: z.number().int(),
+  /** The last that had it. */
   decodeWorkerId: z.string().nullable(),
   prefillWorkerId: z.string().nullable(),
+  /** How often another decode worker went on with it. */
   resumes: z.number().int(),
-  /** Those of the gateway follow one another without a gap, and those up to the first token add up to its time. */
+  /**
+   * The gateway's follow one another without a gap, and those up to the first token add up to its time. A decode worker's lie within what the
+   * gateway waited, prefill's within what decode waited; in the order in which they began.
+   */
   phases: z.array(TimelinePhase),
 });
 export type RequestTimeline = z.infer<typeof RequestTimeline>;

@@ -5,6 +5,17 @@ import { z } from "zod";
 /** Version 00: trace id, parent span id, flags. */
 export const Traceparent = z.string().regex(/^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$/);
 
+/**
+ * The span that a client's traceparent header names; undefined: none, or nothing that we can read. Of versions to come the parts that version 00
+ * has are read, and of the flags the one that it has: whether the trace is wanted.
+ */
+export function parentOf(header: string | string[] | undefined): string | undefined {
+  if (typeof header !== "string") return undefined;
+  const [, version, ids, flags, rest] = /^([0-9a-f]{2})-([0-9a-f]{32}-[0-9a-f]{16})-([0-9a-f]{2})(-.*)?$/.exec(header) ?? [];
+  if (version === undefined || version === "ff" || (version === "00" && rest !== undefined)) return undefined;
+  return Traceparent.safeParse(`00-${ids}-0${Number.parseInt(flags as string, 16) & 1}`).data;
+}
+
 export interface Span {
   /** Its own context, from Tracer.child. */
   context: string;

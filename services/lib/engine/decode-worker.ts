@@ -4,11 +4,12 @@
 import { kvBlockTokens } from "../contracts/block-key.ts";
 import type { Bus, BusMessage, Clock, Log } from "../contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
-import { type Constraint, type Control, type Delta, Dispatch, type WireError } from "../contracts/messages.ts";
+import { type Constraint, type Control, type Delta, Dispatch, type RequestTimings, type WireError } from "../contracts/messages.ts";
 import { DamagedMessage, decodeMessage, encodeMessage } from "../contracts/wire.ts";
-import { reportPhases, type Tracer } from "../contracts/trace.ts";
+import type { Tracer } from "../contracts/trace.ts";
 import type { TokenConstraint } from "../grammar/constraint.ts";
 import { RuledTokens } from "../grammar/token-rules.ts";
+import { AttemptTimes } from "./attempt-times.ts";
 import type { EngineEnd } from "./engine.ts";
 import type { SampledToken } from "./model-runner.ts";
 import type { RowSampling } from "./native.ts";
@@ -47,19 +48,13 @@ interface Attempt {
   end: Delta["end"];
   leaseUntilMs: number;
   deadlineAtMs: number;
-  receivedAtMs: number;
-  reservedAtMs: number | undefined;
-  prefilledAtMs: number | undefined;
-  firstTokenAtMs: number | undefined;
+  times: AttemptTimes;
   cacheHitTokens: number;
   prefilledBy: string | undefined;
-  /** Its span, and that of its wait for rows from elsewhere. */
-  trace: { attempt: string; prefill: string } | undefined;
   cancelReplies: (() => void)[];
   dirty: boolean;
 }
 
-/** Throws a PelagicError where it cannot. */
 /** For metrics. */
 export interface AttemptEnd {
   /** A finish reason or an error's name. */
@@ -67,12 +62,10 @@ export interface AttemptEnd {
   promptTokens: number;
   cacheHitTokens: number;
   outputTokens: number;
-  /** Until it had blocks; undefined where it never had. */
-  queueSeconds: number | undefined;
-  ttftSeconds: number | undefined;
-  totalSeconds: number;
+  timings: RequestTimings;
 }
 
+/** Throws a PelagicError where it cannot. */
 export type ConstraintMaker = (spec: Constraint) => TokenConstraint;
 
 export class DecodeWorker {
@@ -182,13 +175,9 @@ export class DecodeWorker {
       end: undefined,
       leaseUntilMs: now + dispatch.leaseMs,
       deadlineAtMs: now + dispatch.deadlineMs,
-      receivedAtMs: now,
-      reservedAtMs: undefined,
-      prefilledAtMs: undefined,
-      firstTokenAtMs: undefined,
+      times: new AttemptTimes(now, this.config.tracer, dispatch.trace),
       cacheHitTokens: 0,
       prefilledBy: undefined,
-      trace: this.traceOf(dispatch),
       cancelReplies: [],
       dirty: false,
     };
@@ -212,8 +201,9 @@ export class DecodeWorker {
         digests: dispatch.digests ?? false,
         listener: {
           onReserved: (hitRows) => this.onReserved(attempt, hitRows, remote ? sources : null),
+          onRows: (firstRow, rowCount) => attempt.times.computed(this.clock.nowMs(), firstRow, rowCount),
           onToken: (index, sampled, digest) => {
-            attempt.firstTokenAtMs ??= this.clock.nowMs();
+            attempt.times.token(this.clock.nowMs());
             attempt.output[index - attempt.firstIndex] = finiteOutput(sampled, digest);
             this.markDirty(attempt);
           },
@@ -242,8 +232,7 @@ export class DecodeWorker {
   private onReserved(attempt: Attempt, hitRows: number, sources: RowSource[] | null): void {
     const { dispatch } = attempt;
     // After a preemption the request's own blocks are hit again: that is not the client's cache hit.
-    if (attempt.reservedAtMs !== undefined) return;
-    attempt.reservedAtMs = this.clock.nowMs();
+    if (!attempt.times.reserved(this.clock.nowMs(), sources !== null)) return;
     attempt.cacheHitTokens = Math.min(hitRows, dispatch.promptLength - 1);
     if (sources === null) return;
     const { engine } = this.core;
@@ -255,19 +244,21 @@ export class DecodeWorker {
         tokens: attempt.tokens,
         promptLength: dispatch.promptLength,
         cacheSalt: dispatch.cacheSalt,
-        standing: () => standingIn(dispatch, this.clock.nowMs() - attempt.receivedAtMs),
+        standing: () => standingIn(dispatch, this.clock.nowMs() - attempt.times.receivedMs),
         deadlineAtMs: attempt.deadlineAtMs,
         leaseMs: dispatch.leaseMs,
-        trace: attempt.trace?.prefill,
         sources,
+        onAsk: (source) => attempt.times.asked(source.workerId, this.clock.nowMs()),
         onSource: (source, cachedRows) => {
-          attempt.prefilledAtMs = this.clock.nowMs();
           if (!source.prefills) return;
           attempt.prefilledBy = source.workerId;
           // What prefill had cached beyond our own hit, nobody computed either.
           attempt.cacheHitTokens += cachedRows;
         },
-        onDone: (rows) => engine.activate(id, rows),
+        onDone: (rows) => {
+          attempt.times.fetched(this.clock.nowMs());
+          engine.activate(id, rows);
+        },
         onError: (error) => engine.cancel(id, toPelagicError(error)),
       },
       hitRows,
@@ -283,17 +274,25 @@ export class DecodeWorker {
     } else if (end.kind === "error") {
       attempt.end = { kind: "error", error: wireError(end.error) };
     }
-    const now = this.clock.nowMs();
+    const outcome = end.kind === "finish" ? end.reason : end.kind === "error" ? end.error.code : "internal";
+    attempt.times.ended(this.clock.nowMs());
     this.onEnd({
+      outcome,
       promptTokens: attempt.dispatch.promptLength,
       cacheHitTokens: attempt.cacheHitTokens,
-      queueSeconds: attempt.reservedAtMs === undefined ? undefined : (attempt.reservedAtMs - attempt.receivedAtMs) / 1000,
-      outcome: end.kind === "finish" ? end.reason : end.kind === "error" ? end.error.code : "internal",
       outputTokens: attempt.output.length,
-      ttftSeconds: attempt.firstTokenAtMs === undefined ? undefined : (attempt.firstTokenAtMs - attempt.receivedAtMs) / 1000,
-      totalSeconds: (now - attempt.receivedAtMs) / 1000,
+      timings: attempt.times.timings,
     });
-    this.reportSpans(attempt, end, now);
+    attempt.times.report(
+      {
+        "pelagic.request_id": attempt.dispatch.requestId,
+        "pelagic.worker_id": this.core.workerId,
+        "pelagic.prompt_tokens": attempt.dispatch.promptLength,
+        "pelagic.cache_hit_tokens": attempt.cacheHitTokens,
+        "pelagic.output_tokens": attempt.output.length,
+      },
+      end.kind === "error" ? outcome : undefined,
+    );
     for (const answer of attempt.cancelReplies) answer();
     if (end.kind === "error" && end.error.code === "cancelled") {
       // Nobody waits for its output.
@@ -335,7 +334,8 @@ export class DecodeWorker {
               ...(attempt.prefilledBy === undefined ? {} : { prefilledBy: attempt.prefilledBy }),
             }
           : {}),
-        ...(last && attempt.end ? { end: attempt.end, timings: this.timings(attempt) } : {}),
+        ...(last && attempt.end ? { end: attempt.end } : {}),
+        ...(at === 0 || (last && attempt.end) ? { timings: attempt.times.timings } : {}),
       };
       const message = encodeMessage(
         body,
@@ -351,53 +351,6 @@ export class DecodeWorker {
       attempt.sent = Math.max(attempt.sent, at);
       if (at >= until) return;
     }
-  }
-
-  private traceOf({ trace }: Dispatch): Attempt["trace"] {
-    const { tracer } = this.config;
-    if (tracer === undefined || trace === undefined) return undefined;
-    const attempt = tracer.child(trace);
-    return { attempt, prefill: tracer.child(attempt) };
-  }
-
-  private reportSpans(attempt: Attempt, end: EngineEnd, nowMs: number): void {
-    const { tracer } = this.config;
-    const { trace, dispatch, receivedAtMs } = attempt;
-    if (tracer === undefined || trace === undefined) return;
-    reportPhases(tracer, trace.attempt, receivedAtMs, [
-      ["decode.queue", attempt.reservedAtMs],
-      [attempt.prefilledBy === undefined ? "decode.local_prefill" : "decode.remote_prefill", attempt.prefilledAtMs, trace.prefill],
-      [attempt.prefilledAtMs === undefined ? "decode.prefill_and_first_step" : "decode.first_step", attempt.firstTokenAtMs],
-      ["decode.steps", attempt.firstTokenAtMs === undefined ? undefined : nowMs],
-    ]);
-    tracer.report({
-      context: trace.attempt,
-      parent: dispatch.trace,
-      name: "decode",
-      kind: "server",
-      startMs: receivedAtMs,
-      endMs: nowMs,
-      attributes: {
-        "pelagic.request_id": dispatch.requestId,
-        "pelagic.worker_id": this.core.workerId,
-        "pelagic.prompt_tokens": dispatch.promptLength,
-        "pelagic.cache_hit_tokens": attempt.cacheHitTokens,
-        "pelagic.output_tokens": attempt.output.length,
-      },
-      ...(end.kind === "error" && { failed: end.error.code }),
-    });
-  }
-
-  private timings(attempt: Attempt): NonNullable<Delta["timings"]> {
-    const now = this.clock.nowMs();
-    const reserved = attempt.reservedAtMs ?? now;
-    const firstToken = attempt.firstTokenAtMs ?? now;
-    return {
-      queueSeconds: (reserved - attempt.receivedAtMs) / 1000,
-      prefillSeconds: ((attempt.prefilledAtMs ?? firstToken) - reserved) / 1000,
-      firstTokenSeconds: (firstToken - attempt.receivedAtMs) / 1000,
-      totalSeconds: (now - attempt.receivedAtMs) / 1000,
-    };
   }
 
   private publish(subject: string, body: object): void {

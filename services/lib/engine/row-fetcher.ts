@@ -7,6 +7,7 @@ import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { CreditBudget } from "./credit-budget.ts";
 import type { Outage } from "./outage.ts";
 import { type Arrival, TransferReceiver } from "./transfer-receiver.ts";
+import type { ReceivedTransfer } from "./transfer-times.ts";
 import type { WorkerCore } from "./worker-core.ts";
 
 const rowsReplyMs = 1_000;
@@ -20,6 +21,7 @@ const maxResendsInVain = 5;
 /** So long without a new row, and the next source is asked. */
 const senderSlowMs = 15_000;
 const creditHeartbeatMs = 500;
+const rememberedTransfers = 64;
 
 export interface RowSource {
   workerId: string;
@@ -40,10 +42,10 @@ export interface RowFetch {
   standing(): Standing | undefined;
   deadlineAtMs: number;
   leaseMs: number;
-  /** The span that waits for the rows. */
-  trace?: string | undefined;
   /** Whom to ask, best first. */
   sources: readonly RowSource[];
+  /** A source is asked: what comes of it is written into the answer. */
+  onAsk(source: RowSource): ReceivedTransfer;
   /** A source sent all it was asked for, of which it had so many rows before it was asked. */
   onSource(source: RowSource, cachedRows: number): void;
   /** Rows [0, rows) are here, and nobody has more. */
@@ -56,7 +58,7 @@ interface Transfer {
   source: RowSource;
   receiver: TransferReceiver;
   unsubscribe: () => void;
-  startedMs: number;
+  account: ReceivedTransfer;
   lastHeardMs: number;
   /** As the sender last reported. */
   sentFrames: number;
@@ -82,6 +84,8 @@ export class RowFetcher {
   private readonly log: Log;
   private readonly fetches = new Map<string, Fetch>();
   private readonly transfers = new Map<string, Fetch>();
+  /** Whose sender may yet say where its time went: that comes on another connection than its last frame. */
+  private readonly ended = new Map<string, ReceivedTransfer>();
   private readonly credits: CreditBudget;
   onTransferEnd: (end: { outcome: "complete" | "failed"; bytes: number; seconds: number }) => void = () => {};
 
@@ -151,12 +155,13 @@ export class RowFetcher {
     );
     const subscription = this.data.subscribe(core.subjects.frames(core.workerId, id), (message) => this.onFrame(fetch, id, message.data));
     const now = this.clock.nowMs();
+    const account = fetch.onAsk(source);
     fetch.transfer = {
       id,
       source,
       receiver,
       unsubscribe: () => subscription.unsubscribe(),
-      startedMs: now,
+      account,
       lastHeardMs: now,
       sentFrames: 0,
       lastRowMs: now,
@@ -187,7 +192,7 @@ export class RowFetcher {
             deadlineMs: Math.max(0, fetch.deadlineAtMs - this.clock.nowMs()),
             grantedBytes: this.credits.grantedBytes(id),
             ...(source.prefills ? {} : { onlyCached: true }),
-            ...(fetch.trace !== undefined && { trace: fetch.trace }),
+            ...(account.context !== undefined && { trace: account.context }),
           },
           fetch.tokens.subarray(0, endRow),
         ),
@@ -230,11 +235,10 @@ export class RowFetcher {
       this.distributeCredits();
       return;
     }
-    const seconds = (now - transfer.startedMs) / 1000;
-    this.onTransferEnd({ outcome: "complete", bytes: transfer.receiver.receivedBytes, seconds });
-    this.core.noteTransfer(transfer.receiver.receivedBytes, seconds);
-    const { completeRows, cachedRows } = transfer.receiver;
-    this.endTransfer(fetch, "complete");
+    const { completeRows, cachedRows, receivedBytes } = transfer.receiver;
+    const seconds = this.endTransfer(fetch, "complete");
+    this.onTransferEnd({ outcome: "complete", bytes: receivedBytes, seconds });
+    this.core.noteTransfer(receivedBytes, seconds);
     fetch.onSource(transfer.source, cachedRows);
     // A peer's whole blocks may end before the prompt does: then prefill has the rest.
     this.next(fetch, completeRows);
@@ -257,26 +261,38 @@ export class RowFetcher {
   private giveUp(fetch: Fetch, id: string, reason: string): void {
     const { transfer } = fetch;
     if (transfer?.id !== id) return;
-    const rows = transfer.receiver.completeRows;
+    const { completeRows: rows, receivedBytes } = transfer.receiver;
     this.log.warn({ request: fetch.requestId, sender: transfer.source.workerId, rows, reason }, "transfer given up");
-    this.onTransferEnd({
-      outcome: "failed",
-      bytes: transfer.receiver.receivedBytes,
-      seconds: (this.clock.nowMs() - transfer.startedMs) / 1000,
-    });
-    this.endTransfer(fetch, "abort");
+    const seconds = this.endTransfer(fetch, "abort");
+    this.onTransferEnd({ outcome: "failed", bytes: receivedBytes, seconds });
     this.next(fetch, rows);
   }
 
-  private endTransfer(fetch: Fetch, end: "complete" | "abort"): void {
+  /** Returns how many seconds it took. */
+  private endTransfer(fetch: Fetch, end: "complete" | "abort"): number {
     const { transfer } = fetch;
-    if (!transfer) return;
+    if (!transfer) return 0;
+    const { account, receiver } = transfer;
+    account.endMs = this.clock.nowMs();
+    account.rows = receiver.completeRows - receiver.firstRow;
+    account.bytes = receiver.receivedBytes;
+    if (end !== "complete") account.failed = "aborted";
+    this.rememberEnded(transfer);
     fetch.transfer = undefined;
     this.transfers.delete(transfer.id);
     transfer.unsubscribe();
     this.sendCredit(transfer, { end });
     this.credits.close(transfer.id);
     this.distributeCredits();
+    return (account.endMs - account.startMs) / 1000;
+  }
+
+  private rememberEnded({ id, account }: Transfer): void {
+    this.ended.set(id, account);
+    for (const oldest of this.ended.keys()) {
+      if (this.ended.size <= rememberedTransfers) return;
+      this.ended.delete(oldest);
+    }
   }
 
   private distributeCredits(except?: string): void {
@@ -306,6 +322,10 @@ export class RowFetcher {
   private onNotice(message: BusMessage): void {
     const { body } = decodeMessage(TransferNotice, message.data);
     const fetch = this.transfers.get(body.transferId);
+    if (body.kind === "alive" && body.timings !== undefined) {
+      const account = fetch?.transfer?.account ?? this.ended.get(body.transferId);
+      if (account) account.sender = body.timings;
+    }
     if (!fetch?.transfer) return;
     if (body.kind === "failed") {
       this.giveUp(fetch, body.transferId, body.error.message);

@@ -3,13 +3,14 @@
 // every row, gives up, or falls silent for longer than the lease.
 import type { Bus, BusMessage, Clock, Log } from "../contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
-import { Credit, RowsRequest, type TransferNotice } from "../contracts/messages.ts";
-import { reportPhases, type Tracer } from "../contracts/trace.ts";
+import { Credit, RowsRequest, type SenderTimings, type TransferNotice } from "../contracts/messages.ts";
+import type { Tracer } from "../contracts/trace.ts";
 import { DamagedMessage, decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { Outage } from "./outage.ts";
 import { RecentIds } from "./recent-ids.ts";
 import { standingAt } from "./standing.ts";
 import { TransferSender } from "./transfer-sender.ts";
+import { SentTransfer } from "./transfer-times.ts";
 import type { WorkerCore } from "./worker-core.ts";
 
 /** Receivers send credits at least every 500 ms; one that is silent for so long is gone. */
@@ -19,16 +20,22 @@ const busyRetryMs = 200;
 
 type Notice = Omit<Extract<TransferNotice, { kind: "alive" }>, "v"> | Omit<Extract<TransferNotice, { kind: "failed" }>, "v">;
 
+/** For metrics. */
+export interface TransferEnd {
+  outcome: "complete" | "aborted" | "failed";
+  bytes: number;
+  resentFrames: number;
+  /** undefined: not all of it was sent. */
+  timings: SenderTimings | undefined;
+}
+
 interface Transfer {
   request: RowsRequest;
   sender: TransferSender;
   leaseUntilMs: number;
   deadlineMs: number;
   unsubscribe: () => void;
-  startedMs: number;
-  /** When blocks were there for it, and when its last row was computed. */
-  reservedMs: number | undefined;
-  computedMs: number | undefined;
+  times: SentTransfer;
 }
 
 export class RowServer {
@@ -46,7 +53,7 @@ export class RowServer {
   private endedBytes = 0;
   private stopTimer: () => void = () => {};
   /** Rows sent, for metrics. */
-  onTransferEnd: (end: { outcome: "complete" | "aborted" | "failed"; bytes: number; resentFrames: number }) => void = () => {};
+  onTransferEnd: (end: TransferEnd) => void = () => {};
 
   /** `data` is a connection of its own: control messages do not queue behind frames. */
   constructor(core: WorkerCore, control: Bus, data: Bus, options: { servesWhileDraining: boolean; tracer?: Tracer }) {
@@ -127,11 +134,13 @@ export class RowServer {
       leaseUntilMs: now + transferLeaseMs,
       deadlineMs: now + request.deadlineMs,
       unsubscribe: () => credits.unsubscribe(),
-      startedMs: now,
-      reservedMs: undefined,
-      computedMs: undefined,
+      times: new SentTransfer(now),
     };
     this.transfers.set(id, transfer);
+    sender.onSent = () => {
+      transfer.times.sent(this.clock.nowMs());
+      this.sayAlive(id, transfer);
+    };
     const guarded = (send: () => void) => {
       if (!this.transfers.has(id)) return;
       try {
@@ -154,12 +163,12 @@ export class RowServer {
         listener: {
           onReserved: (hitRows) =>
             guarded(() => {
-              transfer.reservedMs ??= this.clock.nowMs();
+              transfer.times.reserved(this.clock.nowMs());
               for (let layer = 0; layer < runner.info.layerCount; layer++) sender.rowsReady(layer, 0, hitRows, true);
             }),
           onLayerRows: (layer, firstRow, rowCount) =>
             guarded(() => {
-              transfer.computedMs = this.clock.nowMs();
+              transfer.times.computed(this.clock.nowMs(), firstRow, rowCount, layer === runner.info.layerCount - 1);
               sender.rowsReady(layer, firstRow, rowCount);
             }),
           onEnd: (end) => {
@@ -202,38 +211,22 @@ export class RowServer {
     this.free(id, error);
   }
 
-  private report(transfer: Transfer, outcome: "complete" | "aborted" | "failed"): void {
-    const { sender } = transfer;
-    this.onTransferEnd({ outcome, bytes: sender.sentBytes, resentFrames: sender.resentFrames });
-    this.reportSpans(transfer, outcome);
-  }
-
-  private reportSpans({ request, sender, startedMs, reservedMs, computedMs }: Transfer, outcome: string): void {
-    const { tracer } = this;
-    if (tracer === undefined || request.trace === undefined) return;
-    const context = tracer.child(request.trace);
-    const endMs = this.clock.nowMs();
-    reportPhases(tracer, context, startedMs, [
-      ["prefill.queue", reservedMs],
-      ["prefill.compute", computedMs],
-      ["prefill.send", endMs],
-    ]);
-    tracer.report({
-      context,
-      parent: request.trace,
-      name: "prefill",
-      kind: "server",
-      startMs: startedMs,
-      endMs,
-      attributes: {
+  private report({ request, sender, times }: Transfer, outcome: TransferEnd["outcome"]): void {
+    this.onTransferEnd({ outcome, bytes: sender.sentBytes, resentFrames: sender.resentFrames, timings: times.timings });
+    if (this.tracer === undefined || request.trace === undefined) return;
+    times.report(
+      this.tracer,
+      request.trace,
+      this.clock.nowMs(),
+      {
         "pelagic.request_id": request.requestId,
         "pelagic.worker_id": this.core.workerId,
         "pelagic.first_row": request.firstRow,
         "pelagic.end_row": request.endRow,
         "pelagic.sent_bytes": sender.sentBytes,
       },
-      ...(outcome !== "complete" && { failed: outcome }),
-    });
+      outcome === "complete" ? undefined : outcome,
+    );
   }
 
   private free(id: string, error: PelagicError): void {
@@ -250,6 +243,11 @@ export class RowServer {
     transfer.sender.close();
     transfer.unsubscribe();
     this.transfers.delete(id);
+  }
+
+  private sayAlive(id: string, transfer: Transfer): void {
+    const { timings } = transfer.times;
+    this.tell(transfer, { kind: "alive", transferId: id, sentFrames: transfer.sender.sentFrames, ...(timings && { timings }) });
   }
 
   private tell(transfer: Transfer, notice: Notice): void {
@@ -278,7 +276,7 @@ export class RowServer {
       } else if (now > transfer.deadlineMs) {
         this.end(id, new PelagicError("deadline_exceeded", "the request's deadline passed"));
       } else {
-        this.tell(transfer, { kind: "alive", transferId: id, sentFrames: transfer.sender.sentFrames });
+        this.sayAlive(id, transfer);
       }
     }
     this.stopTimer = this.clock.setTimer(aliveMs, () => this.tick());

@@ -48,6 +48,10 @@ export class TransferReceiver {
     this.nextRow = new Array<number>(runner.info.layerCount).fill(options.firstRow);
   }
 
+  get firstRow(): number {
+    return this.options.firstRow;
+  }
+
   /** Payload bytes of the whole transfer. */
   get totalBytes(): number {
     return (this.options.endRow - this.options.firstRow) * this.runner.info.layerCount * this.runner.rowBytes;

@@ -52,6 +52,9 @@ export class TransferSender {
   resentFrames = 0;
   private furthestFrame = 0;
   private readonly onFailure: (error: unknown) => void;
+  /** The last frame has left, for the first time. */
+  onSent: () => void = () => {};
+  private saidSent = false;
   private buffer = noBuffer;
   private used = 0;
   /** Frames wait for the buffer to be free again. */
@@ -141,6 +144,9 @@ export class TransferSender {
       this.write(place, frame);
     }
     this.publish(from);
+    if (this.saidSent || this.readyBytes < this.totalBytes || this.sentFrames < this.readyFrames) return;
+    this.saidSent = true;
+    this.onSent();
   }
 
   /** The blocks are no longer ours to read. */

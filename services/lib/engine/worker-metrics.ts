@@ -102,12 +102,13 @@ export function observeDecode(worker: DecodeWorker, registry: Registry): void {
     requests.inc({ outcome: end.outcome });
     tokens.inc(end.outputTokens);
     prompts.inc(end.promptTokens);
-    if (end.queueSeconds !== undefined) {
-      queue.observe(end.queueSeconds);
+    const { queueSeconds, firstTokenSeconds } = end.timings;
+    if (queueSeconds !== undefined) {
+      queue.observe(queueSeconds);
       queries.inc(end.promptTokens);
       hits.inc(end.cacheHitTokens);
     }
-    if (end.ttftSeconds !== undefined) ttft.observe(end.ttftSeconds);
+    if (firstTokenSeconds !== undefined) ttft.observe(firstTokenSeconds);
   };
   new Gauge({
     name: "pelagic_kv_receive_credit_bytes",

@@ -97,14 +97,14 @@ export const mutants: readonly Mutant[] = [
   {
     name: "rows of a transfer that was given up count as whole",
     file: fetcher,
-    find: 'this.endTransfer(fetch, "abort");\n        this.next(fetch, rows);',
-    replace: 'this.endTransfer(fetch, "abort");\n        this.next(fetch, transfer.source.endRow);',
+    find: "this.next(fetch, rows);",
+    replace: "this.next(fetch, transfer.source.endRow);",
   },
   { name: "nobody stops listening for frames", file: fetcher, find: "transfer.unsubscribe();", replace: "" },
   {
     name: "nobody stops listening for credits",
     file: rows,
-    find: "this.transfers.get(id)?.unsubscribe();",
+    find: "transfer.unsubscribe();",
     replace: "",
   },
   {
@@ -203,8 +203,8 @@ export const mutants: readonly Mutant[] = [
   {
     name: "the gateway asks again from the token after the missing one",
     file: generation,
-    find: "attemptId: this.attemptId, from: this.received, replySubject",
-    replace: "attemptId: this.attemptId, from: this.received + 1, replySubject",
+    find: "from: this.received, most, replySubject",
+    replace: "from: this.received + 1, most, replySubject",
   },
   {
     name: "a resumed request's prompt is all it has",
@@ -221,8 +221,8 @@ export const mutants: readonly Mutant[] = [
   {
     name: "the gateway listens on after an attempt",
     file: generation,
-    find: "leaveAttempt() {\n        this.unsubscribe();",
-    replace: "leaveAttempt() {",
+    find: "this.endAttempt(outcome);\n        this.unsubscribe();",
+    replace: "this.endAttempt(outcome);",
   },
   {
     name: "an answer goes on wherever there is room, whatever its bits",
