@@ -1,0 +1,121 @@
+// What is told of a request when it is over: metrics, its time line, its spans, one line in the log.
+import { sloResults } from "./admission/slo.ts";
+import type { Answer } from "./answer.ts";
+import { finishReasons } from "./answer-format.ts";
+import type { Generation } from "./generation.ts";
+import type { AboutRequest, RequestTimes } from "./request-times.ts";
+import type { Serving } from "./serve-generation.ts";
+
+/** Gives back what the request held, and tells of it. */
+export function endRequest(serving: Serving): void {
+  const { visit, place, times, answer, outcome } = serving;
+  serving.releaseBody();
+  place?.leave();
+  visit.settle(answer?.begun.some(({ wasAccepted }) => wasAccepted) ? answer.usage().total_tokens : 0);
+  times.ended(times.firstTokenMs === null ? outcome : "stream");
+  const begun = answer?.begun ?? [];
+  const about = aboutRequest(serving, begun);
+  countRequest(serving, about);
+  reportTimes(serving, about, begun);
+  logRequest(serving, about, begun);
+}
+
+/** Of an answer that ended well. */
+export function countTokens({ gateway: { metrics }, endpoint, times }: Serving, answer: Answer): void {
+  const usage = answer.usage();
+  metrics.tokens.inc({ kind: "prompt" }, usage.prompt_tokens);
+  metrics.tokens.inc({ kind: "cached" }, usage.prompt_cache_hit_tokens);
+  metrics.tokens.inc({ kind: "completion" }, usage.completion_tokens);
+  metrics.tokens.inc({ kind: "reasoning" }, usage.completion_tokens_details.reasoning_tokens);
+  const seconds = tpotSeconds(answer, times);
+  if (seconds !== null) metrics.timePerOutputToken.observe({ endpoint }, seconds);
+}
+
+function aboutRequest({ gateway, endpoint, response, requestId, answer, outcome }: Serving, begun: Generation[]): AboutRequest {
+  const usage = answer?.usage();
+  return {
+    // As the client knows it.
+    requestId: String(response.getHeader("x-request-id") ?? requestId),
+    endpoint,
+    model: gateway.model.name,
+    outcome,
+    promptTokens: usage?.prompt_tokens ?? 0,
+    cachedTokens: usage?.prompt_cache_hit_tokens ?? 0,
+    completionTokens: usage?.completion_tokens ?? 0,
+    decodeWorkerId: begun[0]?.attempts.at(-1)?.workerId ?? null,
+    prefillWorkerId: begun[0]?.prefilledBy ?? null,
+    resumes: begun.reduce((sum, { resumes }) => sum + resumes, 0),
+  };
+}
+
+function countRequest({ gateway: { metrics }, endpoint, terms, times, answer, outcome }: Serving, { resumes }: AboutRequest): void {
+  const { seconds, ttftSeconds } = times;
+  // One who went away waited for nothing.
+  if (terms !== null && outcome !== "cancelled") {
+    const done = endedWell(outcome);
+    for (const [slo, met] of sloResults(terms, { done, ttftSeconds, tpotSeconds: answer && tpotSeconds(answer, times) }))
+      metrics.slo.inc({ slo, outcome: met ? "attained" : "missed", priority: terms.priority });
+  }
+  metrics.requests.inc({ endpoint, outcome });
+  metrics.requestDuration.observe({ endpoint }, seconds);
+  if (ttftSeconds !== null) metrics.timeToFirstToken.observe({ endpoint }, ttftSeconds);
+  metrics.resumes.inc(resumes);
+}
+
+function reportTimes({ gateway, request, times, outcome }: Serving, about: AboutRequest, begun: Generation[]): void {
+  // Of several answers the first shows where the time went; the others come after it.
+  gateway.recent.add(times.timeline(about, begun[0]?.attempts ?? []));
+  times.report(
+    `POST ${request.url?.split("?", 1)[0]}`,
+    spanAttributes(about),
+    endedWell(outcome) ? undefined : outcome,
+    begun.flatMap(({ attempts }) => attempts),
+  );
+}
+
+function logRequest(
+  { gateway, endpoint, requestId, visit, times, outcome }: Serving,
+  { resumes }: AboutRequest,
+  begun: Generation[],
+): void {
+  const { seconds, ttftSeconds, traceId } = times;
+  gateway.log.info(
+    {
+      requestId,
+      ...(visit.caller.name !== null && { key: visit.caller.name }),
+      endpoint,
+      outcome,
+      seconds,
+      ...(ttftSeconds !== null && { ttftSeconds }),
+      ...(traceId !== null && { traceId }),
+      completionTokens: begun.reduce((sum, { received }) => sum + received, 0),
+      cacheHitTokens: begun[0]?.cacheHitTokens ?? 0,
+      prefilledBy: begun[0]?.prefilledBy,
+      resumes,
+    },
+    "request",
+  );
+}
+
+function endedWell(outcome: string): boolean {
+  return (finishReasons as readonly string[]).includes(outcome);
+}
+
+function tpotSeconds(answer: Answer, { firstTokenMs, lastTokenMs }: RequestTimes): number | null {
+  const { completion_tokens: tokens } = answer.usage();
+  return tokens > 1 && firstTokenMs !== null ? (lastTokenMs - firstTokenMs) / 1000 / (tokens - 1) : null;
+}
+
+/** By OpenTelemetry's conventions for generative AI, where they have a name. */
+function spanAttributes(about: AboutRequest) {
+  return {
+    "pelagic.request_id": about.requestId,
+    "gen_ai.operation.name": about.endpoint === "completions" ? "text_completion" : "chat",
+    "gen_ai.request.model": about.model,
+    "gen_ai.response.finish_reasons": about.outcome,
+    "gen_ai.usage.input_tokens": about.promptTokens,
+    "gen_ai.usage.output_tokens": about.completionTokens,
+    "pelagic.cached_tokens": about.cachedTokens,
+    "pelagic.resumes": about.resumes,
+  };
+}
