@@ -1,50 +1,50 @@
-// What the gateway counts. Labels are bounded: endpoints, outcomes and statuses, never names that a client chose.
+// What the gateway counts. Labels are bounded: endpoints, outcomes, statuses and the models served, never names that a client chose.
 import { kvBlockTokens } from "../lib/contracts/block-key.ts";
 import type { WorkerState } from "../lib/contracts/messages.ts";
 import { Counter, Gauge, Histogram, latencyBucketsSeconds, type Registry, tokenBucketsSeconds } from "../lib/runtime/metrics.ts";
 
 export type Endpoint = "chat" | "completions" | "responses" | "messages";
 
-/** The decode workers of the served model. */
+/** The decode workers of a served model. */
 export type DecodeWorkers = { modelName: string; workers: readonly Pick<WorkerState, "blocks" | "requests">[] };
 
 export class GatewayMetrics {
-  readonly timeToFirstToken: Histogram<"endpoint">;
-  readonly timePerOutputToken: Histogram<"endpoint">;
+  readonly timeToFirstToken: Histogram<"endpoint" | "model_name">;
+  readonly timePerOutputToken: Histogram<"endpoint" | "model_name">;
   /** Between what arrives of one answer; one that comes with several tokens counts once. */
-  readonly interTokenLatency: Histogram<"endpoint">;
-  readonly requestDuration: Histogram<"endpoint">;
-  readonly resumes: Counter;
+  readonly interTokenLatency: Histogram<"endpoint" | "model_name">;
+  readonly requestDuration: Histogram<"endpoint" | "model_name">;
+  readonly resumes: Counter<"model_name">;
   readonly cancellations: Histogram;
-  readonly requests: Counter<"endpoint" | "outcome">;
-  readonly tokens: Counter<"kind">;
+  readonly requests: Counter<"endpoint" | "outcome" | "model_name">;
+  readonly tokens: Counter<"kind" | "model_name">;
   readonly ignoredFields: Counter;
-  readonly slo: Counter<"slo" | "outcome" | "priority">;
+  readonly slo: Counter<"slo" | "outcome" | "priority" | "model_name">;
   readonly http: Counter<"route" | "status">;
 
   constructor(
     registry: Registry,
-    gauges: { running(): number; waiting(): number; cancelling(): number; bodyBytes(): number; decode(): DecodeWorkers },
+    gauges: { running(): number; waiting(): number; cancelling(): number; bodyBytes(): number; decode(): DecodeWorkers[] },
   ) {
     const registers = [registry];
     this.timeToFirstToken = new Histogram({
       name: "gen_ai_server_time_to_first_token_seconds",
       help: "From a request's arrival to its first token on the way to the client.",
-      labelNames: ["endpoint"],
+      labelNames: ["endpoint", "model_name"],
       buckets: latencyBucketsSeconds,
       registers,
     });
     this.timePerOutputToken = new Histogram({
       name: "gen_ai_server_time_per_output_token_seconds",
       help: "(last - first token time) / (tokens - 1), per request.",
-      labelNames: ["endpoint"],
+      labelNames: ["endpoint", "model_name"],
       buckets: tokenBucketsSeconds,
       registers,
     });
     this.interTokenLatency = new Histogram({
       name: "pelagic_gateway_inter_token_latency_seconds",
       help: "Between one arrival of an answer's tokens and the next.",
-      labelNames: ["endpoint"],
+      labelNames: ["endpoint", "model_name"],
       buckets: tokenBucketsSeconds,
       registers,
     });
@@ -57,31 +57,32 @@ export class GatewayMetrics {
     this.resumes = new Counter({
       name: "pelagic_gateway_resumes_total",
       help: "Answers that another decode worker went on with.",
+      labelNames: ["model_name"],
       registers,
     });
     this.requestDuration = new Histogram({
       name: "gen_ai_server_request_duration_seconds",
       help: "From a request's arrival to its end.",
-      labelNames: ["endpoint"],
+      labelNames: ["endpoint", "model_name"],
       buckets: latencyBucketsSeconds,
       registers,
     });
     this.requests = new Counter({
       name: "pelagic_gateway_requests_total",
       help: "Ended requests; outcome is a finish reason or an error code.",
-      labelNames: ["endpoint", "outcome"],
+      labelNames: ["endpoint", "outcome", "model_name"],
       registers,
     });
     this.tokens = new Counter({
       name: "pelagic_gateway_tokens_total",
       help: "Tokens of ended requests: prompt, cached (of the prompt), completion, reasoning (of the completion).",
-      labelNames: ["kind"],
+      labelNames: ["kind", "model_name"],
       registers,
     });
     this.slo = new Counter({
       name: "pelagic_gateway_slo_total",
       help: "Objectives (ttft, tpot) and deadlines that requests named, attained or missed; refused and failed requests miss theirs.",
-      labelNames: ["slo", "outcome", "priority"],
+      labelNames: ["slo", "outcome", "priority", "model_name"],
       registers,
     });
     this.ignoredFields = new Counter({
@@ -112,25 +113,27 @@ export class GatewayMetrics {
   }
 }
 
-/** The names that autoscalers and the Gateway API's endpoint picker know, of the whole pool behind this gateway. */
-function likeVllm(registry: Registry, decode: () => DecodeWorkers): void {
-  const sum = (read: (worker: DecodeWorkers["workers"][number]) => number) =>
-    decode().workers.reduce((total, worker) => total + read(worker), 0);
-  const gauge = (name: string, help: string, read: () => number) =>
+/** The names that autoscalers and the Gateway API's endpoint picker know, of each model's whole pool behind this gateway. */
+function likeVllm(registry: Registry, decode: () => DecodeWorkers[]): void {
+  const sum = ({ workers }: DecodeWorkers, read: (worker: DecodeWorkers["workers"][number]) => number) =>
+    workers.reduce((total, worker) => total + read(worker), 0);
+  const gauge = (name: string, help: string, read: (pool: DecodeWorkers) => number) =>
     new Gauge({
       name,
       help,
       labelNames: ["model_name"],
       registers: [registry],
       collect() {
-        this.set({ model_name: decode().modelName }, read());
+        for (const pool of decode()) this.set({ model_name: pool.modelName }, read(pool));
       },
     });
-  gauge("vllm:num_requests_running", "Requests that hold KV blocks, on all decode workers.", () => sum(({ requests }) => requests.running));
-  gauge("vllm:num_requests_waiting", "Requests that wait on decode workers.", () => sum(({ requests }) => requests.waiting));
-  gauge("vllm:kv_cache_usage_perc", "Share of KV blocks in use by requests, 0 to 1.", () => {
-    const total = sum(({ blocks }) => blocks.total);
-    return total === 0 ? 0 : 1 - sum(({ blocks }) => blocks.free + blocks.cached) / total;
+  gauge("vllm:num_requests_running", "Requests that hold KV blocks, on all decode workers.", (pool) =>
+    sum(pool, ({ requests }) => requests.running),
+  );
+  gauge("vllm:num_requests_waiting", "Requests that wait on decode workers.", (pool) => sum(pool, ({ requests }) => requests.waiting));
+  gauge("vllm:kv_cache_usage_perc", "Share of KV blocks in use by requests, 0 to 1.", (pool) => {
+    const total = sum(pool, ({ blocks }) => blocks.total);
+    return total === 0 ? 0 : 1 - sum(pool, ({ blocks }) => blocks.free + blocks.cached) / total;
   });
   new Gauge({
     name: "vllm:cache_config_info",
@@ -139,8 +142,10 @@ function likeVllm(registry: Registry, decode: () => DecodeWorkers): void {
     registers: [registry],
     collect() {
       this.reset();
-      const num_gpu_blocks = String(sum(({ blocks }) => blocks.total));
-      this.set({ model_name: decode().modelName, block_size: String(kvBlockTokens), num_gpu_blocks }, 1);
+      for (const pool of decode()) {
+        const num_gpu_blocks = String(sum(pool, ({ blocks }) => blocks.total));
+        this.set({ model_name: pool.modelName, block_size: String(kvBlockTokens), num_gpu_blocks }, 1);
+      }
     },
   });
 }

@@ -21,23 +21,30 @@ export function endRequest(serving: Serving): void {
 }
 
 /** Of an answer that ended well. */
-export function countTokens({ gateway: { metrics }, endpoint, times }: Serving, answer: Answer): void {
+export function countTokens(serving: Serving, answer: Answer): void {
+  const { metrics } = serving.gateway;
   const usage = answer.usage();
-  metrics.tokens.inc({ kind: "prompt" }, usage.prompt_tokens);
-  metrics.tokens.inc({ kind: "cached" }, usage.prompt_cache_hit_tokens);
-  metrics.tokens.inc({ kind: "completion" }, usage.completion_tokens);
-  metrics.tokens.inc({ kind: "reasoning" }, usage.completion_tokens_details.reasoning_tokens);
-  const seconds = tpotSeconds(answer, times);
-  if (seconds !== null) metrics.timePerOutputToken.observe({ endpoint }, seconds);
+  const model_name = modelLabel(serving);
+  metrics.tokens.inc({ kind: "prompt", model_name }, usage.prompt_tokens);
+  metrics.tokens.inc({ kind: "cached", model_name }, usage.prompt_cache_hit_tokens);
+  metrics.tokens.inc({ kind: "completion", model_name }, usage.completion_tokens);
+  metrics.tokens.inc({ kind: "reasoning", model_name }, usage.completion_tokens_details.reasoning_tokens);
+  const seconds = tpotSeconds(answer, serving.times);
+  if (seconds !== null) metrics.timePerOutputToken.observe({ endpoint: serving.endpoint, model_name }, seconds);
 }
 
-function aboutRequest({ gateway, endpoint, response, requestId, answer, outcome }: Serving, begun: Generation[]): AboutRequest {
+/** Empty where the request named no model of ours: never a name that a client chose. */
+export function modelLabel({ hosted }: Serving): string {
+  return hosted?.model.name ?? "";
+}
+
+function aboutRequest({ hosted, endpoint, response, requestId, answer, outcome }: Serving, begun: Generation[]): AboutRequest {
   const usage = answer?.usage();
   return {
     // As the client knows it.
     requestId: String(response.getHeader("x-request-id") ?? requestId),
     endpoint,
-    model: gateway.model.name,
+    model: hosted?.model.name ?? null,
     outcome,
     promptTokens: usage?.prompt_tokens ?? 0,
     cachedTokens: usage?.prompt_cache_hit_tokens ?? 0,
@@ -48,18 +55,21 @@ function aboutRequest({ gateway, endpoint, response, requestId, answer, outcome 
   };
 }
 
-function countRequest({ gateway: { metrics }, endpoint, terms, times, answer, outcome }: Serving, { resumes }: AboutRequest): void {
+function countRequest(serving: Serving, { resumes }: AboutRequest): void {
+  const { endpoint, terms, times, answer, outcome } = serving;
+  const { metrics } = serving.gateway;
+  const labels = { endpoint, model_name: modelLabel(serving) };
   const { seconds, ttftSeconds } = times;
   // One who went away waited for nothing.
   if (terms !== null && outcome !== "cancelled") {
     const done = endedWell(outcome);
     for (const [slo, met] of sloResults(terms, { done, ttftSeconds, tpotSeconds: answer && tpotSeconds(answer, times) }))
-      metrics.slo.inc({ slo, outcome: met ? "attained" : "missed", priority: terms.priority });
+      metrics.slo.inc({ slo, outcome: met ? "attained" : "missed", priority: terms.priority, model_name: labels.model_name });
   }
-  metrics.requests.inc({ endpoint, outcome });
-  metrics.requestDuration.observe({ endpoint }, seconds);
-  if (ttftSeconds !== null) metrics.timeToFirstToken.observe({ endpoint }, ttftSeconds);
-  metrics.resumes.inc(resumes);
+  metrics.requests.inc({ endpoint, outcome, model_name: labels.model_name });
+  metrics.requestDuration.observe(labels, seconds);
+  if (ttftSeconds !== null) metrics.timeToFirstToken.observe(labels, ttftSeconds);
+  metrics.resumes.inc({ model_name: labels.model_name }, resumes);
 }
 
 function reportTimes({ gateway, request, times, outcome }: Serving, about: AboutRequest, begun: Generation[]): void {
@@ -75,7 +85,7 @@ function reportTimes({ gateway, request, times, outcome }: Serving, about: About
 
 function logRequest(
   { gateway, endpoint, requestId, visit, times, outcome }: Serving,
-  { resumes }: AboutRequest,
+  { model, resumes }: AboutRequest,
   begun: Generation[],
 ): void {
   const { seconds, ttftSeconds, traceId } = times;
@@ -84,6 +94,7 @@ function logRequest(
       requestId,
       ...(visit.caller.name !== null && { key: visit.caller.name }),
       endpoint,
+      ...(model !== null && { model }),
       outcome,
       seconds,
       ...(ttftSeconds !== null && { ttftSeconds }),
@@ -111,7 +122,7 @@ function spanAttributes(about: AboutRequest) {
   return {
     "pelagic.request_id": about.requestId,
     "gen_ai.operation.name": about.endpoint === "completions" ? "text_completion" : "chat",
-    "gen_ai.request.model": about.model,
+    "gen_ai.request.model": about.model ?? undefined,
     "gen_ai.response.finish_reasons": about.outcome,
     "gen_ai.usage.input_tokens": about.promptTokens,
     "gen_ai.usage.output_tokens": about.completionTokens,

@@ -1,70 +1,34 @@
 // One request through the gateway: read, validate, admit, tokenize, route, dispatch, and write what comes. The order is the design's
 // "Life of a request"; what each step decides is in the file that it names.
 import type { IncomingMessage } from "node:http";
-import type { Log } from "../lib/contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
 import type { Standing } from "../lib/contracts/messages.ts";
 import type { Standing as QueueStanding } from "../lib/fair-queue/request-queue.ts";
-import type { Admission, Place } from "./admission/admission.ts";
-import { type Callers, type Visit, visitOf } from "./admission/callers.ts";
+import type { Place } from "./admission/admission.ts";
+import { type Visit, visitOf } from "./admission/callers.ts";
 import { estimate, refuseLate } from "./admission/foresight.ts";
-import type { Room } from "./admission/room.ts";
 import { standingOf, type Terms, termsOf } from "./admission/terms.ts";
 import { Answer, type Choice } from "./answer.ts";
-import type { DispatchClient } from "./dispatch-client.ts";
-import type { Endpoint, GatewayMetrics } from "./gateway-metrics.ts";
+import type { Endpoint } from "./gateway-metrics.ts";
 import { type GenerationPlan, planGeneration, tenantSalt } from "./generation-plan.ts";
 import { type GenerationRequest as ParsedRequest, parseGeneration } from "./generation-request.ts";
 import { inEndpointsWords } from "./field-names.ts";
+import type { Gateway, HostedModel } from "./gateway.ts";
 import { sendError } from "./http-error.ts";
 import type { GatewayResponse } from "./http-response.ts";
-import { type ByteBudget, readJsonBody } from "./json-body.ts";
+import { readJsonBody } from "./json-body.ts";
+import { chooseModel } from "./model-choice.ts";
 import { OutputAssembler } from "./output-assembler.ts";
 import type { EncodedPrompt } from "./prompt-encoder.ts";
 import { checkPromptBytes, type PromptSource } from "./prompt-source.ts";
+import { servedContext } from "./readiness.ts";
 import { RequestRouting } from "./request-routing.ts";
 import { explainRoute } from "./router.ts";
 import type { ServedModel } from "./served-model.ts";
-import type { EncodeLimits, Encoder } from "./tokenizer-pool.ts";
-import type { WorkerDirectory } from "./worker-directory.ts";
-import type { RecentRequests } from "./recent-requests.ts";
-import { countTokens, endRequest } from "./request-end.ts";
+import type { EncodeLimits } from "./tokenizer-pool.ts";
+import { countTokens, endRequest, modelLabel } from "./request-end.ts";
 import { RequestTimes } from "./request-times.ts";
-import { parentOf, type Tracer } from "../lib/contracts/trace.ts";
-
-export interface GatewayLimits {
-  maxBodyBytes: number;
-  /** Without max_tokens, an answer ends here or where the context does. */
-  defaultMaxTokens: number;
-  deadlineMs: number;
-  /** Fewer uncached prompt tokens than this are prefilled by decode itself. */
-  localPrefillTokens: number;
-  /** A reader that takes nothing for so long loses its stream. */
-  stallMs: number;
-  /** A stream in which nothing comes for so long gets a comment. */
-  keepAliveMs: number;
-}
-
-export interface Gateway {
-  model: ServedModel;
-  /** null where the model has no tokenizer. */
-  encoder: Encoder | null;
-  client: DispatchClient;
-  directory: WorkerDirectory;
-  callers: Callers;
-  admission: Admission;
-  /** At the model's workers. */
-  room: Room;
-  bodyBudget: ByteBudget;
-  metrics: GatewayMetrics;
-  recent: RecentRequests;
-  /** undefined: nothing is traced. */
-  tracer: Tracer | undefined;
-  limits: GatewayLimits;
-  /** Internal request options, like digests, are allowed. */
-  debug: boolean;
-  log: Log;
-}
+import { parentOf } from "../lib/contracts/trace.ts";
 
 /** Of an answer, counted against a key's tokens before it is made: most allow far more than they use. */
 const typicalAnswerTokens = 256;
@@ -77,6 +41,8 @@ export interface Serving {
   response: GatewayResponse;
   requestId: string;
   visit: Visit;
+  /** null: the request did not come so far that one was chosen. */
+  hosted: HostedModel | null;
   times: RequestTimes;
   /** Aborted when the client goes away. */
   gone: AbortSignal;
@@ -90,6 +56,7 @@ export interface Serving {
 
 /** What its body and headers ask for. */
 interface Asked {
+  hosted: HostedModel;
   parsed: ParsedRequest;
   terms: Terms;
   cacheSalt: string;
@@ -126,6 +93,7 @@ function begin(gateway: Gateway, endpoint: Endpoint, request: IncomingMessage, r
     ...{ gateway, endpoint, request, response },
     requestId: response.locals.requestId as string,
     visit: visitOf(response),
+    hosted: null,
     times: new RequestTimes(gateway.tracer, parentOf(request.headers.traceparent)),
     gone: gone.signal,
     releaseBody: () => {},
@@ -143,31 +111,32 @@ async function read(serving: Serving): Promise<Asked> {
   times.ended("read body");
   const terms = termsOf(request.headers, visit.caller, body.priority, gateway.limits.deadlineMs);
   serving.terms = terms;
-  visit.checkModel(body.model);
-  const parsed = parseGeneration(gateway, endpoint, body);
+  const hosted = chooseModel(gateway.models, body.model, visit.caller);
+  serving.hosted = hosted;
+  const parsed = parseGeneration(gateway, hosted.model, endpoint, body);
   const cacheSalt = tenantSalt(parsed.common, visit.caller.isolation);
   const standing = standingOf(terms, visit.caller, cacheSalt, times.arrivedMs);
   times.ended("admit");
-  return { parsed, terms, cacheSalt, standing };
+  return { hosted, parsed, terms, cacheSalt, standing };
 }
 
 /** Waits for a place, after the body: a slow sender takes none. Returns the context that the workers have. */
-async function enter(serving: Serving, { terms, standing }: Asked): Promise<number> {
+async function enter(serving: Serving, { hosted, terms, standing }: Asked): Promise<number> {
   const { gateway, gone, times } = serving;
   serving.place = await gateway.admission.enter(standing, {
-    room: gateway.room,
+    room: hosted.room,
     waitMs: Math.min(terms.deadlineMs, terms.ttftMs ?? Number.POSITIVE_INFINITY),
     signal: gone,
   });
-  const maxPositions = readyMaxPositions(gateway);
+  const maxPositions = readyMaxPositions(gateway, hosted.model);
   times.ended("queue");
   return maxPositions;
 }
 
-async function tokenize(serving: Serving, { parsed, terms }: Asked, maxPositions: number): Promise<EncodedPrompt[]> {
-  const { gateway, gone, times } = serving;
+async function tokenize(serving: Serving, { hosted, parsed, terms }: Asked, maxPositions: number): Promise<EncodedPrompt[]> {
+  const { gone, times } = serving;
   const limits = { signal: gone, timeoutMs: terms.deadlineMs - (performance.now() - times.arrivedMs) };
-  const prompts = await Promise.all(parsed.prompts.map((source) => encodePrompt(gateway, source, parsed, maxPositions, limits)));
+  const prompts = await Promise.all(parsed.prompts.map((source) => encodePrompt(hosted, source, parsed, maxPositions, limits)));
   serving.releaseBody();
   times.ended("tokenize");
   if (gone.aborted) throw new PelagicError("cancelled", "the client went away");
@@ -191,24 +160,29 @@ function prepare(serving: Serving, asked: Asked, prompts: EncodedPrompt[], maxPo
 }
 
 /** All answers to all prompts, how each is routed, and the tokens that they may take together. */
-function choicesOf(serving: Serving, { parsed, terms, cacheSalt, standing }: Asked, prompts: EncodedPrompt[], maxPositions: number) {
+function choicesOf(
+  serving: Serving,
+  { hosted: { model }, parsed, terms, cacheSalt, standing }: Asked,
+  prompts: EncodedPrompt[],
+  maxPositions: number,
+) {
   const { gateway, requestId, times } = serving;
   const { priority, ttftMs, deadlineMs } = terms;
   const routings: RequestRouting[] = [];
   let tokens = 0;
   const choices = prompts.flatMap((prompt, index) => {
-    const plan = planGeneration(parsed.common, parsed, prompt, gateway.model, {
+    const plan = planGeneration(parsed.common, parsed, prompt, model, {
       maxPositions,
       defaultMaxTokens: gateway.limits.defaultMaxTokens,
     });
     tokens += prompt.tokens.length + parsed.candidates * Math.min(plan.maxTokens, typicalAnswerTokens);
     return Array.from({ length: parsed.candidates }, (_, choice): Choice => {
-      const routing = routingOf(gateway, prompt, plan, cacheSalt);
+      const routing = routingOf(gateway, model, prompt, plan, cacheSalt);
       routings.push(routing);
       return {
         prompt: index,
         promptTokens: prompt.tokens.length,
-        assembler: assemblerOf(gateway, parsed, plan, prompt),
+        assembler: assemblerOf(model, parsed, plan, prompt),
         start: () => {
           const elapsedMs = performance.now() - times.arrivedMs;
           const { tenant } = standing;
@@ -230,6 +204,7 @@ function choicesOf(serving: Serving, { parsed, terms, cacheSalt, standing }: Ask
 function answerOf(serving: Serving, { parsed }: Asked, prompts: EncodedPrompt[], choices: Choice[], routings: RequestRouting[]): Answer {
   const { gateway, endpoint, response, times } = serving;
   const { common } = parsed;
+  const labels = { endpoint, model_name: modelLabel(serving) };
   return new Answer({
     format: parsed.format(prompts),
     choices,
@@ -246,7 +221,7 @@ function answerOf(serving: Serving, { parsed }: Asked, prompts: EncodedPrompt[],
     },
     onTokens: (gapSeconds) => {
       times.token();
-      if (gapSeconds !== null) gateway.metrics.interTokenLatency.observe({ endpoint }, gapSeconds);
+      if (gapSeconds !== null) gateway.metrics.interTokenLatency.observe(labels, gapSeconds);
     },
   });
 }
@@ -259,9 +234,9 @@ function refuse(serving: Serving, error: unknown): void {
   sendError(response, failure, answer?.begun.some((generation) => generation.wasAccepted) ?? false);
 }
 
-function routingOf(gateway: Gateway, prompt: EncodedPrompt, plan: GenerationPlan, cacheSalt: string): RequestRouting {
+function routingOf(gateway: Gateway, model: ServedModel, prompt: EncodedPrompt, plan: GenerationPlan, cacheSalt: string): RequestRouting {
   return new RequestRouting(gateway.directory, {
-    modelName: gateway.model.name,
+    modelName: model.name,
     promptLength: prompt.tokens.length,
     maxTokens: plan.maxTokens,
     cacheSalt,
@@ -304,9 +279,9 @@ function startGeneration(
   );
 }
 
-function assemblerOf(gateway: Gateway, parsed: ParsedRequest, plan: GenerationPlan, prompt: EncodedPrompt): OutputAssembler {
+function assemblerOf(model: ServedModel, parsed: ParsedRequest, plan: GenerationPlan, prompt: EncodedPrompt): OutputAssembler {
   return new OutputAssembler({
-    table: gateway.model.table,
+    table: model.table,
     stops: plan.stops,
     stopTokenIds: plan.stopTokenIds,
     ...(parsed.chat ? { thinking: prompt.insideThink } : {}),
@@ -316,26 +291,15 @@ function assemblerOf(gateway: Gateway, parsed: ParsedRequest, plan: GenerationPl
   });
 }
 
-/** The context that some ready decode worker has (the router asks nobody for more than it has); refuses early where none is. An outage of the bus is waited for later. */
-function readyMaxPositions(gateway: Gateway): number {
-  const maxPositions = servedContext(gateway);
-  if (maxPositions === null) throw new PelagicError("no_workers", "no decode worker is ready; try again later");
+/** Refuses early where nobody could answer. An outage of the bus is waited for later. */
+function readyMaxPositions(gateway: Gateway, { name }: ServedModel): number {
+  const maxPositions = servedContext(gateway.directory, name);
+  if (maxPositions === null) throw new PelagicError("no_workers", `no decode worker of ${name} is ready; try again later`);
   return maxPositions;
 }
 
-export function servedContext(gateway: Pick<Gateway, "directory" | "model">): number | null {
-  const ready = readyDecodeWorkers(gateway);
-  return ready.length === 0 ? null : Math.max(...ready.map((worker) => worker.maxPositions));
-}
-
-export function readyDecodeWorkers({ directory, model }: Pick<Gateway, "directory" | "model">) {
-  return directory
-    .snapshot()
-    .workers.filter((worker) => worker.role === "decode" && worker.state === "ready" && worker.modelName === model.name);
-}
-
 async function encodePrompt(
-  gateway: Gateway,
+  { model, encoder }: HostedModel,
   source: PromptSource,
   { wanted, bannedWords, common }: ParsedRequest,
   maxPositions: number,
@@ -347,15 +311,15 @@ async function encodePrompt(
     return count ? tokens.subarray(Math.max(0, tokens.length - count)) : tokens;
   };
   if ("tokens" in source && !asks) return { tokens: last(source.tokens), insideThink: false };
-  if (gateway.encoder === null) {
-    throw new PelagicError("invalid_request", `the model ${gateway.model.name} has no tokenizer.json: its answers cannot follow a format`, {
+  if (encoder === null) {
+    throw new PelagicError("invalid_request", `the model ${model.name} has no tokenizer.json: its answers cannot follow a format`, {
       param: "response_format",
     });
   }
   const also = { ...(wanted && { format: wanted }), ...(bannedWords && { bannedWords }) };
-  if ("tokens" in source) return { ...(await gateway.encoder.encode({ kind: "ids", ...also }, limits)), tokens: last(source.tokens) };
+  if ("tokens" in source) return { ...(await encoder.encode({ kind: "ids", ...also }, limits)), tokens: last(source.tokens) };
   // What is cut off may be any length.
-  if (!common.truncate_prompt_tokens) checkPromptBytes(source, gateway.model, maxPositions);
-  const encoded = await gateway.encoder.encode({ ...source.job, ...also }, limits);
+  if (!common.truncate_prompt_tokens) checkPromptBytes(source, model, maxPositions);
+  const encoded = await encoder.encode({ ...source.job, ...also }, limits);
   return { ...encoded, tokens: last(encoded.tokens) };
 }
