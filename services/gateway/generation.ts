@@ -131,8 +131,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
   /** The attempt that is being stopped for a move. */
   private movingAttempt: string | null = null;
   private moveConsideredMs = Number.NEGATIVE_INFINITY;
-  /** The process that the attempt was meant for, and the one that accepted it: the same, or the attempt is none. */
-  private askedInstanceId: string | null = null;
+  /** The process that has accepted the attempt. */
   private instanceId: string | null = null;
   private unsubscribe: () => void = () => {};
 
@@ -267,7 +266,6 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.unsubscribe = () => subscription.unsubscribe();
     this.attemptId = attemptId;
     this.workerId = target.workerId;
-    this.askedInstanceId = target.instanceId;
     this.instanceId = null;
     this.heardMs = clock.nowMs();
     const record = this.recordAttempt(target, span?.());
@@ -283,6 +281,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
           ...(request.standing && { standing: this.standingNow(request.standing) }),
           attemptId,
           gatewayId,
+          instanceId: target.instanceId,
           replySubject,
           promptLength: prompt.length,
           prefillWorkerId: target.prefillWorkerId,
@@ -296,10 +295,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
       try {
         // The same attempt each time: decode accepts it once, however often it arrives.
         const { body } = decodeMessage(DispatchReply, await bus.request(subjects.dispatch(workerId), message, dispatchReplyMs));
-        if (body.kind === "accepted" && body.instanceId !== target.instanceId) {
-          // Another process than the one that was chosen, by its model and numerics too.
-          outcome = {};
-        } else if (body.kind === "accepted") {
+        if (body.kind === "accepted") {
           if (this.attemptId === attemptId) this.instanceId = body.instanceId;
           this.wasAccepted = true;
           outcome = "accepted";
@@ -388,8 +384,6 @@ export class Generation implements AsyncIterable<TokenBatch> {
       return;
     }
     if (delta.body.attemptId !== attemptId) return;
-    // Another process than the one that was chosen: ask() hears of it and leaves.
-    if (delta.body.instanceId !== undefined && delta.body.instanceId !== this.askedInstanceId) return;
     this.heardMs = clock.nowMs();
     this.heardFrom = true;
     this.instanceId ??= delta.body.instanceId ?? null;
@@ -606,7 +600,6 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.unsubscribe = () => {};
     this.workerId = null;
     this.attemptId = "";
-    this.askedInstanceId = null;
     this.instanceId = null;
     this.heardFrom = false;
     this.isBehind = false;
