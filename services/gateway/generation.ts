@@ -376,19 +376,13 @@ export class Generation implements AsyncIterable<TokenBatch> {
 
   private onDelta(attemptId: string, data: Uint8Array): void {
     if (this.isOver || attemptId !== this.attemptId) return;
-    const { clock, log } = this.client.options;
+    const { clock } = this.client.options;
     if (this.isFull) {
       this.heardMs = clock.nowMs();
       this.isBehind = true;
       return;
     }
-    let delta: { body: Delta; tokens: Uint32Array };
-    try {
-      delta = decodeMessage(Delta, data);
-    } catch (error) {
-      log.warn({ requestId: this.request.requestId, error: error instanceof Error ? error.message : String(error) }, "delta dropped");
-      return;
-    }
+    const delta = decodeMessage(Delta, data);
     if (delta.body.attemptId !== attemptId) return;
     // Another process than the one that was chosen: ask() hears of it and leaves.
     if (delta.body.instanceId !== undefined && delta.body.instanceId !== this.askedInstanceId) return;
