@@ -44,7 +44,7 @@ export function testStages(fast: boolean): Stage[] {
       name: fast ? "unit and integration tests" : "unit, integration and end-to-end tests",
       run: (print) => vitest(["unit", "integration", ...(fast ? [] : ["e2e"])], print),
     },
-    { name: "published clients", slow: true, run: (print) => vitest(["clients"], print) },
+    { name: "published clients and load tools", slow: true, run: (print) => vitest(["clients"], print) },
   ];
   return stages.filter((stage) => !(fast && stage.slow));
 }
