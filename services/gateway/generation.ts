@@ -131,7 +131,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
   /** The attempt that is being stopped for a move. */
   private movingAttempt: string | null = null;
   private moveConsideredMs = Number.NEGATIVE_INFINITY;
-  /** The process that has accepted the attempt. */
+  /** The process that the attempt is meant for, and the one that has accepted it: no other does. */
+  private askedInstanceId: string | null = null;
   private instanceId: string | null = null;
   private unsubscribe: () => void = () => {};
 
@@ -268,6 +269,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.unsubscribe = () => subscription.unsubscribe();
     this.attemptId = attemptId;
     this.workerId = target.workerId;
+    this.askedInstanceId = target.instanceId;
     this.instanceId = null;
     this.heardMs = clock.nowMs();
     const record = this.recordAttempt(target, span?.());
@@ -380,6 +382,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
     }
     const delta = decodeMessage(Delta, data);
     if (delta.body.attemptId !== attemptId) return;
+    if (delta.body.instanceId !== undefined && delta.body.instanceId !== this.askedInstanceId) return;
     this.heardMs = clock.nowMs();
     this.heardFrom = true;
     this.instanceId ??= delta.body.instanceId ?? null;
@@ -598,6 +601,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.unsubscribe = () => {};
     this.workerId = null;
     this.attemptId = "";
+    this.askedInstanceId = null;
     this.instanceId = null;
     this.heardFrom = false;
     this.isBehind = false;
