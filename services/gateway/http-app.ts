@@ -61,6 +61,11 @@ function createApp(gateway: Gateway, console?: Router): Express {
   get(app, ["/health"], (_request, response) => {
     response.json({ status: "ok" });
   });
+  // An endpoint picker scrapes the port that it picks, many times a second and without a key. All metrics are on the admin port.
+  get(app, ["/metrics"], async (_request, response) => {
+    const { pool } = gateway.metrics;
+    response.type(pool.contentType).send(await pool.metrics());
+  });
   // It has a key of its own.
   if (console !== undefined) app.use("/console", console);
   app.use(["/v1/messages", "/anthropic/v1/messages"], (_request, response, next) => {

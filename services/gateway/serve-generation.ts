@@ -201,6 +201,7 @@ export async function serveGeneration(
       resumes: begun.reduce((sum, { resumes }) => sum + resumes, 0),
     };
     gateway.metrics.resumes.inc(about.resumes);
+    if (done) times.eachPhase((phase, phaseSeconds) => gateway.metrics.phases.observe({ phase }, phaseSeconds));
     // Of several answers the first shows where the time went; the others come after it.
     gateway.recent.add(times.timeline(about, begun[0]?.attempts ?? []));
     times.report(
@@ -291,6 +292,8 @@ function countTokens(metrics: GatewayMetrics, endpoint: Endpoint, answer: Answer
   metrics.tokens.inc({ kind: "cached" }, usage.prompt_cache_hit_tokens);
   metrics.tokens.inc({ kind: "completion" }, usage.completion_tokens);
   metrics.tokens.inc({ kind: "reasoning" }, usage.completion_tokens_details.reasoning_tokens);
+  metrics.promptTokens.observe(usage.prompt_tokens);
+  metrics.completionTokens.observe(usage.completion_tokens);
   const seconds = tpotSeconds(answer, times);
   if (seconds !== null) metrics.timePerOutputToken.observe({ endpoint }, seconds);
 }
