@@ -1,5 +1,6 @@
 // bench: one sub-command for each benchmark; all print the same form.
 import type { Command } from "commander";
+import * as cancel from "./bench-cancel.ts";
 import * as engine from "./bench-engine.ts";
 import * as gateway from "./bench-gateway.ts";
 import * as router from "./bench-router.ts";
@@ -11,4 +12,5 @@ export function register(program: Command): void {
   router.register(bench);
   kv.register(bench);
   gateway.register(bench);
+  cancel.register(bench);
 }

@@ -25,6 +25,7 @@ export interface AnswerOptions {
   choices: Choice[];
   response: ServerResponse;
   stallMs: number;
+  keepAliveMs: number;
   /** Where several are made to give the best: so many of each prompt's. */
   best?: number;
   tokenIds: boolean;
@@ -70,6 +71,12 @@ export class Answer {
       });
       return this.written;
     };
+    // Not before a worker has the request: until then it can be refused, which headers would rule out.
+    const keepAlive = setInterval(() => {
+      const comment = writer.keepAliveAfter(this.options.keepAliveMs);
+      // Who finds no reader there says so where it is waited for.
+      if (comment !== "" && this.begun.some(({ wasAccepted }) => wasAccepted)) put(comment).catch(() => undefined);
+    }, this.options.keepAliveMs / 4);
     let endings: Ending[];
     try {
       endings = await this.all(async (choice, index) => {
@@ -103,6 +110,8 @@ export class Answer {
       await writer.write(format.failure(failure));
       writer.end();
       return failure.code;
+    } finally {
+      clearInterval(keepAlive);
     }
     await put(this.lastEvents + format.end(this.usage()));
     writer.end();

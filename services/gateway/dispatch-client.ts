@@ -19,6 +19,8 @@ export interface DispatchClientOptions {
   /** A request on which work was spent waits so long for a worker that can go on with it. */
   resumeWaitMs: number;
   log: Log;
+  /** Decode has confirmed so long after an attempt was given up that nothing of it is left. */
+  onCancelled?: (seconds: number) => void;
   freshId?: FreshId;
 }
 
@@ -99,13 +101,15 @@ export class DispatchClient {
 
   /** @internal Tells decode to free an attempt, a bounded number of times; if none arrives, its lease runs out. */
   async cancelAttempt(workerId: string, attemptId: string): Promise<void> {
-    const { bus, subjects, clock, log } = this.options;
+    const { bus, subjects, clock, log, onCancelled } = this.options;
+    const begunMs = clock.nowMs();
     this.cancelling++;
     try {
       for (let attempt = 1; attempt <= cancelTries; attempt++) {
         try {
           const answer = await bus.request(subjects.control(workerId), encodeMessage({ kind: "cancel", attemptId }), cancelReplyMs);
           decodeMessage(ControlReply, answer);
+          onCancelled?.((clock.nowMs() - begunMs) / 1000);
           return;
         } catch (error) {
           // Nobody is there to free anything; after an outage perhaps not yet.

@@ -17,6 +17,7 @@ export class GatewayMetrics {
   readonly promptTokens: Histogram;
   readonly completionTokens: Histogram;
   readonly resumes: Counter;
+  readonly cancellations: Histogram;
   readonly requests: Counter<"endpoint" | "outcome">;
   readonly tokens: Counter<"kind">;
   readonly ignoredFields: Counter;
@@ -61,6 +62,12 @@ export class GatewayMetrics {
     const length = (name: string, help: string) => new Histogram({ name, help, buckets: lengthBuckets, registers });
     this.promptTokens = length("pelagic_gateway_prompt_tokens", "Prompt tokens of an answered request.");
     this.completionTokens = length("pelagic_gateway_completion_tokens", "Tokens of its answers.");
+    this.cancellations = new Histogram({
+      name: "pelagic_gateway_cancellation_seconds",
+      help: "From giving a request up, as when its client leaves, to decode's word that nothing of it is left there.",
+      buckets: latencyBucketsSeconds,
+      registers,
+    });
     this.resumes = new Counter({
       name: "pelagic_gateway_resumes_total",
       help: "Answers that another decode worker went on with.",

@@ -262,7 +262,11 @@ describe("refusals", () => {
       [{ tools: [tool("a")], tool_choice: { type: "function", function: { name: "b" } } }, "tool_choice.function.name"],
       [{ add_generation_prompt: false }, "add_generation_prompt"],
       [{ continue_final_message: true }, "continue_final_message"],
-      [{ messages: [{ role: "assistant", content: "a", prefix: true }, ...messages] }, "messages[0].prefix"],
+      [{ messages: [{ role: "assistant", content: "a", prefix: true }] }, "messages"],
+      [
+        { messages: [...messages, { role: "assistant", tool_calls: [{ id: "1", function: { name: "a" } }], prefix: true }] },
+        "messages[1].prefix",
+      ],
     ];
     for (const [more, param] of cases) {
       const response = await post("/v1/chat/completions", chatBody(more));
@@ -302,6 +306,8 @@ describe("refusals", () => {
       response_format: { type: "text" },
       something_new: {},
       seed: null,
+      // A prefix that an earlier answer went on from.
+      messages: [...messages, { role: "assistant", content: "a", prefix: true }, ...messages],
     };
     expect((await post("/v1/chat/completions", chatBody(harmless))).status).toBe(200);
     expect(await stack.registry.metrics()).toContain("pelagic_gateway_unknown_fields_total 1");

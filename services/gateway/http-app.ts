@@ -105,7 +105,7 @@ function createApp(gateway: Gateway, console?: Router): Express {
   get(app, ["/version"], (_request, response) => {
     response.json({ name: "pelagic", version: apiVersion });
   });
-  const openApi = JSON.stringify(openApiDocument());
+  const openApi = JSON.stringify(openApiDocument(gateway.model.vocabularySize));
   get(app, ["/openapi.json"], (_request, response) => {
     response.type("application/json").send(openApi);
   });

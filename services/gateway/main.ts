@@ -1,6 +1,5 @@
 // The gateway process: HTTP in, dispatches out, tokens back as SSE.
-import { createServer } from "node:http";
-import type { AddressInfo, Socket } from "node:net";
+import type { AddressInfo } from "node:net";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { z } from "zod";
@@ -22,7 +21,7 @@ import { GatewayMetrics } from "./gateway-metrics.ts";
 import { createHandler, notReady } from "./http-app.ts";
 import { RecentRequests } from "./recent-requests.ts";
 import { startTracing } from "../lib/runtime/tracing.ts";
-import { notAProxy, refuse, refuseBadHttp, sendError, unknownExpectation } from "./http-error.ts";
+import { createHttpServer } from "./http-server.ts";
 import { ByteBudget } from "./json-body.ts";
 import { loadModelFolder } from "../lib/model/folder.ts";
 import { type Gateway, readyDecodeWorkers } from "./serve-generation.ts";
@@ -62,6 +61,9 @@ const GatewayConfig = z.object({
   resumeWaitMs: positive.default(30_000),
   localPrefillTokens: z.coerce.number().int().nonnegative().default(256),
   stallMs: positive.default(60_000),
+  /** A stream in which nothing comes for so long gets a comment, so that nobody on the way takes it for dead. */
+  keepAliveMs: positive.default(15_000),
+  maxConnections: positive.default(10_000),
   /** How long a client may take over its headers, and over its whole request. */
   headersMs: positive.default(60_000),
   requestMs: positive.default(300_000),
@@ -128,6 +130,7 @@ await runProcess({
       leaseMs: config.leaseMs,
       resumeWaitMs: config.resumeWaitMs,
       log,
+      onCancelled: (seconds) => metrics.cancellations.observe(seconds),
     });
     const directory = new WorkerDirectory({
       bus,
@@ -171,6 +174,7 @@ await runProcess({
         deadlineMs: config.deadlineMs,
         localPrefillTokens: config.localPrefillTokens,
         stallMs: config.stallMs,
+        keepAliveMs: config.keepAliveMs,
       },
       debug: config.debug,
       log,
@@ -188,21 +192,7 @@ await runProcess({
             files: join(import.meta.dirname, "..", "..", "console"),
             notReady: () => notReady(gateway)?.message ?? null,
           });
-    const server = createServer(
-      {
-        maxHeaderSize: 32 * 1024,
-        // The app refuses it, in the envelope.
-        requireHostHeader: false,
-        keepAliveTimeout: 75_000,
-        headersTimeout: config.headersMs,
-        requestTimeout: config.requestMs,
-        connectionsCheckingInterval: Math.ceil(config.headersMs / 4),
-      },
-      createHandler(gateway, console),
-    );
-    server.on("clientError", refuseBadHttp);
-    server.on("connect", (_request, socket: Socket) => refuse(socket, "405 Method Not Allowed", notAProxy));
-    server.on("checkExpectation", (_request, response) => sendError(response, unknownExpectation));
+    const server = createHttpServer(createHandler(gateway, console), config);
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
       // Who comes at once with many others waits in the kernel, and is not turned away.

@@ -93,12 +93,8 @@ export function tooLong(what: string, maxPositions: number, param: string): Pela
 /** The last message where the answer is to go on from it. */
 function splitPrefix(request: Conversation): { given: ChatMessage[]; prefix?: ChatPrompt["prefix"] } {
   const { messages, continue_final_message: goOn } = request;
-  const marked = messages.findIndex((message) => message.role === "assistant" && message.prefix === true);
-  if (marked >= 0 && marked !== messages.length - 1) {
-    throw new PelagicError("invalid_request", `messages[${marked}].prefix: only on the last message`, {
-      param: `messages[${marked}].prefix`,
-    });
-  }
+  const last = messages.at(-1) as ChatMessage;
+  const marked = last.role === "assistant" && last.prefix === true;
   if (request.add_generation_prompt === false && !goOn) {
     throw new PelagicError("invalid_request", "add_generation_prompt: false only with continue_final_message", {
       param: "add_generation_prompt",
@@ -109,8 +105,7 @@ function splitPrefix(request: Conversation): { given: ChatMessage[]; prefix?: Ch
       param: "continue_final_message",
     });
   }
-  if (!goOn && marked < 0) return { given: messages };
-  const last = messages.at(-1) as ChatMessage;
+  if (!goOn && !marked) return { given: messages };
   if (last.role !== "assistant" || last.tool_calls?.length) {
     throw new PelagicError("invalid_request", "continue_final_message: the last message is not the assistant's words", {
       param: "continue_final_message",

@@ -41,6 +41,8 @@ export interface GatewayLimits {
   localPrefillTokens: number;
   /** A reader that takes nothing for so long loses its stream. */
   stallMs: number;
+  /** A stream in which nothing comes for so long gets a comment. */
+  keepAliveMs: number;
 }
 
 export interface Gateway {
@@ -145,6 +147,7 @@ export async function serveGeneration(
       }),
       response,
       stallMs: gateway.limits.stallMs,
+      keepAliveMs: gateway.limits.keepAliveMs,
       ...(parsed.candidates > parsed.answers && { best: parsed.answers }),
       tokenIds: parsed.common.return_token_ids ?? false,
       digests: parsed.common.pelagic?.digests ?? false,

@@ -9,7 +9,12 @@ export function sseEvent(data: object): string {
   return `data: ${JSON.stringify(data)}\n\n`;
 }
 
+/** Readers pass over a comment. */
+const keepAliveComment = ": keep-alive\n\n";
+
 export class SseWriter {
+  private wroteAtMs = performance.now();
+  private waitsForReader = false;
   private readonly response: ServerResponse;
   private readonly stallMs: number;
 
@@ -33,7 +38,9 @@ export class SseWriter {
         "x-accel-buffering": "no",
       });
     }
+    this.wroteAtMs = performance.now();
     if (this.response.write(events)) return;
+    this.waitsForReader = true;
     await new Promise<void>((resolve) => {
       const timer = setTimeout(() => {
         // Reset, not closed: the kernel would keep for minutes what it has for a reader that does not read.
@@ -42,6 +49,7 @@ export class SseWriter {
       }, this.stallMs);
       const done = () => {
         clearTimeout(timer);
+        this.waitsForReader = false;
         this.response.off("drain", done);
         this.response.off("close", done);
         resolve();
@@ -52,8 +60,13 @@ export class SseWriter {
     this.checkReader();
   }
 
+  /** What to say where nothing was said for so long, and the reader takes what is: nothing else tells the machines in between that the stream lives. */
+  keepAliveAfter(silentMs: number): string {
+    return this.waitsForReader || performance.now() - this.wroteAtMs < silentMs ? "" : keepAliveComment;
+  }
+
   private checkReader(): void {
-    if (this.response.destroyed) throw new PelagicError("cancelled", "the reader is gone");
+    if (this.response.destroyed || this.response.writableEnded) throw new PelagicError("cancelled", "the reader is gone");
   }
 
   end(): void {

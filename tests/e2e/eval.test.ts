@@ -36,7 +36,7 @@ describe("eval", () => {
     expect(report.accuracy).toBeGreaterThanOrEqual(0.9);
   });
 
-  test("wrong answers count as wrong, and a server that fails is no figure", { timeout: 60_000 }, async () => {
+  test("wrong answers count as wrong, and a server that fails is no figure", { timeout: 300_000 }, async () => {
     let broken = false;
     const server = createServer((request, response) => {
       request.resume();

@@ -89,6 +89,7 @@ export async function startGatewayUnderTest(
       deadlineMs: 20_000,
       localPrefillTokens: 256,
       stallMs: 1_000,
+      keepAliveMs: 15_000,
       ...options.limits,
     },
     debug: true,

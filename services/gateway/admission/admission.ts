@@ -2,7 +2,7 @@
 // time, before anything is spent on them and before a header is sent; whoever finds the queue full, or waits too long, is refused.
 //
 // It orders only what no worker takes: whatever a worker has in its queue is ordered there, among the requests of all gateways and beside the
-// blocks that they wait for (docs/decisions/0401).
+// blocks that they wait for (docs/decisions/0402).
 import type { Clock } from "../../lib/contracts/bus.ts";
 import { PelagicError } from "../../lib/contracts/errors.ts";
 import { mayWait } from "../../lib/fair-queue/fair-order.ts";

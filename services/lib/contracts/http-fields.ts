@@ -23,7 +23,9 @@ export const httpLimits = {
 } as const;
 
 export const text = z.string().max(httpLimits.textCharacters);
-export const tokenId = z.number().int().min(0).max(httpLimits.tokenId);
+/** A server that knows its vocabulary says in its document how many there are: openapi.ts knows the field by this title. */
+export const tokenIdTitle = "token id";
+export const tokenId = z.number().int().min(0).max(httpLimits.tokenId).meta({ title: tokenIdTitle });
 
 /** A field whose effect we do not have: passes only as null or as a value that asks for nothing. */
 export function refused<S extends z.ZodType>(harmless: S): z.ZodOptional<z.ZodNullable<S>> {
@@ -47,5 +49,9 @@ export const toolName = z
   .string()
   .regex(/^[\w.:/-]+$/, { error: "letters, digits and _ . : / - only" })
   .max(httpLimits.toolNameCharacters);
+/** What `refine` demands beside it, for the document: exactly one of these fields has a value. */
+export const exactlyOne = (...names: string[]) => ({
+  oneOf: names.map((name) => ({ required: [name], properties: { [name]: { not: { enum: [null, false] } } } })),
+});
 /** Accepted without effect. */
 export const anything = z.unknown().optional();

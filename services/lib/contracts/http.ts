@@ -6,6 +6,7 @@ import { z } from "zod";
 
 import {
   anything,
+  exactlyOne,
   httpLimits,
   isolation,
   noneOf,
@@ -16,6 +17,7 @@ import {
   stopString,
   text,
   tokenId,
+  tokenIdTitle,
   toolName,
   unsupported,
 } from "./http-fields.ts";
@@ -43,7 +45,8 @@ const StructuredOutputs = z
   })
   .refine((one) => Object.values(one).filter((value) => value !== null && value !== undefined && value !== false).length === 1, {
     error: "exactly one of json, regex, choice and json_object",
-  });
+  })
+  .meta(exactlyOne("json", "regex", "choice", "json_object"));
 
 /** Sampling, stopping and reporting: the fields that chat and completions share. */
 const generationFields = {
@@ -69,6 +72,7 @@ const generationFields = {
     .record(z.string(), z.number().min(-100).max(100))
     .refine((bias) => Object.keys(bias).every((key) => /^\d{1,10}$/.test(key)), { error: "keys are token ids in decimal" })
     .refine((bias) => Object.keys(bias).length <= httpLimits.logitBias, { error: `at most ${httpLimits.logitBias} entries` })
+    .meta({ propertyNames: { pattern: "^[0-9]{1,10}$" }, maxProperties: httpLimits.logitBias })
     .nullish(),
   seed: z.number().int().nullish().describe("Drawn at random when missing; the same seed gives the same answer."),
   stop: z
@@ -145,6 +149,7 @@ const ToolCallInput = z.looseObject({
 const templateKwargs = z
   .looseObject({ thinking: z.boolean().nullish(), enable_thinking: z.boolean().nullish() })
   .refine((kwargs) => Object.keys(kwargs).length <= httpLimits.templateKwargs, { error: `at most ${httpLimits.templateKwargs} entries` })
+  .meta({ maxProperties: httpLimits.templateKwargs })
   .nullish()
   .describe("Variables for the model's chat template.");
 
@@ -154,23 +159,38 @@ export const ChatMessage = z.discriminatedUnion(
     z.object({ role: z.literal("system"), content }),
     z.object({ role: z.literal("developer"), content }).describe("Treated as system."),
     z.object({ role: z.literal("user"), content }),
-    z.object({
-      role: z.literal("assistant"),
-      content: content.nullish(),
-      reasoning_content: text.nullish().describe("Left out of the prompt, but for a prefix and where the model's chat template wants it."),
-      reasoning: text.nullish().describe("vLLM's name of it."),
-      tool_calls: z.array(ToolCallInput).max(httpLimits.tools).nullish(),
-      prefix: z.boolean().nullish().describe("DeepSeek's, on the last message: the answer goes on from here."),
-    }),
+    z
+      .object({
+        role: z.literal("assistant"),
+        content: content.nullish(),
+        reasoning_content: text
+          .nullish()
+          .describe("Left out of the prompt, but for a prefix and where the model's chat template wants it."),
+        reasoning: text.nullish().describe("vLLM's name of it."),
+        tool_calls: z.array(ToolCallInput).max(httpLimits.tools).nullish(),
+        prefix: z.boolean().nullish().describe("DeepSeek's, on the last message: the answer goes on from here. On earlier ones: it did."),
+      })
+      .refine((message) => !(message.prefix && message.tool_calls?.length), { error: "not beside tool_calls", path: ["prefix"] })
+      .meta({
+        not: { required: ["prefix", "tool_calls"], properties: { prefix: { const: true }, tool_calls: { type: "array", minItems: 1 } } },
+      }),
     z.object({ role: z.literal("tool"), content, tool_call_id: z.string().max(256) }).describe("What a tool call gave."),
   ],
   { error: "role must be system, developer, user, assistant or tool" },
 );
 export type ChatMessage = z.infer<typeof ChatMessage>;
+/** A prefix alone is refused where the prompt is made. */
+const messages = z
+  .array(ChatMessage)
+  .min(1, { error: "at least one message is needed" })
+  .max(httpLimits.messages)
+  .meta({
+    not: { maxItems: 1, contains: { required: ["role", "prefix"], properties: { role: { const: "assistant" }, prefix: { const: true } } } },
+  });
 
 export const ChatCompletionRequest = z.object({
   ...generationFields,
-  messages: z.array(ChatMessage).min(1, { error: "at least one message is needed" }).max(httpLimits.messages),
+  messages,
   max_completion_tokens: z.number().int().min(1).max(httpLimits.tokenId).nullish().describe("Wins over max_tokens."),
   logprobs: z.boolean().nullish(),
   top_logprobs: z.number().int().min(0).max(20).nullish(),
@@ -222,7 +242,7 @@ function arePrompts(value: unknown): value is Prompt | string[] | number[][] {
 const textJsonSchema = { type: "string", maxLength: httpLimits.textCharacters };
 const idsJsonSchema = {
   type: "array",
-  items: { type: "integer", minimum: 0, maximum: httpLimits.tokenId },
+  items: { type: "integer", title: tokenIdTitle, minimum: 0, maximum: httpLimits.tokenId },
   minItems: 1,
   maxItems: httpLimits.promptTokens,
 };
@@ -267,7 +287,7 @@ export const TokenizeRequest = z
     ...ofModel,
     ...tokenStrings,
     prompt: text.nullish(),
-    messages: z.array(ChatMessage).min(1).max(httpLimits.messages).nullish(),
+    messages: messages.nullish(),
     add_special_tokens: z
       .boolean()
       .nullish()
@@ -279,7 +299,8 @@ export const TokenizeRequest = z
   .refine((body) => (typeof body.prompt === "string") !== Array.isArray(body.messages), {
     error: "exactly one of prompt and messages",
     path: ["prompt"],
-  });
+  })
+  .meta(exactlyOne("prompt", "messages"));
 export type TokenizeRequest = z.infer<typeof TokenizeRequest>;
 
 export const Tokenized = z.object({

@@ -2,6 +2,7 @@
 import { z } from "zod";
 import { type ErrorCode, errorCatalogue } from "./errors.ts";
 import * as http from "./http.ts";
+import { tokenIdTitle } from "./http-fields.ts";
 import * as messages from "./http-messages.ts";
 import * as responses from "./http-responses.ts";
 
@@ -84,7 +85,7 @@ function generation(
   summary: string,
   request: keyof typeof named,
   answer: keyof typeof named,
-  events: string,
+  events: { what: string; data?: keyof typeof named },
   errorBody: keyof typeof named = "ErrorBody",
 ) {
   return post(
@@ -92,12 +93,22 @@ function generation(
     summary,
     request,
     {
-      description: `The answer; with stream: true, server-sent events: ${events}.`,
-      content: { ...json(answer), "text/event-stream": { schema: { type: "string" } } },
+      description: `The answer; with stream: true, server-sent events: ${events.what}.`,
+      content: { ...json(answer), "text/event-stream": { schema: event(events.data) } },
     },
     servingErrors,
     errorBody,
   );
+}
+
+/** In documents before OpenAPI 3.2, tools take the schema of a stream for that of one event. */
+function event(data?: keyof typeof named): object {
+  const chunk = { contentMediaType: "application/json", ...(data && { contentSchema: { anyOf: [ref(data), ref("ErrorBody")] } }) };
+  return {
+    type: "object",
+    required: ["data"],
+    properties: { event: { type: "string" }, data: { type: "string", ...chunk } },
+  };
 }
 
 function tool(
@@ -114,7 +125,25 @@ function lookup(operationId: string, summary: string, answer: keyof typeof named
   return { get: { operationId, summary, responses: { 200: { description: "OK", content: json(answer) }, ...errors(codes) } } };
 }
 
-export function openApiDocument(): object {
+/** Longer lists and texts are refused all the same. Whoever makes requests by this document would make them millions of characters long. */
+const largestBound = 1_024;
+
+/** The schemas as they are told: without bounds that nobody should try, and with what this server knows of its model. */
+function told(schema: unknown, vocabularySize: number | undefined): unknown {
+  if (Array.isArray(schema)) return schema.map((each) => told(each, vocabularySize));
+  if (typeof schema !== "object" || schema === null) return schema;
+  const isTold = ([key, value]: [string, unknown]) => !["maxItems", "maxLength"].includes(key) || !((value as number) > largestBound);
+  const kept = Object.fromEntries(
+    Object.entries(schema)
+      .filter(isTold)
+      .map(([key, value]) => [key, told(value, vocabularySize)]),
+  );
+  if (vocabularySize !== undefined && kept.title === tokenIdTitle) kept.maximum = vocabularySize - 1;
+  return kept;
+}
+
+/** Of a server whose model has so many tokens, or of any. */
+export function openApiDocument(vocabularySize?: number): object {
   const registry = z.registry<{ id: string }>();
   for (const [id, schema] of Object.entries(named)) registry.add(schema, { id });
   const { schemas } = z.toJSONSchema(registry, {
@@ -133,37 +162,31 @@ export function openApiDocument(): object {
     info: {
       title: "Pelagic",
       version: apiVersion,
-      description: "The OpenAI and DeepSeek APIs over a Pelagic service.",
+      description: `The OpenAI, DeepSeek and Anthropic APIs over a Pelagic service. Bounds of texts and lists beyond ${largestBound} are not told here.`,
       license: { name: "Apache-2.0", identifier: "Apache-2.0" },
     },
     paths: {
-      "/v1/chat/completions": generation(
-        "createChatCompletion",
-        "Answer a conversation",
-        "ChatCompletionRequest",
-        "ChatCompletion",
-        "each a ChatCompletionChunk or an ErrorBody, then [DONE]",
-      ),
-      "/v1/completions": generation(
-        "createCompletion",
-        "Continue a prompt",
-        "CompletionRequest",
-        "Completion",
-        "each a CompletionChunk or an ErrorBody, then [DONE]",
-      ),
+      "/v1/chat/completions": generation("createChatCompletion", "Answer a conversation", "ChatCompletionRequest", "ChatCompletion", {
+        what: "each a ChatCompletionChunk or an ErrorBody, then [DONE]",
+        data: "ChatCompletionChunk",
+      }),
+      "/v1/completions": generation("createCompletion", "Continue a prompt", "CompletionRequest", "Completion", {
+        what: "each a CompletionChunk or an ErrorBody, then [DONE]",
+        data: "CompletionChunk",
+      }),
       "/v1/responses": generation(
         "createResponse",
         "Answer a conversation, by OpenAI's Responses API (nothing is stored)",
         "ResponsesRequest",
         "ResponsesAnswer",
-        "response.created, then what grows, then response.completed, response.incomplete or response.failed",
+        { what: "response.created, then what grows, then response.completed, response.incomplete or response.failed" },
       ),
       "/v1/messages": generation(
         "createMessage",
         "Answer a conversation, by Anthropic's Messages API",
         "MessagesRequest",
         "MessagesAnswer",
-        "message_start, content blocks, message_delta and message_stop, or error",
+        { what: "message_start, content blocks, message_delta and message_stop, or error" },
         "MessagesError",
       ),
       "/v1/messages/count_tokens": tool(
@@ -197,7 +220,7 @@ export function openApiDocument(): object {
     // The last: a gateway without API keys.
     security: [{ bearer: [] }, { apiKey: [] }, {}],
     components: {
-      schemas,
+      schemas: told(schemas, vocabularySize),
       securitySchemes: { bearer: { type: "http", scheme: "bearer" }, apiKey: { type: "apiKey", in: "header", name: "x-api-key" } },
     },
   };

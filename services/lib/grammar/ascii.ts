@@ -16,9 +16,9 @@ export function asAscii(bytes: Uint8Array): string {
 
 export type Range = readonly [from: number, to: number];
 
-/** One byte of a range, below 0x80 or not as a whole, as EBNF. */
-export function byteRange([from, to]: Range): string {
-  if (to < 0x80) return `[${classOf(from, to)}]`;
+/** One byte of a range, below 0x80 or not as a whole, as alternatives in EBNF. */
+export function byteRanges([from, to]: Range): string[] {
+  if (to < 0x80) return [`[${classOf(from, to)}]`];
   const parts: string[] = [];
   let begin = from;
   while (begin <= to) {
@@ -30,7 +30,7 @@ export function byteRange([from, to]: Range): string {
     parts.push(`[${uppers}] [${lowers}]`);
     begin = end + 1;
   }
-  return parts.length === 1 ? (parts[0] as string) : `(${parts.join(" | ")})`;
+  return parts;
 }
 
 export function textOf(bytes: Uint8Array): string {

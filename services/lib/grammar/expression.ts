@@ -1,5 +1,5 @@
 // Grammars as data: expressions over Unicode text, named rules, and their EBNF form, which matcher.ts compiles. Pure.
-import { byteRange, classOf, type Range, textOf } from "./ascii.ts";
+import { byteRanges, classOf, type Range, textOf } from "./ascii.ts";
 
 export type Expression =
   | { kind: "text"; text: string }
@@ -41,29 +41,25 @@ export function characters(set: string): Expression {
 
 /** XGrammar's EBNF over the bytes of UTF-8, as ascii.ts writes them. */
 export function toEbnf(grammar: Grammar): string {
-  return [...grammar].map(([name, expression]) => `${name} ::= ${print(expression)}\n`).join("");
+  const runs = new Runs();
+  const written = [...grammar].map(([name, expression]) => `${name} ::= ${print(expression, runs)}\n`);
+  return [...written, ...runs.rules()].join("");
 }
 
-function print(expression: Expression): string {
+function print(expression: Expression, runs: Runs): string {
   switch (expression.kind) {
     case "text":
       return `"${textOf(new TextEncoder().encode(expression.text))}"`;
-    case "characters": {
-      const sequences = expression.ranges.flatMap(([from, to]) => utf8Ranges(from, to));
-      const ascii = sequences.flatMap((bytes) => (bytes.length === 1 ? [classOf(...(bytes[0] as Range))] : []));
-      const longer = sequences.filter((bytes) => bytes.length > 1).map((bytes) => bytes.map(byteRange).join(" "));
-      const choices = ascii.length === 0 ? longer : [`[${ascii.join("")}]`, ...longer];
-      // A class of nothing matches nothing.
-      return choices.length === 0 ? "[^\\u0000-\\u007f]" : `(${choices.join(" | ")})`;
-    }
-    case "sequence":
-      return expression.parts.length === 0 ? '""' : `(${expression.parts.map(print).join(" ")})`;
+    case "characters":
     case "either":
-      return `(${expression.choices.map(print).join(" | ")})`;
+      return `(${alternatives(expression, runs).join(" | ")})`;
+    case "sequence":
+      return expression.parts.length === 0 ? '""' : `(${expression.parts.map((part) => print(part, runs)).join(" ")})`;
     case "repeat": {
-      const { least, most } = expression;
+      const { part, least, most } = expression;
+      if (isRun(expression)) return runs.write(alternatives(part, runs), least, most);
       const times = least === 0 && most === 1 ? "?" : least === 0 && most === null ? "*" : `{${least},${most ?? ""}}`;
-      return `(${print(expression.part)})${times}`;
+      return `(${print(part, runs)})${times}`;
     }
     case "rule":
       return expression.name;
@@ -94,6 +90,71 @@ function renamed(expression: Expression, prefix: string): Expression {
     case "until":
       return { ...expression, rule: prefix + expression.rule };
   }
+}
+
+/** Side by side, not in groups of their own: XGrammar is a hundred times slower where a token ends in one group and begins in another. */
+function alternatives(expression: Expression, runs: Runs): string[] {
+  if (expression.kind === "either") return expression.choices.flatMap((choice) => alternatives(choice, runs));
+  if (expression.kind !== "characters") return [print(expression, runs)];
+  const sequences = expression.ranges.flatMap(([from, to]) => utf8Ranges(from, to));
+  const ascii = sequences.flatMap((bytes) => (bytes.length === 1 ? [classOf(...(bytes[0] as Range))] : []));
+  const longer = sequences.filter((bytes) => bytes.length > 1).flatMap(inOrder);
+  // A class of nothing matches nothing.
+  if (ascii.length + longer.length === 0) return ["[^\\u0000-\\u007f]"];
+  return ascii.length === 0 ? longer : [`[${ascii.join("")}]`, ...longer];
+}
+
+/** Characters of a run that are told apart from one another. */
+const runUnit = 16;
+const longestWhole = 3 * runUnit;
+
+/** Many single characters, one behind the other. */
+function isRun({ part, least, most }: Expression & { kind: "repeat" }): boolean {
+  const single =
+    part.kind === "characters" || (part.kind === "either" && part.choices.every(({ kind }) => kind === "characters" || kind === "text"));
+  return single && Math.max(least, most ?? 0) > longestWhole;
+}
+
+/**
+ * Each state of a grammar in which a character may come is compared with every token of a large vocabulary, so a string of up to 1,000 characters
+ * would take a minute. As units of a few characters, which all runs of the same characters share, it takes a second.
+ */
+class Runs {
+  /** By their alternatives: which rules are there. */
+  private readonly names = new Map<string, { unit: string; longestTail: number; alternatives: string[] }>();
+
+  write(alternatives: string[], least: number, most: number | null): string {
+    const key = alternatives.join(" | ");
+    const names = this.names.get(key) ?? { unit: `run${this.names.size}`, longestTail: 0, alternatives };
+    this.names.set(key, names);
+    const one = `(${key})`;
+    const exactly = [`${names.unit}{${Math.floor(least / runUnit)}}`, ...Array<string>(least % runUnit).fill(one)];
+    const required = least < runUnit ? exactly.slice(1) : exactly;
+    if (most === null) return `(${[...required, `${one}*`].join(" ")})`;
+    const more = most - least;
+    const units = Math.max(0, Math.floor(more / runUnit) - 1);
+    const tail = more - units * runUnit;
+    names.longestTail = Math.max(names.longestTail, tail);
+    const optional = [...(units > 0 ? [`${names.unit}{0,${units}}`] : []), ...(tail > 0 ? [`${names.unit}at${tail}`] : [])];
+    return `(${[...required, ...optional].join(" ")})`;
+  }
+
+  *rules(): Generator<string> {
+    for (const { unit, longestTail, alternatives } of this.names.values()) {
+      yield `${unit} ::= ${Array<string>(runUnit)
+        .fill(`(${alternatives.join(" | ")})`)
+        .join(" ")}\n`;
+      for (let tail = 1; tail <= longestTail; tail++) {
+        const rest = tail === 1 ? "" : ` ${unit}at${tail - 1}`;
+        yield `${unit}at${tail} ::= "" | ${alternatives.map((one) => one + rest).join(" | ")}\n`;
+      }
+    }
+  }
+}
+
+/** Ranges of bytes one behind the other. */
+function inOrder(bytes: readonly Range[]): string[] {
+  return bytes.reduce<string[]>((before, range) => before.flatMap((one) => byteRanges(range).map((next) => `${one} ${next}`.trim())), [""]);
 }
 
 const lastPoint = 0x10ffff;
@@ -159,8 +220,10 @@ export function expandedSize(expression: Expression): number {
       return expression.parts.reduce((sum, part) => sum + expandedSize(part), 0);
     case "either":
       return expression.choices.reduce((sum, choice) => sum + expandedSize(choice), 0);
-    case "repeat":
-      return expandedSize(expression.part) * Math.max(1, expression.most ?? expression.least);
+    case "repeat": {
+      const times = Math.max(1, expression.most ?? expression.least);
+      return expandedSize(expression.part) * (isRun(expression) ? Math.min(times, longestWhole) : times);
+    }
   }
 }
 

@@ -1,0 +1,57 @@
+// The server under the app: what Node would accept without bounds, or answer in its own words, gets both here.
+import { createServer, type RequestListener, type Server, type ServerResponse } from "node:http";
+import type { Socket } from "node:net";
+import { PelagicError } from "../lib/contracts/errors.ts";
+import { notAProxy, refuse, refuseBadHttp, sendError, unknownExpectation } from "./http-error.ts";
+
+export interface HttpServerOptions {
+  /** Requests on further connections are refused. */
+  maxConnections: number;
+  /** So long a request's headers, and all of it, may take to arrive. */
+  headersMs: number;
+  requestMs: number;
+}
+
+/** Connections that are open long enough to be told that there are too many. */
+const spareConnections = 100;
+/** Longer than load balancers keep theirs, or they would send a request on a connection that closes. */
+const keepAliveMs = 75_000;
+
+export function createHttpServer(app: RequestListener, { maxConnections, headersMs, requestMs }: HttpServerOptions): Server {
+  let open = 0;
+  /** The answer on each connection that is being written, or was the last. */
+  const answers = new WeakMap<Socket, ServerResponse>();
+  const server = createServer(
+    {
+      maxHeaderSize: 32 * 1024,
+      // The app refuses it, in the envelope.
+      requireHostHeader: false,
+      keepAliveTimeout: keepAliveMs,
+      headersTimeout: headersMs,
+      requestTimeout: requestMs,
+      connectionsCheckingInterval: Math.ceil(headersMs / 4),
+    },
+    (request, response) => {
+      answers.set(request.socket, response);
+      if (open <= maxConnections) app(request, response);
+      else {
+        response.setHeader("connection", "close");
+        sendError(response, new PelagicError("overloaded", `${maxConnections} connections are open, the most that this gateway takes`));
+      }
+    },
+  );
+  server.maxConnections = maxConnections + spareConnections;
+  server.on("connection", (socket: Socket) => {
+    open++;
+    socket.once("close", () => open--);
+  });
+  server.on("clientError", (error: Error & { code?: string }, socket: Socket) => {
+    const answer = answers.get(socket);
+    // In the middle of another answer nothing can be said.
+    if (answer?.headersSent && !answer.writableFinished) socket.destroy();
+    else refuseBadHttp(error, socket);
+  });
+  server.on("connect", (_request, socket: Socket) => refuse(socket, "405 Method Not Allowed", notAProxy));
+  server.on("checkExpectation", (_request, response) => sendError(response, unknownExpectation));
+  return server;
+}
