@@ -13,6 +13,8 @@ export class GatewayMetrics {
   /** Between what arrives of one answer; one that comes with several tokens counts once. */
   readonly interTokenLatency: Histogram<"endpoint">;
   readonly requestDuration: Histogram<"endpoint">;
+  /** Of answered requests, as vLLM has it: refusals, which take no time, would hide slowness from autoscalers. */
+  readonly endToEnd: Histogram<"model_name">;
   readonly phases: Histogram<"phase">;
   readonly promptTokens: Histogram;
   readonly completionTokens: Histogram;
@@ -50,6 +52,13 @@ export class GatewayMetrics {
       help: "Between one arrival of an answer's tokens and the next.",
       labelNames: ["endpoint"],
       buckets: tokenBucketsSeconds,
+      registers,
+    });
+    this.endToEnd = new Histogram({
+      name: "vllm:e2e_request_latency_seconds",
+      help: "From an answered request's arrival to its end.",
+      labelNames: ["model_name"],
+      buckets: latencyBucketsSeconds,
       registers,
     });
     this.phases = new Histogram({
@@ -130,6 +139,7 @@ export class GatewayMetrics {
       this.requests.inc({ endpoint, outcome: "stop" }, 0);
     }
     for (const kind of ["prompt", "cached", "completion", "reasoning"]) this.tokens.inc({ kind }, 0);
+    this.endToEnd.zero({ model_name: gauges.pool().modelName });
     poolGauges([registry, this.pool], gauges.pool);
     requestNames(registry, this, gauges.pool);
   }

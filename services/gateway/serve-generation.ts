@@ -78,6 +78,7 @@ export async function serveGeneration(
   const times = new RequestTimes(gateway.tracer, parentOf(request.headers.traceparent));
   const { arrivedMs } = times;
   const requestId = response.locals.requestId as string;
+  response.locals.logsItself = true;
   const visit = visitOf(response);
   let outcome: string = "internal";
   let answer: Answer | null = null;
@@ -204,7 +205,10 @@ export async function serveGeneration(
       resumes: begun.reduce((sum, { resumes }) => sum + resumes, 0),
     };
     gateway.metrics.resumes.inc(about.resumes);
-    if (done) times.eachPhase((phase, phaseSeconds) => gateway.metrics.phases.observe({ phase }, phaseSeconds));
+    if (done) {
+      gateway.metrics.endToEnd.observe({ model_name: gateway.model.name }, seconds);
+      times.eachPhase((phase, phaseSeconds) => gateway.metrics.phases.observe({ phase }, phaseSeconds));
+    }
     // Of several answers the first shows where the time went; the others come after it.
     gateway.recent.add(times.timeline(about, begun[0]?.attempts ?? []));
     times.report(
@@ -216,6 +220,7 @@ export async function serveGeneration(
     gateway.log.info(
       {
         requestId,
+        ...(about.requestId !== requestId && { clientRequestId: about.requestId }),
         ...(visit.caller.name !== null && { key: visit.caller.name }),
         endpoint,
         outcome,

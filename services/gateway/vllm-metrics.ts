@@ -60,7 +60,6 @@ export function requestNames(registry: Registry, metrics: GatewayMetrics, pool: 
     // Its name before 0.11.
     ["time_per_output_token_seconds", metrics.interTokenLatency],
     ["request_time_per_output_token_seconds", metrics.timePerOutputToken],
-    ["e2e_request_latency_seconds", metrics.requestDuration],
     ["request_prompt_tokens", metrics.promptTokens],
     ["request_generation_tokens", metrics.completionTokens],
   ] as const) {

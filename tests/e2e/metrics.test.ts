@@ -46,6 +46,15 @@ describe("after some requests", () => {
       await response.text();
     }
     expect((await chat({ messages: [{ role: "user", content: secret }], n: 0 }, "refused")).status).toBe(400);
+    const headers = { "content-type": "application/json" };
+    const tokenized = await fetch(`${stack.baseUrl}/tokenize`, {
+      method: "POST",
+      headers: { ...headers, "x-request-id": "tokenized" },
+      body: JSON.stringify({ prompt: secret }),
+    });
+    expect(tokenized.status).toBe(200);
+    expect((await fetch(`${stack.baseUrl}/v1/${secret}`, { headers: { "x-request-id": "lost" } })).status).toBe(404);
+    expect((await fetch(`${stack.baseUrl}/health?${secret}`, { headers: { "x-request-id": "probe" } })).status).toBe(200);
   }, 60_000);
 
   test("every process counts them", async () => {
@@ -104,8 +113,9 @@ describe("after some requests", () => {
     for (const name of ["inter_token_latency_seconds", "time_per_output_token_seconds"]) {
       expect(value(`${name}_count`), name).toBe(totalOf(gateway, "pelagic_gateway_inter_token_latency_seconds_count"));
     }
-    // The refused one has a duration, and no outcome that vLLM knows.
-    expect(value("e2e_request_latency_seconds_count")).toBe(3);
+    // The refused one has a duration, and none by vLLM's name.
+    expect(value("e2e_request_latency_seconds_count")).toBe(2);
+    expect(totalOf(gateway, "gen_ai_server_request_duration_seconds_count")).toBe(3);
     expect(value("generation_tokens_total")).toBe(60);
     expect(value("request_generation_tokens_sum")).toBe(60);
     expect(value("prompt_tokens_total")).toBeGreaterThan(1_000);
@@ -122,7 +132,8 @@ describe("after some requests", () => {
     const text = readdirSync(logs).map((file) => readFileSync(join(logs, file), "utf8"));
     expect(text.join("")).not.toContain(secret.slice(0, 9));
     const lines = text.join("").split("\n");
-    for (const requestId of ["first", "again", "refused"]) {
+    expect(lines.filter((line) => line.includes('"probe"'))).toEqual([]);
+    for (const requestId of ["first", "again", "refused", "tokenized", "lost"]) {
       expect(lines.filter((line) => line.includes(`"requestId":"${requestId}"`) && line.includes('"msg":"request"'))).toHaveLength(1);
     }
   });
