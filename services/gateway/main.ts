@@ -157,10 +157,7 @@ await runProcess({
       waiting: () => admission.waiting,
       cancelling: () => client.cancellationsPending,
       bodyBytes: () => bodyBudget.usedBytes,
-      decode: () => ({
-        modelName: model.name,
-        workers: readyDecodeWorkers({ directory, model }),
-      }),
+      pool: () => ({ modelName: model.name, waiting: admission.waiting, workers: readyDecodeWorkers({ directory, model }) }),
     });
     const gateway: Gateway = {
       model,
