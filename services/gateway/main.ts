@@ -167,21 +167,27 @@ await runProcess({
       maxWaiting: config.maxQueued,
       maxWaitMs: config.queueMs,
     });
+    const models = new Map(
+      served.map(({ model }): [string, HostedModel] => [
+        model.name,
+        { model, encoder: pools.get(model.name) ?? null, room: new Room(directory, model.name) },
+      ]),
+    );
     const bodyBudget = new ByteBudget(config.bodyBudgetMib * mebibyte);
     const metrics = new GatewayMetrics(registry, {
       running: () => admission.running,
       waiting: () => admission.waiting,
       cancelling: () => client.cancellationsPending,
       bodyBytes: () => bodyBudget.usedBytes,
-      decode: () => served.map(({ model: { name } }) => ({ modelName: name, workers: readyDecodeWorkers(directory, name) })),
+      pools: () =>
+        Array.from(models, ([modelName, { room }]) => ({
+          modelName,
+          waiting: admission.waitingFor(room),
+          workers: readyDecodeWorkers(directory, modelName),
+        })),
     });
     const gateway: Gateway = {
-      models: new Map(
-        served.map(({ model }): [string, HostedModel] => {
-          const room = new Room(directory, model.name);
-          return [model.name, { model, encoder: pools.get(model.name) ?? null, room }];
-        }),
-      ),
+      models,
       client,
       directory,
       callers,

@@ -29,6 +29,8 @@ export function countTokens(serving: Serving, answer: Answer): void {
   metrics.tokens.inc({ kind: "cached", model_name }, usage.prompt_cache_hit_tokens);
   metrics.tokens.inc({ kind: "completion", model_name }, usage.completion_tokens);
   metrics.tokens.inc({ kind: "reasoning", model_name }, usage.completion_tokens_details.reasoning_tokens);
+  metrics.promptTokens.observe({ model_name }, usage.prompt_tokens);
+  metrics.completionTokens.observe({ model_name }, usage.completion_tokens);
   const seconds = tpotSeconds(answer, serving.times);
   if (seconds !== null) metrics.timePerOutputToken.observe({ endpoint: serving.endpoint, model_name }, seconds);
 }
@@ -60,16 +62,20 @@ function countRequest(serving: Serving, { resumes }: AboutRequest): void {
   const { metrics } = serving.gateway;
   const labels = { endpoint, model_name: modelLabel(serving) };
   const { seconds, ttftSeconds } = times;
+  const done = endedWell(outcome);
   // One who went away waited for nothing.
   if (terms !== null && outcome !== "cancelled") {
-    const done = endedWell(outcome);
     for (const [slo, met] of sloResults(terms, { done, ttftSeconds, tpotSeconds: answer && tpotSeconds(answer, times) }))
       metrics.slo.inc({ slo, outcome: met ? "attained" : "missed", priority: terms.priority, model_name: labels.model_name });
   }
   metrics.requests.inc({ endpoint, outcome, model_name: labels.model_name });
   metrics.requestDuration.observe(labels, seconds);
   if (ttftSeconds !== null) metrics.timeToFirstToken.observe(labels, ttftSeconds);
-  metrics.resumes.inc({ model_name: labels.model_name }, resumes);
+  if (resumes > 0) metrics.resumes.inc({ model_name: labels.model_name }, resumes);
+  if (!done) return;
+  const { model_name } = labels;
+  metrics.endToEnd.observe({ model_name }, seconds);
+  times.eachPhase((phase, phaseSeconds) => metrics.phases.observe({ phase, model_name }, phaseSeconds));
 }
 
 function reportTimes({ gateway, request, times, outcome }: Serving, about: AboutRequest, begun: Generation[]): void {
@@ -83,15 +89,13 @@ function reportTimes({ gateway, request, times, outcome }: Serving, about: About
   );
 }
 
-function logRequest(
-  { gateway, endpoint, requestId, visit, times, outcome }: Serving,
-  { model, resumes }: AboutRequest,
-  begun: Generation[],
-): void {
+function logRequest({ gateway, endpoint, requestId, visit, times, outcome }: Serving, about: AboutRequest, begun: Generation[]): void {
   const { seconds, ttftSeconds, traceId } = times;
+  const { model, resumes } = about;
   gateway.log.info(
     {
       requestId,
+      ...(about.requestId !== requestId && { clientRequestId: about.requestId }),
       ...(visit.caller.name !== null && { key: visit.caller.name }),
       endpoint,
       ...(model !== null && { model }),

@@ -85,6 +85,7 @@ export async function serveGeneration(
 }
 
 function begin(gateway: Gateway, endpoint: Endpoint, request: IncomingMessage, response: GatewayResponse): Serving {
+  response.locals.logsItself = true;
   const gone = new AbortController();
   response.on("close", () => {
     if (!response.writableFinished) gone.abort();

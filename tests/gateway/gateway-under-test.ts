@@ -69,11 +69,12 @@ export async function startGatewayUnderTest(
     maxWaiting: 20,
     maxWaitMs: options.maxWaitMs ?? 5_000,
   });
+  const models = new Map(
+    names.map((name): [string, HostedModel] => [name, { model: servedModel(served, name), encoder, room: new Room(directory, name) }]),
+  );
   const bodyBudget = new ByteBudget(64 * 1024 * 1024);
   const gateway: Gateway = {
-    models: new Map(
-      names.map((name): [string, HostedModel] => [name, { model: servedModel(served, name), encoder, room: new Room(directory, name) }]),
-    ),
+    models,
     client,
     directory,
     callers: new Callers(),
@@ -84,7 +85,12 @@ export async function startGatewayUnderTest(
       waiting: () => admission.waiting,
       cancelling: () => client.cancellationsPending,
       bodyBytes: () => bodyBudget.usedBytes,
-      decode: () => names.map((name) => ({ modelName: name, workers: readyDecodeWorkers(directory, name) })),
+      pools: () =>
+        Array.from(models, ([modelName, { room }]) => ({
+          modelName,
+          waiting: admission.waitingFor(room),
+          workers: readyDecodeWorkers(directory, modelName),
+        })),
     }),
     recent: new RecentRequests(),
     tracer: undefined,

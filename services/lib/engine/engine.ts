@@ -458,11 +458,11 @@ export class Engine {
       results.forEach((result, step) => {
         this.steps++;
         this.expertTally.add(result.expertCounts);
-        this.onStep({ expertCounts: result.expertCounts, sequences: work.length });
         // Each further step of a call has one row of each sequence, and samples it.
         const sampled = result.sequences.reduce((sum, { sampled }) => sum + (sampled === undefined ? 0 : 1), 0);
         this.sampledTokens += sampled;
         if (step === 0) this.prefilledTokens += planned.reduce((sum, { rowCount }) => sum + rowCount, 0) - sampled;
+        this.onStep({ expertCounts: result.expertCounts, sequences: work.length });
         planned.forEach(({ entry, firstRow, rowCount }, i) => {
           // A listener may have ended it in a step before this one.
           if (this.entries.get(entry.request.id) !== entry) return;
