@@ -1,12 +1,11 @@
 // What the gateway counts. Labels are bounded: endpoints, outcomes and statuses, never names that a client chose.
-import { kvBlockTokens } from "../lib/contracts/block-key.ts";
-import type { WorkerState } from "../lib/contracts/messages.ts";
-import { Counter, Gauge, Histogram, latencyBucketsSeconds, type Registry, tokenBucketsSeconds } from "../lib/runtime/metrics.ts";
+import { Counter, Gauge, Histogram, latencyBucketsSeconds, Registry, tokenBucketsSeconds } from "../lib/runtime/metrics.ts";
+import { type Pool, poolGauges, requestNames } from "./vllm-metrics.ts";
 
-export type Endpoint = "chat" | "completions" | "responses" | "messages";
+const endpoints = ["chat", "completions", "responses", "messages"] as const;
+export type Endpoint = (typeof endpoints)[number];
 
-/** The decode workers of the served model. */
-export type DecodeWorkers = { modelName: string; workers: readonly Pick<WorkerState, "blocks" | "requests">[] };
+const lengthBuckets = [1, 4, 16, 64, 256, 1024, 4096, 16_384, 65_536, 262_144];
 
 export class GatewayMetrics {
   readonly timeToFirstToken: Histogram<"endpoint">;
@@ -14,6 +13,11 @@ export class GatewayMetrics {
   /** Between what arrives of one answer; one that comes with several tokens counts once. */
   readonly interTokenLatency: Histogram<"endpoint">;
   readonly requestDuration: Histogram<"endpoint">;
+  /** Of answered requests, as vLLM has it: refusals, which take no time, would hide slowness from autoscalers. */
+  readonly endToEnd: Histogram<"model_name">;
+  readonly phases: Histogram<"phase">;
+  readonly promptTokens: Histogram;
+  readonly completionTokens: Histogram;
   readonly resumes: Counter;
   readonly cancellations: Histogram;
   readonly requests: Counter<"endpoint" | "outcome">;
@@ -21,10 +25,12 @@ export class GatewayMetrics {
   readonly ignoredFields: Counter;
   readonly slo: Counter<"slo" | "outcome" | "priority">;
   readonly http: Counter<"route" | "status">;
+  /** What the port that serves requests shows to whoever picks among gateways: load, and nothing of who causes it. */
+  readonly pool = new Registry();
 
   constructor(
     registry: Registry,
-    gauges: { running(): number; waiting(): number; cancelling(): number; bodyBytes(): number; decode(): DecodeWorkers },
+    gauges: { running(): number; waiting(): number; cancelling(): number; bodyBytes(): number; pool(): Pool },
   ) {
     const registers = [registry];
     this.timeToFirstToken = new Histogram({
@@ -48,6 +54,23 @@ export class GatewayMetrics {
       buckets: tokenBucketsSeconds,
       registers,
     });
+    this.endToEnd = new Histogram({
+      name: "vllm:e2e_request_latency_seconds",
+      help: "From an answered request's arrival to its end.",
+      labelNames: ["model_name"],
+      buckets: latencyBucketsSeconds,
+      registers,
+    });
+    this.phases = new Histogram({
+      name: "pelagic_gateway_phase_seconds",
+      help: "Where the time of answered requests went: the phases of ./pelagic trace, one after another.",
+      labelNames: ["phase"],
+      buckets: latencyBucketsSeconds,
+      registers,
+    });
+    const length = (name: string, help: string) => new Histogram({ name, help, buckets: lengthBuckets, registers });
+    this.promptTokens = length("pelagic_gateway_prompt_tokens", "Prompt tokens of an answered request.");
+    this.completionTokens = length("pelagic_gateway_completion_tokens", "Tokens of its answers.");
     this.cancellations = new Histogram({
       name: "pelagic_gateway_cancellation_seconds",
       help: "From giving a request up, as when its client leaves, to decode's word that nothing of it is left there.",
@@ -108,39 +131,16 @@ export class GatewayMetrics {
     gauge("pelagic_gateway_requests_running", "Requests in the gateway.", gauges.running);
     gauge("pelagic_gateway_cancellations_pending", "Cancellations that decode has not yet confirmed.", gauges.cancelling);
     gauge("pelagic_gateway_body_bytes", "Request bodies held in memory.", gauges.bodyBytes);
-    likeVllm(registry, gauges.decode);
+    // A rate is asked for of what was there before the first request, too.
+    for (const endpoint of endpoints) {
+      for (const histogram of [this.timeToFirstToken, this.timePerOutputToken, this.interTokenLatency, this.requestDuration]) {
+        histogram.zero({ endpoint });
+      }
+      this.requests.inc({ endpoint, outcome: "stop" }, 0);
+    }
+    for (const kind of ["prompt", "cached", "completion", "reasoning"]) this.tokens.inc({ kind }, 0);
+    this.endToEnd.zero({ model_name: gauges.pool().modelName });
+    poolGauges([registry, this.pool], gauges.pool);
+    requestNames(registry, this, gauges.pool);
   }
-}
-
-/** The names that autoscalers and the Gateway API's endpoint picker know, of the whole pool behind this gateway. */
-function likeVllm(registry: Registry, decode: () => DecodeWorkers): void {
-  const sum = (read: (worker: DecodeWorkers["workers"][number]) => number) =>
-    decode().workers.reduce((total, worker) => total + read(worker), 0);
-  const gauge = (name: string, help: string, read: () => number) =>
-    new Gauge({
-      name,
-      help,
-      labelNames: ["model_name"],
-      registers: [registry],
-      collect() {
-        this.set({ model_name: decode().modelName }, read());
-      },
-    });
-  gauge("vllm:num_requests_running", "Requests that hold KV blocks, on all decode workers.", () => sum(({ requests }) => requests.running));
-  gauge("vllm:num_requests_waiting", "Requests that wait on decode workers.", () => sum(({ requests }) => requests.waiting));
-  gauge("vllm:kv_cache_usage_perc", "Share of KV blocks in use by requests, 0 to 1.", () => {
-    const total = sum(({ blocks }) => blocks.total);
-    return total === 0 ? 0 : 1 - sum(({ blocks }) => blocks.free + blocks.cached) / total;
-  });
-  new Gauge({
-    name: "vllm:cache_config_info",
-    help: "Sizes of the KV cache, as labels.",
-    labelNames: ["model_name", "block_size", "num_gpu_blocks"],
-    registers: [registry],
-    collect() {
-      this.reset();
-      const num_gpu_blocks = String(sum(({ blocks }) => blocks.total));
-      this.set({ model_name: decode().modelName, block_size: String(kvBlockTokens), num_gpu_blocks }, 1);
-    },
-  });
 }

@@ -18,6 +18,9 @@ import { countTokens, detokenize, tokenize } from "./tokenize.ts";
 const clientRequestId = /^[\x21-\x7e]{1,128}$/;
 const busRequestId = /^[A-Za-z0-9_-]{1,64}$/;
 
+/** What probes, scrapers and the console's page ask for all the time. */
+const unlogged = /^\/(health|ready|metrics|console(\/.*)?)$/;
+
 /** Where answers come from; the first path of each names its route. */
 const generationRoutes: readonly { endpoint: Endpoint; paths: string[]; errorForm?: ErrorForm }[] = [
   { endpoint: "chat", paths: ["/v1/chat/completions", "/chat/completions", "/beta/chat/completions"] },
@@ -60,6 +63,11 @@ function createApp(gateway: Gateway, console?: Router): Express {
   });
   get(app, ["/health"], (_request, response) => {
     response.json({ status: "ok" });
+  });
+  // An endpoint picker scrapes the port that it picks, many times a second and without a key. All metrics are on the admin port.
+  get(app, ["/metrics"], async (_request, response) => {
+    const { pool } = gateway.metrics;
+    response.type(pool.contentType).send(await pool.metrics());
   });
   // It has a key of its own.
   if (console !== undefined) app.use("/console", console);
@@ -123,10 +131,21 @@ function begin(gateway: Gateway, request: IncomingMessage, response: GatewayResp
   const echoed = typeof given === "string" && clientRequestId.test(given) ? given : own;
   response.setHeader("x-request-id", echoed);
   response.locals.requestId = busRequestId.test(echoed) ? echoed : own;
+  const beganMs = performance.now();
+  // Without its query.
+  const path = request.url?.split("?", 1)[0] as string;
+  response.on("close", () => {
+    const { requestId, logsItself } = response.locals;
+    const { statusCode: status } = response;
+    gateway.metrics.http.inc({ route: route(), status: String(status) });
+    if (logsItself || unlogged.test(path)) return;
+    // The route, not the path: that is the client's own text.
+    const about = { requestId, route: route(), seconds: (performance.now() - beganMs) / 1000 };
+    gateway.log.info({ ...about, ...(response.writableFinished ? { status } : { outcome: "cancelled" }) }, "request");
+  });
   if (request.headers.host === undefined && request.httpVersion === "1.1") {
     throw new PelagicError("invalid_request", "HTTP/1.1 needs the header host");
   }
-  response.on("close", () => gateway.metrics.http.inc({ route: route(), status: String(response.statusCode) }));
 }
 
 function fail(gateway: Gateway, response: GatewayResponse, error: unknown): void {

@@ -78,6 +78,7 @@ export async function serveGeneration(
   const times = new RequestTimes(gateway.tracer, parentOf(request.headers.traceparent));
   const { arrivedMs } = times;
   const requestId = response.locals.requestId as string;
+  response.locals.logsItself = true;
   const visit = visitOf(response);
   let outcome: string = "internal";
   let answer: Answer | null = null;
@@ -204,6 +205,10 @@ export async function serveGeneration(
       resumes: begun.reduce((sum, { resumes }) => sum + resumes, 0),
     };
     gateway.metrics.resumes.inc(about.resumes);
+    if (done) {
+      gateway.metrics.endToEnd.observe({ model_name: gateway.model.name }, seconds);
+      times.eachPhase((phase, phaseSeconds) => gateway.metrics.phases.observe({ phase }, phaseSeconds));
+    }
     // Of several answers the first shows where the time went; the others come after it.
     gateway.recent.add(times.timeline(about, begun[0]?.attempts ?? []));
     times.report(
@@ -215,6 +220,7 @@ export async function serveGeneration(
     gateway.log.info(
       {
         requestId,
+        ...(about.requestId !== requestId && { clientRequestId: about.requestId }),
         ...(visit.caller.name !== null && { key: visit.caller.name }),
         endpoint,
         outcome,
@@ -294,6 +300,8 @@ function countTokens(metrics: GatewayMetrics, endpoint: Endpoint, answer: Answer
   metrics.tokens.inc({ kind: "cached" }, usage.prompt_cache_hit_tokens);
   metrics.tokens.inc({ kind: "completion" }, usage.completion_tokens);
   metrics.tokens.inc({ kind: "reasoning" }, usage.completion_tokens_details.reasoning_tokens);
+  metrics.promptTokens.observe(usage.prompt_tokens);
+  metrics.completionTokens.observe(usage.completion_tokens);
   const seconds = tpotSeconds(answer, times);
   if (seconds !== null) metrics.timePerOutputToken.observe({ endpoint }, seconds);
 }

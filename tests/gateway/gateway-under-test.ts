@@ -79,10 +79,7 @@ export async function startGatewayUnderTest(
       waiting: () => admission.waiting,
       cancelling: () => client.cancellationsPending,
       bodyBytes: () => bodyBudget.usedBytes,
-      decode: () => ({
-        modelName: model.name,
-        workers: readyDecodeWorkers({ directory, model }),
-      }),
+      pool: () => ({ modelName: model.name, waiting: admission.waiting, workers: readyDecodeWorkers({ directory, model }) }),
     }),
     recent: new RecentRequests(),
     tracer: undefined,
