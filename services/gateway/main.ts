@@ -5,9 +5,11 @@ import { join } from "node:path";
 import { z } from "zod";
 import { systemClock } from "../lib/contracts/bus.ts";
 import { PelagicError } from "../lib/contracts/errors.ts";
+import { maxLeaseMs } from "../lib/contracts/messages.ts";
 import { subjects as subjectsOf } from "../lib/contracts/subjects.ts";
 import { startAdminServer } from "../lib/runtime/admin-server.ts";
 import { busFields, ConfigError, processFields, readNatsCredentials } from "../lib/runtime/config.ts";
+import { countDropped } from "../lib/runtime/metrics.ts";
 import { connectBus } from "../lib/runtime/nats-bus.ts";
 import { announce, runProcess } from "../lib/runtime/process.ts";
 import { Admission } from "./admission/admission.ts";
@@ -56,7 +58,7 @@ const GatewayConfig = z.object({
   bodyBudgetMib: positive.default(128),
   defaultMaxTokens: positive.default(32_768),
   deadlineMs: positive.default(600_000),
-  leaseMs: positive.default(10_000),
+  leaseMs: positive.max(maxLeaseMs).default(10_000),
   /** How long a request that lost its worker waits for another one. */
   resumeWaitMs: positive.default(30_000),
   localPrefillTokens: z.coerce.number().int().nonnegative().default(256),
@@ -120,6 +122,7 @@ await runProcess({
       ...readNatsCredentials(config.natsCredentialsFile),
       name: config.gatewayId,
       log,
+      onDropped: countDropped(registry),
     });
     onStop(() => bus.close());
     const client = new DispatchClient({

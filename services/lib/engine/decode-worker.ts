@@ -159,9 +159,6 @@ export class DecodeWorker {
     if (tokens.length - dispatch.promptLength >= dispatch.maxTokens) {
       throw new PelagicError("internal", `${tokens.length - dispatch.promptLength} tokens were generated before, of ${dispatch.maxTokens}`);
     }
-    const outside = tokens.findIndex((token) => token >= vocabSize);
-    if (outside >= 0)
-      throw new PelagicError("invalid_request", `token ${tokens[outside]} at position ${outside}: the vocabulary has ${vocabSize}`);
     const biased = dispatch.sampling.logitBias?.find(([token]) => token >= vocabSize);
     if (biased) throw new PelagicError("invalid_request", `logit bias for token ${biased[0]}: the vocabulary has ${vocabSize}`);
     const now = this.clock.nowMs();

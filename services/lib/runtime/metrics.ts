@@ -1,5 +1,5 @@
 // One prom-client registry for each process, never the global one: tests run several processes' parts in one.
-import { collectDefaultMetrics, type Counter, type Histogram, Registry } from "prom-client";
+import { collectDefaultMetrics, Counter, type Histogram, Registry } from "prom-client";
 
 export { Counter, Gauge, Histogram, Registry } from "prom-client";
 
@@ -16,6 +16,16 @@ export function createRegistry(): Registry {
   const registry = new Registry();
   collectDefaultMetrics({ register: registry });
   return registry;
+}
+
+/** What a bus calls for each message that it drops. */
+export function countDropped(registry: Registry): () => void {
+  const counter = new Counter({
+    name: "pelagic_bus_dropped_messages_total",
+    help: "Messages from the bus that were malformed or damaged",
+    registers: [registry],
+  });
+  return () => counter.inc();
 }
 
 type Labels = Partial<Record<string, string | number>>;
