@@ -91,7 +91,7 @@ export function drawTimeline(timeline: RequestTimeline): string {
   const rate = ttftSeconds === null ? "" : `, first token after ${milliseconds(ttftSeconds)}`;
   return [
     `${timeline.requestId}  ${timeline.endpoint}  ${timeline.outcome}  ${timeline.model ?? "no model"}  ${timeline.arrivedAt}`,
-    `${timeline.promptTokens} prompt tokens (${timeline.cachedTokens} cached), ${timeline.completionTokens} answered; ${workers}${timeline.resumes > 0 ? `; moved ${timeline.resumes} times` : ""}`,
+    `${timeline.promptTokens} prompt tokens (${timeline.cachedTokens} cached), ${timeline.completionTokens} answered; ${workers}${timeline.resumes > 0 ? `; moved ${timeline.resumes === 1 ? "once" : `${timeline.resumes} times`}` : ""}`,
     `${milliseconds(seconds)}${rate}${timeline.traceId === null ? "" : `; trace ${timeline.traceId}`}`,
     "",
     ...rows,
