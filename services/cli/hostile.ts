@@ -16,7 +16,7 @@ export function register(program: Command): void {
     .command("hostile")
     .description("ask a real stack what nobody meant, and see that it answers, serves others and holds nothing afterwards")
     .option("--seed <n>", "of all values", count(0), 1)
-    .option("--times <n>", "values of each field of the API", count(4), 20)
+    .option("--times <n>", "values of each field of the API, and of each message on the bus", count(4), 20)
     .option("--json", "print the report as JSON")
     .addHelpText("after", "\nExample:\n  ./pelagic hostile --times 100 --seed 7\n\nExit code 1 on any violation.")
     .action(async (options: Options) => {

@@ -131,7 +131,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
   /** The attempt that is being stopped for a move. */
   private movingAttempt: string | null = null;
   private moveConsideredMs = Number.NEGATIVE_INFINITY;
-  /** The process that the attempt was meant for, and the one that accepted it: the same, or the attempt is none. */
+  /** The process that the attempt is meant for, and the one that has accepted it: no other does. */
   private askedInstanceId: string | null = null;
   private instanceId: string | null = null;
   private unsubscribe: () => void = () => {};
@@ -236,6 +236,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
         if (this.patientUntilMs === null || clock.nowMs() >= this.patientUntilMs) throw this.refusal(retryAfterMs);
         await new Promise<void>((resolve) => clock.setTimer(resumeRetryMs, resolve));
         this.excluded.clear();
+        retryAfterMs = undefined;
         continue;
       }
       const outcome = await this.ask(target);
@@ -251,7 +252,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
   }
 
   private refusal(retryAfterMs: number | undefined): PelagicError {
-    if (this.lostWith !== null) return this.lostWith;
+    // A request that lost its worker and found the others full waited in vain for the same reason as a new one.
+    if (this.lostWith !== null && retryAfterMs === undefined) return this.lostWith;
     if (retryAfterMs === undefined) {
       return new PelagicError("no_workers", "no decode worker is ready; try again later", { retryAfterMs: 1_000 });
     }
@@ -283,6 +285,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
           ...(request.standing && { standing: this.standingNow(request.standing) }),
           attemptId,
           gatewayId,
+          instanceId: target.instanceId,
           replySubject,
           promptLength: prompt.length,
           prefillWorkerId: target.prefillWorkerId,
@@ -296,10 +299,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
       try {
         // The same attempt each time: decode accepts it once, however often it arrives.
         const { body } = decodeMessage(DispatchReply, await bus.request(subjects.dispatch(workerId), message, dispatchReplyMs));
-        if (body.kind === "accepted" && body.instanceId !== target.instanceId) {
-          // Another process than the one that was chosen, by its model and numerics too.
-          outcome = {};
-        } else if (body.kind === "accepted") {
+        if (body.kind === "accepted") {
           if (this.attemptId === attemptId) this.instanceId = body.instanceId;
           this.wasAccepted = true;
           outcome = "accepted";
@@ -374,21 +374,14 @@ export class Generation implements AsyncIterable<TokenBatch> {
 
   private onDelta(attemptId: string, data: Uint8Array): void {
     if (this.isOver || attemptId !== this.attemptId) return;
-    const { clock, log } = this.client.options;
+    const { clock } = this.client.options;
     if (this.isFull) {
       this.heardMs = clock.nowMs();
       this.isBehind = true;
       return;
     }
-    let delta: { body: Delta; tokens: Uint32Array };
-    try {
-      delta = decodeMessage(Delta, data);
-    } catch (error) {
-      log.warn({ requestId: this.request.requestId, error: error instanceof Error ? error.message : String(error) }, "delta dropped");
-      return;
-    }
+    const delta = decodeMessage(Delta, data);
     if (delta.body.attemptId !== attemptId) return;
-    // Another process than the one that was chosen: ask() hears of it and leaves.
     if (delta.body.instanceId !== undefined && delta.body.instanceId !== this.askedInstanceId) return;
     this.heardMs = clock.nowMs();
     this.heardFrom = true;
@@ -553,12 +546,14 @@ export class Generation implements AsyncIterable<TokenBatch> {
   /** The worker will not go on: another one does, from the tokens that are here. */
   private lost(error: PelagicError): void {
     if (this.isOver || this.workerId === null) return;
+    // To a client it is the worker that is gone, whatever the worker said last: it is not this gateway that is shutting down.
+    const reason = error.code === "worker_lost" ? error : new PelagicError("worker_lost", error.message);
     if (++this.losses > maxLossesWithoutToken) {
-      this.fail(error);
+      this.fail(reason);
       return;
     }
     const { workerId, attemptId } = this;
-    this.goElsewhere(error, null);
+    this.goElsewhere(reason, null);
     // In case it was only slow.
     void this.client.cancelAttempt(workerId, attemptId);
   }

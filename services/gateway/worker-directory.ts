@@ -59,13 +59,7 @@ export class WorkerDirectory {
   }
 
   private onState(data: Uint8Array): void {
-    let state: WorkerState;
-    try {
-      state = decodeMessage(WorkerState, data).body;
-    } catch (error) {
-      this.options.log.warn({ error: error instanceof Error ? error.message : String(error) }, "worker state dropped");
-      return;
-    }
+    const state = decodeMessage(WorkerState, data).body;
     const { current, gap, gone } = this.view.apply(state, this.options.clock.nowMs());
     if (gone !== null) this.options.onGone(gone);
     if (current && state.state === "draining") this.options.onDraining?.({ workerId: state.workerId, instanceId: state.instanceId });

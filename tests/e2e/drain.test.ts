@@ -34,7 +34,7 @@ test("drain: every request ends as if nothing had happened, with blocks from the
   const askers = Array.from({ length: 6 }, async () => {
     while (!isDrained) {
       const seed = asked.size + 1;
-      const outcome = stream(stack, seed, lengthOf(seed));
+      const outcome = stream(stack, seed, { maxTokens: lengthOf(seed) });
       asked.set(seed, outcome);
       await outcome;
     }
@@ -53,7 +53,9 @@ test("drain: every request ends as if nothing had happened, with blocks from the
   const drained = (await workersOf(stack)).find(({ workerId }) => workerId === "decode-0");
   expect(drained).toMatchObject({ state: "draining", requests: { running: 0, waiting: 0 } });
   expect(await metric("decode-0", 'pelagic_kv_transfer_bytes_total{direction="sent"}')).toBeGreaterThan(0);
-  const undisturbed = await Promise.all([...asked.keys()].map(async (seed) => [seed, await stream(stack, seed, lengthOf(seed))] as const));
+  const undisturbed = await Promise.all(
+    [...asked.keys()].map(async (seed) => [seed, await stream(stack, seed, { maxTokens: lengthOf(seed) })] as const),
+  );
   for (const [seed, right] of undisturbed) {
     expect({ tokens: right.tokens.length, end: right.end }).toEqual({ tokens: lengthOf(seed), end: "length" });
     expect(await asked.get(seed)).toEqual(right);

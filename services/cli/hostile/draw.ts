@@ -25,13 +25,16 @@ export function smallest(schema: Schema, name: string, names: Names): Json {
       return Object.fromEntries(required.map((key) => [key, smallest(choice.properties?.[key] ?? {}, key, names)]));
     }
     case "array":
+      if (choice.prefixItems !== undefined) return choice.prefixItems.map((item) => smallest(item, name, names));
       return Array.from({ length: choice.minItems ?? 0 }, () => smallest(choice.items ?? {}, name, names));
     case "string":
       if (name === "model") return names.model;
       return fittingText(choice, ordinaryTexts) ?? "a".repeat(choice.minLength ?? 1);
     case "integer":
-    case "number":
-      return Math.max(choice.minimum ?? 0, Math.min(0, choice.maximum ?? 0));
+    case "number": {
+      const { minimum, maximum } = bounds(choice);
+      return Math.max(minimum, Math.min(0, maximum));
+    }
     case "boolean":
       return false;
     default:
@@ -48,6 +51,7 @@ export function allowed(random: Random, schema: Schema, name: string, names: Nam
     case "object":
       return allowedObject(random, choice, name, names);
     case "array": {
+      if (choice.prefixItems !== undefined) return choice.prefixItems.map((item) => allowed(random, item, name, names));
       const least = choice.minItems ?? 0;
       const length = Math.min(choice.maxItems ?? 4, random.pick([least, least + 1, least + 3]));
       return Array.from({ length }, () => allowed(random, choice.items ?? {}, name, names));
@@ -99,7 +103,17 @@ function fittingText(schema: Schema, texts: readonly string[]): string | undefin
   return texts.find((text) => text.length >= minLength && text.length <= maxLength && fits(text));
 }
 
-function allowedNumber(random: Random, { type, minimum = -(2 ** 31), maximum = 2 ** 31 }: Schema): number {
+function bounds({ type, minimum, maximum, exclusiveMinimum, exclusiveMaximum }: Schema): { minimum: number; maximum: number } {
+  const step = type === "integer" ? 1 : 1e-3;
+  return {
+    minimum: minimum ?? (exclusiveMinimum === undefined ? -(2 ** 31) : exclusiveMinimum + step),
+    maximum: maximum ?? (exclusiveMaximum === undefined ? 2 ** 31 : exclusiveMaximum - step),
+  };
+}
+
+function allowedNumber(random: Random, schema: Schema): number {
+  const { type } = schema;
+  const { minimum, maximum } = bounds(schema);
   const middle = minimum + random.real() * (maximum - minimum);
   const near = [0, 1, 2, 5, minimum + 1, type === "integer" ? Math.floor(middle) : middle].filter(
     (one) => one >= minimum && one <= maximum,

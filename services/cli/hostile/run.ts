@@ -1,7 +1,8 @@
-// A real stack asked what nobody meant: every field, then raw bytes; others are served meanwhile, and nothing is held afterwards.
+// A real stack asked what nobody meant: every field, then raw bytes, then messages on its bus; others are served meanwhile, and nothing is held afterwards.
 import { startStack, type Stack } from "../stack/stack.ts";
 import { type AttackReport, runAttacks } from "./attacks.ts";
 import { growth, type Holdings, measureHoldings, openInspectors } from "./baseline.ts";
+import { attackBus, type BusReport } from "./bus.ts";
 import { Client } from "./client.ts";
 import { type FieldsReport, tryFields } from "./fields.ts";
 import { anyInspectorPort } from "./inspector.ts";
@@ -20,6 +21,7 @@ export interface HostileReport {
   seed: number;
   fields: FieldsReport;
   attacks: AttackReport;
+  bus: BusReport;
   steady: SteadyReport;
   holdings: { before: Holdings; after: Holdings; growth: string[] };
   seconds: number;
@@ -73,6 +75,7 @@ export async function runHostile(options: HostileOptions): Promise<HostileReport
     });
     const target = { port: Number(new URL(stack.baseUrl).port), model: stack.modelName, ...times, outcomes: () => outcomes(stack) };
     const attacks = await runAttacks(target, options.onProgress);
+    const bus = await attackBus(stack, client(1), options);
     const steadyReport = await steady.stop();
 
     for (const one of clients) one.close();
@@ -80,6 +83,7 @@ export async function runHostile(options: HostileOptions): Promise<HostileReport
     const grown = growth(before, after);
     const ok =
       attacks.faults.length === 0 &&
+      bus.faults.length === 0 &&
       tried.violationCount === 0 &&
       tried.accepted * 3 >= tried.requests &&
       steadyReport.faults.length === 0 &&
@@ -88,6 +92,7 @@ export async function runHostile(options: HostileOptions): Promise<HostileReport
       seed: options.seed,
       fields: tried,
       attacks,
+      bus,
       steady: steadyReport,
       holdings: { before, after, growth: grown },
       seconds: Math.round((performance.now() - begunMs) / 1000),

@@ -9,6 +9,9 @@ const transferId = z.string().regex(/^[0-9a-f]{32}$/);
 const hexDigest = z.string().regex(/^[0-9a-f]{64}$/);
 const count = z.number().int().nonnegative();
 const milliseconds = z.number().nonnegative();
+/** What a lost holder of a lease leaves behind is kept for so long. */
+export const maxLeaseMs = 600_000;
+const lease = milliseconds.max(maxLeaseMs);
 
 /** A failure as it travels; `code` is one of errors.ts, `param` the request's field at fault. */
 export const WireError = z.object({ code: z.enum(errorCodes), message: z.string(), param: z.string().optional() });
@@ -26,7 +29,7 @@ export type PriorityClass = (typeof priorityClasses)[number];
 /** Sampling of one request; absent fields are off. */
 export const Sampling = z.object({
   temperature: z.number().min(0).max(100),
-  topK: z.number().int().positive().optional(),
+  topK: z.number().int().positive().max(0x7fffffff).optional(),
   // Bounds that survive float32: a value that rounds to zero there would be refused with its whole batch.
   topP: z.number().min(1e-6).max(1).optional(),
   minP: z.number().min(0).max(1).optional(),
@@ -36,7 +39,7 @@ export const Sampling = z.object({
   logitBias: z.array(z.tuple([count, z.number().min(-1e6).max(1e6)])).optional(),
   /** 64-bit, decimal: JSON numbers cannot hold it. */
   seed: z.string().regex(/^\d{1,20}$/),
-  choice: count,
+  choice: count.max(0xffffffff),
   /** Most likely tokens reported beside each chosen one, 0 to 20; absent: no logprobs. */
   logprobs: z.number().int().min(0).max(20).optional(),
 });
@@ -80,6 +83,8 @@ export const Dispatch = z.object({
   /** Fresh for each dispatch; deltas, acknowledgements and cancellation name it. */
   attemptId: id,
   gatewayId: id,
+  /** The process that is meant, which was chosen for its model and numerics: another one of the same worker id refuses. */
+  instanceId: id,
   replySubject: z.string(),
   /** P: the original prompt's length. Tokens after it in the tail were generated before. */
   promptLength: z.number().int().positive(),
@@ -97,7 +102,7 @@ export const Dispatch = z.object({
   /** A decode worker that had the request before and is draining: its whole blocks, of prompt and answer, are asked for first. */
   heldBy: id.optional(),
   /** The gateway renews its lease within this time, or decode cancels. */
-  leaseMs: milliseconds,
+  leaseMs: lease,
   deadlineMs: milliseconds,
   /** Report the digest of every logits row (check-exact). */
   digests: z.boolean().optional(),
@@ -177,7 +182,7 @@ export const Control = z.discriminatedUnion("kind", [
   /** Gateway: stop and free. Answered with a ControlReply. */
   z.object({ v: z.number(), kind: z.literal("cancel"), attemptId: id }),
   /** Gateway: these attempts are still wanted. */
-  z.object({ v: z.number(), kind: z.literal("lease"), gatewayId: id, attemptIds: z.array(id), leaseMs: milliseconds }),
+  z.object({ v: z.number(), kind: z.literal("lease"), gatewayId: id, attemptIds: z.array(id), leaseMs: lease }),
   /** Anyone with the right: take no new work; gateways move what runs. Answered with a ControlReply. */
   z.object({ v: z.number(), kind: z.literal("drain") }),
   /** Gateway: how much work did each expert get. Answered with ExpertCounts; on demand, since it is too much for a heartbeat. */

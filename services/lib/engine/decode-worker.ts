@@ -134,6 +134,7 @@ export class DecodeWorker {
     const reply = (body: object) => message.respond?.(encodeMessage(body));
     try {
       const { body, tokens } = decodeMessage(Dispatch, message.data);
+      if (body.instanceId !== this.core.instanceId) throw new PelagicError("worker_lost", "meant for another process of this worker id");
       if (this.ended.has(body.attemptId)) throw new PelagicError("cancelled", "the attempt is over");
       if (!this.attempts.has(body.attemptId)) {
         if (this.core.draining) {
@@ -159,9 +160,6 @@ export class DecodeWorker {
     if (tokens.length - dispatch.promptLength >= dispatch.maxTokens) {
       throw new PelagicError("internal", `${tokens.length - dispatch.promptLength} tokens were generated before, of ${dispatch.maxTokens}`);
     }
-    const outside = tokens.findIndex((token) => token >= vocabSize);
-    if (outside >= 0)
-      throw new PelagicError("invalid_request", `token ${tokens[outside]} at position ${outside}: the vocabulary has ${vocabSize}`);
     const biased = dispatch.sampling.logitBias?.find(([token]) => token >= vocabSize);
     if (biased) throw new PelagicError("invalid_request", `logit bias for token ${biased[0]}: the vocabulary has ${vocabSize}`);
     const now = this.clock.nowMs();

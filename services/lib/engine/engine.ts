@@ -143,7 +143,7 @@ export class Engine {
     this.blocks = new BlockManager(config.kvBlocks);
   }
 
-  /** Throws `overloaded`, `context_length_exceeded` or `shutting_down`; otherwise the listener hears the end, exactly once. */
+  /** Throws `overloaded`, `invalid_request`, `context_length_exceeded` or `shutting_down`; otherwise the listener hears the end, exactly once. */
   submit(request: EngineRequest): void {
     if (this.closed) throw new PelagicError("shutting_down", "the worker is stopping");
     if (this.entries.has(request.id)) throw new PelagicError("internal", `request ${request.id} is already here`);
@@ -157,6 +157,11 @@ export class Engine {
         `${lastRow} tokens need ${blocksForRows(lastRow)} KV blocks; this worker has ${this.blocks.total}`,
       );
     }
+    // In a step it would fail those that share it.
+    const { vocabSize } = this.runner.info;
+    const outside = request.tokens.findIndex((token) => token >= vocabSize);
+    if (outside >= 0)
+      throw new PelagicError("invalid_request", `token ${request.tokens[outside]} at position ${outside}: the vocabulary has ${vocabSize}`);
     const standing = standingOf(request);
     const waiting = [...this.queue].filter((entry) => entry.phase === "waiting");
     const own = waiting.filter((entry) => standingOf(entry.request).tenant === standing.tenant).length;
@@ -462,11 +467,11 @@ export class Engine {
       results.forEach((result, step) => {
         this.steps++;
         this.expertTally.add(result.expertCounts);
-        this.onStep({ expertCounts: result.expertCounts, sequences: work.length });
         // Each further step of a call has one row of each sequence, and samples it.
         const sampled = result.sequences.reduce((sum, { sampled }) => sum + (sampled === undefined ? 0 : 1), 0);
         this.sampledTokens += sampled;
         if (step === 0) this.prefilledTokens += planned.reduce((sum, { rowCount }) => sum + rowCount, 0) - sampled;
+        this.onStep({ expertCounts: result.expertCounts, sequences: work.length });
         planned.forEach(({ entry, firstRow, rowCount }, i) => {
           // A listener may have ended it in a step before this one.
           if (this.entries.get(entry.request.id) !== entry) return;

@@ -15,6 +15,8 @@ export interface BusOptions {
   log: Log;
   /** How long the first connection may take, reconnecting included. */
   timeoutMs?: number;
+  /** A message could not be handled: it is malformed or damaged, and dropped. */
+  onDropped?: () => void;
 }
 
 /** A server that hangs or is being restarted is waited for. */
@@ -37,7 +39,7 @@ export async function connectBus(options: BusOptions): Promise<Bus> {
   for (;;) {
     const remainingMs = deadline - performance.now();
     try {
-      return new NatsBus(await connectOnce(options, Math.max(1, Math.min(remainingMs, handshakeTimeoutMs))), options.log);
+      return new NatsBus(await connectOnce(options, Math.max(1, Math.min(remainingMs, handshakeTimeoutMs))), options);
     } catch (error) {
       if (error instanceof errors.AuthorizationError) {
         throw new BusError("disconnected", `NATS at ${String(options.servers)} refuses user ${options.user ?? "(none)"}`);
@@ -77,14 +79,16 @@ class NatsBus implements Bus {
   connected = true;
   private readonly connection: NatsConnection;
   private readonly log: Log;
+  private readonly onDropped: () => void;
   private lastMaxPayloadBytes: number;
   private readonly reconnectHandlers: (() => void)[] = [];
   /** Rejects the waits that a broken connection leaves without an answer. */
   private readonly waiting = new Set<(error: BusError) => void>();
 
-  constructor(connection: NatsConnection, log: Log) {
+  constructor(connection: NatsConnection, { log, onDropped = () => undefined }: BusOptions) {
     this.connection = connection;
     this.log = log;
+    this.onDropped = onDropped;
     this.lastMaxPayloadBytes = connection.info?.max_payload ?? 1024 * 1024;
     void this.watchStatus();
     void connection.closed().then((error) => {
@@ -123,6 +127,7 @@ class NatsBus implements Bus {
         } catch (thrown) {
           // Let through, it would end nats.js's read loop and with it the connection.
           this.log.error({ subject, error: messageOf(thrown) }, "message handler failed");
+          this.onDropped();
         }
       },
     });

@@ -4,6 +4,7 @@ import type { z } from "zod";
 import type { Bus } from "../contracts/bus.ts";
 import { startAdminServer, type Readiness } from "./admin-server.ts";
 import { type busFields, type processFields, readNatsCredentials } from "./config.ts";
+import { countDropped } from "./metrics.ts";
 import { connectBus } from "./nats-bus.ts";
 import { announce, type ProcessContext } from "./process.ts";
 import { type ProcessTracer, startTracing } from "./tracing.ts";
@@ -22,7 +23,7 @@ export async function openWorkerPorts(context: ProcessContext<WorkerProcessConfi
   const admin = await startAdminServer({ host: config.metricsHost, port: config.metricsPort, registry: metrics, ready, log });
   onStop(() => admin.close());
   announce({ metricsPort: admin.port });
-  const connection = { servers: config.natsUrl, ...readNatsCredentials(config.natsCredentialsFile), log };
+  const connection = { servers: config.natsUrl, ...readNatsCredentials(config.natsCredentialsFile), log, onDropped: countDropped(metrics) };
   const control = await connectBus({ ...connection, name: `${config.workerId} control` });
   onStop(() => control.close());
   const data = await connectBus({ ...connection, name: `${config.workerId} data` });
