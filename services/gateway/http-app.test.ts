@@ -284,7 +284,8 @@ describe("refusals", () => {
       [{ n: 2, best_of: 1 }, "best_of"],
       [{ best_of: 2, stream: true }, "best_of"],
       [{ n: 100, prompt: ["a", "b"] }, "n"],
-      [{ echo: true, logprobs: 1 }, "echo"],
+      [{ max_tokens: 0 }, "max_tokens"],
+      [{ prompt_logprobs: 1, stream: true }, "prompt_logprobs"],
       [{ suffix: "x" }, "suffix"],
     ] as const) {
       expect(await errorOf(await post("/v1/completions", { model: "test-model", prompt: "x", ...more }))).toMatchObject({

@@ -22,6 +22,7 @@ import type { GatewayResponse } from "./http-response.ts";
 import { type ByteBudget, readJsonBody } from "./json-body.ts";
 import { OutputAssembler } from "./output-assembler.ts";
 import type { EncodedPrompt } from "./prompt-encoder.ts";
+import { checkPromptLogprobs } from "./prompt-logprobs.ts";
 import { checkPromptBytes, type PromptSource } from "./prompt-source.ts";
 import { RequestRouting } from "./request-routing.ts";
 import { explainRoute } from "./router.ts";
@@ -112,6 +113,10 @@ export async function serveGeneration(
     releaseBody();
     times.ended("tokenize");
     if (gone.signal.aborted) throw new PelagicError("cancelled", "the client went away");
+    if (parsed.promptTop !== undefined) {
+      const scored = parsed.candidates * prompts.reduce((sum, one) => sum + one.tokens.length, 0);
+      checkPromptLogprobs(scored, parsed.promptTop, typeof parsed.common.prompt_logprobs === "number" ? "prompt_logprobs" : "logprobs");
+    }
     const { priority, ttftMs, deadlineMs } = terms;
     const routings: RequestRouting[] = [];
     let tokens = 0;
@@ -124,11 +129,12 @@ export async function serveGeneration(
         });
         tokens += prompt.tokens.length + parsed.candidates * Math.min(plan.maxTokens, typicalAnswerTokens);
         return Array.from({ length: parsed.candidates }, (_, choice): Choice => {
-          const routing = routingOf(gateway, prompt, plan, cacheSalt);
+          const routing = routingOf(gateway, parsed, prompt, plan, cacheSalt);
           routings.push(routing);
           return {
             prompt: index,
             promptTokens: prompt.tokens.length,
+            promptOnly: parsed.askedTokens === 0,
             assembler: assemblerOf(gateway, parsed, plan, prompt),
             start: () => {
               const elapsedMs = performance.now() - arrivedMs;
@@ -231,13 +237,20 @@ export async function serveGeneration(
   }
 }
 
-function routingOf(gateway: Gateway, prompt: EncodedPrompt, plan: GenerationPlan, cacheSalt: string): RequestRouting {
+function routingOf(
+  gateway: Gateway,
+  { promptTop }: ParsedRequest,
+  prompt: EncodedPrompt,
+  plan: GenerationPlan,
+  cacheSalt: string,
+): RequestRouting {
   return new RequestRouting(gateway.directory, {
     modelName: gateway.model.name,
     promptLength: prompt.tokens.length,
     maxTokens: plan.maxTokens,
     cacheSalt,
-    localPrefillTokens: gateway.limits.localPrefillTokens,
+    // Rows from a prefill worker come without the logits that scores are made of.
+    localPrefillTokens: promptTop === undefined ? gateway.limits.localPrefillTokens : Number.POSITIVE_INFINITY,
   });
 }
 
@@ -270,6 +283,7 @@ function startGeneration(
       standing: one.standing,
       deadlineMs: one.deadlineMs,
       ...(one.times.span !== undefined && { span: one.times.span }),
+      ...(parsed.promptTop !== undefined && { promptTop: parsed.promptTop }),
       ...(parsed.common.pelagic?.digests ? { digests: true } : {}),
     },
     one.routing,

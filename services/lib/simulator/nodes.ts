@@ -213,7 +213,7 @@ export class SimGateway {
       promptLength: prompt.length,
       maxTokens: request.maxTokens,
       cacheSalt: request.tenant,
-      localPrefillTokens: this.scenario.localPrefillTokens,
+      localPrefillTokens: request.promptTop === null ? this.scenario.localPrefillTokens : Number.POSITIVE_INFINITY,
     });
     const generation = this.client.start(
       {
@@ -234,6 +234,7 @@ export class SimGateway {
           ...(request.seed % 2 === 0 && { ttftMs: hurryMs }),
         },
         deadlineMs,
+        ...(request.promptTop !== null && { promptTop: request.promptTop }),
         digests: true,
       },
       routing,

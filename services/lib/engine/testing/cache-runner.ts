@@ -66,7 +66,7 @@ export class CacheRunner implements ModelRunner {
         for (let row = Math.max(sequence.firstRow, sequence.logitsFrom); row < end; row++) digests.push(this.rowDigest(sequence, row));
         if (!sequence.sampling || digests.length === 0) return { digests };
         const last = digests[digests.length - 1] as bigint;
-        return { digests, sampled: { token: Number(last % BigInt(vocabSize)), logprob: -1, top: [] } };
+        return { digests, sampled: { token: Number(last % BigInt(vocabSize)), logprob: -1, rank: 0, top: [] } };
       }),
     };
   }
