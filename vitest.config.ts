@@ -26,12 +26,13 @@ export default defineConfig({
         test: {
           name: "integration",
           include: ["tests/**/*.test.ts"],
-          exclude: ["tests/house/**", "tests/e2e/**"],
+          exclude: ["tests/house/**", "tests/e2e/**", "tests/clients/**"],
           ...oneByOne,
           sequence: { groupOrder: 1 },
         },
       },
       { extends: true, test: { name: "e2e", include: ["tests/e2e/**/*.test.ts"], ...oneByOne, sequence: { groupOrder: 2 } } },
+      { extends: true, test: { name: "clients", include: ["tests/clients/**/*.test.ts"], ...oneByOne, sequence: { groupOrder: 3 } } },
     ],
   },
 });

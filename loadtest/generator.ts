@@ -72,10 +72,11 @@ export async function generate(plan: LoadPlan, { target, wordCost, signal, onPro
       messages.push({ role: "user", content: promptText(shape, wordCost) });
       const cancelAfter = random() < plan.cancelShare ? 1 + Math.floor((random() * outputTokens) / 2) : null;
       const index = sent;
-      if (inFlight >= maxInFlight) {
-        records.push(notSent({ index, session, turn, scheduledMs: atMs }, nowMs()));
-        return;
-      }
+      const unsent = (from: number, why: string) => {
+        for (let left = from; left < turns.length; left++)
+          records.push(notSent({ index, session, turn: left, scheduledMs: atMs }, nowMs(), why));
+      };
+      if (inFlight >= maxInFlight) return unsent(turn, `${maxInFlight} requests are in flight already`);
       const { text, record } = await once({
         index,
         session,
@@ -85,7 +86,9 @@ export async function generate(plan: LoadPlan, { target, wordCost, signal, onPro
         maxTokens: outputTokens,
         cancelAfter,
       });
-      if (record.outcome !== "ok" || signal.aborted) return;
+      if (record.outcome === "cancelled" || signal.aborted) return;
+      // They were offered: a server that fails first turns does not have fewer requests to fail.
+      if (record.outcome !== "ok") return unsent(turn + 1, `turn ${turn + 1} of the conversation failed`);
       messages.push({ role: "assistant", content: text });
       if (turn + 1 === turns.length) return;
       await until(nowMs() + plan.thinkSeconds * 1000, nowMs, signal);
@@ -123,10 +126,11 @@ async function until(atMs: number, nowMs: () => number, signal: AbortSignal): Pr
   return !signal.aborted;
 }
 
-function notSent(place: Pick<RequestRecord, "index" | "session" | "turn" | "scheduledMs">, nowMs: number): RequestRecord {
+function notSent(place: Pick<RequestRecord, "index" | "session" | "turn" | "scheduledMs">, nowMs: number, why: string): RequestRecord {
   return {
     ...place,
-    sentMs: nowMs,
+    // Not the generator's lag.
+    sentMs: place.scheduledMs,
     firstTokenMs: null,
     firstAnswerMs: null,
     lastTokenMs: null,
@@ -135,8 +139,8 @@ function notSent(place: Pick<RequestRecord, "index" | "session" | "turn" | "sche
     promptTokens: 0,
     cachedTokens: 0,
     outputTokens: 0,
-    outcome: "error",
+    outcome: "unsent",
     status: 0,
-    error: `${maxInFlight} requests are in flight already`,
+    error: why,
   };
 }

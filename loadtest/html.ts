@@ -1,7 +1,7 @@
 // A report as one HTML file that needs nothing else: tables and SVG plots, light and dark.
 import type { RequestRecord } from "./record.ts";
 import { formatReport, type LoadReport } from "./report.ts";
-import { tpotOf, ttftOf } from "./summary.ts";
+import { largest, tpotOf, ttftOf } from "./summary.ts";
 
 interface Series {
   name: string;
@@ -70,10 +70,12 @@ figure { margin: 0 } figcaption { font-weight: 600 } svg { max-width: 100% } tex
 }
 
 function inFlight(records: readonly RequestRecord[]): [number, number][] {
-  const changes = records.flatMap(({ sentMs, endMs }): [number, number][] => [
-    [sentMs, 1],
-    [endMs, -1],
-  ]);
+  const changes = records
+    .filter(({ outcome }) => outcome !== "unsent")
+    .flatMap(({ sentMs, endMs }): [number, number][] => [
+      [sentMs, 1],
+      [endMs, -1],
+    ]);
   changes.sort((a, b) => a[0] - b[0]);
   let count = 0;
   return changes.map(([atMs, change]) => {
@@ -89,7 +91,7 @@ function distribution(values: readonly (number | null)[]): [number, number][] {
 
 /** Tokens are spread evenly over the time in which their request gave them. */
 function tokenRate(records: readonly RequestRecord[]): [number, number][] {
-  const endSeconds = Math.ceil(Math.max(1, ...records.map(({ endMs }) => endMs / 1000)));
+  const endSeconds = Math.ceil(Math.max(1, largest(records.map(({ endMs }) => endMs / 1000))));
   const perSecond = new Float64Array(endSeconds + 1);
   for (const { firstTokenMs, lastTokenMs, outputTokens } of records) {
     if (firstTokenMs === null || lastTokenMs === null) continue;
@@ -102,8 +104,8 @@ function tokenRate(records: readonly RequestRecord[]): [number, number][] {
 
 function plot(title: string, xName: string, yName: string, series: Series[]): string {
   const all = series.flatMap(({ points }) => points);
-  const xMax = niceMaximum(Math.max(0, ...all.map(([x]) => x)));
-  const yMax = yName === "share" ? 1 : niceMaximum(Math.max(0, ...all.map(([, y]) => y)));
+  const xMax = niceMaximum(largest(all.map(([x]) => x)));
+  const yMax = yName === "share" ? 1 : niceMaximum(largest(all.map(([, y]) => y)));
   const px = (x: number) => margin.left + (x / xMax) * (width - margin.left - margin.right);
   const py = (y: number) => height - margin.bottom - (y / yMax) * (height - margin.top - margin.bottom);
   const ticks = [0, 0.25, 0.5, 0.75, 1];

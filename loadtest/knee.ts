@@ -9,12 +9,12 @@ export interface KneePoint {
 
 /** How near the bounds must come, as a share of the rate. */
 const precision = 0.1;
-const maxPoints = 14;
+/** For one attainment. */
+export const maxPoints = 14;
 
-/** The next rate to try; null: it is found, or cannot be found within the bounds. */
+/** The next rate to try; null: it is found, or cannot be found within the bounds. Points of a search before, for another attainment, serve, too. */
 export function nextRate(points: readonly KneePoint[], attainment: number, firstRate: number): number | null {
   if (points.length === 0) return firstRate;
-  if (points.length >= maxPoints) return null;
   const { held, failed } = bounds(points, attainment);
   if (failed === null) return (held as number) * 2;
   // Below a hundredth of the first rate, no rate holds.

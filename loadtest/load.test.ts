@@ -7,7 +7,7 @@ import { generate, type LoadPlan } from "./generator.ts";
 import { htmlReport } from "./html.ts";
 import { closedLoop, openLoop } from "./plan.ts";
 import { compareReports, formatReport } from "./report.ts";
-import { measureWordCost, runLoad } from "./run.ts";
+import { measureWordCost, runKnee, runLoad } from "./run.ts";
 import { summarise } from "./summary.ts";
 
 interface Body {
@@ -153,6 +153,14 @@ test("turns of a session carry what was said before, answers included", async ()
   expect(bodies[1]?.messages[1]?.content).toBe("word word ");
 });
 
+test("turns that follow a failed one were offered, too, and are misses", async () => {
+  answer = (body, response, n) => (n === 2 ? void response.writeHead(503).end("{}") : good(body, response, n));
+  const records = await run(closedLoop(1, 2, { ...common, lengths: { ...lengths, turns: 4, outputTokens: 4 } }));
+  const outcomes = records.map(({ session, turn, outcome }) => [session, turn, outcome].join(" "));
+  expect(outcomes.sort()).toEqual(["0 0 ok", "0 1 refused", "0 2 unsent", "0 3 unsent", "1 0 ok", "1 1 ok", "1 2 ok", "1 3 ok"]);
+  expect(summarise(records, anySlo)).toMatchObject({ offered: 8, byOutcome: { unsent: 2 }, goodput: { good: 5, share: 5 / 8 } });
+});
+
 test("clients that leave are counted apart, and the server sees them go", async () => {
   const records = await run(openLoop(arrivals, { ...common, cancelShare: 1, lengths: { ...lengths, outputTokens: 200 } }));
   expect(records.every(({ outcome, outputTokens }) => outcome === "cancelled" && outputTokens > 0)).toBe(true);
@@ -200,6 +208,39 @@ test("a run measures what a word costs, and its report is text, HTML and compara
   expect(html).not.toContain("<script>");
   expect(html.match(/<svg/g)).toHaveLength(4);
   expect(compareReports(report, report)).toContain("+0.0%");
+  const other = compareReports(report, { ...report, options: { rate: 50, json: true }, summary: { ...report.summary, refused: "late" } });
+  expect(other.split("\n").slice(-2)).toEqual(["different rate: 100 and 50", "NOT TO BE USED (after): late"]);
   target = { ...target, baseUrl: "http://127.0.0.1:9/v1" };
   await expect(measureWordCost(target, signal)).rejects.toThrow("does not serve m");
+});
+
+test("the knee of a server that refuses what is beyond its capacity is found for several attainments in one search", async () => {
+  // 30 of the requests of a run are answered, whatever the rate: 0.1 s of 300/s, or of 333/s if nine tenths are enough.
+  let left = 0;
+  answer = (body, response, n) => (left-- > 0 ? good(body, response, n) : void response.writeHead(503).end("{}"));
+  const planAt = (ratePerSecond: number) => {
+    left = 30;
+    return openLoop({ ...arrivals, ratePerSecond, endRatePerSecond: ratePerSecond, durationSeconds: 0.1 }, { ...common, lengths });
+  };
+  left = 2;
+  // Late as it may be where tests run: nothing here depends on it.
+  const slo = { ttftSeconds: 1_000, tpotSeconds: 1_000 };
+  const notes: string[] = [];
+  const { knee, summary } = await runKnee(planAt, 100, [0.9, 0.99], {
+    ...{ target, slo, options: {}, signal: new AbortController().signal },
+    ...{ onProgress: () => undefined, onNote: (text: string) => notes.push(text) },
+  });
+  const [at90, at99] = (knee?.found ?? []).map(({ ratePerSecond }) => ratePerSecond);
+  expect(at99).toBeGreaterThan(270);
+  expect(at99).toBeLessThanOrEqual(300);
+  expect(at90).toBeGreaterThan(300);
+  expect(at90).toBeLessThanOrEqual(340);
+  expect(notes).toHaveLength(knee?.points.length as number);
+  expect(summary.goodput.share).toBeGreaterThanOrEqual(0.9);
+});
+
+test("a summary takes any number of requests", async () => {
+  const [record] = await run(closedLoop(1, 1, { ...common, lengths }));
+  const many = Array.from({ length: 300_000 }, () => record as NonNullable<typeof record>);
+  expect(summarise(many, anySlo)).toMatchObject({ offered: 300_000, goodput: { share: 1 } });
 });

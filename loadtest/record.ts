@@ -1,7 +1,7 @@
 // What the generator notes of one request. Times are milliseconds from the start of the run.
 
-export const outcomes = ["ok", "refused", "error", "cut", "timeout", "cancelled"] as const;
-/** refused: 429 or 503 before the first token; cut: the connection broke; cancelled: we left, as planned. */
+export const outcomes = ["ok", "refused", "error", "cut", "timeout", "unsent", "cancelled"] as const;
+/** refused: 429 or 503 before the first token; cut: the connection broke; unsent: it could not be asked; cancelled: we left, as planned. */
 export type Outcome = (typeof outcomes)[number];
 
 export interface RequestRecord {

@@ -4,14 +4,15 @@ import type { Percentiles, Summary } from "./summary.ts";
 
 export interface LoadReport {
   kind: "pelagic-load";
-  version: 1;
+  version: 2;
   startedAt: string;
   target: { baseUrl: string; model: string; endpoint: string };
   /** As given on the command line, defaults included. */
   options: Record<string, unknown>;
   summary: Summary;
   records: RequestRecord[];
-  knee: { attainment: number; ratePerSecond: number | null; points: { ratePerSecond: number; share: number }[] } | null;
+  /** What was searched: for each share of good requests the highest rate that had it; null: none had. */
+  knee: { found: { attainment: number; ratePerSecond: number | null }[]; points: { ratePerSecond: number; share: number }[] } | null;
 }
 
 const milliseconds = (seconds: number) => (seconds * 1000).toFixed(seconds < 0.1 ? 1 : 0);
@@ -40,13 +41,11 @@ export function formatReport({ summary, target, knee }: LoadReport): string {
     ...row("generator's lag", summary.lagSeconds),
     "",
     `goodput (TTFT <= ${seconds(goodput.slo.ttftSeconds)}, TPOT <= ${seconds(goodput.slo.tpotSeconds)}): ${goodput.goodPerSecond.toFixed(2)} good requests/s, ${(100 * goodput.share).toFixed(1)}% of all offered; 90% ${goodput.attains90 ? "attained" : "missed"}, 99% ${goodput.attains99 ? "attained" : "missed"}`,
-    ...(knee === null
-      ? []
-      : [
-          knee.ratePerSecond === null
-            ? `no rate was found at which ${100 * knee.attainment}% are good`
-            : `knee: ${knee.ratePerSecond.toFixed(2)} requests/s is the highest rate tried at which ${100 * knee.attainment}% are good`,
-        ]),
+    ...(knee?.found ?? []).map(({ attainment, ratePerSecond }) =>
+      ratePerSecond === null
+        ? `no rate was found at which ${100 * attainment}% are good`
+        : `knee: ${ratePerSecond.toFixed(2)} requests/s is the highest rate tried at which ${100 * attainment}% are good`,
+    ),
     ...(summary.refused === null ? [] : [`NOT TO BE USED: ${summary.refused}`]),
   ].join("\n");
 }
@@ -77,6 +76,26 @@ export function compareReports(before: LoadReport, after: LoadReport): string {
   ] as const) {
     for (const at of ["p50", "p90", "p99"] as const) add(`${name} ${at}, ms`, x[what]?.[at], y[what]?.[at], 1000, 1);
   }
-  add("knee, requests/s", before.knee?.ratePerSecond ?? undefined, after.knee?.ratePerSecond ?? undefined, 1, 2);
+  const kneeAt = ({ knee }: LoadReport, attainment: number) =>
+    knee?.found.find((one) => one.attainment === attainment)?.ratePerSecond ?? undefined;
+  for (const { attainment } of before.knee?.found ?? [])
+    add(`knee at ${100 * attainment}%, requests/s`, kneeAt(before, attainment), kneeAt(after, attainment), 1, 2);
+  lines.push(...differences(before, after));
+  for (const [name, { refused }] of Object.entries({ before: x, after: y })) {
+    if (refused !== null) lines.push(`NOT TO BE USED (${name}): ${refused}`);
+  }
   return lines.join("\n");
 }
+
+/** Of what was asked: unlike loads are no comparison of servers. */
+function differences(before: LoadReport, after: LoadReport): string[] {
+  const told = ({ options, target }: LoadReport): Record<string, unknown> => ({ ...options, ...target });
+  const [x, y] = [told(before), told(after)];
+  const said = (value: unknown) => JSON.stringify(value) ?? "none";
+  return [...new Set([...Object.keys(x), ...Object.keys(y)])]
+    .filter((name) => !outputs.has(name) && said(x[name]) !== said(y[name]))
+    .map((name) => `different ${name}: ${said(x[name])} and ${said(y[name])}`);
+}
+
+/** Options that change nothing of what is measured. */
+const outputs = new Set(["out", "html", "json"]);

@@ -1,7 +1,7 @@
 // One load test: measures how many tokens a word takes, sends the load, sums up; or searches the knee, one run after another.
 import { closeConnections, send, type Target } from "./client.ts";
 import { generate, type LoadPlan, type Progress } from "./generator.ts";
-import { kneeOf, type KneePoint, nextRate } from "./knee.ts";
+import { kneeOf, type KneePoint, maxPoints, nextRate } from "./knee.ts";
 import { wordsOf, type WordCost } from "./prompts.ts";
 import type { RequestRecord } from "./record.ts";
 import type { LoadReport } from "./report.ts";
@@ -47,22 +47,18 @@ export async function runLoad(plan: LoadPlan, run: LoadRunOptions): Promise<Load
   return reportOf(run, startedAt, summary, records, null);
 }
 
-/** `planAt` makes the load of one rate. The report is of the run at the knee, or of the first where there is none. */
+/** `planAt` makes the load of one rate. The report is of the run at the first attainment's knee, or of the first run where there is none. */
 export async function runKnee(
   planAt: (ratePerSecond: number) => LoadPlan,
   firstRate: number,
-  attainment: number,
+  attainments: readonly number[],
   run: LoadRunOptions,
 ): Promise<LoadReport> {
   const startedAt = new Date().toISOString();
   const wordCost = await measureWordCost(run.target, run.signal);
   const points: KneePoint[] = [];
   const runs = new Map<number, { records: RequestRecord[]; summary: Summary }>();
-  for (
-    let rate = nextRate(points, attainment, firstRate);
-    rate !== null && !run.signal.aborted;
-    rate = nextRate(points, attainment, firstRate)
-  ) {
+  const measure = async (rate: number) => {
     const result = await once(planAt(rate), wordCost, run);
     // A late generator says nothing about the server, and would only be later at higher rates.
     if (result.summary.refused !== null) throw new LoadError(`at ${rate.toFixed(2)} requests/s ${result.summary.refused}`);
@@ -70,12 +66,19 @@ export async function runKnee(
     points.push({ ratePerSecond: rate, share });
     runs.set(rate, result);
     run.onNote(`${rate.toFixed(2)} requests/s: ${(100 * share).toFixed(1)}% good`);
+  };
+  for (const attainment of attainments) {
+    for (let tries = 0; tries < maxPoints && !run.signal.aborted; tries++) {
+      const rate = nextRate(points, attainment, firstRate);
+      if (rate === null) break;
+      await measure(rate);
+    }
   }
   closeConnections();
-  const knee = kneeOf(points, attainment);
-  const shown = runs.get(knee ?? firstRate);
+  const found = attainments.map((attainment) => ({ attainment, ratePerSecond: kneeOf(points, attainment) }));
+  const shown = runs.get(found[0]?.ratePerSecond ?? firstRate);
   if (shown === undefined) throw new LoadError("stopped before the first rate was measured");
-  return reportOf(run, startedAt, shown.summary, shown.records, { attainment, ratePerSecond: knee, points });
+  return reportOf(run, startedAt, shown.summary, shown.records, { found, points });
 }
 
 async function once(plan: LoadPlan, wordCost: WordCost, { target, slo, signal, onProgress }: LoadRunOptions) {
@@ -95,7 +98,7 @@ function reportOf(
   const { baseUrl, model, endpoint } = run.target;
   return {
     kind: "pelagic-load",
-    version: 1,
+    version: 2,
     startedAt,
     target: { baseUrl, model, endpoint },
     options: run.options,

@@ -55,6 +55,11 @@ export function percentiles(values: readonly number[]): Percentiles | null {
   return { mean: sorted.reduce((sum, value) => sum + value, 0) / sorted.length, p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1) };
 }
 
+/** However many there are; Math.max takes no more than a stack of them. */
+export function largest(values: readonly number[]): number {
+  return values.reduce((most, value) => Math.max(most, value), Number.NEGATIVE_INFINITY);
+}
+
 export function ttftOf({ firstTokenMs, scheduledMs }: RequestRecord): number | null {
   return firstTokenMs === null ? null : (firstTokenMs - scheduledMs) / 1000;
 }
@@ -73,8 +78,8 @@ export function isGood(record: RequestRecord, slo: Slo): boolean {
 export function summarise(records: readonly RequestRecord[], slo: Slo): Summary {
   const asked = records.filter(({ outcome }) => outcome !== "cancelled");
   const ok = records.filter(({ outcome }) => outcome === "ok");
-  const beganMs = Math.min(...records.map(({ scheduledMs }) => scheduledMs));
-  const seconds = Math.max(1e-9, (Math.max(...records.map(({ endMs }) => endMs)) - beganMs) / 1000);
+  const beganMs = records.reduce((least, { scheduledMs }) => Math.min(least, scheduledMs), Number.POSITIVE_INFINITY);
+  const seconds = Math.max(1e-9, (largest(records.map(({ endMs }) => endMs)) - beganMs) / 1000);
   const sum = (of: readonly RequestRecord[], what: "promptTokens" | "outputTokens" | "cachedTokens") =>
     of.reduce((total, record) => total + record[what], 0);
   const each = (of: (record: RequestRecord) => number | null) => percentiles(ok.map(of).filter((value) => value !== null));

@@ -5,8 +5,11 @@
 // in chunks across block boundaries, and token by token; all of these equal to the bit; greedy continuation equal. Exit
 // 0 only if all of it holds.
 //
-// The CUDA backend rounds weights and activations to bf16, and a rounded gate may choose another expert: there the
-// difference of all logits is at most 5% of their norm, and greedy tokens are not compared; the bits' equality is.
+// The CUDA backend rounds weights and activations to bf16, and now and then a rounded gate chooses another expert: such
+// a row differs by much. There a row's logits may differ by 1.5% of their norm in the median row and by 2.5% in nine of
+// ten (0.9% and 1.2% on the CPU with weights and latents rounded to bf16), and greedy tokens are not compared; the
+// bits' equality is.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -25,7 +28,8 @@ using namespace pelagic::test;
 namespace {
 
 constexpr double kTolerance = 1e-4;
-constexpr double kCudaTolerance = 0.05;
+constexpr double kCudaMedian = 0.015;
+constexpr double kCudaNineOfTen = 0.025;
 
 struct Golden {
   int sequences, length, vocab;
@@ -74,9 +78,15 @@ std::vector<std::uint32_t> blocks_of(int sequence) {
 struct Computed {
   std::vector<std::uint64_t> digests;  // [sequences, length]
   double max_error = 0;
-  double error_square = 0;
-  double square = 0;
-  double relative_error() const { return std::sqrt(error_square / square); }
+  std::vector<double> row_errors;  // each a share of the norm of the row's logits
+
+  // The row error that this share of the rows does not pass; infinite where a row has none.
+  double row_error(double share) const {
+    std::vector<double> sorted;
+    for (const double error : row_errors) sorted.push_back(std::isnan(error) ? INFINITY : error);
+    std::sort(sorted.begin(), sorted.end());
+    return sorted.at(static_cast<std::size_t>(share * static_cast<double>(sorted.size() - 1)));
+  }
 };
 
 // All golden sequences, `chunks` rows at a time, both sequences in the same calls.
@@ -98,14 +108,16 @@ Computed compute(Model& model, const Golden& golden, const std::vector<int>& chu
         const int from = s * count + r;
         const int to = s * golden.length + start + r;
         computed.digests[static_cast<std::size_t>(to)] = result.digests[static_cast<std::size_t>(from)];
+        double error_square = 0, square = 0;
         for (int v = 0; v < golden.vocab; ++v) {
           const double got = result.logits[static_cast<std::size_t>(from * golden.vocab + v)];
           const double expected = golden.logits[static_cast<std::size_t>(to * golden.vocab + v)];
           const double error = std::abs(got - expected);
-          computed.error_square += error * error;
-          computed.square += expected * expected;
+          error_square += error * error;
+          square += expected * expected;
           if (!(error <= computed.max_error)) computed.max_error = error;  // also takes a NaN
         }
+        computed.row_errors.push_back(std::sqrt(error_square / square));
       }
     }
     start += count;
@@ -146,10 +158,12 @@ bool check_folder_on_cuda(const std::filesystem::path& dir) {
     const Computed computed = compute(model, golden, chunks);
     if (reference.empty()) reference = computed.digests;
     const bool equal = computed.digests == reference;
-    const bool right = equal && computed.relative_error() <= kCudaTolerance;
+    const double median = computed.row_error(0.5), nine_of_ten = computed.row_error(0.9);
+    const bool right = equal && median <= kCudaMedian && nine_of_ten <= kCudaNineOfTen;
     good = good && right;
-    std::printf("%s %s, cuda, %s: error %.3g of the norm, largest %.3g%s\n", right ? "ok  " : "FAIL", dir.c_str(),
-                name.c_str(), computed.relative_error(), computed.max_error, equal ? "" : ", digests differ");
+    std::printf("%s %s, cuda, %s: row error %.3g in the median, %.3g in nine of ten, %.3g at most%s\n",
+                right ? "ok  " : "FAIL", dir.c_str(), name.c_str(), median, nine_of_ten, computed.row_error(1),
+                equal ? "" : ", digests differ");
   }
   std::printf("     %s, cuda: greedy tokens %s\n", dir.c_str(), greedy_equal(model, golden) ? "equal" : "differ");
   return good;

@@ -5,12 +5,14 @@ import * as engine from "./bench-engine.ts";
 import * as gateway from "./bench-gateway.ts";
 import * as router from "./bench-router.ts";
 import * as kv from "./bench-kv.ts";
+import * as load from "./bench-load.ts";
 
 export function register(program: Command): void {
   const bench = program.command("bench").description("measure something beside the ceiling or the peer measured in the same run");
   engine.register(bench);
   router.register(bench);
   kv.register(bench);
+  load.register(bench);
   gateway.register(bench);
   cancel.register(bench);
 }

@@ -40,9 +40,10 @@ interface LoadOptions {
   cancel: number;
   ignoreEos: boolean;
   timeout: number;
-  sloTtft: number;
-  sloTpot: number;
-  knee?: number;
+  sloTtft?: number;
+  sloTpot?: number;
+  sloHeaders?: boolean;
+  knee?: number[];
   seed: number;
   out?: string;
   html?: string;
@@ -84,7 +85,8 @@ export function register(program: Command): void {
     .optionsGroup("What is asked of the server:")
     .option("--slo-ttft <seconds>", "a good request's first token comes within this time of its scheduled sending", number(0))
     .option("--slo-tpot <seconds>", "and its further tokens within this each, in the mean", number(0))
-    .option("--knee <attainment>", "search the highest rate at which this share of all requests is good, such as 0.9", number(0.01, 1))
+    .option("--slo-headers", "say so to the server, in x-slo-ttft-ms and x-slo-tpot-ms of each request")
+    .option("--knee <attainments...>", "search the highest rate at which such a share of all requests is good, such as 0.9 0.99", shares)
     .optionsGroup("Reports:")
     .option("--out <file>", "write the report, every request included, as JSON")
     .option("--html <file>", "write it as one HTML file with plots")
@@ -95,7 +97,7 @@ export function register(program: Command): void {
       `
 Examples:
   ./pelagic load --rate 4 --duration 60 --html report.html
-  ./pelagic load --knee 0.9 --slo-ttft 1 --slo-tpot 0.05 --duration 20
+  ./pelagic load --knee 0.9 0.99 --slo-ttft 1 --slo-tpot 0.05 --duration 20
   ./pelagic load --base-url http://host:8000/v1 --trace conversation.jsonl --time-scale 2 --length-scale 0.02
   ./pelagic load --compare before.json after.json
 
@@ -106,6 +108,10 @@ Exit code 1 where the figures are not to be used, because the generator was late
 
 function append(value: string, before: string[]): string[] {
   return [...before, value];
+}
+
+function shares(value: string, before: number[] = []): number[] {
+  return [...before, number(0.01, 1)(value)];
 }
 
 async function load(options: LoadOptions): Promise<void> {
@@ -173,6 +179,13 @@ async function targetOf(options: LoadOptions, signal: AbortSignal): Promise<Targ
   }
   if (!/^https?:\/\//.test(baseUrl) || !URL.canParse(baseUrl)) throw new CliError(`--base-url: ${baseUrl} is no http or https address`);
   const headers: Record<string, string> = {};
+  if (options.sloHeaders) {
+    if (options.sloTtft === undefined && options.sloTpot === undefined)
+      throw new CliError("--slo-headers: say with --slo-ttft and --slo-tpot what is good");
+    const milliseconds = (seconds: number) => String(Math.round(seconds * 1e6) / 1e3);
+    if (options.sloTtft !== undefined) headers["x-slo-ttft-ms"] = milliseconds(options.sloTtft);
+    if (options.sloTpot !== undefined) headers["x-slo-tpot-ms"] = milliseconds(options.sloTpot);
+  }
   const key = options.apiKey ?? process.env.OPENAI_API_KEY;
   if (key !== undefined && key !== "") headers.authorization = `Bearer ${key}`;
   for (const header of options.header) {
@@ -205,6 +218,8 @@ function compare(files: string[]): void {
     } catch (error) {
       throw new CliError(`${file}: ${messageOf(error)}`);
     }
+    if (report.kind === "pelagic-load" && report.version !== 2)
+      throw new CliError(`${file}: a report of version ${report.version}, which this one cannot read`);
     if (report.kind !== "pelagic-load") throw new CliError(`${file}: no report of ./pelagic load`);
     return report;
   });

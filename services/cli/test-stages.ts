@@ -40,7 +40,11 @@ export function testStages(fast: boolean): Stage[] {
       inTree("dist", "services", "cli", "main.js"),
       ...["simulate", "--runs", fast ? "500" : "10000"],
     ]),
-    { name: fast ? "unit and integration tests" : "unit, integration and end-to-end tests", run: (print) => vitest(fast, print) },
+    {
+      name: fast ? "unit and integration tests" : "unit, integration and end-to-end tests",
+      run: (print) => vitest(["unit", "integration", ...(fast ? [] : ["e2e"])], print),
+    },
+    { name: "published clients and load tools", slow: true, run: (print) => vitest(["clients"], print) },
   ];
   return stages.filter((stage) => !(fast && stage.slow));
 }
@@ -110,9 +114,10 @@ export function parseCtest(output: string): StageResult | undefined {
   return { passed: Number(counts[2]) - failed - skipped.length, failed, skipped };
 }
 
-async function vitest(fast: boolean, print: (text: string) => void): Promise<StageResult> {
+async function vitest(projects: string[], print: (text: string) => void): Promise<StageResult> {
   // Here, where its progress can be seen. Without one the tests that need it fail.
-  if (!fast) await chromiumBinary((text) => print(`${text}\n`)).catch((error: unknown) => print(`${messageOf(error)}\n`));
+  if (projects.includes("e2e"))
+    await chromiumBinary((text) => print(`${text}\n`)).catch((error: unknown) => print(`${messageOf(error)}\n`));
   const report = inTree("build", "vitest.json");
   mkdirSync(inTree("build"), { recursive: true });
   rmSync(report, { force: true });
@@ -122,7 +127,7 @@ async function vitest(fast: boolean, print: (text: string) => void): Promise<Sta
     "--reporter=default",
     "--reporter=json",
     `--outputFile.json=${report}`,
-    ...(fast ? ["--project=unit", "--project=integration"] : []),
+    ...projects.map((name) => `--project=${name}`),
   ];
   const result = await runCommand("npx", ["--no-install", ...args], { cwd: treeRoot, timeoutMs, onOutput: print });
   if (!existsSync(report)) return oneFailed;

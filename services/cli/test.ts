@@ -13,7 +13,7 @@ export function register(program: Command): void {
   program
     .command("test")
     .description("run every test and check")
-    .option("--fast", "without the sanitizers and the end-to-end tests")
+    .option("--fast", "without the sanitizers, the end-to-end tests and published clients")
     .option("--json", "print the summary as JSON before the last line")
     .addHelpText("after", "\nExample:\n  ./pelagic test --fast")
     .action(test);

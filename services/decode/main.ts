@@ -38,7 +38,7 @@ await runProcess({
     const rows = new RowServer(core, control, data, { servesWhileDraining: true, ...(tracer && { tracer }) });
     onStop(() => rows.stop());
     observeWorker(core, metrics);
-    observeDecode(worker, metrics);
+    observeDecode(worker, core, metrics);
     observeRowServer(rows, metrics);
     // Gateways move what runs, or let it finish; peers fetch its blocks.
     onStop(() => core.drainUntil(() => worker.drained && rows.activeTransfers === 0, config.drainMs));

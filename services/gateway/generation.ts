@@ -139,7 +139,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
   /** The attempt that is being stopped for a move. */
   private movingAttempt: string | null = null;
   private moveConsideredMs = Number.NEGATIVE_INFINITY;
-  /** The process that the attempt was meant for, and the one that accepted it: the same, or the attempt is none. */
+  /** The process that the attempt is meant for, and the one that has accepted it: no other does. */
   private askedInstanceId: string | null = null;
   private instanceId: string | null = null;
   private unsubscribe: () => void = () => {};
@@ -247,6 +247,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
         if (this.patientUntilMs === null || clock.nowMs() >= this.patientUntilMs) throw this.refusal(retryAfterMs);
         await new Promise<void>((resolve) => clock.setTimer(resumeRetryMs, resolve));
         this.excluded.clear();
+        retryAfterMs = undefined;
         continue;
       }
       const outcome = await this.ask(target);
@@ -262,7 +263,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
   }
 
   private refusal(retryAfterMs: number | undefined): PelagicError {
-    if (this.lostWith !== null) return this.lostWith;
+    // A request that lost its worker and found the others full waited in vain for the same reason as a new one.
+    if (this.lostWith !== null && retryAfterMs === undefined) return this.lostWith;
     if (retryAfterMs === undefined) {
       return new PelagicError("no_workers", "no decode worker is ready; try again later", { retryAfterMs: 1_000 });
     }
@@ -294,6 +296,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
           ...(request.standing && { standing: this.standingNow(request.standing) }),
           attemptId,
           gatewayId,
+          instanceId: target.instanceId,
           replySubject,
           promptLength: prompt.length,
           prefillWorkerId: target.prefillWorkerId,
@@ -308,10 +311,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
       try {
         // The same attempt each time: decode accepts it once, however often it arrives.
         const { body } = decodeMessage(DispatchReply, await bus.request(subjects.dispatch(workerId), message, dispatchReplyMs));
-        if (body.kind === "accepted" && body.instanceId !== target.instanceId) {
-          // Another process than the one that was chosen, by its model and numerics too.
-          outcome = {};
-        } else if (body.kind === "accepted") {
+        if (body.kind === "accepted") {
           if (this.attemptId === attemptId) this.instanceId = body.instanceId;
           this.wasAccepted = true;
           outcome = "accepted";
@@ -394,7 +394,6 @@ export class Generation implements AsyncIterable<TokenBatch> {
     }
     const delta = decodeMessage(Delta, data);
     if (delta.body.attemptId !== attemptId) return;
-    // Another process than the one that was chosen: ask() hears of it and leaves.
     if (delta.body.instanceId !== undefined && delta.body.instanceId !== this.askedInstanceId) return;
     this.heardMs = clock.nowMs();
     this.heardFrom = true;
@@ -606,12 +605,14 @@ export class Generation implements AsyncIterable<TokenBatch> {
   /** The worker will not go on: another one does, from the tokens that are here. */
   private lost(error: PelagicError): void {
     if (this.isOver || this.workerId === null) return;
+    // To a client it is the worker that is gone, whatever the worker said last: it is not this gateway that is shutting down.
+    const reason = error.code === "worker_lost" ? error : new PelagicError("worker_lost", error.message);
     if (++this.losses > maxLossesWithoutToken) {
-      this.fail(error);
+      this.fail(reason);
       return;
     }
     const { workerId, attemptId } = this;
-    this.goElsewhere(error, null);
+    this.goElsewhere(reason, null);
     // In case it was only slow.
     void this.client.cancelAttempt(workerId, attemptId);
   }

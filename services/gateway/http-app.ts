@@ -2,21 +2,27 @@
 import { randomUUID } from "node:crypto";
 import type { IncomingMessage, RequestListener } from "node:http";
 import express, { type Express, type NextFunction, type Request, type RequestHandler, type Response, type Router } from "express";
-import { type ErrorCode, PelagicError } from "../lib/contracts/errors.ts";
+import { PelagicError } from "../lib/contracts/errors.ts";
 import type { ModelList } from "../lib/contracts/http.ts";
 import { apiVersion, openApiDocument } from "../lib/contracts/openapi.ts";
-import { mayUse, visitOf } from "./admission/callers.ts";
+import { visitOf } from "./admission/callers.ts";
+import type { Gateway } from "./gateway.ts";
 import type { Endpoint } from "./gateway-metrics.ts";
 import { type ErrorForm, sendError } from "./http-error.ts";
 import type { GatewayResponse } from "./http-response.ts";
-import { type Gateway, readyDecodeWorkers, servedContext, serveGeneration } from "./serve-generation.ts";
-import { checkModelName, describeModel } from "./served-model.ts";
+import { chooseModel, visibleModels } from "./model-choice.ts";
+import { servedContext, whyNotReady } from "./readiness.ts";
+import { serveGeneration } from "./serve-generation.ts";
+import { describeModel, type ServedModel } from "./served-model.ts";
 import { messagesError } from "./messages-format.ts";
 import { countTokens, detokenize, tokenize } from "./tokenize.ts";
 
 /** What a client may choose as its request id: printable ASCII. On the bus a stricter form is needed; others get an id of ours there. */
 const clientRequestId = /^[\x21-\x7e]{1,128}$/;
 const busRequestId = /^[A-Za-z0-9_-]{1,64}$/;
+
+/** What probes, scrapers and the console's page ask for all the time. */
+const unlogged = /^\/(health|ready|metrics|console(\/.*)?)$/;
 
 /** Where answers come from; the first path of each names its route. */
 const generationRoutes: readonly { endpoint: Endpoint; paths: string[]; errorForm?: ErrorForm }[] = [
@@ -61,6 +67,11 @@ function createApp(gateway: Gateway, console?: Router): Express {
   get(app, ["/health"], (_request, response) => {
     response.json({ status: "ok" });
   });
+  // An endpoint picker scrapes the port that it picks, many times a second and without a key. All metrics are on the admin port.
+  get(app, ["/metrics"], async (_request, response) => {
+    const { pool } = gateway.metrics;
+    response.type(pool.contentType).send(await pool.metrics());
+  });
   // It has a key of its own.
   if (console !== undefined) app.use("/console", console);
   app.use(["/v1/messages", "/anthropic/v1/messages"], (_request, response, next) => {
@@ -82,25 +93,26 @@ function createApp(gateway: Gateway, console?: Router): Express {
   post(app, ["/tokenize"], (request, response) => tokenize(gateway, request, response));
   post(app, ["/detokenize"], (request, response) => detokenize(gateway, request, response));
 
+  const describe = ({ model }: { model: ServedModel }) => describeModel(model, servedContext(gateway.directory, model.name));
   get(app, ["/v1/models", "/models"], (_request, response) => {
-    const visible = mayUse(visitOf(response).caller, gateway.model.name);
-    response.json({ object: "list", data: visible ? [describeModel(gateway.model, servedContext(gateway))] : [] } satisfies ModelList);
+    const visible = visibleModels(gateway.models, visitOf(response).caller);
+    response.json({ object: "list", data: Array.from(visible.values(), describe) } satisfies ModelList);
   });
   get(app, ["/v1/models/*id", "/models/*id"], (request, response) => {
     const asked = (request.params as unknown as { id: string[] }).id.join("/");
-    visitOf(response).checkModel(asked);
-    checkModelName(gateway.model, asked);
-    response.json(describeModel(gateway.model, servedContext(gateway)));
+    response.json(describe(chooseModel(gateway.models, asked, visitOf(response).caller)));
   });
   get(app, ["/ready"], (_request, response) => {
-    const reason = notReady(gateway);
+    const reason = whyNotReady(gateway);
     if (reason !== null) throw new PelagicError(reason.code, reason.message);
     response.json({ status: "ready" });
   });
   get(app, ["/version"], (_request, response) => {
     response.json({ name: "pelagic", version: apiVersion });
   });
-  const openApi = JSON.stringify(openApiDocument(gateway.model.vocabularySize));
+  // Of the largest vocabulary: what some model takes is not to be refused by who reads this.
+  const vocabularySize = Math.max(...Array.from(gateway.models.values(), ({ model }) => model.vocabularySize));
+  const openApi = JSON.stringify(openApiDocument(vocabularySize));
   get(app, ["/openapi.json"], (_request, response) => {
     response.type("application/json").send(openApi);
   });
@@ -123,10 +135,21 @@ function begin(gateway: Gateway, request: IncomingMessage, response: GatewayResp
   const echoed = typeof given === "string" && clientRequestId.test(given) ? given : own;
   response.setHeader("x-request-id", echoed);
   response.locals.requestId = busRequestId.test(echoed) ? echoed : own;
+  const beganMs = performance.now();
+  // Without its query.
+  const path = request.url?.split("?", 1)[0] as string;
+  response.on("close", () => {
+    const { requestId, logsItself } = response.locals;
+    const { statusCode: status } = response;
+    gateway.metrics.http.inc({ route: route(), status: String(status) });
+    if (logsItself || unlogged.test(path)) return;
+    // The route, not the path: that is the client's own text.
+    const about = { requestId, route: route(), seconds: (performance.now() - beganMs) / 1000 };
+    gateway.log.info({ ...about, ...(response.writableFinished ? { status } : { outcome: "cancelled" }) }, "request");
+  });
   if (request.headers.host === undefined && request.httpVersion === "1.1") {
     throw new PelagicError("invalid_request", "HTTP/1.1 needs the header host");
   }
-  response.on("close", () => gateway.metrics.http.inc({ route: route(), status: String(response.statusCode) }));
 }
 
 function fail(gateway: Gateway, response: GatewayResponse, error: unknown): void {
@@ -136,21 +159,6 @@ function fail(gateway: Gateway, response: GatewayResponse, error: unknown): void
   }
   gateway.log.error({ error: error instanceof Error ? error.stack : String(error) }, "request failed");
   sendError(response, new PelagicError("internal", "internal error"));
-}
-
-/** Why the gateway cannot answer requests now; null if it can. */
-export function notReady(gateway: Gateway): { code: ErrorCode; message: string } | null {
-  if (gateway.admission.isClosed) return { code: "shutting_down", message: "the gateway is shutting down" };
-  if (!gateway.client.options.bus.connected) return { code: "bus_unavailable", message: "not connected to NATS" };
-  if (readyDecodeWorkers(gateway).length > 0) return null;
-  const decode = gateway.directory.snapshot().workers.filter((worker) => worker.role === "decode");
-  if (decode.length === 0) return { code: "no_workers", message: "no decode worker has reported" };
-  const states = decode.map((worker) =>
-    worker.modelName === gateway.model.name
-      ? `${worker.workerId} is ${worker.state}${worker.reason ? ` (${worker.reason})` : ""}`
-      : `${worker.workerId} serves ${worker.modelName}, not ${gateway.model.name}`,
-  );
-  return { code: "no_workers", message: `no decode worker is ready: ${states.join("; ")}` };
 }
 
 function post(app: Express, paths: string[], handler: RequestHandler): void {

@@ -7,6 +7,8 @@ export interface GatewayLocals {
   /** As the bus takes it. */
   requestId?: string;
   visit?: Visit;
+  /** Its line in the log is written by whoever serves it. */
+  logsItself?: boolean;
   /** Of the API that the route belongs to; absent: OpenAI's. */
   errorForm?: ErrorForm;
 }

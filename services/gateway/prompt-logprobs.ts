@@ -6,11 +6,15 @@ import { maxPromptLogprobs, type PromptScores } from "../lib/contracts/prompt-sc
 import type { TokenTable } from "../lib/model/token-table.ts";
 import { finite, tokenText } from "./answer-format.ts";
 import { Detokenizer } from "./detokenizer.ts";
+import type { GenerationRequest } from "./generation-request.ts";
+import type { EncodedPrompt } from "./prompt-encoder.ts";
 
 /** Refuses what would be too much to hold: each answer has the logprobs of its own prompt. */
-export function checkPromptLogprobs(tokens: number, top: number, param: string): void {
-  const wanted = tokens * (1 + top);
+export function checkPromptLogprobs({ promptTop, candidates, common }: GenerationRequest, prompts: readonly EncodedPrompt[]): void {
+  if (promptTop === undefined) return;
+  const wanted = candidates * (1 + promptTop) * prompts.reduce((sum, { tokens }) => sum + tokens.length, 0);
   if (wanted <= maxPromptLogprobs) return;
+  const param = typeof common.prompt_logprobs === "number" ? "prompt_logprobs" : "logprobs";
   const limit = `logprobs of the prompts' tokens, ${wanted} in all with the most likely beside each: at most ${maxPromptLogprobs}`;
   throw new PelagicError("invalid_request", `${param}: ${limit}`, { param });
 }

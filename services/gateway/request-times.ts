@@ -44,6 +44,14 @@ export class RequestTimes {
     this.ended(waiting, this.firstTokenMs);
   }
 
+  eachPhase(take: (name: string, seconds: number) => void): void {
+    let fromMs = this.arrivedMs;
+    for (const { name, endMs } of this.phases) {
+      take(name, (endMs - fromMs) / 1000);
+      fromMs = endMs;
+    }
+  }
+
   get traceId(): string | null {
     return this.context?.split("-")[1] ?? null;
   }

@@ -34,6 +34,15 @@ test("load: every request of the wanted lengths is answered, and the report is w
   expect((await load("--compare", out, out)).stdout).toContain("output tokens/s");
 }, 90_000);
 
+test("load: what is asked of time is told to the gateway, which counts it", async () => {
+  const told = ["--slo-ttft", "1000", "--slo-tpot", "0.0007", "--slo-headers"];
+  await load("--base-url", `${stack.baseUrl}/v1`, "--clients", "1", "--requests", "2", "--output-tokens", "4", ...told);
+  const port = stack.processes.find(({ name }) => name === "gateway-0")?.metricsPort;
+  const metrics = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+  expect(metrics).toMatch(/pelagic_gateway_slo_total\{slo="ttft",outcome="attained",priority="normal"\} \d/);
+  expect(metrics).toMatch(/pelagic_gateway_slo_total\{slo="tpot",/);
+}, 60_000);
+
 test("load: a server that is not there, and one without the model, are errors that say so", async () => {
   await expect(load("--base-url", "http://127.0.0.1:9/v1")).rejects.toThrow("lists no models");
   await expect(load("--base-url", `${stack.baseUrl}/v1`, "--model", "nobody")).rejects.toThrow("does not serve nobody");

@@ -21,7 +21,11 @@ const chat = (body: object, requestId: string) =>
 
 async function metricsOf(process: string): Promise<Map<string, number>> {
   const port = stack.processes.find(({ name }) => name === process)?.metricsPort;
-  const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+  return await metricsAt(`http://127.0.0.1:${port}`);
+}
+
+async function metricsAt(base: string): Promise<Map<string, number>> {
+  const text = await (await fetch(`${base}/metrics`)).text();
   const lines = text.split("\n").filter((line) => line !== "" && !line.startsWith("#"));
   return new Map(lines.map((line) => [line.slice(0, line.lastIndexOf(" ")), Number(line.slice(line.lastIndexOf(" ") + 1))]));
 }
@@ -42,6 +46,15 @@ describe("after some requests", () => {
       await response.text();
     }
     expect((await chat({ messages: [{ role: "user", content: secret }], n: 0 }, "refused")).status).toBe(400);
+    const headers = { "content-type": "application/json" };
+    const tokenized = await fetch(`${stack.baseUrl}/tokenize`, {
+      method: "POST",
+      headers: { ...headers, "x-request-id": "tokenized" },
+      body: JSON.stringify({ prompt: secret }),
+    });
+    expect(tokenized.status).toBe(200);
+    expect((await fetch(`${stack.baseUrl}/v1/${secret}`, { headers: { "x-request-id": "lost" } })).status).toBe(404);
+    expect((await fetch(`${stack.baseUrl}/health?${secret}`, { headers: { "x-request-id": "probe" } })).status).toBe(200);
   }, 60_000);
 
   test("every process counts them", async () => {
@@ -50,31 +63,70 @@ describe("after some requests", () => {
       expect(totalOf(gateway, name)).toBe(2);
     }
     expect(totalOf(gateway, "pelagic_gateway_inter_token_latency_seconds_count")).toBeGreaterThan(2);
-    expect(gateway.get('pelagic_gateway_requests_total{endpoint="chat",outcome="invalid_request"}')).toBe(1);
+    expect(gateway.get(`pelagic_gateway_requests_total{endpoint="chat",outcome="invalid_request",model_name="${stack.modelName}"}`)).toBe(
+      1,
+    );
     expect(totalOf(gateway, "pelagic_gateway_resumes_total")).toBe(0);
+    for (const phase of ["read body", "admit", "queue", "tokenize", "route", "first token", "stream"]) {
+      expect(gateway.get(`pelagic_gateway_phase_seconds_count{phase="${phase}",model_name="${stack.modelName}"}`), phase).toBe(2);
+    }
     const decode = await metricsOf("decode-0");
     expect(totalOf(decode, "vllm:generation_tokens_total")).toBe(60);
     expect(totalOf(decode, "vllm:prefix_cache_queries_total")).toBeGreaterThan(1_000);
     expect(totalOf(decode, "vllm:prefix_cache_hits_total")).toBeGreaterThan(500);
-    expect(totalOf(decode, "vllm:request_queue_time_seconds_count")).toBe(2);
+    for (const part of ["queue", "prefill", "decode"]) expect(totalOf(decode, `vllm:request_${part}_time_seconds_count`)).toBe(2);
+    expect(totalOf(decode, "vllm:num_preemptions_total")).toBe(0);
     expect(totalOf(decode, "pelagic_step_sequences_count")).toBeGreaterThan(20);
     expect(totalOf(decode, "pelagic_kv_transfer_seconds_count")).toBeGreaterThan(0);
     const prefill = await metricsOf("prefill-0");
     expect(prefill.get('pelagic_kv_transfer_bytes_total{direction="sent"}')).toBeGreaterThan(0);
     expect(totalOf(prefill, "pelagic_engine_steps_total")).toBeGreaterThan(0);
+    expect(totalOf(prefill, "pelagic_prefilled_tokens_total")).toBeGreaterThan(500);
+    for (const part of ["queue", "compute", "send"]) {
+      expect(totalOf(prefill, `pelagic_prefill_${part}_seconds_count`)).toBeGreaterThan(0);
+    }
   });
 
-  test("the endpoint picker and autoscalers find vLLM's names, at the gateway for its whole pool", async () => {
-    await waitFor("the pool is idle", async () => totalOf(await metricsOf("gateway-0"), "vllm:num_requests_running") === 0);
-    const [gateway, decode] = [await metricsOf("gateway-0"), await metricsOf("decode-0")];
-    for (const metrics of [gateway, decode]) {
-      expect(totalOf(metrics, "vllm:num_requests_waiting")).toBe(0);
-      expect(totalOf(metrics, "vllm:kv_cache_usage_perc")).toBe(0);
-      expect(
-        [...metrics.keys()].filter((key) => /^vllm:cache_config_info\{.*block_size="64",num_gpu_blocks="[1-9]\d*"\}/.test(key)),
-      ).toHaveLength(1);
+  test("the endpoint picker finds the load of the pool where it scrapes: on the port that serves requests", async () => {
+    await waitFor("the pool is idle", async () => totalOf(await metricsAt(stack.baseUrl), "vllm:num_requests_running") === 0);
+    const seen = await metricsAt(stack.baseUrl);
+    const model = `model_name="${stack.modelName}"`;
+    const names = ["num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "gpu_cache_usage_perc"];
+    for (const name of names) expect(seen.get(`vllm:${name}{${model}}`), name).toBe(0);
+    const decode = await metricsOf("decode-0");
+    const sizes = `${model},block_size="64",num_gpu_blocks="${decode.get("pelagic_kv_blocks")}"`;
+    expect(seen.get(`vllm:cache_config_info{${sizes}}`)).toBe(1);
+    expect(decode.get(`vllm:cache_config_info{${sizes}}`)).toBe(1);
+    // Nothing else: whoever reaches that port may read it.
+    expect(seen.size).toBe(names.length + 1);
+  });
+
+  test("autoscalers find vLLM's names on the gateway, with the model as their label", async () => {
+    const gateway = await metricsOf("gateway-0");
+    const labels = `{model_name="${stack.modelName}"}`;
+    const value = (name: string) => gateway.get(`vllm:${name}${labels}`);
+    const counts = [
+      "time_to_first_token_seconds",
+      "request_time_per_output_token_seconds",
+      "request_prompt_tokens",
+      "request_generation_tokens",
+    ];
+    for (const name of counts) expect(value(`${name}_count`), name).toBe(2);
+    for (const name of ["inter_token_latency_seconds", "time_per_output_token_seconds"]) {
+      expect(value(`${name}_count`), name).toBe(totalOf(gateway, "pelagic_gateway_inter_token_latency_seconds_count"));
     }
-    expect(gateway.has(`vllm:num_requests_running{model_name="${stack.modelName}"}`)).toBe(true);
+    // The refused one has a duration, and none by vLLM's name.
+    expect(value("e2e_request_latency_seconds_count")).toBe(2);
+    expect(totalOf(gateway, "gen_ai_server_request_duration_seconds_count")).toBe(3);
+    expect(value("generation_tokens_total")).toBe(60);
+    expect(value("request_generation_tokens_sum")).toBe(60);
+    expect(value("prompt_tokens_total")).toBeGreaterThan(1_000);
+    expect(value("prefix_cache_hits_total")).toBeGreaterThan(500);
+    expect(totalOf(gateway, "vllm:request_success_total")).toBe(2);
+    expect(gateway.get(`vllm:request_success_total{model_name="${stack.modelName}",finished_reason="length"}`)).toBe(2);
+    const buckets = [...gateway].filter(([key]) => key.startsWith("vllm:time_to_first_token_seconds_bucket"));
+    expect(buckets.at(-1)).toEqual([`vllm:time_to_first_token_seconds_bucket{le="+Inf",model_name="${stack.modelName}"}`, 2]);
+    expect(buckets.map(([, count]) => count)).toEqual(buckets.map(([, count]) => count).sort((one, other) => one - other));
   });
 
   test("one line of log each, without the prompt or the answer", () => {
@@ -82,7 +134,8 @@ describe("after some requests", () => {
     const text = readdirSync(logs).map((file) => readFileSync(join(logs, file), "utf8"));
     expect(text.join("")).not.toContain(secret.slice(0, 9));
     const lines = text.join("").split("\n");
-    for (const requestId of ["first", "again", "refused"]) {
+    expect(lines.filter((line) => line.includes('"probe"'))).toEqual([]);
+    for (const requestId of ["first", "again", "refused", "tokenized", "lost"]) {
       expect(lines.filter((line) => line.includes(`"requestId":"${requestId}"`) && line.includes('"msg":"request"'))).toHaveLength(1);
     }
   });

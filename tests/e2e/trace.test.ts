@@ -132,6 +132,17 @@ describe("a trace", () => {
     equalWithin(0.02, sum(phases.filter(({ process, name }) => process === "gateway" && name !== "stream")), ttftSeconds as number);
   });
 
+  test("adds up where decode computes the prompt itself, too", async () => {
+    await ask("computed", { prompt: Array.from({ length: 200 }, (_, i) => (i * 17) % 256) });
+    const { ttftSeconds, traceId: own } = await timelineOf("computed");
+    const { all } = await traceOf(own);
+    const remote = ["decode.remote_prefill", "decode.first_step"];
+    const way = [...wayToFirstToken.filter((name) => !remote.includes(name)), "decode.prefill_and_first_step"];
+    const spans = way.map((name) => all.filter((span) => span.name === name));
+    for (const [i, found] of spans.entries()) expect(found, way[i]).toHaveLength(1);
+    equalWithin(0.02, sum(spans.flat()), ttftSeconds as number);
+  });
+
   test("that the client does not want is not sent, and the time line is there all the same", async () => {
     const unwanted = "1af7651916cd43dd8448eb211c80319d";
     await ask("unwanted", {}, { traceparent: `00-${unwanted}-b7ad6b7169203331-00` });

@@ -26,14 +26,15 @@ export async function envOf(name: string, besides?: string): Promise<PythonEnv> 
 export async function runPython(
   { python }: PythonEnv,
   args: string[],
-  { timeoutMs, env = {} }: { timeoutMs: number; env?: Record<string, string> },
+  { timeoutMs, env = {}, cwd }: { timeoutMs: number; env?: Record<string, string>; cwd?: string },
 ): Promise<CommandResult> {
   const own = Object.keys(process.env).filter((name) => /^(OPENAI|ANTHROPIC|LITELLM|DEEPSEEK|LANGCHAIN|LANGSMITH|HF)_/.test(name));
   const cleared = Object.fromEntries(own.map((name) => [name, undefined]));
   const result = await runCommand(python, args, {
     env: { ...cleared, HF_HUB_OFFLINE: "1", NO_PROXY: "127.0.0.1", ...env },
     timeoutMs,
+    ...(cwd !== undefined && { cwd }),
   });
-  if (result.exitCode !== 0) throw new Error(`${args.slice(0, 3).join(" ")} exited with ${result.exitCode}: ${lastLines(result, 25)}`);
+  if (result.exitCode !== 0) throw new Error(`${args.slice(0, 3).join(" ")} exited with ${result.exitCode}: ${lastLines(result, 80)}`);
   return result;
 }

@@ -101,11 +101,11 @@ int main(int argc, char** argv) {
   const bool quick = test::asked_quick(argc, argv);
   return test::run("sampler_cuda", [quick] {
     bad_calls_are_refused();
-    check(320, quick ? 120 : 6000, 1);
-    check(5, quick ? 20 : 500, 2);
-    check(1001, quick ? 20 : 1000, 3);
-    check(8193, quick ? 20 : 500, 4);  // the least for a cluster, with a ragged end
-    check(129280, quick ? 12 : 250, 5);
+    check(320, quick ? 40 : 6000, 1);
+    check(5, quick ? 8 : 500, 2);
+    check(1001, quick ? 8 : 1000, 3);
+    check(8193, quick ? 4 : 500, 4);  // the least for a cluster, with a ragged end
+    check(129280, quick ? 2 : 250, 5);
     if (quick) return;
     for (std::uint32_t seed = 6; seed < 14; ++seed) check(129280, 250, seed);
     check(kMostSamplerCudaVocab, 30, 14);

@@ -76,12 +76,14 @@ async function read(port: number, path: string): Promise<string> {
   return response.text();
 }
 
-/** Metrics without labels. */
+/** By name, summed over labels. */
 export function parseMetrics(text: string): Map<string, number> {
   const metrics = new Map<string, number>();
   for (const line of text.split("\n")) {
     const space = line.lastIndexOf(" ");
-    if (space > 0 && !line.startsWith("#")) metrics.set(line.slice(0, space), Number(line.slice(space + 1)));
+    if (space <= 0 || line.startsWith("#")) continue;
+    const name = line.slice(0, space).split("{", 1)[0] as string;
+    metrics.set(name, (metrics.get(name) ?? 0) + Number(line.slice(space + 1)));
   }
   return metrics;
 }

@@ -340,7 +340,7 @@ function cost({ promptTokens, body }: PoolRequest): number {
 async function preemptionsOf(metricsPort: number): Promise<number> {
   try {
     const response = await fetch(`http://127.0.0.1:${metricsPort}/metrics`, { signal: AbortSignal.timeout(sampleMs) });
-    return parseMetrics(await response.text()).get("pelagic_preemptions_total") ?? 0;
+    return parseMetrics(await response.text()).get("vllm:num_preemptions_total") ?? 0;
   } catch {
     return 0;
   }

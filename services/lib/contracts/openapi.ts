@@ -206,7 +206,15 @@ export function openApiDocument(vocabularySize?: number): object {
         },
       },
       "/health": { get: { ...lookup("health", "The process lives", "Health").get, security: [] } },
-      "/ready": lookup("ready", "A decode worker is ready", "Ready", "invalid_api_key", "no_workers", "shutting_down"),
+      "/metrics": {
+        get: {
+          operationId: "metrics",
+          summary: "The load of the workers behind this gateway, for whoever picks among gateways",
+          responses: { 200: { description: "Prometheus's text format", content: { "text/plain": { schema: { type: "string" } } } } },
+          security: [],
+        },
+      },
+      "/ready": lookup("ready", "A model has a ready decode worker", "Ready", "invalid_api_key", "no_workers", "shutting_down"),
       "/version": lookup("version", "The build", "Version", "invalid_api_key"),
     },
     // The last: a gateway without API keys.

@@ -209,6 +209,10 @@ export class WorkerCore {
     };
   }
 
+  get modelName(): string {
+    return this.options.modelName ?? basename(this.options.modelDir);
+  }
+
   private report() {
     const { blocks } = this.engine;
     const stats = this.engine.stats();
@@ -218,7 +222,7 @@ export class WorkerCore {
       role: this.options.role,
       state: this.phase,
       ...(this.reason === undefined ? {} : { reason: this.reason }),
-      modelName: this.options.modelName ?? basename(this.options.modelDir),
+      modelName: this.modelName,
       modelDigest: this.identity.modelDigest,
       numericsId: this.identity.numericsId,
       kvDtype: this.options.kvDtype,

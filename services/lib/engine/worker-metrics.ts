@@ -1,4 +1,4 @@
-// Prometheus metrics of a worker. Names follow vLLM's where autoscalers and dashboards know them.
+// Prometheus metrics of a worker. Names follow vLLM's where autoscalers and dashboards know them, with its label for the model.
 import { Counter, Gauge, Histogram, type Registry } from "prom-client";
 import { kvBlockTokens } from "../contracts/block-key.ts";
 import type { DecodeWorker } from "./decode-worker.ts";
@@ -8,15 +8,19 @@ import type { WorkerCore } from "./worker-core.ts";
 const secondsBuckets = [0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60];
 
 export function observeWorker(core: WorkerCore, registry: Registry): void {
-  const gauge = (name: string, help: string, read: () => number) =>
-    new Gauge({
+  const { model_name } = vllmLabels(core);
+  const gauge = (name: string, help: string, read: () => number) => {
+    const labels: Record<string, string> = name.startsWith("vllm:") ? { model_name } : {};
+    return new Gauge({
       name,
       help,
+      labelNames: Object.keys(labels),
       registers: [registry],
       collect() {
-        this.set(read());
+        this.set(labels, read());
       },
     });
+  };
   const { blocks } = core.engine;
   gauge("pelagic_kv_blocks", "KV blocks of this worker (64 tokens each)", () => blocks.total);
   gauge("pelagic_kv_blocks_free", "KV blocks that hold nothing", () => blocks.free);
@@ -28,14 +32,21 @@ export function observeWorker(core: WorkerCore, registry: Registry): void {
   new Gauge({
     name: "vllm:cache_config_info",
     help: "Sizes of the KV cache, as labels",
-    labelNames: ["block_size", "num_gpu_blocks"],
+    labelNames: ["model_name", "block_size", "num_gpu_blocks"],
     registers: [registry],
-  }).set({ block_size: String(kvBlockTokens), num_gpu_blocks: String(blocks.total) }, 1);
+  }).set({ model_name, block_size: String(kvBlockTokens), num_gpu_blocks: String(blocks.total) }, 1);
   gauge("pelagic_queued_prefill_tokens", "Prompt tokens not yet computed", () => core.engine.stats().queuedPrefillTokens);
   gauge("pelagic_prefill_tokens_per_second", "Measured over recent steps", () => core.engine.stats().prefillTokensPerSecond);
   gauge("pelagic_decode_step_seconds", "Measured over recent steps without prefill", () => core.engine.stats().decodeStepSeconds);
-  const preemptions = new Counter({ name: "pelagic_preemptions_total", help: "Requests that gave their blocks up", registers: [registry] });
+  const counter = (name: string, help: string) => new Counter({ name, help, labelNames: ["model_name"], registers: [registry] });
+  const preemptions = counter("vllm:num_preemptions_total", "Requests that gave their blocks up");
+  const generated = counter("vllm:generation_tokens_total", "Sampled tokens");
   const steps = new Counter({ name: "pelagic_engine_steps_total", help: "Steps; a native call may make several", registers: [registry] });
+  const prefilled = new Counter({
+    name: "pelagic_prefilled_tokens_total",
+    help: "Rows computed for what comes after them",
+    registers: [registry],
+  });
   const experts = new Counter({ name: "pelagic_expert_tokens_total", help: "Tokens routed to experts, all layers", registers: [registry] });
   const batch = new Histogram({
     name: "pelagic_step_sequences",
@@ -43,13 +54,17 @@ export function observeWorker(core: WorkerCore, registry: Registry): void {
     buckets: [1, 2, 4, 8, 16, 32, 64, 128, 256],
     registers: [registry],
   });
-  let seen = { preemptions: 0, steps: 0 };
+  preemptions.inc({ model_name }, 0);
+  generated.inc({ model_name }, 0);
+  let seen = { preemptions: 0, steps: 0, prefilledTokens: 0, sampledTokens: 0 };
   core.engine.onStep = ({ expertCounts: counts, sequences }) => {
     batch.observe(sequences);
     const stats = core.engine.stats();
-    preemptions.inc(stats.preemptions - seen.preemptions);
+    preemptions.inc({ model_name }, stats.preemptions - seen.preemptions);
+    generated.inc({ model_name }, stats.sampledTokens - seen.sampledTokens);
+    prefilled.inc(stats.prefilledTokens - seen.prefilledTokens);
     steps.inc(stats.steps - seen.steps);
-    seen = { preemptions: stats.preemptions, steps: stats.steps };
+    seen = stats;
     experts.inc(counts.reduce((sum, n) => sum + n, 0));
   };
 }
@@ -57,15 +72,34 @@ export function observeWorker(core: WorkerCore, registry: Registry): void {
 export function observeRowServer(worker: RowServer, registry: Registry): void {
   const { bytes, ended } = transferMetrics(registry);
   const resent = new Counter({ name: "pelagic_kv_resent_frames_total", help: "Frames sent again on request", registers: [registry] });
+  const seconds = (name: string, help: string) => new Histogram({ name, help, buckets: secondsBuckets, registers: [registry] });
+  const queue = seconds("pelagic_prefill_queue_seconds", "Request for rows to KV blocks given");
+  const compute = seconds("pelagic_prefill_compute_seconds", "From there to the last row computed");
+  const send = seconds("pelagic_prefill_send_seconds", "From there to the last frame sent: what of the transfer no computing hid");
   worker.onTransferEnd = (end) => {
     bytes.inc({ direction: "sent" }, end.bytes);
     ended.inc({ direction: "sent", outcome: end.outcome });
     resent.inc(end.resentFrames);
+    if (end.timings === undefined) return;
+    queue.observe(end.timings.queueSeconds);
+    compute.observe(end.timings.computeSeconds);
+    send.observe(end.timings.sendSeconds);
   };
 }
 
-export function observeDecode(worker: DecodeWorker, registry: Registry): void {
+export function observeDecode(worker: DecodeWorker, core: WorkerCore, registry: Registry): void {
   const { bytes, ended } = transferMetrics(registry);
+  const labels = vllmLabels(core);
+  const counter = (name: string, help: string) => {
+    const made = new Counter({ name: `vllm:${name}`, help, labelNames: ["model_name"], registers: [registry] });
+    made.inc(labels, 0);
+    return made;
+  };
+  const seconds = (name: string, help: string) => {
+    const made = new Histogram({ name: `vllm:${name}`, help, labelNames: ["model_name"], buckets: secondsBuckets, registers: [registry] });
+    made.zero(labels);
+    return made;
+  };
   const transferSeconds = new Histogram({
     name: "pelagic_kv_transfer_seconds",
     help: "From the request for rows to the last of them, their computation included",
@@ -78,37 +112,30 @@ export function observeDecode(worker: DecodeWorker, registry: Registry): void {
     transferSeconds.observe(end.seconds);
   };
   const requests = new Counter({ name: "pelagic_requests_total", help: "Ended requests", labelNames: ["outcome"], registers: [registry] });
-  const tokens = new Counter({ name: "vllm:generation_tokens_total", help: "Sampled tokens", registers: [registry] });
   const ttft = new Histogram({
     name: "pelagic_decode_first_token_seconds",
     help: "Dispatch received to first token sampled",
     buckets: secondsBuckets,
     registers: [registry],
   });
-  const queue = new Histogram({
-    name: "vllm:request_queue_time_seconds",
-    help: "Dispatch received to KV blocks given",
-    buckets: secondsBuckets,
-    registers: [registry],
-  });
-  const prompts = new Counter({ name: "vllm:prompt_tokens_total", help: "Prompt tokens of ended requests", registers: [registry] });
-  const queries = new Counter({
-    name: "vllm:prefix_cache_queries_total",
-    help: "Prompt tokens looked for in caches",
-    registers: [registry],
-  });
-  const hits = new Counter({ name: "vllm:prefix_cache_hits_total", help: "Prompt tokens found in caches", registers: [registry] });
+  const queue = seconds("request_queue_time_seconds", "Dispatch received to KV blocks given");
+  const prefill = seconds("request_prefill_time_seconds", "From there to the first token, rows from elsewhere included");
+  const decode = seconds("request_decode_time_seconds", "From there to the end");
+  const prompts = counter("prompt_tokens_total", "Prompt tokens of ended requests");
+  const queries = counter("prefix_cache_queries_total", "Prompt tokens looked for in caches");
+  const hits = counter("prefix_cache_hits_total", "Prompt tokens found in caches");
   worker.onEnd = (end) => {
     requests.inc({ outcome: end.outcome });
-    tokens.inc(end.outputTokens);
-    prompts.inc(end.promptTokens);
-    const { queueSeconds, firstTokenSeconds } = end.timings;
-    if (queueSeconds !== undefined) {
-      queue.observe(queueSeconds);
-      queries.inc(end.promptTokens);
-      hits.inc(end.cacheHitTokens);
-    }
-    if (firstTokenSeconds !== undefined) ttft.observe(firstTokenSeconds);
+    prompts.inc(labels, end.promptTokens);
+    const { queueSeconds, firstTokenSeconds, totalSeconds } = end.timings;
+    if (queueSeconds === undefined) return;
+    queue.observe(labels, queueSeconds);
+    queries.inc(labels, end.promptTokens);
+    hits.inc(labels, end.cacheHitTokens);
+    if (firstTokenSeconds === undefined || totalSeconds === undefined) return;
+    ttft.observe(firstTokenSeconds);
+    prefill.observe(labels, firstTokenSeconds - queueSeconds);
+    decode.observe(labels, totalSeconds - firstTokenSeconds);
   };
   new Gauge({
     name: "pelagic_kv_receive_credit_bytes",
@@ -118,6 +145,10 @@ export function observeDecode(worker: DecodeWorker, registry: Registry): void {
       this.set(worker.receivingBytes);
     },
   });
+}
+
+function vllmLabels(core: WorkerCore): { model_name: string } {
+  return { model_name: core.modelName };
 }
 
 /** A decode worker receives, and sends to peers: both directions are labels of one metric, made by whoever comes first. */

@@ -1,5 +1,5 @@
 // One prom-client registry for each process, never the global one: tests run several processes' parts in one.
-import { collectDefaultMetrics, Counter, Registry } from "prom-client";
+import { collectDefaultMetrics, Counter, type Histogram, Registry } from "prom-client";
 
 export { Counter, Gauge, Histogram, Registry } from "prom-client";
 
@@ -26,4 +26,36 @@ export function countDropped(registry: Registry): () => void {
     registers: [registry],
   });
   return () => counter.inc();
+}
+
+export type Labels = Partial<Record<string, string | number>>;
+
+/**
+ * The same numbers under another name, read when they are asked for: nothing is counted twice. `relabel` says under which labels a series goes; those
+ * that come together are added up, null leaves one out.
+ */
+export function alsoAs(
+  registry: Registry,
+  original: Counter<string> | Histogram<string>,
+  name: string,
+  relabel: (labels: Labels) => Labels | null,
+): void {
+  const get = async () => {
+    const { name: from, help, type, aggregator, values } = await original.get();
+    const series = new Map<string, { value: number; labels: Labels; metricName: string }>();
+    for (const { value, labels, ...rest } of values) {
+      const own = relabel(labels);
+      if (own === null) continue;
+      // Of a histogram: its buckets, sum and count, each with its own name, and the bucket as a label.
+      const metricName = "metricName" in rest ? String(rest.metricName).replace(from, name) : name;
+      const { le } = labels as { le?: number };
+      const kept = { ...(le !== undefined && { le }), ...own };
+      const key = `${metricName} ${JSON.stringify(kept)}`;
+      const before = series.get(key)?.value ?? 0;
+      series.set(key, { value: before + value, labels: kept, metricName });
+    }
+    return { name, help, type, aggregator, values: [...series.values()] };
+  };
+  // A registry asks a metric for its name and for what `get` says.
+  registry.registerMetric({ name, get } as unknown as Counter);
 }

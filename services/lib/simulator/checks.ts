@@ -90,7 +90,8 @@ export function checkAnswers(played: Played): string[] {
 /** Errors that a scenario justifies; every other one is a violation. */
 function allows(client: Client, scenario: Scenario): boolean {
   const { outcome } = client;
-  if (!client.wasAccepted && outcome === "overloaded" && scenario.requests.length > scenario.maxWaiting) return true;
+  // Its worker's queue was full; and so were all others' where it was accepted once and lost.
+  if (outcome === "overloaded" && scenario.requests.length > scenario.maxWaiting) return true;
   // Refused before any work was spent, and rightly: no worker was there all the time to do it.
   if (!client.wasAccepted && ["no_workers", "overloaded"].includes(outcome) && !client.couldBeServed) return true;
   // Lost, and no other worker came for as long as a request waits.
