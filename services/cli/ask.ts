@@ -1,5 +1,5 @@
 // ./pelagic ask: one question to the running instance, or to a private stack of its own.
-import { basename, resolve } from "node:path";
+import { resolve } from "node:path";
 import type { Command } from "commander";
 import { askQuestion } from "./chat-client.ts";
 import { CliError } from "./cli-error.ts";
@@ -26,7 +26,7 @@ export function register(program: Command): void {
     .command("ask")
     .description("ask one question: the reasoning dimmed, then the answer")
     .argument("<question>", "what to ask")
-    .option("--model <dir>", "a model folder (default: what runs, or the one in models/)")
+    .option("--model <dir>", "what runs, by its name or folder, or another folder (default: the first that runs, or the one in models/)")
     .option("--port <port>", "ask the instance on this port", portNumber)
     .option("--no-think", "without reasoning")
     .option("--max-tokens <n>", "new tokens at most", count(1))
@@ -43,17 +43,21 @@ async function ask(question: string, options: AskOptions): Promise<void> {
   let stack: Stack | undefined;
   const interrupt = onInterrupt(() => stack?.killAll());
   const instance = runningInstance(options.port);
-  const serves = instance !== undefined && (options.model === undefined || instance.model === resolve(options.model));
-  if (options.port !== undefined && !serves) throw new CliError(`port ${options.port} serves ${instance?.model}, not ${options.model}`);
+  const served = instance?.models.find(
+    ({ name, folder }) => [undefined, name].includes(options.model) || folder === resolve(options.model ?? ""),
+  );
+  if (options.port !== undefined && served === undefined) {
+    throw new CliError(`port ${options.port} serves ${instance?.models.map(({ name }) => name).join(", ")}, not ${options.model}`);
+  }
   try {
-    if (!serves) {
+    if (served === undefined) {
       await checkStackOptions({ model: options.model });
       // The build shows itself, where one is due; the start of the stack takes a second and does not.
       await prepareFirst();
       stack = await startStack({ model: options.model, signal: interrupt });
     }
     const baseUrl = stack?.baseUrl ?? `http://127.0.0.1:${instance?.port}`;
-    const model = stack?.modelName ?? basename(instance?.model ?? "");
+    const model = stack?.modelName ?? served?.name ?? "";
     const apiKey = process.env.PELAGIC_API_KEY || undefined;
     await askAndPrint(question, { baseUrl, model, apiKey }, options, interrupt);
   } catch (error) {

@@ -42,7 +42,10 @@ async function down(options: DownOptions): Promise<void> {
   } else if (meant.length === 0) {
     process.stdout.write("nothing is running\n");
   } else {
-    for (const { port, model } of meant) process.stdout.write(`stopped ${port === null ? "an instance" : `port ${port}`} (${model})\n`);
+    for (const { port, models } of meant) {
+      const names = models.map(({ name }) => name).join(", ");
+      process.stdout.write(`stopped ${port === null ? "an instance" : `port ${port}`} (${names})\n`);
+    }
   }
 }
 

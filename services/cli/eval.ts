@@ -1,7 +1,6 @@
 // ./pelagic eval: the held-out questions of models/recipe through an OpenAI-compatible server. Questions and grading are the recipe's own
 // (evaluate.py, Python's standard library), so that a figure from here and one from training are of the same questions by the same rule.
 import { spawn } from "node:child_process";
-import { basename } from "node:path";
 import type { Command } from "commander";
 import { CliError, messageOf } from "./cli-error.ts";
 import { runningInstance } from "./instances.ts";
@@ -55,7 +54,7 @@ async function evaluate(options: EvalOptions): Promise<void> {
         stack = await startStack({ signal: interrupt });
       }
       baseUrl = `${stack?.baseUrl ?? `http://127.0.0.1:${instance?.port}`}/v1`;
-      model ??= stack?.modelName ?? basename(instance?.model ?? "");
+      model ??= stack?.modelName ?? instance?.models[0]?.name;
       key = process.env.PELAGIC_API_KEY;
     }
     const args = [inTree("models", "recipe", "evaluate.py"), "--base-url", baseUrl, "--each", String(options.each)];

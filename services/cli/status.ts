@@ -10,7 +10,7 @@ const timeoutMs = 5_000;
 
 /** What GET /status on the gateway's admin port answers; a field that is missing is shown as such. */
 interface GatewayStatus {
-  gateway?: { requests?: Record<string, number>; uptimeSeconds?: number };
+  gateway?: { models?: { name: string; notReady: string | null }[]; requests?: Record<string, number>; uptimeSeconds?: number };
   workers?: Partial<WorkerState>[];
 }
 
@@ -37,22 +37,38 @@ async function status(options: { port?: number; json?: boolean }): Promise<void>
     throw new CliError(`the gateway on port ${instance.port} does not answer (${messageOf(error)}): its log is in ${instance.runDir}/logs`);
   }
   if (options.json) {
-    process.stdout.write(
-      `${JSON.stringify({ address, model: instance.model, supervisorPid: instance.supervisor.pid, ...gatewayStatus })}\n`,
-    );
+    process.stdout.write(`${JSON.stringify({ address, supervisorPid: instance.supervisor.pid, ...gatewayStatus })}\n`);
     return;
   }
   const requests = Object.entries(gatewayStatus.gateway?.requests ?? {});
-  process.stdout.write(`${address}  ${instance.model}  up ${gatewayStatus.gateway?.uptimeSeconds ?? "?"} s\n`);
+  process.stdout.write(`${address}  up ${gatewayStatus.gateway?.uptimeSeconds ?? "?"} s\n`);
+  for (const { name, folder } of instance.models) {
+    const notReady = gatewayStatus.gateway?.models?.find((model) => model.name === name)?.notReady;
+    process.stdout.write(`model ${name}  ${folder}${notReady ? `  NOT READY: ${notReady}` : ""}\n`);
+  }
   process.stdout.write(`requests: ${requests.map(([name, value]) => `${value} ${name}`).join(", ") || "unknown"}\n\n`);
   process.stdout.write(`${workerTable(gatewayStatus.workers ?? [])}\n`);
 }
 
 export function workerTable(workers: Partial<WorkerState>[]): string {
+  const severalModels = new Set(workers.map(({ modelName }) => modelName)).size > 1;
   return formatTable(
-    ["worker", "role", "state", "free", "cached", "blocks", "running", "waiting", "prefill tok/s", "decode step ms"],
+    [
+      "worker",
+      ...(severalModels ? ["model"] : []),
+      "role",
+      "state",
+      "free",
+      "cached",
+      "blocks",
+      "running",
+      "waiting",
+      "prefill tok/s",
+      "decode step ms",
+    ],
     workers.map((worker) => [
       worker.workerId ?? "?",
+      ...(severalModels ? [worker.modelName ?? "?"] : []),
       worker.role ?? "?",
       stateText(worker),
       worker.blocks?.free ?? "?",

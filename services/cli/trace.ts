@@ -50,12 +50,13 @@ const milliseconds = (seconds: number) => `${(seconds * 1000).toFixed(seconds < 
 
 function requestTable(requests: readonly RequestTimeline[]): string {
   return formatTable(
-    ["request", "endpoint", "outcome", "arrived", "first token", "total", "prompt", "cached", "answer"],
+    ["request", "endpoint", "model", "outcome", "arrived", "first token", "total", "prompt", "cached", "answer"],
     requests
       .slice(0, 30)
       .map((one) => [
         one.requestId,
         one.endpoint,
+        one.model ?? "-",
         one.outcome,
         one.arrivedAt.slice(11, 23),
         one.ttftSeconds === null ? "-" : milliseconds(one.ttftSeconds),
@@ -89,8 +90,8 @@ export function drawTimeline(timeline: RequestTimeline): string {
     decodeWorkerId === null ? "no worker" : `${decodeWorkerId}${prefillWorkerId === null ? "" : `, prompt by ${prefillWorkerId}`}`;
   const rate = ttftSeconds === null ? "" : `, first token after ${milliseconds(ttftSeconds)}`;
   return [
-    `${timeline.requestId}  ${timeline.endpoint}  ${timeline.outcome}  ${timeline.model}  ${timeline.arrivedAt}`,
-    `${timeline.promptTokens} prompt tokens (${timeline.cachedTokens} cached), ${timeline.completionTokens} answered; ${workers}${timeline.resumes > 0 ? `; moved ${timeline.resumes} times` : ""}`,
+    `${timeline.requestId}  ${timeline.endpoint}  ${timeline.outcome}  ${timeline.model ?? "no model"}  ${timeline.arrivedAt}`,
+    `${timeline.promptTokens} prompt tokens (${timeline.cachedTokens} cached), ${timeline.completionTokens} answered; ${workers}${timeline.resumes > 0 ? `; moved ${timeline.resumes === 1 ? "once" : `${timeline.resumes} times`}` : ""}`,
     `${milliseconds(seconds)}${rate}${timeline.traceId === null ? "" : `; trace ${timeline.traceId}`}`,
     "",
     ...rows,

@@ -23,7 +23,7 @@ interface UpOptions {
   port: number;
   prefill: number;
   decode: number;
-  model?: string;
+  model?: string[];
   detach?: boolean;
   json?: boolean;
   threads?: number;
@@ -41,6 +41,8 @@ interface UpReport {
   /** Null where it is off. */
   console: string | null;
   model: string;
+  /** All that are served, the one that was asked first. */
+  models: string[];
   question: string;
   /** Null where the gateway wants an API key and there is none to ask with. */
   answer: string | null;
@@ -62,9 +64,13 @@ export function register(program: Command): void {
     .command("up")
     .description("start NATS, the workers and the gateway on this machine, and ask them one question")
     .option("--port <port>", "the gateway's port on 127.0.0.1", portNumber, defaultPort)
-    .option("--prefill <n>", "prefill workers", count(0, maxWorkers), 1)
-    .option("--decode <n>", "decode workers", count(1, maxWorkers), 1)
-    .option("--model <dir>", "a Hugging Face model folder (default: the one in models/)")
+    .option("--prefill <n>", "prefill workers of each model", count(0, maxWorkers), 1)
+    .option("--decode <n>", "decode workers of each model", count(1, maxWorkers), 1)
+    .option(
+      "--model <dir>",
+      "a Hugging Face model folder, or NAME=DIR; again for each further model (default: the one in models/)",
+      (dir: string, before: string[] = []) => [...before, dir],
+    )
     .option("--threads <n>", "compute threads of each worker (default: the cores, shared out)", count(1, maxThreads))
     .option("--kv-blocks <n>", "KV blocks of 64 tokens in each worker", count(4))
     .addOption(new Option("--kv-dtype <dtype>", "type of the cached latents").choices(["float32", "bfloat16"]))
@@ -77,7 +83,10 @@ export function register(program: Command): void {
     .option("--api-keys <file>", "answer only those whose key is in it (./pelagic keys; default: PELAGIC_API_KEYS, or everyone)")
     .option("--detach", "leave it running in the background; ./pelagic down stops it")
     .option("--json", "one JSON event a line on stdout")
-    .addHelpText("after", "\nExample:\n  ./pelagic up --port 8001 --decode 2 --detach")
+    .addHelpText(
+      "after",
+      "\nExamples:\n  ./pelagic up --port 8001 --decode 2 --detach\n  ./pelagic up --model small=models/plankton --model DIR",
+    )
     .action((given: UpOptions) => {
       const apiKeys = given.apiKeys ?? (process.env.PELAGIC_API_KEYS || undefined);
       const options = { ...given, ...(apiKeys !== undefined && { apiKeys }) };
@@ -185,6 +194,7 @@ async function askFirstQuestion(stack: Stack, options: UpOptions, interrupt: Abo
     adminAddress: stack.adminUrl,
     console: stack.consoleUrl,
     model: stack.modelName,
+    models: stack.models.map(({ name }) => name),
     question: firstQuestion,
     answer: answer?.content.trim() ?? null,
     ttftSeconds: answer && Math.round(answer.ttftSeconds * 1e4) / 1e4,
@@ -212,7 +222,7 @@ function printReport(report: UpReport, options: UpOptions): void {
         ? ["  Not asked anything: it wants an API key, and PELAGIC_API_KEY has none (./pelagic keys create NAME)."]
         : [`  ${report.question}`, `  ${report.answer}   (first token after ${formatSeconds(report.ttftSeconds)})`]),
       "",
-      `  address  ${report.address}   model ${report.model}`,
+      `  address  ${report.address}   ${report.models.length === 1 ? "model" : "models"} ${report.models.join(", ")}`,
       ...(report.console === null ? [] : [`  console  ${report.console}`]),
       `  logs     ${report.logs}`,
       `  try      ${report.curl}`,

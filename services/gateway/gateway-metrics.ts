@@ -1,4 +1,4 @@
-// What the gateway counts. Labels are bounded: endpoints, outcomes and statuses, never names that a client chose.
+// What the gateway counts. Labels are bounded: endpoints, outcomes, statuses and the models served, never names that a client chose.
 import { Counter, Gauge, Histogram, latencyBucketsSeconds, Registry, tokenBucketsSeconds } from "../lib/runtime/metrics.ts";
 import { type Pool, poolGauges, requestNames } from "./vllm-metrics.ts";
 
@@ -8,49 +8,49 @@ export type Endpoint = (typeof endpoints)[number];
 const lengthBuckets = [1, 4, 16, 64, 256, 1024, 4096, 16_384, 65_536, 262_144];
 
 export class GatewayMetrics {
-  readonly timeToFirstToken: Histogram<"endpoint">;
-  readonly timePerOutputToken: Histogram<"endpoint">;
+  readonly timeToFirstToken: Histogram<"endpoint" | "model_name">;
+  readonly timePerOutputToken: Histogram<"endpoint" | "model_name">;
   /** Between what arrives of one answer; one that comes with several tokens counts once. */
-  readonly interTokenLatency: Histogram<"endpoint">;
-  readonly requestDuration: Histogram<"endpoint">;
+  readonly interTokenLatency: Histogram<"endpoint" | "model_name">;
+  readonly requestDuration: Histogram<"endpoint" | "model_name">;
   /** Of answered requests, as vLLM has it: refusals, which take no time, would hide slowness from autoscalers. */
   readonly endToEnd: Histogram<"model_name">;
-  readonly phases: Histogram<"phase">;
-  readonly promptTokens: Histogram;
-  readonly completionTokens: Histogram;
-  readonly resumes: Counter;
+  readonly phases: Histogram<"phase" | "model_name">;
+  readonly promptTokens: Histogram<"model_name">;
+  readonly completionTokens: Histogram<"model_name">;
+  readonly resumes: Counter<"model_name">;
   readonly cancellations: Histogram;
-  readonly requests: Counter<"endpoint" | "outcome">;
-  readonly tokens: Counter<"kind">;
+  readonly requests: Counter<"endpoint" | "outcome" | "model_name">;
+  readonly tokens: Counter<"kind" | "model_name">;
   readonly ignoredFields: Counter;
-  readonly slo: Counter<"slo" | "outcome" | "priority">;
+  readonly slo: Counter<"slo" | "outcome" | "priority" | "model_name">;
   readonly http: Counter<"route" | "status">;
   /** What the port that serves requests shows to whoever picks among gateways: load, and nothing of who causes it. */
   readonly pool = new Registry();
 
   constructor(
     registry: Registry,
-    gauges: { running(): number; waiting(): number; cancelling(): number; bodyBytes(): number; pool(): Pool },
+    gauges: { running(): number; waiting(): number; cancelling(): number; bodyBytes(): number; pools(): readonly Pool[] },
   ) {
     const registers = [registry];
     this.timeToFirstToken = new Histogram({
       name: "gen_ai_server_time_to_first_token_seconds",
       help: "From a request's arrival to its first token on the way to the client.",
-      labelNames: ["endpoint"],
+      labelNames: ["endpoint", "model_name"],
       buckets: latencyBucketsSeconds,
       registers,
     });
     this.timePerOutputToken = new Histogram({
       name: "gen_ai_server_time_per_output_token_seconds",
       help: "(last - first token time) / (tokens - 1), per request.",
-      labelNames: ["endpoint"],
+      labelNames: ["endpoint", "model_name"],
       buckets: tokenBucketsSeconds,
       registers,
     });
     this.interTokenLatency = new Histogram({
       name: "pelagic_gateway_inter_token_latency_seconds",
       help: "Between one arrival of an answer's tokens and the next.",
-      labelNames: ["endpoint"],
+      labelNames: ["endpoint", "model_name"],
       buckets: tokenBucketsSeconds,
       registers,
     });
@@ -64,11 +64,12 @@ export class GatewayMetrics {
     this.phases = new Histogram({
       name: "pelagic_gateway_phase_seconds",
       help: "Where the time of answered requests went: the phases of ./pelagic trace, one after another.",
-      labelNames: ["phase"],
+      labelNames: ["phase", "model_name"],
       buckets: latencyBucketsSeconds,
       registers,
     });
-    const length = (name: string, help: string) => new Histogram({ name, help, buckets: lengthBuckets, registers });
+    const length = (name: string, help: string) =>
+      new Histogram({ name, help, labelNames: ["model_name"], buckets: lengthBuckets, registers });
     this.promptTokens = length("pelagic_gateway_prompt_tokens", "Prompt tokens of an answered request.");
     this.completionTokens = length("pelagic_gateway_completion_tokens", "Tokens of its answers.");
     this.cancellations = new Histogram({
@@ -80,31 +81,32 @@ export class GatewayMetrics {
     this.resumes = new Counter({
       name: "pelagic_gateway_resumes_total",
       help: "Answers that another decode worker went on with.",
+      labelNames: ["model_name"],
       registers,
     });
     this.requestDuration = new Histogram({
       name: "gen_ai_server_request_duration_seconds",
       help: "From a request's arrival to its end.",
-      labelNames: ["endpoint"],
+      labelNames: ["endpoint", "model_name"],
       buckets: latencyBucketsSeconds,
       registers,
     });
     this.requests = new Counter({
       name: "pelagic_gateway_requests_total",
       help: "Ended requests; outcome is a finish reason or an error code.",
-      labelNames: ["endpoint", "outcome"],
+      labelNames: ["endpoint", "outcome", "model_name"],
       registers,
     });
     this.tokens = new Counter({
       name: "pelagic_gateway_tokens_total",
       help: "Tokens of ended requests: prompt, cached (of the prompt), completion, reasoning (of the completion).",
-      labelNames: ["kind"],
+      labelNames: ["kind", "model_name"],
       registers,
     });
     this.slo = new Counter({
       name: "pelagic_gateway_slo_total",
       help: "Objectives (ttft, tpot) and deadlines that requests named, attained or missed; refused and failed requests miss theirs.",
-      labelNames: ["slo", "outcome", "priority"],
+      labelNames: ["slo", "outcome", "priority", "model_name"],
       registers,
     });
     this.ignoredFields = new Counter({
@@ -127,20 +129,39 @@ export class GatewayMetrics {
           this.set(read());
         },
       });
-    gauge("pelagic_gateway_requests_waiting", "Requests that wait for a place in the gateway or for room at a worker.", gauges.waiting);
+    new Gauge({
+      name: "pelagic_gateway_requests_waiting",
+      help: "Requests that wait for a place in the gateway or for room at a worker.",
+      labelNames: ["model_name"],
+      registers,
+      collect() {
+        let others = gauges.waiting();
+        for (const { modelName, waiting } of gauges.pools()) {
+          this.set({ model_name: modelName }, waiting);
+          others -= waiting;
+        }
+        // They need no worker.
+        this.set({ model_name: "" }, others);
+      },
+    });
     gauge("pelagic_gateway_requests_running", "Requests in the gateway.", gauges.running);
     gauge("pelagic_gateway_cancellations_pending", "Cancellations that decode has not yet confirmed.", gauges.cancelling);
     gauge("pelagic_gateway_body_bytes", "Request bodies held in memory.", gauges.bodyBytes);
     // A rate is asked for of what was there before the first request, too.
+    for (const { modelName } of gauges.pools()) this.zero({ model_name: modelName });
+    poolGauges([registry, this.pool], gauges.pools);
+    requestNames(registry, this);
+  }
+
+  private zero(model: { model_name: string }): void {
     for (const endpoint of endpoints) {
       for (const histogram of [this.timeToFirstToken, this.timePerOutputToken, this.interTokenLatency, this.requestDuration]) {
-        histogram.zero({ endpoint });
+        histogram.zero({ endpoint, ...model });
       }
-      this.requests.inc({ endpoint, outcome: "stop" }, 0);
+      this.requests.inc({ endpoint, outcome: "stop", ...model }, 0);
     }
-    for (const kind of ["prompt", "cached", "completion", "reasoning"]) this.tokens.inc({ kind }, 0);
-    this.endToEnd.zero({ model_name: gauges.pool().modelName });
-    poolGauges([registry, this.pool], gauges.pool);
-    requestNames(registry, this, gauges.pool);
+    for (const kind of ["prompt", "cached", "completion", "reasoning"]) this.tokens.inc({ kind, ...model }, 0);
+    for (const histogram of [this.promptTokens, this.completionTokens, this.endToEnd]) histogram.zero(model);
+    this.resumes.inc(model, 0);
   }
 }

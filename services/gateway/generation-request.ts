@@ -19,8 +19,8 @@ import { chatOfMessages } from "./messages-request.ts";
 import { MessagesFormat } from "./messages-format.ts";
 import { chatOfResponses } from "./responses-request.ts";
 import { ResponsesFormat } from "./responses-format.ts";
-import type { Gateway } from "./serve-generation.ts";
-import { checkModelName } from "./served-model.ts";
+import type { Gateway } from "./gateway.ts";
+import type { ServedModel } from "./served-model.ts";
 import { wantedFormat, withTools } from "./wanted-format.ts";
 
 export interface GenerationRequest {
@@ -42,19 +42,21 @@ export interface GenerationRequest {
   format(prompts: readonly EncodedPrompt[]): AnswerFormat;
 }
 
-export function parseGeneration(gateway: Gateway, endpoint: Endpoint, body: Record<string, unknown>): GenerationRequest {
+type Rules = Pick<Gateway, "debug" | "metrics">;
+
+export function parseGeneration(rules: Rules, model: ServedModel, endpoint: Endpoint, body: Record<string, unknown>): GenerationRequest {
   const parsers = { chat: parseChat, completions: parseCompletion, responses: parseResponses, messages: parseMessages };
-  return parsers[endpoint](gateway, body);
+  return parsers[endpoint](rules, model, body);
 }
 
-function parseChat(gateway: Gateway, body: Record<string, unknown>): GenerationRequest {
-  const request = validate(gateway, ChatCompletionRequest, body);
+function parseChat(rules: Rules, model: ServedModel, body: Record<string, unknown>): GenerationRequest {
+  const request = validate(rules, ChatCompletionRequest, body);
   return chatGeneration(
-    gateway,
+    model,
     request,
     (prompts) =>
       new ChatFormat({
-        ...formatOptions(gateway, "chatcmpl", request, prompts, request.logprobs === true),
+        ...formatOptions(model, "chatcmpl", request, prompts, request.logprobs === true),
         thinking: thinkingWanted(request),
         showReasoning: request.include_reasoning ?? true,
       }),
@@ -62,15 +64,15 @@ function parseChat(gateway: Gateway, body: Record<string, unknown>): GenerationR
 }
 
 /** What every form of conversation becomes. */
-function chatGeneration(gateway: Gateway, request: ChatCompletionRequest, format: GenerationRequest["format"]): GenerationRequest {
+function chatGeneration(model: ServedModel, request: ChatCompletionRequest, format: GenerationRequest["format"]): GenerationRequest {
   if (request.logprobs !== true && (request.top_logprobs ?? 0) > 0) {
     throw new PelagicError("invalid_request", "top_logprobs: needs logprobs: true", { param: "top_logprobs" });
   }
   return {
     common: request,
-    prompts: [chatPrompt(request, gateway.model)],
+    prompts: [chatPrompt(request, model)],
     chat: true,
-    wanted: withTools(wantedFormat(request), request, gateway.model.toolSyntax),
+    wanted: withTools(wantedFormat(request), request, model.toolSyntax),
     bannedWords: request.bad_words ?? undefined,
     answers: request.n ?? 1,
     candidates: request.n ?? 1,
@@ -82,24 +84,24 @@ function chatGeneration(gateway: Gateway, request: ChatCompletionRequest, format
   };
 }
 
-function parseResponses(gateway: Gateway, body: Record<string, unknown>): GenerationRequest {
-  const request = validate(gateway, ResponsesRequest, body);
+function parseResponses(rules: Rules, model: ServedModel, body: Record<string, unknown>): GenerationRequest {
+  const request = validate(rules, ResponsesRequest, body);
   const chat = chatOfResponses(request);
   return chatGeneration(
-    gateway,
+    model,
     chat,
-    () => new ResponsesFormat({ request, model: gateway.model.name, table: gateway.model.table, thinking: thinkingWanted(chat) }),
+    () => new ResponsesFormat({ request, model: model.name, table: model.table, thinking: thinkingWanted(chat) }),
   );
 }
 
-function parseMessages(gateway: Gateway, body: Record<string, unknown>): GenerationRequest {
-  const request = validate(gateway, MessagesRequest, body);
-  return chatGeneration(gateway, chatOfMessages(request), () => new MessagesFormat({ model: gateway.model.name }));
+function parseMessages(rules: Rules, model: ServedModel, body: Record<string, unknown>): GenerationRequest {
+  const request = validate(rules, MessagesRequest, body);
+  return chatGeneration(model, chatOfMessages(request), () => new MessagesFormat({ model: model.name }));
 }
 
-function parseCompletion(gateway: Gateway, body: Record<string, unknown>): GenerationRequest {
-  const request = validate(gateway, CompletionRequest, body);
-  const prompts = completionPrompts(request, gateway.model);
+function parseCompletion(rules: Rules, model: ServedModel, body: Record<string, unknown>): GenerationRequest {
+  const request = validate(rules, CompletionRequest, body);
+  const prompts = completionPrompts(request, model);
   const answers = request.n ?? 1;
   const candidates = Math.max(answers, request.best_of ?? answers);
   const refuse = (param: string, why: string) => new PelagicError("invalid_request", `${param}: ${why}`, { param });
@@ -122,15 +124,15 @@ function parseCompletion(gateway: Gateway, body: Record<string, unknown>): Gener
     thinkingTokens: undefined,
     format: (encoded) =>
       new CompletionFormat({
-        ...formatOptions(gateway, "cmpl", request, encoded, logprobs !== undefined),
-        echo: request.echo ? prompts.map((source, i) => promptText(gateway, source, encoded[i] as EncodedPrompt)) : null,
+        ...formatOptions(model, "cmpl", request, encoded, logprobs !== undefined),
+        echo: request.echo ? prompts.map((source, i) => promptText(model, source, encoded[i] as EncodedPrompt)) : null,
         perPrompt: answers,
       }),
   };
 }
 
 function formatOptions(
-  gateway: Gateway,
+  model: ServedModel,
   prefix: string,
   request: CommonRequest,
   prompts: readonly EncodedPrompt[],
@@ -140,28 +142,27 @@ function formatOptions(
     head: {
       id: `${prefix}-${randomUUID().replaceAll("-", "")}`,
       created: Math.floor(Date.now() / 1000),
-      model: gateway.model.name,
+      model: model.name,
     },
-    table: gateway.model.table,
+    table: model.table,
     logprobs,
     ...(request.return_token_ids ? { promptTokenIds: prompts.map(({ tokens }) => [...tokens]) } : {}),
     includeUsage: request.stream_options?.include_usage ?? false,
   };
 }
 
-function promptText({ model }: Gateway, source: PromptSource, { tokens }: EncodedPrompt): string {
+function promptText(model: ServedModel, source: PromptSource, { tokens }: EncodedPrompt): string {
   if (!("tokens" in source) && source.job.kind === "text") return source.job.text;
   const { table } = model;
   return table === null ? "" : Buffer.concat(Array.from(tokens, (id) => table.bytesOf(id))).toString();
 }
 
-function validate<S extends z.ZodObject<{ model: z.ZodString }>>(gateway: Gateway, schema: S, body: Record<string, unknown>): z.output<S> {
+function validate<S extends z.ZodObject>(rules: Rules, schema: S, body: Record<string, unknown>): z.output<S> {
   const request = parseBody(schema, body);
-  checkModelName(gateway.model, request.model as string, "model");
-  if ("pelagic" in request && request.pelagic && !gateway.debug) {
+  if ("pelagic" in request && request.pelagic && !rules.debug) {
     throw new PelagicError("invalid_request", "pelagic: only with PELAGIC_DEBUG=1", { param: "pelagic" });
   }
   const unknown = unknownFields(schema, body).length;
-  if (unknown > 0) gateway.metrics.ignoredFields.inc(unknown);
+  if (unknown > 0) rules.metrics.ignoredFields.inc(unknown);
   return request;
 }

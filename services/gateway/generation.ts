@@ -131,7 +131,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
   /** The attempt that is being stopped for a move. */
   private movingAttempt: string | null = null;
   private moveConsideredMs = Number.NEGATIVE_INFINITY;
-  /** The process that the attempt was meant for, and the one that accepted it: the same, or the attempt is none. */
+  /** The process that the attempt is meant for, and the one that has accepted it: no other does. */
   private askedInstanceId: string | null = null;
   private instanceId: string | null = null;
   private unsubscribe: () => void = () => {};
@@ -285,6 +285,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
           ...(request.standing && { standing: this.standingNow(request.standing) }),
           attemptId,
           gatewayId,
+          instanceId: target.instanceId,
           replySubject,
           promptLength: prompt.length,
           prefillWorkerId: target.prefillWorkerId,
@@ -298,10 +299,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
       try {
         // The same attempt each time: decode accepts it once, however often it arrives.
         const { body } = decodeMessage(DispatchReply, await bus.request(subjects.dispatch(workerId), message, dispatchReplyMs));
-        if (body.kind === "accepted" && body.instanceId !== target.instanceId) {
-          // Another process than the one that was chosen, by its model and numerics too.
-          outcome = {};
-        } else if (body.kind === "accepted") {
+        if (body.kind === "accepted") {
           if (this.attemptId === attemptId) this.instanceId = body.instanceId;
           this.wasAccepted = true;
           outcome = "accepted";
@@ -384,7 +382,6 @@ export class Generation implements AsyncIterable<TokenBatch> {
     }
     const delta = decodeMessage(Delta, data);
     if (delta.body.attemptId !== attemptId) return;
-    // Another process than the one that was chosen: ask() hears of it and leaves.
     if (delta.body.instanceId !== undefined && delta.body.instanceId !== this.askedInstanceId) return;
     this.heardMs = clock.nowMs();
     this.heardFrom = true;

@@ -444,7 +444,7 @@ describe("failures", () => {
     expect(await errorOf(await request)).toMatchObject({ status: 503, code: "worker_lost" });
     await waitFor(() => stack.gateway.directory.snapshot().workers.length === 0);
     const ready = await fetch(`${stack.url}/ready`);
-    expect(await errorOf(ready)).toMatchObject({ status: 503, code: "no_workers", message: "no decode worker has reported" });
+    expect(await errorOf(ready)).toMatchObject({ status: 503, code: "no_workers", message: "no decode worker of test-model has reported" });
     expect(await errorOf(await post("/v1/chat/completions", chatBody()))).toMatchObject({ status: 503, code: "no_workers" });
   });
 
@@ -479,7 +479,9 @@ describe("failures", () => {
     socket.pause();
     await waitFor(() => stack.gateway.admission.running === 1);
     await waitFor(() => stack.gateway.admission.running === 0, 10_000);
-    expect(await stack.registry.metrics()).toContain('pelagic_gateway_requests_total{endpoint="chat",outcome="cancelled"} 1');
+    expect(await stack.registry.metrics()).toContain(
+      'pelagic_gateway_requests_total{endpoint="chat",outcome="cancelled",model_name="test-model"} 1',
+    );
     socket.destroy();
   });
 });

@@ -2,15 +2,18 @@
 import { randomUUID } from "node:crypto";
 import type { IncomingMessage, RequestListener } from "node:http";
 import express, { type Express, type NextFunction, type Request, type RequestHandler, type Response, type Router } from "express";
-import { type ErrorCode, PelagicError } from "../lib/contracts/errors.ts";
+import { PelagicError } from "../lib/contracts/errors.ts";
 import type { ModelList } from "../lib/contracts/http.ts";
 import { apiVersion, openApiDocument } from "../lib/contracts/openapi.ts";
-import { mayUse, visitOf } from "./admission/callers.ts";
+import { visitOf } from "./admission/callers.ts";
+import type { Gateway } from "./gateway.ts";
 import type { Endpoint } from "./gateway-metrics.ts";
 import { type ErrorForm, sendError } from "./http-error.ts";
 import type { GatewayResponse } from "./http-response.ts";
-import { type Gateway, readyDecodeWorkers, servedContext, serveGeneration } from "./serve-generation.ts";
-import { checkModelName, describeModel } from "./served-model.ts";
+import { chooseModel, visibleModels } from "./model-choice.ts";
+import { servedContext, whyNotReady } from "./readiness.ts";
+import { serveGeneration } from "./serve-generation.ts";
+import { describeModel, type ServedModel } from "./served-model.ts";
 import { messagesError } from "./messages-format.ts";
 import { countTokens, detokenize, tokenize } from "./tokenize.ts";
 
@@ -90,25 +93,26 @@ function createApp(gateway: Gateway, console?: Router): Express {
   post(app, ["/tokenize"], (request, response) => tokenize(gateway, request, response));
   post(app, ["/detokenize"], (request, response) => detokenize(gateway, request, response));
 
+  const describe = ({ model }: { model: ServedModel }) => describeModel(model, servedContext(gateway.directory, model.name));
   get(app, ["/v1/models", "/models"], (_request, response) => {
-    const visible = mayUse(visitOf(response).caller, gateway.model.name);
-    response.json({ object: "list", data: visible ? [describeModel(gateway.model, servedContext(gateway))] : [] } satisfies ModelList);
+    const visible = visibleModels(gateway.models, visitOf(response).caller);
+    response.json({ object: "list", data: Array.from(visible.values(), describe) } satisfies ModelList);
   });
   get(app, ["/v1/models/*id", "/models/*id"], (request, response) => {
     const asked = (request.params as unknown as { id: string[] }).id.join("/");
-    visitOf(response).checkModel(asked);
-    checkModelName(gateway.model, asked);
-    response.json(describeModel(gateway.model, servedContext(gateway)));
+    response.json(describe(chooseModel(gateway.models, asked, visitOf(response).caller)));
   });
   get(app, ["/ready"], (_request, response) => {
-    const reason = notReady(gateway);
+    const reason = whyNotReady(gateway);
     if (reason !== null) throw new PelagicError(reason.code, reason.message);
     response.json({ status: "ready" });
   });
   get(app, ["/version"], (_request, response) => {
     response.json({ name: "pelagic", version: apiVersion });
   });
-  const openApi = JSON.stringify(openApiDocument(gateway.model.vocabularySize));
+  // Of the largest vocabulary: what some model takes is not to be refused by who reads this.
+  const vocabularySize = Math.max(...Array.from(gateway.models.values(), ({ model }) => model.vocabularySize));
+  const openApi = JSON.stringify(openApiDocument(vocabularySize));
   get(app, ["/openapi.json"], (_request, response) => {
     response.type("application/json").send(openApi);
   });
@@ -155,21 +159,6 @@ function fail(gateway: Gateway, response: GatewayResponse, error: unknown): void
   }
   gateway.log.error({ error: error instanceof Error ? error.stack : String(error) }, "request failed");
   sendError(response, new PelagicError("internal", "internal error"));
-}
-
-/** Why the gateway cannot answer requests now; null if it can. */
-export function notReady(gateway: Gateway): { code: ErrorCode; message: string } | null {
-  if (gateway.admission.isClosed) return { code: "shutting_down", message: "the gateway is shutting down" };
-  if (!gateway.client.options.bus.connected) return { code: "bus_unavailable", message: "not connected to NATS" };
-  if (readyDecodeWorkers(gateway).length > 0) return null;
-  const decode = gateway.directory.snapshot().workers.filter((worker) => worker.role === "decode");
-  if (decode.length === 0) return { code: "no_workers", message: "no decode worker has reported" };
-  const states = decode.map((worker) =>
-    worker.modelName === gateway.model.name
-      ? `${worker.workerId} is ${worker.state}${worker.reason ? ` (${worker.reason})` : ""}`
-      : `${worker.workerId} serves ${worker.modelName}, not ${gateway.model.name}`,
-  );
-  return { code: "no_workers", message: `no decode worker is ready: ${states.join("; ")}` };
 }
 
 function post(app: Express, paths: string[], handler: RequestHandler): void {

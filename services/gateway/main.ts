@@ -19,14 +19,16 @@ import { Room } from "./admission/room.ts";
 import { consoleFields, consoleSettings, isLoopback } from "./console/config.ts";
 import { consoleRoutes } from "./console/routes.ts";
 import { DispatchClient } from "./dispatch-client.ts";
+import type { Gateway, HostedModel } from "./gateway.ts";
 import { GatewayMetrics } from "./gateway-metrics.ts";
-import { createHandler, notReady } from "./http-app.ts";
+import { createHandler } from "./http-app.ts";
 import { RecentRequests } from "./recent-requests.ts";
 import { startTracing } from "../lib/runtime/tracing.ts";
 import { createHttpServer } from "./http-server.ts";
 import { ByteBudget } from "./json-body.ts";
 import { loadModelFolder } from "../lib/model/folder.ts";
-import { type Gateway, readyDecodeWorkers } from "./serve-generation.ts";
+import { type NamedFolder, parseModelList } from "./model-list.ts";
+import { readyDecodeWorkers, whyModelNotReady, whyNotReady } from "./readiness.ts";
 import { servedModel } from "./served-model.ts";
 import { gatewayStatus } from "./status.ts";
 import { TokenizerPool } from "./tokenizer-pool.ts";
@@ -40,10 +42,8 @@ const GatewayConfig = z.object({
   ...busFields,
   ...consoleFields,
   gatewayId: z.string().regex(/^[A-Za-z0-9_-]{1,64}$/),
-  /** A Hugging Face model folder; of it only config.json and the tokenizer's files are read. */
-  model: z.string().min(1),
-  /** The name clients use; the folder's own name unless given. */
-  modelName: z.string().min(1).optional(),
+  /** Hugging Face model folders (model-list.ts); of each only config.json and the tokenizer's files are read. */
+  model: z.string().min(1).transform(modelsIn).meta({ list: true }),
   host: z.string().min(1).default("127.0.0.1"),
   /** 0: any free port. */
   port: z.coerce.number().int().min(0).max(65535).default(0),
@@ -69,12 +69,22 @@ const GatewayConfig = z.object({
   /** How long a client may take over its headers, and over its whole request. */
   headersMs: positive.default(60_000),
   requestMs: positive.default(300_000),
+  /** Shared out among the models that have a tokenizer; each gets one at least. */
   tokenizerThreads: positive.default(Math.max(1, Math.min(4, Math.floor(availableParallelism() / 2)))),
   tokenizerQueue: positive.default(4096),
   tokenizerJobMs: positive.default(30_000),
   /** Allows internal request options. */
   debug: z.stringbool().default(false),
 });
+
+function modelsIn(text: string, context: z.RefinementCtx): NamedFolder[] {
+  try {
+    return parseModelList(text);
+  } catch (error) {
+    context.addIssue({ code: "custom", message: error instanceof Error ? error.message : String(error) });
+    return z.NEVER;
+  }
+}
 
 /** So long at most a start waits for the workers' accounts of themselves: who connects first is not told that there are none. */
 const firstAccountsMs = 500;
@@ -99,22 +109,28 @@ await runProcess({
       log.warn({ host: config.host }, "anyone who reaches this address may use it: there are no API keys (PELAGIC_API_KEYS)");
     }
     const consoleAccess = consoleSettings(config);
-    const folder = loadModelFolder(config.model);
-    const model = servedModel(folder, config.modelName ?? folder.name);
-    const encoder =
-      model.table === null
-        ? null
-        : new TokenizerPool({
-            workerUrl: new URL("./tokenizer-worker.js", import.meta.url),
-            modelPath: folder.path,
-            vocabularySize: folder.vocabularySize,
-            threads: config.tokenizerThreads,
-            maxWaiting: config.tokenizerQueue,
-            jobTimeoutMs: config.tokenizerJobMs,
-            log,
-          });
-    await encoder?.ready();
-    onStop(() => encoder?.close());
+    const served = config.model.map(({ name, folder: path }) => {
+      const folder = loadModelFolder(path);
+      return { folder, model: servedModel(folder, name) };
+    });
+    const talking = served.filter(({ model }) => model.table !== null);
+    const pools = new Map(
+      talking.map(({ folder, model }): [string, TokenizerPool] => [
+        model.name,
+        new TokenizerPool({
+          workerUrl: new URL("./tokenizer-worker.js", import.meta.url),
+          modelPath: folder.path,
+          vocabularySize: folder.vocabularySize,
+          threads: Math.max(1, Math.floor(config.tokenizerThreads / talking.length)),
+          maxWaiting: config.tokenizerQueue,
+          jobTimeoutMs: config.tokenizerJobMs,
+          log,
+        }),
+      ]),
+    );
+    const encoders = [...pools.values()];
+    await Promise.all(encoders.map((encoder) => encoder.ready()));
+    onStop(async () => void (await Promise.all(encoders.map((encoder) => encoder.close()))));
 
     const subjects = subjectsOf(config.service);
     const bus = await connectBus({
@@ -151,22 +167,31 @@ await runProcess({
       maxWaiting: config.maxQueued,
       maxWaitMs: config.queueMs,
     });
+    const models = new Map(
+      served.map(({ model }): [string, HostedModel] => [
+        model.name,
+        { model, encoder: pools.get(model.name) ?? null, room: new Room(directory, model.name) },
+      ]),
+    );
     const bodyBudget = new ByteBudget(config.bodyBudgetMib * mebibyte);
     const metrics = new GatewayMetrics(registry, {
       running: () => admission.running,
       waiting: () => admission.waiting,
       cancelling: () => client.cancellationsPending,
       bodyBytes: () => bodyBudget.usedBytes,
-      pool: () => ({ modelName: model.name, waiting: admission.waiting, workers: readyDecodeWorkers({ directory, model }) }),
+      pools: () =>
+        Array.from(models, ([modelName, { room }]) => ({
+          modelName,
+          waiting: admission.waitingFor(room),
+          workers: readyDecodeWorkers(directory, modelName),
+        })),
     });
     const gateway: Gateway = {
-      model,
-      encoder,
+      models,
       client,
       directory,
       callers,
       admission,
-      room: new Room(directory, model.name),
       bodyBudget,
       metrics,
       recent: new RecentRequests(),
@@ -183,8 +208,9 @@ await runProcess({
       log,
     };
 
+    const someModelNotReady = () => [...gateway.models.keys()].some((name) => whyModelNotReady(directory, name) !== null);
     const accountsUntil = performance.now() + firstAccountsMs;
-    while (notReady(gateway) !== null && performance.now() < accountsUntil) await sleep(10);
+    while (someModelNotReady() && performance.now() < accountsUntil) await sleep(10);
 
     const console =
       consoleAccess === null
@@ -193,7 +219,7 @@ await runProcess({
             ...consoleAccess,
             gatewayId: config.gatewayId,
             files: join(import.meta.dirname, "..", "..", "console"),
-            notReady: () => notReady(gateway)?.message ?? null,
+            notReady: () => whyNotReady(gateway)?.message ?? null,
           });
     const server = createHttpServer(createHandler(gateway, console), config);
     await new Promise<void>((resolve, reject) => {
@@ -206,7 +232,7 @@ await runProcess({
       port: config.metricsPort,
       registry,
       ready: () => {
-        const reason = notReady(gateway);
+        const reason = whyNotReady(gateway);
         return reason === null ? { ready: true } : { ready: false, reason: reason.message };
       },
       routes: {
@@ -228,7 +254,7 @@ await runProcess({
       await stopped;
     });
     announce({ port: (server.address() as AddressInfo).port, metricsPort: admin.port });
-    log.info({ port: (server.address() as AddressInfo).port, model: model.name }, "listening");
+    log.info({ port: (server.address() as AddressInfo).port, models: [...gateway.models.keys()] }, "listening");
   },
 });
 

@@ -1,73 +1,67 @@
 // One request through the gateway: read, validate, admit, tokenize, route, dispatch, and write what comes. The order is the design's
 // "Life of a request"; what each step decides is in the file that it names.
 import type { IncomingMessage } from "node:http";
-import type { Log } from "../lib/contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
 import type { Standing } from "../lib/contracts/messages.ts";
-import type { Admission, Place } from "./admission/admission.ts";
-import { type Callers, visitOf } from "./admission/callers.ts";
+import type { Standing as QueueStanding } from "../lib/fair-queue/request-queue.ts";
+import type { Place } from "./admission/admission.ts";
+import { type Visit, visitOf } from "./admission/callers.ts";
 import { estimate, refuseLate } from "./admission/foresight.ts";
-import type { Room } from "./admission/room.ts";
-import { sloResults } from "./admission/slo.ts";
 import { standingOf, type Terms, termsOf } from "./admission/terms.ts";
 import { Answer, type Choice } from "./answer.ts";
-import { finishReasons } from "./answer-format.ts";
-import type { DispatchClient } from "./dispatch-client.ts";
-import type { Endpoint, GatewayMetrics } from "./gateway-metrics.ts";
+import type { Endpoint } from "./gateway-metrics.ts";
 import { type GenerationPlan, planGeneration, tenantSalt } from "./generation-plan.ts";
 import { type GenerationRequest as ParsedRequest, parseGeneration } from "./generation-request.ts";
 import { inEndpointsWords } from "./field-names.ts";
+import type { Gateway, HostedModel } from "./gateway.ts";
 import { sendError } from "./http-error.ts";
 import type { GatewayResponse } from "./http-response.ts";
-import { type ByteBudget, readJsonBody } from "./json-body.ts";
+import { readJsonBody } from "./json-body.ts";
+import { chooseModel } from "./model-choice.ts";
 import { OutputAssembler } from "./output-assembler.ts";
 import type { EncodedPrompt } from "./prompt-encoder.ts";
 import { checkPromptBytes, type PromptSource } from "./prompt-source.ts";
+import { servedContext } from "./readiness.ts";
 import { RequestRouting } from "./request-routing.ts";
 import { explainRoute } from "./router.ts";
 import type { ServedModel } from "./served-model.ts";
-import type { EncodeLimits, Encoder } from "./tokenizer-pool.ts";
-import type { WorkerDirectory } from "./worker-directory.ts";
-import type { RecentRequests } from "./recent-requests.ts";
-import { type AboutRequest, RequestTimes } from "./request-times.ts";
-import { parentOf, type Tracer } from "../lib/contracts/trace.ts";
-
-export interface GatewayLimits {
-  maxBodyBytes: number;
-  /** Without max_tokens, an answer ends here or where the context does. */
-  defaultMaxTokens: number;
-  deadlineMs: number;
-  /** Fewer uncached prompt tokens than this are prefilled by decode itself. */
-  localPrefillTokens: number;
-  /** A reader that takes nothing for so long loses its stream. */
-  stallMs: number;
-  /** A stream in which nothing comes for so long gets a comment. */
-  keepAliveMs: number;
-}
-
-export interface Gateway {
-  model: ServedModel;
-  /** null where the model has no tokenizer. */
-  encoder: Encoder | null;
-  client: DispatchClient;
-  directory: WorkerDirectory;
-  callers: Callers;
-  admission: Admission;
-  /** At the model's workers. */
-  room: Room;
-  bodyBudget: ByteBudget;
-  metrics: GatewayMetrics;
-  recent: RecentRequests;
-  /** undefined: nothing is traced. */
-  tracer: Tracer | undefined;
-  limits: GatewayLimits;
-  /** Internal request options, like digests, are allowed. */
-  debug: boolean;
-  log: Log;
-}
+import type { EncodeLimits } from "./tokenizer-pool.ts";
+import { countTokens, endRequest, modelLabel } from "./request-end.ts";
+import { RequestTimes } from "./request-times.ts";
+import { parentOf } from "../lib/contracts/trace.ts";
 
 /** Of an answer, counted against a key's tokens before it is made: most allow far more than they use. */
 const typicalAnswerTokens = 256;
+
+/** What a request has come to so far; its end tells of it (request-end.ts), whatever ended it. */
+export interface Serving {
+  gateway: Gateway;
+  endpoint: Endpoint;
+  request: IncomingMessage;
+  response: GatewayResponse;
+  requestId: string;
+  visit: Visit;
+  /** null: the request did not come so far that one was chosen. */
+  hosted: HostedModel | null;
+  times: RequestTimes;
+  /** Aborted when the client goes away. */
+  gone: AbortSignal;
+  releaseBody(): void;
+  terms: Terms | null;
+  place: Place | null;
+  answer: Answer | null;
+  /** A finish reason or the name of an error. */
+  outcome: string;
+}
+
+/** What its body and headers ask for. */
+interface Asked {
+  hosted: HostedModel;
+  parsed: ParsedRequest;
+  terms: Terms;
+  cacheSalt: string;
+  standing: QueueStanding;
+}
 
 export async function serveGeneration(
   gateway: Gateway,
@@ -75,171 +69,175 @@ export async function serveGeneration(
   request: IncomingMessage,
   response: GatewayResponse,
 ): Promise<void> {
-  const times = new RequestTimes(gateway.tracer, parentOf(request.headers.traceparent));
-  const { arrivedMs } = times;
-  const requestId = response.locals.requestId as string;
+  const serving = begin(gateway, endpoint, request, response);
+  try {
+    const asked = await read(serving);
+    const maxPositions = await enter(serving, asked);
+    const prompts = await tokenize(serving, asked, maxPositions);
+    const answer = prepare(serving, asked, prompts, maxPositions);
+    serving.outcome = asked.parsed.common.stream ? await answer.stream() : await answer.whole();
+    countTokens(serving, answer);
+  } catch (error) {
+    refuse(serving, error);
+  } finally {
+    endRequest(serving);
+  }
+}
+
+function begin(gateway: Gateway, endpoint: Endpoint, request: IncomingMessage, response: GatewayResponse): Serving {
   response.locals.logsItself = true;
-  const visit = visitOf(response);
-  let outcome: string = "internal";
-  let answer: Answer | null = null;
-  let terms: Terms | null = null;
-  let place: Place | null = null;
-  let releaseBody = () => {};
   const gone = new AbortController();
   response.on("close", () => {
     if (!response.writableFinished) gone.abort();
   });
-  try {
-    const read = await readJsonBody(request, gateway.limits.maxBodyBytes, gateway.bodyBudget);
-    releaseBody = read.release;
-    times.ended("read body");
-    terms = termsOf(request.headers, visit.caller, read.body.priority, gateway.limits.deadlineMs);
-    visit.checkModel(read.body.model);
-    const parsed = parseGeneration(gateway, endpoint, read.body);
-    const cacheSalt = tenantSalt(parsed.common, visit.caller.isolation);
-    const standing = standingOf(terms, visit.caller, cacheSalt, arrivedMs);
-    times.ended("admit");
-    // After the body: a slow sender takes no place.
-    place = await gateway.admission.enter(standing, {
-      room: gateway.room,
-      waitMs: Math.min(terms.deadlineMs, terms.ttftMs ?? Number.POSITIVE_INFINITY),
-      signal: gone.signal,
-    });
-    const { dispatched } = place;
-    const maxPositions = readyMaxPositions(gateway);
-    times.ended("queue");
-    const limits = { signal: gone.signal, timeoutMs: terms.deadlineMs - (performance.now() - arrivedMs) };
-    const prompts = await Promise.all(parsed.prompts.map((source) => encodePrompt(gateway, source, parsed, maxPositions, limits)));
-    releaseBody();
-    times.ended("tokenize");
-    if (gone.signal.aborted) throw new PelagicError("cancelled", "the client went away");
-    const { priority, ttftMs, deadlineMs } = terms;
-    const routings: RequestRouting[] = [];
-    let tokens = 0;
-    answer = new Answer({
-      format: parsed.format(prompts),
-      choices: prompts.flatMap((prompt, index) => {
-        const plan = planGeneration(parsed.common, parsed, prompt, gateway.model, {
-          maxPositions,
-          defaultMaxTokens: gateway.limits.defaultMaxTokens,
-        });
-        tokens += prompt.tokens.length + parsed.candidates * Math.min(plan.maxTokens, typicalAnswerTokens);
-        return Array.from({ length: parsed.candidates }, (_, choice): Choice => {
-          const routing = routingOf(gateway, prompt, plan, cacheSalt);
-          routings.push(routing);
-          return {
-            prompt: index,
-            promptTokens: prompt.tokens.length,
-            assembler: assemblerOf(gateway, parsed, plan, prompt),
-            start: () => {
-              const elapsedMs = performance.now() - arrivedMs;
-              const { tenant } = standing;
-              dispatched();
-              const generation = startGeneration(gateway, {
-                ...{ requestId, parsed, prompt, plan, choice, times, routing, cacheSalt },
-                standing: { tenant, priority, ...(ttftMs !== null && { ttftMs: Math.max(0, ttftMs - elapsedMs) }) },
-                deadlineMs: Math.max(1, deadlineMs - elapsedMs),
-              });
-              times.sent(generation.attempts[0]?.sentMs);
-              return generation;
-            },
-          };
-        });
-      }),
-      response,
-      stallMs: gateway.limits.stallMs,
-      keepAliveMs: gateway.limits.keepAliveMs,
-      ...(parsed.candidates > parsed.answers && { best: parsed.answers }),
-      tokenIds: parsed.common.return_token_ids ?? false,
-      digests: parsed.common.pelagic?.digests ?? false,
-      continuousUsage: (parsed.common.stream_options?.include_usage && parsed.common.stream_options.continuous_usage_stats) ?? false,
-      beforeFirst: () => {
-        const chosen = routings[0]?.chosen;
-        if (chosen) response.setHeader("x-pelagic-route", explainRoute(chosen));
-      },
-      onTokens: (gapSeconds) => {
-        times.token();
-        if (gapSeconds !== null) gateway.metrics.interTokenLatency.observe({ endpoint }, gapSeconds);
-      },
-    });
-    const route = routings[0]?.foresee((prompts[0] as EncodedPrompt).tokens);
-    if (route) refuseLate(terms, estimate(gateway.directory.snapshot(), route, priority), performance.now() - arrivedMs);
-    visit.reserve(tokens, response);
-    const started = answer;
-    gone.signal.addEventListener("abort", () => started.cancel());
-    outcome = parsed.common.stream ? await answer.stream() : await answer.whole();
-    countTokens(gateway.metrics, endpoint, answer, times);
-  } catch (error) {
-    const failure = inEndpointsWords(toPelagicError(error), endpoint);
-    outcome = failure.code;
-    if (failure.code === "internal") gateway.log.error({ requestId, error: failure.stack }, "request failed");
-    sendError(response, failure, answer?.begun.some((generation) => generation.wasAccepted) ?? false);
-  } finally {
-    releaseBody();
-    place?.leave();
-    visit.settle(answer?.begun.some(({ wasAccepted }) => wasAccepted) ? answer.usage().total_tokens : 0);
-    times.ended(times.firstTokenMs === null ? outcome : "stream");
-    const { seconds, ttftSeconds, traceId } = times;
-    const done = (finishReasons as readonly string[]).includes(outcome);
-    // One who went away waited for nothing.
-    if (terms !== null && outcome !== "cancelled") {
-      for (const [slo, met] of sloResults(terms, { done, ttftSeconds, tpotSeconds: answer && tpotSeconds(answer, times) }))
-        gateway.metrics.slo.inc({ slo, outcome: met ? "attained" : "missed", priority: terms.priority });
-    }
-    gateway.metrics.requests.inc({ endpoint, outcome });
-    gateway.metrics.requestDuration.observe({ endpoint }, seconds);
-    if (ttftSeconds !== null) gateway.metrics.timeToFirstToken.observe({ endpoint }, ttftSeconds);
-    const begun = answer?.begun ?? [];
-    const usage = answer?.usage();
-    const about = {
-      // As the client knows it.
-      requestId: String(response.getHeader("x-request-id") ?? requestId),
-      endpoint,
-      model: gateway.model.name,
-      outcome,
-      promptTokens: usage?.prompt_tokens ?? 0,
-      cachedTokens: usage?.prompt_cache_hit_tokens ?? 0,
-      completionTokens: usage?.completion_tokens ?? 0,
-      decodeWorkerId: begun[0]?.attempts.at(-1)?.workerId ?? null,
-      prefillWorkerId: begun[0]?.prefilledBy ?? null,
-      resumes: begun.reduce((sum, { resumes }) => sum + resumes, 0),
-    };
-    gateway.metrics.resumes.inc(about.resumes);
-    if (done) {
-      gateway.metrics.endToEnd.observe({ model_name: gateway.model.name }, seconds);
-      times.eachPhase((phase, phaseSeconds) => gateway.metrics.phases.observe({ phase }, phaseSeconds));
-    }
-    // Of several answers the first shows where the time went; the others come after it.
-    gateway.recent.add(times.timeline(about, begun[0]?.attempts ?? []));
-    times.report(
-      `POST ${request.url?.split("?", 1)[0]}`,
-      spanAttributes(about),
-      done ? undefined : outcome,
-      begun.flatMap(({ attempts }) => attempts),
-    );
-    gateway.log.info(
-      {
-        requestId,
-        ...(about.requestId !== requestId && { clientRequestId: about.requestId }),
-        ...(visit.caller.name !== null && { key: visit.caller.name }),
-        endpoint,
-        outcome,
-        seconds,
-        ...(ttftSeconds !== null && { ttftSeconds }),
-        ...(traceId !== null && { traceId }),
-        completionTokens: begun.reduce((sum, { received }) => sum + received, 0),
-        cacheHitTokens: begun[0]?.cacheHitTokens ?? 0,
-        prefilledBy: begun[0]?.prefilledBy,
-        resumes: begun.reduce((sum, { resumes }) => sum + resumes, 0),
-      },
-      "request",
-    );
-  }
+  return {
+    ...{ gateway, endpoint, request, response },
+    requestId: response.locals.requestId as string,
+    visit: visitOf(response),
+    hosted: null,
+    times: new RequestTimes(gateway.tracer, parentOf(request.headers.traceparent)),
+    gone: gone.signal,
+    releaseBody: () => {},
+    terms: null,
+    place: null,
+    answer: null,
+    outcome: "internal",
+  };
 }
 
-function routingOf(gateway: Gateway, prompt: EncodedPrompt, plan: GenerationPlan, cacheSalt: string): RequestRouting {
+async function read(serving: Serving): Promise<Asked> {
+  const { gateway, endpoint, request, visit, times } = serving;
+  const { body, release } = await readJsonBody(request, gateway.limits.maxBodyBytes, gateway.bodyBudget);
+  serving.releaseBody = release;
+  times.ended("read body");
+  const terms = termsOf(request.headers, visit.caller, body.priority, gateway.limits.deadlineMs);
+  serving.terms = terms;
+  const hosted = chooseModel(gateway.models, body.model, visit.caller);
+  serving.hosted = hosted;
+  const parsed = parseGeneration(gateway, hosted.model, endpoint, body);
+  const cacheSalt = tenantSalt(parsed.common, visit.caller.isolation);
+  const standing = standingOf(terms, visit.caller, cacheSalt, times.arrivedMs);
+  times.ended("admit");
+  return { hosted, parsed, terms, cacheSalt, standing };
+}
+
+/** Waits for a place, after the body: a slow sender takes none. Returns the context that the workers have. */
+async function enter(serving: Serving, { hosted, terms, standing }: Asked): Promise<number> {
+  const { gateway, gone, times } = serving;
+  serving.place = await gateway.admission.enter(standing, {
+    room: hosted.room,
+    waitMs: Math.min(terms.deadlineMs, terms.ttftMs ?? Number.POSITIVE_INFINITY),
+    signal: gone,
+  });
+  const maxPositions = readyMaxPositions(gateway, hosted.model);
+  times.ended("queue");
+  return maxPositions;
+}
+
+async function tokenize(serving: Serving, { hosted, parsed, terms }: Asked, maxPositions: number): Promise<EncodedPrompt[]> {
+  const { gone, times } = serving;
+  const limits = { signal: gone, timeoutMs: terms.deadlineMs - (performance.now() - times.arrivedMs) };
+  const prompts = await Promise.all(parsed.prompts.map((source) => encodePrompt(hosted, source, parsed, maxPositions, limits)));
+  serving.releaseBody();
+  times.ended("tokenize");
+  if (gone.aborted) throw new PelagicError("cancelled", "the client went away");
+  return prompts;
+}
+
+/** The answer, of which nothing is sent to a worker yet; refuses what would be too late or too much for its key. */
+function prepare(serving: Serving, asked: Asked, prompts: EncodedPrompt[], maxPositions: number): Answer {
+  const { gateway, visit, response, gone, times } = serving;
+  const { terms } = asked;
+  const { choices, routings, tokens } = choicesOf(serving, asked, prompts, maxPositions);
+  const answer = answerOf(serving, asked, prompts, choices, routings);
+  serving.answer = answer;
+  const route = routings[0]?.foresee((prompts[0] as EncodedPrompt).tokens);
+  if (route) {
+    refuseLate(terms, estimate(gateway.directory.snapshot(), route, terms.priority), performance.now() - times.arrivedMs);
+  }
+  visit.reserve(tokens, response);
+  gone.addEventListener("abort", () => answer.cancel());
+  return answer;
+}
+
+/** All answers to all prompts, how each is routed, and the tokens that they may take together. */
+function choicesOf(
+  serving: Serving,
+  { hosted: { model }, parsed, terms, cacheSalt, standing }: Asked,
+  prompts: EncodedPrompt[],
+  maxPositions: number,
+) {
+  const { gateway, requestId, times } = serving;
+  const { priority, ttftMs, deadlineMs } = terms;
+  const routings: RequestRouting[] = [];
+  let tokens = 0;
+  const choices = prompts.flatMap((prompt, index) => {
+    const plan = planGeneration(parsed.common, parsed, prompt, model, {
+      maxPositions,
+      defaultMaxTokens: gateway.limits.defaultMaxTokens,
+    });
+    tokens += prompt.tokens.length + parsed.candidates * Math.min(plan.maxTokens, typicalAnswerTokens);
+    return Array.from({ length: parsed.candidates }, (_, choice): Choice => {
+      const routing = routingOf(gateway, model, prompt, plan, cacheSalt);
+      routings.push(routing);
+      return {
+        prompt: index,
+        promptTokens: prompt.tokens.length,
+        assembler: assemblerOf(model, parsed, plan, prompt),
+        start: () => {
+          const elapsedMs = performance.now() - times.arrivedMs;
+          const { tenant } = standing;
+          serving.place?.dispatched();
+          const generation = startGeneration(gateway, {
+            ...{ requestId, parsed, prompt, plan, choice, times, routing, cacheSalt },
+            standing: { tenant, priority, ...(ttftMs !== null && { ttftMs: Math.max(0, ttftMs - elapsedMs) }) },
+            deadlineMs: Math.max(1, deadlineMs - elapsedMs),
+          });
+          times.sent(generation.attempts[0]?.sentMs);
+          return generation;
+        },
+      };
+    });
+  });
+  return { choices, routings, tokens };
+}
+
+function answerOf(serving: Serving, { parsed }: Asked, prompts: EncodedPrompt[], choices: Choice[], routings: RequestRouting[]): Answer {
+  const { gateway, endpoint, response, times } = serving;
+  const { common } = parsed;
+  const labels = { endpoint, model_name: modelLabel(serving) };
+  return new Answer({
+    format: parsed.format(prompts),
+    choices,
+    response,
+    stallMs: gateway.limits.stallMs,
+    keepAliveMs: gateway.limits.keepAliveMs,
+    ...(parsed.candidates > parsed.answers && { best: parsed.answers }),
+    tokenIds: common.return_token_ids ?? false,
+    digests: common.pelagic?.digests ?? false,
+    continuousUsage: (common.stream_options?.include_usage && common.stream_options.continuous_usage_stats) ?? false,
+    beforeFirst: () => {
+      const chosen = routings[0]?.chosen;
+      if (chosen) response.setHeader("x-pelagic-route", explainRoute(chosen));
+    },
+    onTokens: (gapSeconds) => {
+      times.token();
+      if (gapSeconds !== null) gateway.metrics.interTokenLatency.observe(labels, gapSeconds);
+    },
+  });
+}
+
+function refuse(serving: Serving, error: unknown): void {
+  const { gateway, endpoint, response, requestId, answer } = serving;
+  const failure = inEndpointsWords(toPelagicError(error), endpoint);
+  serving.outcome = failure.code;
+  if (failure.code === "internal") gateway.log.error({ requestId, error: failure.stack }, "request failed");
+  sendError(response, failure, answer?.begun.some((generation) => generation.wasAccepted) ?? false);
+}
+
+function routingOf(gateway: Gateway, model: ServedModel, prompt: EncodedPrompt, plan: GenerationPlan, cacheSalt: string): RequestRouting {
   return new RequestRouting(gateway.directory, {
-    modelName: gateway.model.name,
+    modelName: model.name,
     promptLength: prompt.tokens.length,
     maxTokens: plan.maxTokens,
     cacheSalt,
@@ -282,9 +280,9 @@ function startGeneration(
   );
 }
 
-function assemblerOf(gateway: Gateway, parsed: ParsedRequest, plan: GenerationPlan, prompt: EncodedPrompt): OutputAssembler {
+function assemblerOf(model: ServedModel, parsed: ParsedRequest, plan: GenerationPlan, prompt: EncodedPrompt): OutputAssembler {
   return new OutputAssembler({
-    table: gateway.model.table,
+    table: model.table,
     stops: plan.stops,
     stopTokenIds: plan.stopTokenIds,
     ...(parsed.chat ? { thinking: prompt.insideThink } : {}),
@@ -294,57 +292,15 @@ function assemblerOf(gateway: Gateway, parsed: ParsedRequest, plan: GenerationPl
   });
 }
 
-function countTokens(metrics: GatewayMetrics, endpoint: Endpoint, answer: Answer, times: RequestTimes): void {
-  const usage = answer.usage();
-  metrics.tokens.inc({ kind: "prompt" }, usage.prompt_tokens);
-  metrics.tokens.inc({ kind: "cached" }, usage.prompt_cache_hit_tokens);
-  metrics.tokens.inc({ kind: "completion" }, usage.completion_tokens);
-  metrics.tokens.inc({ kind: "reasoning" }, usage.completion_tokens_details.reasoning_tokens);
-  metrics.promptTokens.observe(usage.prompt_tokens);
-  metrics.completionTokens.observe(usage.completion_tokens);
-  const seconds = tpotSeconds(answer, times);
-  if (seconds !== null) metrics.timePerOutputToken.observe({ endpoint }, seconds);
-}
-
-function tpotSeconds(answer: Answer, { firstTokenMs, lastTokenMs }: RequestTimes): number | null {
-  const { completion_tokens: tokens } = answer.usage();
-  return tokens > 1 && firstTokenMs !== null ? (lastTokenMs - firstTokenMs) / 1000 / (tokens - 1) : null;
-}
-
-/** By OpenTelemetry's conventions for generative AI, where they have a name. */
-function spanAttributes(about: AboutRequest) {
-  return {
-    "pelagic.request_id": about.requestId,
-    "gen_ai.operation.name": about.endpoint === "completions" ? "text_completion" : "chat",
-    "gen_ai.request.model": about.model,
-    "gen_ai.response.finish_reasons": about.outcome,
-    "gen_ai.usage.input_tokens": about.promptTokens,
-    "gen_ai.usage.output_tokens": about.completionTokens,
-    "pelagic.cached_tokens": about.cachedTokens,
-    "pelagic.resumes": about.resumes,
-  };
-}
-
-/** The context that some ready decode worker has (the router asks nobody for more than it has); refuses early where none is. An outage of the bus is waited for later. */
-function readyMaxPositions(gateway: Gateway): number {
-  const maxPositions = servedContext(gateway);
-  if (maxPositions === null) throw new PelagicError("no_workers", "no decode worker is ready; try again later");
+/** Refuses early where nobody could answer. An outage of the bus is waited for later. */
+function readyMaxPositions(gateway: Gateway, { name }: ServedModel): number {
+  const maxPositions = servedContext(gateway.directory, name);
+  if (maxPositions === null) throw new PelagicError("no_workers", `no decode worker of ${name} is ready; try again later`);
   return maxPositions;
 }
 
-export function servedContext(gateway: Pick<Gateway, "directory" | "model">): number | null {
-  const ready = readyDecodeWorkers(gateway);
-  return ready.length === 0 ? null : Math.max(...ready.map((worker) => worker.maxPositions));
-}
-
-export function readyDecodeWorkers({ directory, model }: Pick<Gateway, "directory" | "model">) {
-  return directory
-    .snapshot()
-    .workers.filter((worker) => worker.role === "decode" && worker.state === "ready" && worker.modelName === model.name);
-}
-
 async function encodePrompt(
-  gateway: Gateway,
+  { model, encoder }: HostedModel,
   source: PromptSource,
   { wanted, bannedWords, common }: ParsedRequest,
   maxPositions: number,
@@ -356,15 +312,15 @@ async function encodePrompt(
     return count ? tokens.subarray(Math.max(0, tokens.length - count)) : tokens;
   };
   if ("tokens" in source && !asks) return { tokens: last(source.tokens), insideThink: false };
-  if (gateway.encoder === null) {
-    throw new PelagicError("invalid_request", `the model ${gateway.model.name} has no tokenizer.json: its answers cannot follow a format`, {
+  if (encoder === null) {
+    throw new PelagicError("invalid_request", `the model ${model.name} has no tokenizer.json: its answers cannot follow a format`, {
       param: "response_format",
     });
   }
   const also = { ...(wanted && { format: wanted }), ...(bannedWords && { bannedWords }) };
-  if ("tokens" in source) return { ...(await gateway.encoder.encode({ kind: "ids", ...also }, limits)), tokens: last(source.tokens) };
+  if ("tokens" in source) return { ...(await encoder.encode({ kind: "ids", ...also }, limits)), tokens: last(source.tokens) };
   // What is cut off may be any length.
-  if (!common.truncate_prompt_tokens) checkPromptBytes(source, gateway.model, maxPositions);
-  const encoded = await gateway.encoder.encode({ ...source.job, ...also }, limits);
+  if (!common.truncate_prompt_tokens) checkPromptBytes(source, model, maxPositions);
+  const encoded = await encoder.encode({ ...source.job, ...also }, limits);
   return { ...encoded, tokens: last(encoded.tokens) };
 }

@@ -1,5 +1,4 @@
 // The model as the gateway serves it: what the main loop needs to know of it. The tokenizer's own files are only its threads' to keep.
-import { PelagicError } from "../lib/contracts/errors.ts";
 import type { Model } from "../lib/contracts/http.ts";
 import type { ModelFolder, SamplingDefaults } from "../lib/model/folder.ts";
 import { type ToolSyntax, toolSyntaxOf } from "../lib/grammar/tool-syntax.ts";
@@ -41,16 +40,4 @@ export function describeModel(model: ServedModel, maxPositions: number | null): 
     parent: null,
     max_model_len: maxPositions,
   };
-}
-
-export function checkModelName(model: ServedModel, asked: string, param?: string): void {
-  if (asked !== model.name) {
-    throw new PelagicError(
-      "model_not_found",
-      `the model ${JSON.stringify(asked.slice(0, 100))} is not served here; this gateway serves ${model.name}`,
-      {
-        param,
-      },
-    );
-  }
 }

@@ -11,19 +11,21 @@ import { visitOf } from "./admission/callers.ts";
 import { standingOf } from "./admission/terms.ts";
 import { parseBody, readJsonBody } from "./json-body.ts";
 import { conversationOf } from "./messages-request.ts";
-import { type Gateway, servedContext } from "./serve-generation.ts";
-import { checkModelName } from "./served-model.ts";
+import type { Gateway } from "./gateway.ts";
+import { chooseModel } from "./model-choice.ts";
+import { servedContext } from "./readiness.ts";
+import type { ServedModel } from "./served-model.ts";
 import type { Encoder } from "./tokenizer-pool.ts";
 
 export function tokenize(gateway: Gateway, request: Request, response: Response): Promise<void> {
-  return answer(gateway, TokenizeRequest, request, async (body, { encoder, table, signal }) => {
+  return answer(gateway, TokenizeRequest, request, async (body, { model, encoder, table, signal }) => {
     const { messages, chat_template_kwargs, tools, prompt, add_special_tokens } = body;
     const text = prompt ?? "";
     const source: TextSource = messages
-      ? chatPrompt({ messages, chat_template_kwargs, tools }, gateway.model)
+      ? chatPrompt({ messages, chat_template_kwargs, tools }, model)
       : { job: { kind: "text", text, special: add_special_tokens ?? true }, bytes: Buffer.byteLength(text) };
-    const maxPositions = servedContext(gateway);
-    if (maxPositions !== null) checkPromptBytes(source, gateway.model, maxPositions);
+    const maxPositions = servedContext(gateway.directory, model.name);
+    if (maxPositions !== null) checkPromptBytes(source, model, maxPositions);
     const { tokens } = await encoder.encode(source.job, { signal, timeoutMs: gateway.limits.deadlineMs });
     response.json({
       count: tokens.length,
@@ -35,18 +37,18 @@ export function tokenize(gateway: Gateway, request: Request, response: Response)
 }
 
 export function detokenize(gateway: Gateway, request: Request, response: Response): Promise<void> {
-  return answer(gateway, DetokenizeRequest, request, ({ tokens }, { table }) => {
-    for (const id of tokens) checkTokenId(id, gateway.model, "tokens");
+  return answer(gateway, DetokenizeRequest, request, ({ tokens }, { model, table }) => {
+    for (const id of tokens) checkTokenId(id, model, "tokens");
     response.json({ prompt: textOf(table, tokens) } satisfies Detokenized);
     return Promise.resolve();
   });
 }
 
 export function countTokens(gateway: Gateway, request: Request, response: Response): Promise<void> {
-  return answer(gateway, CountTokensRequest, request, async (body, { encoder, signal }) => {
-    const source = chatPrompt(conversationOf(body), gateway.model);
-    const maxPositions = servedContext(gateway);
-    if (maxPositions !== null) checkPromptBytes(source, gateway.model, maxPositions);
+  return answer(gateway, CountTokensRequest, request, async (body, { model, encoder, signal }) => {
+    const source = chatPrompt(conversationOf(body), model);
+    const maxPositions = servedContext(gateway.directory, model.name);
+    if (maxPositions !== null) checkPromptBytes(source, model, maxPositions);
     const { tokens } = await encoder.encode(source.job, { signal, timeoutMs: gateway.limits.deadlineMs });
     response.json({ input_tokens: tokens.length } satisfies CountedTokens);
   });
@@ -56,24 +58,21 @@ async function answer<S extends z.ZodType<{ model?: string | null }>>(
   gateway: Gateway,
   schema: S,
   request: Request,
-  respond: (body: z.output<S>, by: { encoder: Encoder; table: TokenTable; signal: AbortSignal }) => Promise<void>,
+  respond: (body: z.output<S>, by: { model: ServedModel; encoder: Encoder; table: TokenTable; signal: AbortSignal }) => Promise<void>,
 ): Promise<void> {
   const gone = new AbortController();
   request.res?.on("close", () => gone.abort());
   const read = await readJsonBody(request, gateway.limits.maxBodyBytes, gateway.bodyBudget);
   let place: Place | null = null;
   try {
+    const { caller } = visitOf(request.res as Response);
+    const { encoder, model } = chooseModel(gateway.models, read.body.model, caller);
     const body = parseBody(schema, read.body);
-    const visit = visitOf(request.res as Response);
-    visit.checkModel(body.model ?? gateway.model.name);
-    if (body.model) checkModelName(gateway.model, body.model, "model");
-    const { encoder, model } = gateway;
     if (encoder === null || model.table === null)
       throw new PelagicError("invalid_request", `the model ${model.name} has no tokenizer.json`);
-    const { caller } = visit;
     const standing = standingOf({ priority: caller.priority, ttftMs: null }, caller, "", performance.now());
     place = await gateway.admission.enter(standing, { signal: gone.signal });
-    await respond(body, { encoder, table: model.table, signal: gone.signal });
+    await respond(body, { model, encoder, table: model.table, signal: gone.signal });
   } finally {
     place?.leave();
     read.release();

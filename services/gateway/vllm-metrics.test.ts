@@ -13,10 +13,10 @@ async function shown(pool: Pool, work: (metrics: GatewayMetrics) => void = () =>
   const registry = new Registry();
   const metrics = new GatewayMetrics(registry, {
     running: () => 0,
-    waiting: () => pool.waiting,
+    waiting: () => pool.waiting + 1,
     cancelling: () => 0,
     bodyBytes: () => 0,
-    pool: () => pool,
+    pools: () => [pool, { modelName: "other", waiting: 1, workers: [worker(5, 5, 10, 10)] }],
   });
   work(metrics);
   const lines = (await registry.metrics()).split("\n").filter((line) => /^vllm:/.test(line) && !line.includes("_bucket"));
@@ -40,19 +40,24 @@ test("without a worker nothing is in use, and who waits is told", async () => {
 
 test("the gateway's own numbers, by vLLM's names, over all endpoints", async () => {
   const metrics = await shown({ modelName: "m", waiting: 0, workers: [] }, (own) => {
-    own.timeToFirstToken.observe({ endpoint: "chat" }, 0.5);
-    own.timeToFirstToken.observe({ endpoint: "messages" }, 1.5);
-    own.tokens.inc({ kind: "prompt" }, 10);
-    own.tokens.inc({ kind: "cached" }, 4);
+    own.timeToFirstToken.observe({ endpoint: "chat", model_name: "m" }, 0.5);
+    own.timeToFirstToken.observe({ endpoint: "messages", model_name: "m" }, 1.5);
+    own.timeToFirstToken.observe({ endpoint: "chat", model_name: "other" }, 9);
+    own.tokens.inc({ kind: "prompt", model_name: "m" }, 10);
+    own.tokens.inc({ kind: "cached", model_name: "m" }, 4);
+    // It named no model that is served here.
+    own.requests.inc({ endpoint: "chat", outcome: "cancelled", model_name: "" });
     for (const outcome of ["stop", "tool_calls", "length", "cancelled", "worker_lost", "invalid_request", "rate_limit_exceeded"]) {
-      own.requests.inc({ endpoint: "chat", outcome });
+      own.requests.inc({ endpoint: "chat", outcome, model_name: "m" });
     }
   });
   expect(metrics.get('time_to_first_token_seconds_count{model_name="m"}')).toBe(2);
   expect(metrics.get('time_to_first_token_seconds_sum{model_name="m"}')).toBe(2);
   expect(metrics.get('prefix_cache_queries_total{model_name="m"}')).toBe(10);
   expect(metrics.get('prefix_cache_hits_total{model_name="m"}')).toBe(4);
-  const ended = [...metrics].filter(([name]) => name.startsWith("request_success_total"));
+  expect(metrics.get('time_to_first_token_seconds_sum{model_name="other"}')).toBe(9);
+  const ended = [...metrics].filter(([name]) => name.startsWith('request_success_total{model_name="m"'));
+  expect([...metrics.keys()].filter((name) => name.includes('model_name=""'))).toEqual([]);
   expect(Object.fromEntries(ended.map(([name, value]) => [/finished_reason="(\w+)"/.exec(name)?.[1], value]))).toEqual({
     ...{ stop: 2, length: 1, abort: 1, error: 1 },
   });

@@ -1,12 +1,12 @@
 // vLLM's names, for those who know no others: the endpoint picker of the Gateway API's inference extension, which scrapes the port that serves requests,
-// and autoscalers (KEDA and others), which ask Prometheus. They are of the whole pool behind this gateway, as if it were one model server.
+// and autoscalers (KEDA and others), which ask Prometheus. They are of each model's whole pool behind this gateway, as if that were one model server.
 import { kvBlockTokens } from "../lib/contracts/block-key.ts";
 import { errorCatalogue } from "../lib/contracts/errors.ts";
 import type { WorkerState } from "../lib/contracts/messages.ts";
-import { alsoAs, Gauge, type Registry } from "../lib/runtime/metrics.ts";
+import { alsoAs, Gauge, type Labels, type Registry } from "../lib/runtime/metrics.ts";
 import type { GatewayMetrics } from "./gateway-metrics.ts";
 
-/** The decode workers of the served model, and what waits before them. */
+/** The decode workers of one of the models, and what waits before them. */
 export interface Pool {
   modelName: string;
   waiting: number;
@@ -14,27 +14,28 @@ export interface Pool {
 }
 
 /** What the endpoint picker reads. */
-export function poolGauges(registers: Registry[], pool: () => Pool): void {
-  const sum = (read: (worker: Pool["workers"][number]) => number) => pool().workers.reduce((total, worker) => total + read(worker), 0);
-  const gauge = (name: string, help: string, read: () => number) =>
+export function poolGauges(registers: Registry[], pools: () => readonly Pool[]): void {
+  const gauge = (name: string, help: string, read: (pool: Pool) => number) =>
     new Gauge({
       name,
       help,
       labelNames: ["model_name"],
       registers,
       collect() {
-        this.set({ model_name: pool().modelName }, read());
+        for (const pool of pools()) this.set({ model_name: pool.modelName }, read(pool));
       },
     });
-  gauge("vllm:num_requests_running", "Requests that hold KV blocks, on all decode workers.", () => sum(({ requests }) => requests.running));
+  gauge("vllm:num_requests_running", "Requests that hold KV blocks, on all decode workers.", (pool) =>
+    sum(pool, ({ requests }) => requests.running),
+  );
   gauge(
     "vllm:num_requests_waiting",
     "Requests that wait, in this gateway and on all decode workers.",
-    () => pool().waiting + sum(({ requests }) => requests.waiting),
+    (pool) => pool.waiting + sum(pool, ({ requests }) => requests.waiting),
   );
-  const usage = () => {
-    const total = sum(({ blocks }) => blocks.total);
-    return total === 0 ? 0 : 1 - sum(({ blocks }) => blocks.free + blocks.cached) / total;
+  const usage = (pool: Pool) => {
+    const total = sum(pool, ({ blocks }) => blocks.total);
+    return total === 0 ? 0 : 1 - sum(pool, ({ blocks }) => blocks.free + blocks.cached) / total;
   };
   gauge("vllm:kv_cache_usage_perc", "Share of KV blocks in use by requests, 0 to 1.", usage);
   gauge("vllm:gpu_cache_usage_perc", "The same, by the name that endpoint pickers before 1.3 read.", usage);
@@ -45,15 +46,22 @@ export function poolGauges(registers: Registry[], pool: () => Pool): void {
     registers,
     collect() {
       this.reset();
-      const num_gpu_blocks = String(sum(({ blocks }) => blocks.total));
-      this.set({ model_name: pool().modelName, block_size: String(kvBlockTokens), num_gpu_blocks }, 1);
+      for (const pool of pools()) {
+        const num_gpu_blocks = String(sum(pool, ({ blocks }) => blocks.total));
+        this.set({ model_name: pool.modelName, block_size: String(kvBlockTokens), num_gpu_blocks }, 1);
+      }
     },
   });
 }
 
+function sum({ workers }: Pool, read: (worker: Pool["workers"][number]) => number): number {
+  return workers.reduce((total, worker) => total + read(worker), 0);
+}
+
 /** What autoscalers and dashboards ask for. */
-export function requestNames(registry: Registry, metrics: GatewayMetrics, pool: () => Pool): void {
-  const whole = () => ({ model_name: pool().modelName });
+export function requestNames(registry: Registry, metrics: GatewayMetrics): void {
+  // Requests that named none of the models belong to none.
+  const whole = ({ model_name }: Labels) => (model_name ? { model_name } : null);
   for (const [name, histogram] of [
     ["time_to_first_token_seconds", metrics.timeToFirstToken],
     ["inter_token_latency_seconds", metrics.interTokenLatency],
@@ -71,11 +79,12 @@ export function requestNames(registry: Registry, metrics: GatewayMetrics, pool: 
     ["prefix_cache_queries_total", "prompt"],
     ["prefix_cache_hits_total", "cached"],
   ] as const) {
-    alsoAs(registry, metrics.tokens, `vllm:${name}`, (labels) => (labels.kind === kind ? whole() : null));
+    alsoAs(registry, metrics.tokens, `vllm:${name}`, (labels) => (labels.kind === kind ? whole(labels) : null));
   }
-  alsoAs(registry, metrics.requests, "vllm:request_success_total", ({ outcome }) => {
-    const reason = finishedReason(String(outcome));
-    return reason === null ? null : { ...whole(), finished_reason: reason };
+  alsoAs(registry, metrics.requests, "vllm:request_success_total", (labels) => {
+    const model = whole(labels);
+    const reason = finishedReason(String(labels.outcome));
+    return model === null || reason === null ? null : { ...model, finished_reason: reason };
   });
 }
 

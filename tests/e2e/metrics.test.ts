@@ -63,10 +63,12 @@ describe("after some requests", () => {
       expect(totalOf(gateway, name)).toBe(2);
     }
     expect(totalOf(gateway, "pelagic_gateway_inter_token_latency_seconds_count")).toBeGreaterThan(2);
-    expect(gateway.get('pelagic_gateway_requests_total{endpoint="chat",outcome="invalid_request"}')).toBe(1);
+    expect(gateway.get(`pelagic_gateway_requests_total{endpoint="chat",outcome="invalid_request",model_name="${stack.modelName}"}`)).toBe(
+      1,
+    );
     expect(totalOf(gateway, "pelagic_gateway_resumes_total")).toBe(0);
     for (const phase of ["read body", "admit", "queue", "tokenize", "route", "first token", "stream"]) {
-      expect(gateway.get(`pelagic_gateway_phase_seconds_count{phase="${phase}"}`), phase).toBe(2);
+      expect(gateway.get(`pelagic_gateway_phase_seconds_count{phase="${phase}",model_name="${stack.modelName}"}`), phase).toBe(2);
     }
     const decode = await metricsOf("decode-0");
     expect(totalOf(decode, "vllm:generation_tokens_total")).toBe(60);

@@ -4,6 +4,7 @@ import type { Stack } from "../../services/cli/stack/stack.ts";
 
 export interface WorkerRow {
   workerId: string;
+  modelName: string;
   state: string;
   requests: { running: number; waiting: number };
   blocks: { total: number; free: number; cached: number };
@@ -27,16 +28,20 @@ export async function waitFor(what: string, condition: () => Promise<boolean>, b
 export type Outcome = { tokens: number[]; end: string };
 
 /** One streamed request, from the first byte to the end of the body. */
-export async function stream(stack: Stack, seed: number): Promise<Outcome> {
+export async function stream(
+  stack: Stack,
+  seed: number,
+  { model = stack.modelName, maxTokens = 400 }: { model?: string; maxTokens?: number } = {},
+): Promise<Outcome> {
   let response: Response;
   try {
     response = await fetch(`${stack.baseUrl}/v1/completions`, {
       method: "POST",
       headers: { "content-type": "application/json" },
       body: JSON.stringify({
-        model: stack.modelName,
+        model,
         prompt: Array.from({ length: 300 }, (_, i) => (i * 31 + seed) % 256),
-        max_tokens: 400,
+        max_tokens: maxTokens,
         ignore_eos: true,
         // A seed and penalties: a resume that forgot one of them would show.
         temperature: 1,

@@ -28,7 +28,9 @@ describe("the gateway process", () => {
       gateway: { id: "gateway-0", requests: { running: 0 } },
       workers: [{ workerId: "decode-0", state: "ready", blocks: { total: 100 } }],
     });
-    expect(await (await fetch(`${admin}/metrics`)).text()).toContain('pelagic_gateway_requests_total{endpoint="chat",outcome="stop"} 1');
+    expect(await (await fetch(`${admin}/metrics`)).text()).toContain(
+      'pelagic_gateway_requests_total{endpoint="chat",outcome="stop",model_name="test-model"} 1',
+    );
     expect((await fetch(`${admin}/ready`)).status).toBe(200);
     // Where users are, the load of the pool, for an endpoint picker, and nothing more.
     const seen = await (await fetch(gateway.url("/metrics"))).text();

@@ -11,7 +11,8 @@ import { createHandler } from "../../services/gateway/http-app.ts";
 import { ByteBudget } from "../../services/gateway/json-body.ts";
 import { loadModelFolder, type TokenizerFiles } from "../../services/lib/model/folder.ts";
 import { PromptEncoder } from "../../services/gateway/prompt-encoder.ts";
-import { type Gateway, readyDecodeWorkers } from "../../services/gateway/serve-generation.ts";
+import type { Gateway, HostedModel } from "../../services/gateway/gateway.ts";
+import { readyDecodeWorkers } from "../../services/gateway/readiness.ts";
 import { RecentRequests } from "../../services/gateway/recent-requests.ts";
 import { servedModel } from "../../services/gateway/served-model.ts";
 import type { Encoder } from "../../services/gateway/tokenizer-pool.ts";
@@ -37,6 +38,8 @@ export async function startGatewayUnderTest(
     maxRunning?: number;
     maxWaitMs?: number;
     tokenizer?: boolean;
+    /** Names of the models served, all of the folder in the box; the scripted worker has the first. */
+    models?: string[];
     limits?: Partial<Gateway["limits"]>;
     console?: (gateway: Gateway) => Router;
   } = {},
@@ -56,7 +59,9 @@ export async function startGatewayUnderTest(
   const directory = new WorkerDirectory({ bus, clock: systemClock, subjects, log, onGone: (instance) => client.workerGone(instance) });
   const decode = new ScriptedDecode({ bus, script: () => say("hello") });
   const folder = loadModelFolder(embeddedModel());
-  const model = servedModel(options.tokenizer === false ? { ...folder, tokenizer: null } : folder, testModelName);
+  const served = options.tokenizer === false ? { ...folder, tokenizer: null } : folder;
+  const encoder = served.tokenizer === null ? null : encoderHere(served.tokenizer);
+  const names = options.models ?? [testModelName];
   const registry = new Registry();
   const admission = new Admission({
     clock: systemClock,
@@ -64,22 +69,28 @@ export async function startGatewayUnderTest(
     maxWaiting: 20,
     maxWaitMs: options.maxWaitMs ?? 5_000,
   });
+  const models = new Map(
+    names.map((name): [string, HostedModel] => [name, { model: servedModel(served, name), encoder, room: new Room(directory, name) }]),
+  );
   const bodyBudget = new ByteBudget(64 * 1024 * 1024);
   const gateway: Gateway = {
-    model,
-    encoder: folder.tokenizer === null || model.table === null ? null : encoderHere(folder.tokenizer),
+    models,
     client,
     directory,
     callers: new Callers(),
     admission,
-    room: new Room(directory, model.name),
     bodyBudget,
     metrics: new GatewayMetrics(registry, {
       running: () => admission.running,
       waiting: () => admission.waiting,
       cancelling: () => client.cancellationsPending,
       bodyBytes: () => bodyBudget.usedBytes,
-      pool: () => ({ modelName: model.name, waiting: admission.waiting, workers: readyDecodeWorkers({ directory, model }) }),
+      pools: () =>
+        Array.from(models, ([modelName, { room }]) => ({
+          modelName,
+          waiting: admission.waitingFor(room),
+          workers: readyDecodeWorkers(directory, modelName),
+        })),
     }),
     recent: new RecentRequests(),
     tracer: undefined,

@@ -122,6 +122,10 @@ export class ScriptedDecode {
 
   private onDispatch(data: Uint8Array, respond?: (data: Uint8Array) => void): void {
     const { body, tokens } = decodeMessage(Dispatch, data);
+    if (body.instanceId !== this.instanceId) {
+      respond?.(encodeMessage({ kind: "error", error: { code: "worker_lost", message: "another process" } }));
+      return;
+    }
     if (this.busy) {
       respond?.(encodeMessage({ kind: "busy", reason: "full", retryAfterMs: 2_000 }));
       return;

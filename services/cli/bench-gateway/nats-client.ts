@@ -23,18 +23,22 @@ export class NatsClient {
   private readonly bus: Bus;
   private readonly subjects: Subjects;
   private readonly gatewayId: string;
+  private readonly instanceIds: ReadonlyMap<string, string>;
 
-  private constructor(bus: Bus, named: Subjects, gatewayId: string) {
+  private constructor(bus: Bus, named: Subjects, gatewayId: string, instanceIds: ReadonlyMap<string, string>) {
     this.bus = bus;
     this.subjects = named;
     this.gatewayId = gatewayId;
+    this.instanceIds = instanceIds;
   }
 
   /** In the gateway's name, beside the gateway. */
   static async connect(stack: Stack): Promise<NatsClient> {
     const { user, password, processId } = stack.credentialsFor("gateway");
+    const status = (await (await fetch(`${stack.adminUrl}/status`)).json()) as { workers: { workerId: string; instanceId: string }[] };
+    const instanceIds = new Map(status.workers.map(({ workerId, instanceId }) => [workerId, instanceId]));
     const bus = await connectBus({ servers: stack.natsUrl, user, password, name: "bench", log: silentLog });
-    return new NatsClient(bus, subjects(stack.service), processId);
+    return new NatsClient(bus, subjects(stack.service), processId, instanceIds);
   }
 
   ask(workerId: string, prompt: Uint32Array, seed: number, maxTokens: number, timeoutMs: number): Promise<TokensAnswer> {
@@ -66,6 +70,7 @@ export class NatsClient {
         requestId: attemptId,
         attemptId,
         gatewayId: this.gatewayId,
+        instanceId: this.instanceIds.get(workerId),
         replySubject,
         promptLength: prompt.length,
         maxTokens,

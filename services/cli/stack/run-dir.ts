@@ -23,8 +23,8 @@ export interface Instance {
   adminPort: number | null;
   /** host:port of its NATS server, and the credentials with which a command may speak to workers. */
   nats: { url: string; credentialsFile: string; service: string } | null;
-  /** The model folder. */
-  model: string;
+  /** What clients call each model, and its folder. */
+  models: { name: string; folder: string }[];
   ready: boolean;
   startedAt: string;
 }

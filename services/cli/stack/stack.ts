@@ -2,6 +2,7 @@
 // end-to-end tests start it through startStack(); what starts, in which order and with which settings is decided here and nowhere else.
 import { availableParallelism } from "node:os";
 import { basename, join, resolve } from "node:path";
+import { type NamedFolder, parseModelList } from "../../gateway/model-list.ts";
 import { readKeysFile } from "../keys.ts";
 import { inTree, treeRoot } from "../tree.ts";
 import { parseAnnouncement, type Announcement } from "../../lib/runtime/process.ts";
@@ -18,9 +19,9 @@ import { defaultRestartPolicy, SupervisedProcess, type ProcessSpec, type Restart
 import type { Backend } from "../../lib/engine/native.ts";
 
 export interface StackOptions {
-  /** A model folder; default: the one under models/. */
-  model?: string;
-  /** Workers of each role; at least one decode. */
+  /** A model folder, as FOLDER or NAME=FOLDER, or several; default: the one under models/. */
+  model?: string | string[];
+  /** Workers of each role for each model; at least one decode. */
   prefill?: number;
   decode?: number;
   /** The first gateway's port; 0, the default: any free one. */
@@ -71,6 +72,10 @@ export interface StackProcess {
   kill(signal?: NodeJS.Signals): void;
 }
 
+export interface StackModel extends NamedFolder {
+  workerIds: string[];
+}
+
 export interface Stack {
   /** http://127.0.0.1:PORT of the first gateway; throws without one. */
   readonly baseUrl: string;
@@ -84,8 +89,11 @@ export interface Stack {
   /** NATS's own monitoring, with an observer only; another port after each restart. */
   readonly natsMonitorUrl: string;
   readonly service: string;
+  /** The folder of the first model, and its name. */
   readonly model: string;
   readonly modelName: string;
+  /** All of them, with their folders and the ids of their workers. */
+  readonly models: readonly StackModel[];
   readonly logsDir: string;
   readonly processes: StackProcess[];
   /** To speak to the bus as the first process of this role: its id, user and password. */
@@ -107,20 +115,33 @@ const stopBoundsMs = { gateway: 6_000, worker: 4_000, nats: 2_000 };
 const pollMs = 50;
 const requestTimeoutMs = 2_000;
 
-/** The model folder. Throws what the user can mend, before anything is built or started. */
-export async function checkStackOptions(options: StackOptions): Promise<string> {
-  const model = checkedModelFolder(options.model ?? embeddedModel(), { tokenizer: options.gateways !== 0 });
+/** The models. Throws what the user can mend, before anything is built or started. */
+export async function checkStackOptions(options: StackOptions): Promise<NamedFolder[]> {
+  const models = modelsOf(options).map(({ name, folder }) => ({
+    name,
+    folder: checkedModelFolder(folder, { tokenizer: options.gateways !== 0 }),
+  }));
   if (options.apiKeys !== undefined) readKeysFile(options.apiKeys);
   if (options.gateways !== 0 && options.port) await checkPortFree("127.0.0.1", options.port);
-  return model;
+  return models;
+}
+
+function modelsOf({ model }: StackOptions): NamedFolder[] {
+  const entries = [model ?? []].flat();
+  if (entries.length === 0) return [{ name: basename(embeddedModel()), folder: embeddedModel() }];
+  try {
+    return parseModelList(entries.join("\n"));
+  } catch (error) {
+    throw new CliError(`--model: ${messageOf(error)}`);
+  }
 }
 
 /** Resolves when every process is ready. Throws, with everything stopped, when one does not become so. */
 export async function startStack(options: StackOptions = {}): Promise<Stack> {
-  const model = await checkStackOptions(options);
+  const models = await checkStackOptions(options);
   const natsBinary = await natsServerBinary((what) => options.onEvent?.({ event: "preparing", what }));
   await cleanUpLeftovers();
-  const stack = new LocalStack(options, model, natsBinary);
+  const stack = new LocalStack(options, models, natsBinary);
   try {
     await stack.start();
     return stack;
@@ -132,8 +153,7 @@ export async function startStack(options: StackOptions = {}): Promise<Stack> {
 
 class LocalStack implements Stack {
   readonly service = service;
-  readonly model: string;
-  readonly modelName: string;
+  readonly models: readonly StackModel[];
   readonly failed: Promise<Error>;
   private readonly options: StackOptions;
   private readonly runDir: string;
@@ -151,14 +171,22 @@ class LocalStack implements Stack {
   private failure: Error | undefined;
   private resolveFailed!: (error: Error) => void;
 
-  constructor(options: StackOptions, model: string, natsBinary: string) {
+  constructor(options: StackOptions, models: NamedFolder[], natsBinary: string) {
     this.options = options;
-    this.model = model;
-    this.modelName = basename(model);
     this.failed = new Promise((resolve) => {
       this.resolveFailed = resolve;
     });
-    const workerIds = [...ids("prefill", options.prefill ?? 1), ...ids("decode", options.decode ?? 1)];
+    // Numbered over all models: those of the first begin with 0.
+    const workerIds = (["prefill", "decode"] as const).flatMap((role) =>
+      models.flatMap((model, at) => {
+        const each = options[role] ?? 1;
+        return ids(role, each, at * each).map((worker) => ({ ...worker, model }));
+      }),
+    );
+    this.models = models.map((model) => ({
+      ...model,
+      workerIds: workerIds.filter((worker) => worker.model === model).map(({ id }) => id),
+    }));
     const gatewayIds = ids("gateway", options.gateways ?? 1);
     const busUsers = [
       ...workerIds,
@@ -178,10 +206,12 @@ class LocalStack implements Stack {
       env: () => ({}),
       logFile: this.logFile(natsName),
     });
-    this.workers = workerIds.map(({ id, role }) =>
+    this.workers = workerIds.map(({ id, role, model }) =>
       this.supervise(
         this.nodeProcess(id, role, () => ({
           PELAGIC_WORKER_ID: id,
+          PELAGIC_MODEL: model.folder,
+          PELAGIC_MODEL_NAME: model.name,
           PELAGIC_THREADS: String(threads),
           ...(options.kvBlocks === undefined ? {} : { PELAGIC_KV_BLOCKS: String(options.kvBlocks) }),
           ...(options.kvDtype === undefined ? {} : { PELAGIC_KV_DTYPE: options.kvDtype }),
@@ -195,6 +225,7 @@ class LocalStack implements Stack {
       this.supervise(
         this.nodeProcess(id, "gateway", () => ({
           PELAGIC_GATEWAY_ID: id,
+          PELAGIC_MODEL: models.map(({ name, folder }) => `${name}=${folder}`).join("\n"),
           PELAGIC_HOST: "127.0.0.1",
           // Also where there is none: what the caller's own environment has is meant for `up`.
           PELAGIC_API_KEYS: options.apiKeys === undefined ? "" : resolve(options.apiKeys),
@@ -206,6 +237,14 @@ class LocalStack implements Stack {
         })),
       ),
     );
+  }
+
+  get model(): string {
+    return (this.models[0] as StackModel).folder;
+  }
+
+  get modelName(): string {
+    return (this.models[0] as StackModel).name;
   }
 
   get baseUrl(): string {
@@ -317,8 +356,6 @@ class LocalStack implements Stack {
         PELAGIC_SERVICE: service,
         PELAGIC_NATS_URL: this.natsUrl,
         PELAGIC_NATS_CREDENTIALS_FILE: this.natsFiles.credentials.find(({ processId }) => processId === id)?.file ?? "",
-        PELAGIC_MODEL: this.model,
-        PELAGIC_MODEL_NAME: this.modelName,
         PELAGIC_METRICS_HOST: "127.0.0.1",
         PELAGIC_EXIT_WITH_PARENT: "1",
         PELAGIC_LOG_LEVEL: this.options.logLevel ?? "info",
@@ -364,7 +401,9 @@ class LocalStack implements Stack {
     try {
       const response = await fetch(`http://127.0.0.1:${port}/ready`, { signal: AbortSignal.timeout(requestTimeoutMs) });
       const body = (await response.json()) as { reason?: string };
-      return response.ok ? undefined : (body.reason ?? `/ready says ${response.status}`);
+      if (!response.ok) return body.reason ?? `/ready says ${response.status}`;
+      // It is ready for one model, and is waited for until it is for all.
+      return this.gateways.some((gateway) => gateway.name === name) ? await whyModelsNotReady(port) : undefined;
     } catch (error) {
       return messageOf(error);
     }
@@ -388,7 +427,7 @@ class LocalStack implements Stack {
       adminPort: gateway?.metricsPort ?? null,
       nats:
         this.natsPort === undefined ? null : { url: this.natsUrl, credentialsFile: this.credentialsFor("cli").file, service: this.service },
-      model: this.model,
+      models: this.models.map(({ name, folder }) => ({ name, folder })),
       ready: this.isReady,
       startedAt: this.startedAt,
     });
@@ -403,13 +442,19 @@ class LocalStack implements Stack {
   }
 }
 
+async function whyModelsNotReady(adminPort: number): Promise<string | undefined> {
+  const response = await fetch(`http://127.0.0.1:${adminPort}/status`, { signal: AbortSignal.timeout(requestTimeoutMs) });
+  const { gateway } = (await response.json()) as { gateway?: { models?: { notReady: string | null }[] } };
+  return gateway?.models?.find(({ notReady }) => notReady !== null)?.notReady ?? undefined;
+}
+
 /** On, since everything here listens on the loopback alone. */
 function consoleOf({ env }: StackOptions): string {
   return env?.PELAGIC_CONSOLE || process.env.PELAGIC_CONSOLE || "on";
 }
 
-function ids<R extends ScriptRole>(role: R, count: number): { id: string; role: R }[] {
-  return Array.from({ length: count }, (_, index) => ({ id: `${role}-${index}`, role }));
+function ids<R extends ScriptRole>(role: R, count: number, first = 0): { id: string; role: R }[] {
+  return Array.from({ length: count }, (_, index) => ({ id: `${role}-${first + index}`, role }));
 }
 
 /** What a process said last that explains its end: a logged error, or the last line as it is. */

@@ -21,7 +21,10 @@ export function ChatView({ overview, shown }: { overview: ConsoleOverview | null
   const input = useRef<HTMLTextAreaElement>(null);
   const list = useRef<HTMLDivElement>(null);
   const atEnd = useRef(true);
-  const model = overview?.gateway.modelName ?? null;
+  const [chosen, setChosen] = useState<string | null>(null);
+  const models = overview?.gateway.models ?? [];
+  const talking = models.filter(({ chats }) => chats).map(({ modelName }) => modelName);
+  const model = talking.find((name) => name === chosen) ?? talking[0] ?? null;
   const open = exchanges.some(isOpen);
 
   useEffect(() => {
@@ -87,11 +90,11 @@ export function ChatView({ overview, shown }: { overview: ConsoleOverview | null
     input.current?.focus();
   };
 
-  if (overview !== null && !overview.gateway.chats) {
+  if (overview !== null && model === null) {
     return (
       <div class="empty">
         <h1>No chat here</h1>
-        <p>{model} has no tokenizer, so it can be asked in token ids only.</p>
+        <p>{models.map(({ modelName }) => modelName).join(" and ")} can be asked in token ids only, without a tokenizer.</p>
       </div>
     );
   }
@@ -150,6 +153,9 @@ export function ChatView({ overview, shown }: { overview: ConsoleOverview | null
       <Composer
         input={input}
         ready={model !== null}
+        models={talking}
+        model={model}
+        onModel={setChosen}
         open={open}
         thinking={thinking}
         onThinking={setThinking}

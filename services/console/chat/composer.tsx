@@ -4,6 +4,10 @@ import { useState } from "preact/hooks";
 export interface ComposerProps {
   input: RefObject<HTMLTextAreaElement | null>;
   ready: boolean;
+  /** Those that can be talked to, and the one that is. */
+  models: readonly string[];
+  model: string | null;
+  onModel(name: string): void;
   /** An answer is being written. */
   open: boolean;
   thinking: boolean;
@@ -63,6 +67,18 @@ export function Composer(props: ComposerProps) {
             <span class="track" aria-hidden="true" />
             Think first
           </button>
+          {props.models.length > 1 && (
+            <label>
+              <span class="unseen">Model</span>
+              <select value={props.model ?? ""} disabled={props.open} onChange={({ currentTarget }) => props.onModel(currentTarget.value)}>
+                {props.models.map((name) => (
+                  <option key={name} value={name}>
+                    {name}
+                  </option>
+                ))}
+              </select>
+            </label>
+          )}
           {props.onClear && (
             <button type="button" class="quiet" onClick={props.onClear}>
               New chat

@@ -13,13 +13,25 @@ const everyMs = 2_000;
 /** Each of them answers with all its counts. */
 const mostWorkers = 16;
 
+/** Before a model's name, what no worker's id begins with. */
+const allOf = "of ";
+
 type Span = "start" | "minute";
 
 export function ExpertsView({ workers, scheme }: { workers: readonly ConsoleWorker[] | null; scheme: "light" | "dark" }) {
   const [span, setSpan] = useState<Span>("start");
   const [chosen, setChosen] = useState("");
-  const ids = (workers ?? []).filter(({ state }) => state !== "silent").map(({ workerId }) => workerId);
-  const asked = (chosen === "" ? ids : ids.filter((id) => id === chosen)).slice(0, mostWorkers).join();
+  const heard = (workers ?? []).filter(({ state }) => state !== "silent");
+  // Tokens of different models do not add up.
+  const models = [...new Set(heard.map(({ modelName }) => modelName))];
+  const all = models.map((name) => allOf + name);
+  const ids = heard.map(({ workerId }) => workerId);
+  const selected = all.includes(chosen) || ids.includes(chosen) ? chosen : (all[0] ?? "");
+  const asked = heard
+    .filter(({ workerId, modelName }) => selected === workerId || selected === allOf + modelName)
+    .slice(0, mostWorkers)
+    .map(({ workerId }) => workerId)
+    .join();
   const ask = useCallback(
     (signal: AbortSignal) =>
       Promise.all(asked === "" ? [] : asked.split(",").map((id) => getJson<ConsoleExperts>(`api/workers/${id}/experts`, signal))),
@@ -49,8 +61,15 @@ export function ExpertsView({ workers, scheme }: { workers: readonly ConsoleWork
         <div class="controls">
           <label class="select">
             <span class="unseen">Workers</span>
-            <select value={chosen} onChange={({ currentTarget }) => setChosen(currentTarget.value)}>
-              <option value="">{ids.length > mostWorkers ? `The first ${mostWorkers} workers` : "All workers"}</option>
+            <select value={selected} onChange={({ currentTarget }) => setChosen(currentTarget.value)}>
+              {models.map((name) => (
+                <option key={name} value={allOf + name}>
+                  {heard.filter(({ modelName }) => modelName === name).length > mostWorkers
+                    ? `The first ${mostWorkers} workers`
+                    : "All workers"}
+                  {models.length > 1 && ` of ${name}`}
+                </option>
+              ))}
               {ids.map((id) => (
                 <option key={id} value={id}>
                   {id}

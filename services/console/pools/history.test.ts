@@ -28,9 +28,7 @@ function overview(...workers: ConsoleWorker[]): ConsoleOverview {
     gateway: {
       gatewayId: "g",
       version: "0",
-      modelName: "m",
-      chats: true,
-      contextTokens: 1,
+      models: [{ modelName: "m", chats: true, contextTokens: 1, notReady: null }],
       uptimeSeconds: 1,
       notReady: null,
       requests: { running: 0, mostRunning: 1, cancelling: 0 },

@@ -1,8 +1,9 @@
 // How the pools stand, and how they stood in the last minutes.
 import { useMemo, useState } from "preact/hooks";
-import type { ConsoleOverview, ConsoleWorker } from "../../lib/contracts/console.ts";
+import type { ConsoleModel, ConsoleOverview, ConsoleWorker } from "../../lib/contracts/console.ts";
 import { formatAge, formatBytes, formatCount, formatRate, plural } from "../format.ts";
 import { Choice } from "../shell/choice.tsx";
+import { Scroller } from "../shell/scroller.tsx";
 import { Chart } from "./chart.tsx";
 import { column, type History, type Pool, type PoolSample, pools } from "./history.ts";
 import { WorkerTable } from "./worker-table.tsx";
@@ -19,6 +20,7 @@ export function PoolsView(props: { overview: ConsoleOverview | null; history: Hi
   const of = (field: keyof PoolSample) => column(history.samples, chosen, field);
   if (overview === null) return <p class="empty">Asking the gateway</p>;
   const { gateway, workers } = overview;
+  const onlyModel = gateway.models.length === 1 ? gateway.models[0] : undefined;
   return (
     <div class="page">
       <div class="page-head">
@@ -39,8 +41,9 @@ export function PoolsView(props: { overview: ConsoleOverview | null; history: Hi
         {plural(gateway.requests.running, "request")} in {gateway.gatewayId}, which takes {formatCount(gateway.requests.mostRunning)}
         {gateway.requests.cancelling > 0 && `; ${formatCount(gateway.requests.cancelling)} being cancelled`}. Up for{" "}
         {formatAge(gateway.uptimeSeconds)}
-        {gateway.contextTokens !== null && `, with a context of ${formatCount(gateway.contextTokens)} tokens`}.
+        {onlyModel?.contextTokens != null && `, with a context of ${formatCount(onlyModel.contextTokens)} tokens`}.
       </p>
+      {onlyModel === undefined && <ModelTable models={gateway.models} />}
       <div class="charts">
         <Chart
           title="KV blocks"
@@ -89,6 +92,42 @@ export function PoolsView(props: { overview: ConsoleOverview | null; history: Hi
         <PoolSection key={pool} pool={pool} workers={workers.filter(({ role }) => role === pool)} />
       ))}
     </div>
+  );
+}
+
+function ModelTable({ models }: { models: readonly ConsoleModel[] }) {
+  return (
+    <section class="card pool" aria-labelledby="models">
+      <h2 id="models">Models</h2>
+      <Scroller label="Models">
+        <table>
+          <thead>
+            <tr>
+              <th scope="col">Model</th>
+              <th scope="col">State</th>
+              <th scope="col" class="number">
+                Context
+              </th>
+            </tr>
+          </thead>
+          <tbody>
+            {models.map(({ modelName, notReady, contextTokens }) => (
+              <tr key={modelName}>
+                <th scope="row">{modelName}</th>
+                <td>
+                  <span class={`state ${notReady === null ? "good" : "bad"}`}>
+                    <span class="dot" aria-hidden="true" />
+                    {notReady === null ? "ready" : "not ready"}
+                  </span>
+                  {notReady !== null && <span class="reason">{notReady}</span>}
+                </td>
+                <td class="number">{contextTokens === null ? "–" : formatCount(contextTokens)}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </Scroller>
+    </section>
   );
 }
 

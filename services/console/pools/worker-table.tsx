@@ -6,12 +6,14 @@ import type { Pool } from "./history.ts";
 const tones: Record<ConsoleWorker["state"], string> = { ready: "good", starting: "plain", draining: "warn", silent: "bad", stopped: "bad" };
 
 export function WorkerTable({ pool, workers }: { pool: Pool; workers: ConsoleWorker[] }) {
+  const severalModels = new Set(workers.map(({ modelName }) => modelName)).size > 1;
   return (
     <Scroller label={`${pool} workers`}>
       <table class="workers">
         <thead>
           <tr>
             <th scope="col">Worker</th>
+            {severalModels && <th scope="col">Model</th>}
             <th scope="col">State</th>
             <th scope="col" class="number">
               Running
@@ -30,7 +32,7 @@ export function WorkerTable({ pool, workers }: { pool: Pool; workers: ConsoleWor
         </thead>
         <tbody>
           {workers.map((worker) => (
-            <WorkerRow key={worker.workerId} worker={worker} />
+            <WorkerRow key={worker.workerId} worker={worker} showModel={severalModels} />
           ))}
         </tbody>
       </table>
@@ -38,11 +40,12 @@ export function WorkerTable({ pool, workers }: { pool: Pool; workers: ConsoleWor
   );
 }
 
-function WorkerRow({ worker }: { worker: ConsoleWorker }) {
+function WorkerRow({ worker, showModel }: { worker: ConsoleWorker; showModel: boolean }) {
   const { requests, rates, totals } = worker;
   return (
     <tr>
       <th scope="row">{worker.workerId}</th>
+      {showModel && <td>{worker.modelName}</td>}
       <td>
         <span class={`state ${tones[worker.state]}`}>
           <span class="dot" aria-hidden="true" />

@@ -116,6 +116,7 @@ function Facts({ timeline }: { timeline: RequestTimeline }) {
   const { promptTokens, cachedTokens, completionTokens, ttftSeconds, resumes, traceId } = timeline;
   const facts: [name: string, value: string | null][] = [
     ["Arrived", arrivedAt(timeline.arrivedAt)],
+    ["Model", timeline.model],
     ["Endpoint", timeline.endpoint],
     ["Prompt", `${plural(promptTokens, "token")}, ${formatCount(cachedTokens)} cached`],
     ["Answer", plural(completionTokens, "token")],

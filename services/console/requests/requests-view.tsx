@@ -38,12 +38,14 @@ export function RequestsView() {
 }
 
 function RequestTable({ requests }: { requests: readonly ConsoleRequest[] }) {
+  const severalModels = new Set(requests.map(({ model }) => model).filter((model) => model !== null)).size > 1;
   return (
     <table>
       <thead>
         <tr>
           <th scope="col">Arrived</th>
           <th scope="col">Request</th>
+          {severalModels && <th scope="col">Model</th>}
           <th scope="col">Outcome</th>
           <th scope="col" class="number">
             Prompt
@@ -72,6 +74,7 @@ function RequestTable({ requests }: { requests: readonly ConsoleRequest[] }) {
                 {one.requestId}
               </a>
             </th>
+            {severalModels && <td>{one.model ?? "–"}</td>}
             <td>
               <Outcome outcome={one.outcome} />
             </td>

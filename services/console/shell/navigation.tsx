@@ -53,7 +53,7 @@ function SystemState({ value, error }: Polled<ConsoleOverview>) {
     <p class={`system ${tone}`} role="status">
       <span class="dot" aria-hidden="true" />
       <span>
-        {value !== null && <strong>{value.gateway.modelName}</strong>}
+        {value !== null && <strong>{value.gateway.models.map(({ modelName }) => modelName).join(", ")}</strong>}
         <span>{text}</span>
       </span>
     </p>
@@ -64,6 +64,8 @@ function stateOf(value: ConsoleOverview | null, failing: boolean): [tone: string
   if (failing) return ["bad", "The gateway does not answer"];
   if (value === null) return ["plain", "Asking the gateway"];
   if (value.gateway.notReady !== null) return ["bad", "Not ready"];
+  const without = value.gateway.models.filter(({ notReady }) => notReady !== null);
+  if (without.length > 0) return ["warn", `${without.map(({ modelName }) => modelName).join(", ")} not ready`];
   const ready = value.workers.filter(({ state }) => state === "ready").length;
   const others = value.workers.length - ready;
   if (others > 0) return ["warn", `${ready} of ${plural(value.workers.length, "worker")} ready`];

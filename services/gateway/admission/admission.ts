@@ -69,6 +69,13 @@ export class Admission {
     return this.queue.size;
   }
 
+  /** Of them, those that wait to go to the workers of this room. */
+  waitingFor(room: Room): number {
+    let count = 0;
+    for (const waiter of this.queue) if (waiter.room === room) count++;
+    return count;
+  }
+
   /** Rejects with what to answer where the request cannot enter. */
   enter(standing: Standing, { room, waitMs = Number.POSITIVE_INFINITY, signal }: EnterOptions = {}): Promise<Place> {
     const { clock, maxWaiting, maxWaitMs } = this.options;

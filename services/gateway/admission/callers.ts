@@ -16,14 +16,6 @@ export class Visit {
     this.usage = usage;
   }
 
-  /** Says no more of a model that the key may not use than of one that does not exist. */
-  checkModel(asked: unknown): void {
-    if (typeof asked !== "string" || mayUse(this.caller, asked)) return;
-    throw new PelagicError("model_not_found", `the model ${JSON.stringify(asked)} does not exist here, or the API key may not use it`, {
-      param: "model",
-    });
-  }
-
   /** Throws `rate_limit_exceeded` where the key has not so many tokens now. */
   reserve(tokens: number, response: ServerResponse): void {
     const { tokens: bucket } = this.usage;

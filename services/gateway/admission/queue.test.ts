@@ -35,7 +35,7 @@ describe("before full workers", () => {
       await waitFor(() => stack.gateway.admission.waiting === n + 1);
     }
     expect(stack.decode.dispatches).toHaveLength(0);
-    expect(await stack.registry.metrics()).toContain("pelagic_gateway_requests_waiting 5");
+    expect(await stack.registry.metrics()).toContain('pelagic_gateway_requests_waiting{model_name="test-model"} 5');
     for (let n = 1; n <= users.length; n++) {
       await workersHave(1);
       await waitFor(() => stack.decode.dispatches.length === n);

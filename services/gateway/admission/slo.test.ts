@@ -44,13 +44,13 @@ describe("classes, objectives and deadlines", () => {
 
   it("are counted as attained or missed", async () => {
     await ask({ "x-slo-ttft-ms": "20000", "x-slo-tpot-ms": "20000", "x-request-timeout-ms": "20000" });
-    await counted('{slo="ttft",outcome="attained",priority="normal"} 1');
-    await counted('{slo="tpot",outcome="attained",priority="normal"} 1');
-    await counted('{slo="deadline",outcome="attained",priority="normal"} 1');
+    await counted('{slo="ttft",outcome="attained",priority="normal",model_name="test-model"} 1');
+    await counted('{slo="tpot",outcome="attained",priority="normal",model_name="test-model"} 1');
+    await counted('{slo="deadline",outcome="attained",priority="normal",model_name="test-model"} 1');
     stack.decode.busy = true;
     expect(await errorOf(await ask({ "x-slo-ttft-ms": "20000", "x-slo-tpot-ms": "20000" }))).toMatchObject({ status: 503 });
-    await counted('{slo="ttft",outcome="missed",priority="normal"} 1');
-    await counted('{slo="tpot",outcome="missed",priority="normal"} 1');
+    await counted('{slo="ttft",outcome="missed",priority="normal",model_name="test-model"} 1');
+    await counted('{slo="tpot",outcome="missed",priority="normal",model_name="test-model"} 1');
   });
 
   it("a deadline that passes ends the request, streamed or not", async () => {
@@ -60,7 +60,7 @@ describe("classes, objectives and deadlines", () => {
       expect(await errorOf(late)).toMatchObject({ status: 504, code: "deadline_exceeded" });
     }
     await waitFor(() => stack.decode.attempts.size === 0);
-    await counted('{slo="deadline",outcome="missed",priority="normal"} 2');
+    await counted('{slo="deadline",outcome="missed",priority="normal",model_name="test-model"} 2');
     stack.decode.script = () => ({ ...say("half of it"), hangAfter: 3 });
     const text = await (await ask({ "x-request-timeout-ms": "300" }, { stream: true })).text();
     expect(text).toContain('"code":"deadline_exceeded"');

@@ -1,16 +1,20 @@
 // GET /console/api/overview: the gateway's own view of itself and its workers.
 import type { ConsoleOverview } from "../../lib/contracts/console.ts";
 import { apiVersion } from "../../lib/contracts/openapi.ts";
-import { type Gateway, servedContext } from "../serve-generation.ts";
+import type { Gateway } from "../gateway.ts";
+import { servedContext, whyModelNotReady } from "../readiness.ts";
 
 export function consoleOverview(gateway: Gateway, gatewayId: string, notReady: string | null): ConsoleOverview {
   return {
     gateway: {
       gatewayId,
       version: apiVersion,
-      modelName: gateway.model.name,
-      chats: gateway.encoder !== null,
-      contextTokens: servedContext(gateway),
+      models: Array.from(gateway.models, ([modelName, { encoder }]) => ({
+        modelName,
+        chats: encoder !== null,
+        contextTokens: servedContext(gateway.directory, modelName),
+        notReady: whyModelNotReady(gateway.directory, modelName),
+      })),
       uptimeSeconds: Math.floor(process.uptime()),
       notReady,
       requests: {

@@ -6,7 +6,7 @@ import { type ConsoleRequests, ConsoleSignIn } from "../../lib/contracts/console
 import { PelagicError } from "../../lib/contracts/errors.ts";
 import { ConfigError } from "../../lib/runtime/config.ts";
 import { parseBody, readJsonBody } from "../json-body.ts";
-import type { Gateway } from "../serve-generation.ts";
+import type { Gateway } from "../gateway.ts";
 import { type ConsoleSettings, isLoopback } from "./config.ts";
 import { ExpertCountsReader } from "./expert-counts.ts";
 import { consoleOverview } from "./overview.ts";

@@ -24,15 +24,23 @@ export const ConsoleWorker = WorkerState.pick({
 });
 export type ConsoleWorker = z.infer<typeof ConsoleWorker>;
 
+export const ConsoleModel = z.object({
+  modelName: z.string(),
+  /** Without a tokenizer there is no chat. */
+  chats: z.boolean(),
+  contextTokens: count.nullable(),
+  /** Why it answers nobody now; null if it does. */
+  notReady: z.string().nullable(),
+});
+export type ConsoleModel = z.infer<typeof ConsoleModel>;
+
 /** GET console/api/overview: how things stand now. What was before is the page's own to remember. */
 export const ConsoleOverview = z.object({
   gateway: z.object({
     gatewayId: z.string(),
     version: z.string(),
-    modelName: z.string(),
-    /** Without a tokenizer there is no chat. */
-    chats: z.boolean(),
-    contextTokens: count.nullable(),
+    /** At least one. */
+    models: z.array(ConsoleModel),
     uptimeSeconds: count,
     /** Why it answers nobody now; null if it does. */
     notReady: z.string().nullable(),

@@ -83,6 +83,8 @@ export const Dispatch = z.object({
   /** Fresh for each dispatch; deltas, acknowledgements and cancellation name it. */
   attemptId: id,
   gatewayId: id,
+  /** The process that is meant, which was chosen for its model and numerics: another one of the same worker id refuses. */
+  instanceId: id,
   replySubject: z.string(),
   /** P: the original prompt's length. Tokens after it in the tail were generated before. */
   promptLength: z.number().int().positive(),

@@ -216,7 +216,7 @@ export function openApiDocument(vocabularySize?: number): object {
           security: [],
         },
       },
-      "/ready": lookup("ready", "A decode worker is ready", "Ready", "invalid_api_key", "no_workers", "shutting_down"),
+      "/ready": lookup("ready", "A model has a ready decode worker", "Ready", "invalid_api_key", "no_workers", "shutting_down"),
       "/version": lookup("version", "The build", "Version", "invalid_api_key"),
     },
     // The last: a gateway without API keys.

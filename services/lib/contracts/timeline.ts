@@ -23,7 +23,8 @@ export const RequestTimeline = z.object({
   /** To find it in a collector, where there is one. */
   traceId: z.string().nullable(),
   endpoint: z.string(),
-  model: z.string(),
+  /** null: the request ended before one was chosen. */
+  model: z.string().nullable(),
   /** Wall-clock time, ISO 8601. */
   arrivedAt: z.string(),
   /** A finish reason or the name of an error. */

@@ -17,6 +17,7 @@ describe("the longest prompt of DeepSeek-V3 goes in one message", () => {
       requestId: id,
       attemptId: id,
       gatewayId: id,
+      instanceId: id,
       replySubject: id.repeat(4),
       promptLength: positions,
       maxTokens: 1,

@@ -134,6 +134,7 @@ export class DecodeWorker {
     const reply = (body: object) => message.respond?.(encodeMessage(body));
     try {
       const { body, tokens } = decodeMessage(Dispatch, message.data);
+      if (body.instanceId !== this.core.instanceId) throw new PelagicError("worker_lost", "meant for another process of this worker id");
       if (this.ended.has(body.attemptId)) throw new PelagicError("cancelled", "the attempt is over");
       if (!this.attempts.has(body.attemptId)) {
         if (this.core.draining) {

@@ -22,11 +22,15 @@ const prompt = (length: number, salt = 0) => Uint32Array.from({ length }, (_, i)
 let broker: MemoryBroker;
 let clock: ManualClock;
 
+/** Of each worker's process of now. */
+const instanceIds = new Map<string, string>();
+
 async function startWorker(role: WorkerRole, workerId: string, kvBlocks = engineConfig.kvBlocks) {
   const runner = new CacheRunner(kvBlocks);
   const bus = broker.connect(clock);
   const options = { service: "test", workerId, role, modelDir, kvDtype: "bfloat16" as const, engine: { ...engineConfig, kvBlocks } };
   const core = await WorkerCore.start(options, runner, bus, clock, silentLog);
+  instanceIds.set(workerId, core.instanceId);
   return { core, runner, bus };
 }
 
@@ -69,6 +73,7 @@ class Client {
       requestId: this.attemptId,
       attemptId: this.attemptId,
       gatewayId: "gw",
+      instanceId: instanceIds.get("decode-0"),
       replySubject: `pelagic.test.deltas.gw.${this.attemptId}`,
       promptLength: tokens.length,
       maxTokens: 20,
@@ -135,6 +140,14 @@ describe("a request", () => {
     expect(decode.core.engine.blocks.owners()).toEqual([]);
     expect(prefill.core.engine.blocks.owners()).toEqual([]);
     expect(prefill.worker.activeTransfers).toBe(0);
+  });
+
+  test("that was meant for the process before is refused, whatever its tokens: that one may have had another model", async () => {
+    const { worker } = await startDecode();
+    const refusal = { kind: "error", error: { code: "worker_lost" } };
+    expect(await new Client("a1").dispatch(prompt(10), { instanceId: "the-one-before" })).toMatchObject(refusal);
+    expect(await new Client("a2").dispatch(Uint32Array.of(1_000_000), { instanceId: "the-one-before" })).toMatchObject(refusal);
+    expect(worker.liveAttempts).toBe(0);
   });
 
   test("is sent again from where its reader is, no more than that has room for, and the end with its last token", async () => {

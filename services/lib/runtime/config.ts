@@ -1,5 +1,6 @@
 // A process's configuration: each camelCase field of a zod object comes from a --kebab-case flag or from PELAGIC_UPPER_SNAKE in the
-// environment, the flag first. Secrets come by file only, so that neither `ps` nor the environment shows them.
+// environment, the flag first. A field with the metadata `list` has one entry a line, or several flags. Secrets come by file only, so that
+// neither `ps` nor the environment shows them.
 import { readFileSync } from "node:fs";
 import { z } from "zod";
 import { logLevels } from "./log.ts";
@@ -45,7 +46,8 @@ export interface ConfigSource {
 
 export function loadConfig<S extends z.ZodObject>(schema: S, source: ConfigSource): z.output<S> {
   const fields = Object.keys(schema.shape);
-  const flags = readFlags(fields, source.argv);
+  const lists = fields.filter((field) => (schema.shape[field] as z.ZodType).meta()?.list === true);
+  const flags = readFlags(fields, lists, source.argv);
   const values: Record<string, string> = {};
   for (const field of fields) {
     // An empty variable counts as absent: that is how compose files and charts leave a field out.
@@ -83,9 +85,14 @@ export function variableName(field: string): string {
 }
 
 /** Takes --field value, --field=value, and --field alone for true. */
-function readFlags(fields: string[], argv: string[]): Map<string, string> {
+function readFlags(fields: string[], lists: string[], argv: string[]): Map<string, string> {
   const byFlag = new Map(fields.map((field) => [flagName(field), field]));
   const flags = new Map<string, string>();
+  const set = (field: string, value: string) => {
+    const before = flags.get(field);
+    if (before !== undefined && !lists.includes(field)) throw new ConfigError(`${flagName(field)}: given twice`);
+    flags.set(field, before === undefined ? value : `${before}\n${value}`);
+  };
   for (let i = 0; i < argv.length; i++) {
     const argument = argv[i] as string;
     const equals = argument.indexOf("=");
@@ -93,11 +100,11 @@ function readFlags(fields: string[], argv: string[]): Map<string, string> {
     const field = byFlag.get(name);
     if (field === undefined) throw new ConfigError(`unknown argument ${name}; known: ${[...byFlag.keys()].join(" ")}`);
     if (equals >= 0) {
-      flags.set(field, argument.slice(equals + 1));
+      set(field, argument.slice(equals + 1));
     } else if (i + 1 < argv.length && !(argv[i + 1] as string).startsWith("--")) {
-      flags.set(field, argv[++i] as string);
+      set(field, argv[++i] as string);
     } else {
-      flags.set(field, "true");
+      set(field, "true");
     }
   }
   return flags;

@@ -28,7 +28,7 @@ export function countDropped(registry: Registry): () => void {
   return () => counter.inc();
 }
 
-type Labels = Partial<Record<string, string | number>>;
+export type Labels = Partial<Record<string, string | number>>;
 
 /**
  * The same numbers under another name, read when they are asked for: nothing is counted twice. `relabel` says under which labels a series goes; those

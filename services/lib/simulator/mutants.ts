@@ -314,9 +314,9 @@ export const mutants: readonly Mutant[] = [
     replace: "",
   },
   {
-    name: "whoever accepts is whom we chose",
-    file: generation,
-    find: "body.instanceId !== target.instanceId",
+    name: "a worker takes what was meant for the process before it",
+    file: decode,
+    find: "body.instanceId !== this.core.instanceId",
     replace: "false",
     aim: { point: "resume", kind: "crash" },
   },

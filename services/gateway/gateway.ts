@@ -1,0 +1,56 @@
+// What a gateway is made of: what all its models share, and for each model what is its own.
+import type { Log } from "../lib/contracts/bus.ts";
+import type { Tracer } from "../lib/contracts/trace.ts";
+import type { Admission } from "./admission/admission.ts";
+import type { Callers } from "./admission/callers.ts";
+import type { Room } from "./admission/room.ts";
+import type { DispatchClient } from "./dispatch-client.ts";
+import type { GatewayMetrics } from "./gateway-metrics.ts";
+import type { ByteBudget } from "./json-body.ts";
+import type { RecentRequests } from "./recent-requests.ts";
+import type { ServedModel } from "./served-model.ts";
+import type { Encoder } from "./tokenizer-pool.ts";
+import type { WorkerDirectory } from "./worker-directory.ts";
+
+/** One of a gateway's models. */
+export interface HostedModel {
+  model: ServedModel;
+  /** null where the model has no tokenizer. */
+  encoder: Encoder | null;
+  /** At the model's workers. */
+  room: Room;
+}
+
+/** By the names that clients use, in the order of the configuration; at least one. */
+export type HostedModels = ReadonlyMap<string, HostedModel>;
+
+export interface GatewayLimits {
+  maxBodyBytes: number;
+  /** Without max_tokens, an answer ends here or where the context does. */
+  defaultMaxTokens: number;
+  deadlineMs: number;
+  /** Fewer uncached prompt tokens than this are prefilled by decode itself. */
+  localPrefillTokens: number;
+  /** A reader that takes nothing for so long loses its stream. */
+  stallMs: number;
+  /** A stream in which nothing comes for so long gets a comment. */
+  keepAliveMs: number;
+}
+
+export interface Gateway {
+  models: HostedModels;
+  client: DispatchClient;
+  /** Of every worker on the bus, also of models that are not served here. */
+  directory: WorkerDirectory;
+  callers: Callers;
+  admission: Admission;
+  bodyBudget: ByteBudget;
+  metrics: GatewayMetrics;
+  recent: RecentRequests;
+  /** undefined: nothing is traced. */
+  tracer: Tracer | undefined;
+  limits: GatewayLimits;
+  /** Internal request options, like digests, are allowed. */
+  debug: boolean;
+  log: Log;
+}
