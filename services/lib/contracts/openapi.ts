@@ -155,6 +155,8 @@ export function openApiDocument(vocabularySize?: number): object {
   for (const schema of Object.values(schemas)) {
     delete schema.$schema;
     delete schema.$id;
+    // Refused, but by a server that is being debugged.
+    delete schema.properties?.pelagic;
   }
   const modelById = lookup("getModel", "One model", "Model", "invalid_api_key", "model_not_found");
   return {

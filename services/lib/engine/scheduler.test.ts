@@ -532,7 +532,7 @@ describe("schedule over simulated histories", () => {
       }),
       { numRuns: 80 },
     );
-  }, 60_000);
+  });
 
   it("finishes a crowd that has to be preempted", () => {
     const scripts = Array.from({ length: 6 }, (_, family) => ({
