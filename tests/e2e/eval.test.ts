@@ -57,7 +57,12 @@ describe("eval", () => {
     };
     try {
       expect(JSON.parse((await run("--kinds", "sort,json", "--json")).out)).toMatchObject({ model: "m", asked: 6, accuracy: 0 });
-      expect((await run("--kinds", "sort,none")).err).toContain("'none'");
+      expect((await run("--kinds", "sort,none")).err).toMatch(/^--kinds: 'none' is none of add, /);
+      expect(await run("--kinds", "sort,json", "--no-think")).toEqual({
+        code: 2,
+        out: "",
+        err: "--kinds: 'json' cannot be answered without a thought\n",
+      });
       broken = true;
       expect(await run("--model", "m")).toMatchObject({ code: 1, out: "", err: expect.stringContaining("status 503") });
     } finally {
