@@ -1,4 +1,4 @@
-"""Checks that need no accelerator: python -m unittest test_recipe   (a few seconds; the transformers check is skipped without it)"""
+"""Checks that need no accelerator, but PyTorch: python -m unittest test_recipe   (about a minute; the transformers check is skipped without it)"""
 import http.server
 import json
 import os
