@@ -36,6 +36,15 @@ describe("eval", () => {
     expect(report.accuracy).toBeGreaterThanOrEqual(0.9);
   });
 
+  test("every figure of the recipe's thoughts follows from its question", { timeout: 300_000 }, () => {
+    const { status, stderr } = spawnSync("python3", ["-B", "-m", "unittest", "test_steps"], {
+      cwd: inTree("models", "recipe"),
+      encoding: "utf8",
+      timeout: 290_000,
+    });
+    expect({ status, stderr }).toEqual({ status: 0, stderr: expect.stringMatching(/Ran [1-9]\d* tests?.*\n\nOK/) });
+  });
+
   test("wrong answers count as wrong, and a server that fails is no figure", { timeout: 300_000 }, async () => {
     let broken = false;
     const server = createServer((request, response) => {
