@@ -39,7 +39,7 @@ test("load: what is asked of time is told to the gateway, which counts it", asyn
   await load("--base-url", `${stack.baseUrl}/v1`, "--clients", "1", "--requests", "2", "--output-tokens", "4", ...told);
   const port = stack.processes.find(({ name }) => name === "gateway-0")?.metricsPort;
   const metrics = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
-  expect(metrics).toMatch(/pelagic_gateway_slo_total\{slo="ttft",outcome="attained",priority="normal"\} \d/);
+  expect(metrics).toMatch(/pelagic_gateway_slo_total\{slo="ttft",outcome="attained",priority="normal",model_name="[^"]+"\} [1-9]/);
   expect(metrics).toMatch(/pelagic_gateway_slo_total\{slo="tpot",/);
 }, 60_000);
 
