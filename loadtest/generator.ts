@@ -2,6 +2,7 @@
 // one of its clients is free. A session's further turns follow its answers.
 import { setMaxListeners } from "node:events";
 import { type Message, type Planned, send, type Target } from "./client.ts";
+import { NoticeLag } from "./notice-lag.ts";
 import { type PromptShape, promptText, type WordCost } from "./prompts.ts";
 import { type Uniform, uniform } from "./random.ts";
 import type { RequestRecord } from "./record.ts";
@@ -21,6 +22,13 @@ export interface LoadPlan {
   /** Of the requests, so many are left after a part of their answer. */
   cancelShare: number;
   seed: number;
+}
+
+/** What comes of it. */
+export interface LoadRun {
+  records: RequestRecord[];
+  /** How late this process noticed what happened, evenly over the run. */
+  noticeLagsMs: number[];
 }
 
 export interface Progress {
@@ -44,10 +52,11 @@ const progressMs = 1_000;
 /** A stop is heard within this time. */
 const maxWaitMs = 200;
 
-export async function generate(plan: LoadPlan, { target, wordCost, signal, onProgress }: GeneratorOptions): Promise<RequestRecord[]> {
+export async function generate(plan: LoadPlan, { target, wordCost, signal, onProgress }: GeneratorOptions): Promise<LoadRun> {
   setMaxListeners(0, signal);
   const records: RequestRecord[] = [];
   const random: Uniform = uniform(plan.seed + 17);
+  const noticeLag = new NoticeLag();
   const beganMs = performance.now();
   const nowMs = () => performance.now() - beganMs;
   let sent = 0;
@@ -95,6 +104,7 @@ export async function generate(plan: LoadPlan, { target, wordCost, signal, onPro
       atMs = record.endMs + plan.thinkSeconds * 1000;
     }
   };
+  let noticeLagsMs: number[];
   try {
     if (plan.clients !== null) {
       const left = [...plan.sessions.entries()];
@@ -114,8 +124,9 @@ export async function generate(plan: LoadPlan, { target, wordCost, signal, onPro
     }
   } finally {
     clearInterval(timer);
+    noticeLagsMs = noticeLag.stop();
   }
-  return records.sort((a, b) => a.scheduledMs - b.scheduledMs);
+  return { records: records.sort((a, b) => a.scheduledMs - b.scheduledMs), noticeLagsMs };
 }
 
 /** False where the run was stopped. A timer is up to a millisecond late, which counts as lag. */

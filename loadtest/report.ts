@@ -38,7 +38,8 @@ export function formatReport({ summary, target, knee }: LoadReport): string {
     ...row("between tokens", summary.interTokenSeconds),
     ...row("longest tenth of gaps", summary.tbtSeconds),
     ...row("end to end", summary.endToEndSeconds),
-    ...row("generator's lag", summary.lagSeconds),
+    ...row("sent late", summary.lagSeconds),
+    ...row("noticed late", summary.noticeLagSeconds),
     "",
     `goodput (TTFT <= ${seconds(goodput.slo.ttftSeconds)}, TPOT <= ${seconds(goodput.slo.tpotSeconds)}): ${goodput.goodPerSecond.toFixed(2)} good requests/s, ${(100 * goodput.share).toFixed(1)}% of all offered; 90% ${goodput.attains90 ? "attained" : "missed"}, 99% ${goodput.attains99 ? "attained" : "missed"}`,
     ...(knee?.found ?? []).map(({ attainment, ratePerSecond }) =>

@@ -1,4 +1,5 @@
 // Records -> figures. Pure. The denominator of every share is all requests that were offered, but for those that we left ourselves.
+import type { LoadRun } from "./generator.ts";
 import { outcomes, type Outcome, type RequestRecord } from "./record.ts";
 
 export interface Percentiles {
@@ -36,8 +37,10 @@ export interface Summary {
   tbtSeconds: Percentiles | null;
   endToEndSeconds: Percentiles | null;
   goodput: { slo: Slo; good: number; share: number; goodPerSecond: number; attains90: boolean; attains99: boolean };
-  /** How late the generator sent. */
+  /** How late the generator sent, beside its plan; a client of a closed loop has none. */
   lagSeconds: Percentiles | null;
+  /** How late it noticed what happened, in every mode: times of tokens are as late. */
+  noticeLagSeconds: Percentiles | null;
   /** Why these figures are not to be used; null where they are. */
   refused: string | null;
 }
@@ -75,7 +78,7 @@ export function isGood(record: RequestRecord, slo: Slo): boolean {
   return (ttftOf(record) ?? Number.POSITIVE_INFINITY) <= slo.ttftSeconds && (tpotOf(record) ?? 0) <= slo.tpotSeconds;
 }
 
-export function summarise(records: readonly RequestRecord[], slo: Slo): Summary {
+export function summarise({ records, noticeLagsMs }: LoadRun, slo: Slo): Summary {
   const asked = records.filter(({ outcome }) => outcome !== "cancelled");
   const ok = records.filter(({ outcome }) => outcome === "ok");
   const beganMs = records.reduce((least, { scheduledMs }) => Math.min(least, scheduledMs), Number.POSITIVE_INFINITY);
@@ -86,7 +89,7 @@ export function summarise(records: readonly RequestRecord[], slo: Slo): Summary 
   const good = asked.filter((record) => isGood(record, slo)).length;
   const share = asked.length === 0 ? 0 : good / asked.length;
   const lag = percentiles(records.map(({ sentMs, scheduledMs }) => Math.max(0, sentMs - scheduledMs) / 1000));
-  const lagBound = Math.max(lagBoundSeconds, Number.isFinite(slo.ttftSeconds) ? lagShareOfSlo * slo.ttftSeconds : 0);
+  const noticeLag = percentiles(noticeLagsMs.map((lag) => lag / 1000));
   return {
     durationSeconds: seconds,
     offered: records.length,
@@ -106,13 +109,18 @@ export function summarise(records: readonly RequestRecord[], slo: Slo): Summary 
     endToEndSeconds: each(({ endMs, scheduledMs }) => (endMs - scheduledMs) / 1000),
     goodput: { slo, good, share, goodPerSecond: good / seconds, attains90: share >= 0.9, attains99: share >= 0.99 },
     lagSeconds: lag,
-    refused:
-      records.length === 0
-        ? "no request was sent"
-        : lag !== null && lag.p99 > lagBound
-          ? `the generator was ${(lag.p99 * 1000).toFixed(0)} ms late at p99, more than ${(lagBound * 1000).toFixed(0)} ms: use fewer requests, or a machine of its own`
-          : null,
+    noticeLagSeconds: noticeLag,
+    refused: records.length === 0 ? "no request was sent" : lateness({ "sent requests": lag, "noticed answers": noticeLag }, slo),
   };
+}
+
+function lateness(lags: Record<string, Percentiles | null>, slo: Slo): string | null {
+  const bound = Math.max(lagBoundSeconds, Number.isFinite(slo.ttftSeconds) ? lagShareOfSlo * slo.ttftSeconds : 0);
+  const ms = (seconds: number) => `${(seconds * 1000).toFixed(0)} ms`;
+  const late = Object.entries(lags).flatMap(([what, lag]) =>
+    lag !== null && lag.p99 > bound ? [`the generator ${what} ${ms(lag.p99)} late at p99`] : [],
+  );
+  return late.length === 0 ? null : `${late.join(", and ")}, more than ${ms(bound)}: use fewer requests, or a machine of its own`;
 }
 
 function longestTenth(gapsMs: readonly number[]): number | null {

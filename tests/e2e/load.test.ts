@@ -20,7 +20,9 @@ test("load: every request of the wanted lengths is answered, and the report is w
   const dir = mkdtempSync(join(tmpdir(), "pelagic-load-"));
   const [out, html] = [join(dir, "report.json"), join(dir, "report.html")];
   const shape = ["--clients", "3", "--requests", "9", "--prompt-tokens", "150", "--output-tokens", "12", "--turns", "2", "--think", "0"];
-  const { stdout } = await load("--base-url", `${stack.baseUrl}/v1`, ...shape, "--json", "--out", out, "--html", html);
+  // A busy machine may make the generator late: with so much time asked for, that is no reason to refuse.
+  const lenient = ["--slo-ttft", "1000"];
+  const { stdout } = await load("--base-url", `${stack.baseUrl}/v1`, ...shape, ...lenient, "--json", "--out", out, "--html", html);
   const report = JSON.parse(stdout);
   expect(report.summary).toMatchObject({ offered: 18, byOutcome: { ok: 18 }, goodput: { good: 18, attains99: true } });
   const { records } = JSON.parse(readFileSync(out, "utf8"));
