@@ -74,11 +74,14 @@ export async function generate(plan: LoadPlan, { target, wordCost, signal, onPro
     records.push(record);
     return { text, record };
   };
-  const runSession = async ({ turns }: PlannedSession, session: number, scheduledMs: number) => {
+  // Texts are made before it is time: a long one must not make its own request late.
+  const firstText = ({ turns: [first] }: PlannedSession) => (first === undefined ? "" : promptText(first.shape, wordCost));
+  const runSession = async ({ turns }: PlannedSession, session: number, first: string, scheduledMs: number) => {
     const messages: Message[] = [];
+    let prompt = first;
     let atMs = scheduledMs;
-    for (const [turn, { shape, outputTokens }] of turns.entries()) {
-      messages.push({ role: "user", content: promptText(shape, wordCost) });
+    for (const [turn, { outputTokens }] of turns.entries()) {
+      messages.push({ role: "user", content: prompt });
       const cancelAfter = random() < plan.cancelShare ? 1 + Math.floor((random() * outputTokens) / 2) : null;
       const index = sent;
       const unsent = (from: number, why: string) => {
@@ -99,7 +102,9 @@ export async function generate(plan: LoadPlan, { target, wordCost, signal, onPro
       // They were offered: a server that fails first turns does not have fewer requests to fail.
       if (record.outcome !== "ok") return unsent(turn + 1, `turn ${turn + 1} of the conversation failed`);
       messages.push({ role: "assistant", content: text });
-      if (turn + 1 === turns.length) return;
+      const next = turns[turn + 1];
+      if (next === undefined) return;
+      prompt = promptText(next.shape, wordCost);
       await until(nowMs() + plan.thinkSeconds * 1000, nowMs, signal);
       atMs = record.endMs + plan.thinkSeconds * 1000;
     }
@@ -109,16 +114,19 @@ export async function generate(plan: LoadPlan, { target, wordCost, signal, onPro
     if (plan.clients !== null) {
       const left = [...plan.sessions.entries()];
       const client = async () => {
-        for (let next = left.shift(); next !== undefined && !signal.aborted; next = left.shift())
-          await runSession(next[1], next[0], nowMs());
+        for (let next = left.shift(); next !== undefined && !signal.aborted; next = left.shift()) {
+          const text = firstText(next[1]);
+          await runSession(next[1], next[0], text, nowMs());
+        }
       };
       await Promise.all(Array.from({ length: plan.clients }, client));
     } else {
       const running: Promise<void>[] = [];
       for (const [session, planned] of plan.sessions.entries()) {
         const atMs = planned.atMs ?? 0;
+        const text = firstText(planned);
         if (!(await until(atMs, nowMs, signal))) break;
-        running.push(runSession(planned, session, atMs));
+        running.push(runSession(planned, session, text, atMs));
       }
       await Promise.all(running);
     }
