@@ -18,6 +18,8 @@ export interface LoadPlan {
   sessions: PlannedSession[];
   /** In a closed loop. */
   clients: number | null;
+  /** How long first turns are sent; null: until the last answer, as clients of a closed loop do. */
+  sendingMs: number | null;
   thinkSeconds: number;
   /** Of the requests, so many are left after a part of their answer. */
   cancelShare: number;
@@ -29,6 +31,8 @@ export interface LoadRun {
   records: RequestRecord[];
   /** How late this process noticed what happened, evenly over the run. */
   noticeLagsMs: number[];
+  /** The plan's, or until it was stopped. */
+  sendingMs: number | null;
 }
 
 export interface Progress {
@@ -56,6 +60,7 @@ export async function generate(plan: LoadPlan, { target, wordCost, signal, onPro
   setMaxListeners(0, signal);
   const records: RequestRecord[] = [];
   const random: Uniform = uniform(plan.seed + 17);
+  let stoppedMs = Number.POSITIVE_INFINITY;
   const noticeLag = new NoticeLag();
   const beganMs = performance.now();
   const nowMs = () => performance.now() - beganMs;
@@ -109,6 +114,10 @@ export async function generate(plan: LoadPlan, { target, wordCost, signal, onPro
       atMs = record.endMs + plan.thinkSeconds * 1000;
     }
   };
+  const onStop = () => {
+    stoppedMs = nowMs();
+  };
+  signal.addEventListener("abort", onStop);
   let noticeLagsMs: number[];
   try {
     if (plan.clients !== null) {
@@ -132,9 +141,12 @@ export async function generate(plan: LoadPlan, { target, wordCost, signal, onPro
     }
   } finally {
     clearInterval(timer);
+    signal.removeEventListener("abort", onStop);
     noticeLagsMs = noticeLag.stop();
   }
-  return { records: records.sort((a, b) => a.scheduledMs - b.scheduledMs), noticeLagsMs };
+  records.sort((a, b) => a.scheduledMs - b.scheduledMs);
+  const sendingMs = plan.sendingMs === null ? null : Math.min(plan.sendingMs, stoppedMs);
+  return { records, noticeLagsMs, sendingMs };
 }
 
 /** False where the run was stopped. A timer is up to a millisecond late, which counts as lag. */

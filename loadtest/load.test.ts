@@ -81,7 +81,8 @@ const wordCost = { base: 8, perWord: 1 };
 const runWhole = (plan: LoadPlan, signal = new AbortController().signal) =>
   generate(plan, { target, wordCost, signal, onProgress: () => undefined });
 const run = async (...of: Parameters<typeof runWhole>) => (await runWhole(...of)).records;
-const sum = (records: RequestRecord[], slo: Slo = anySlo, noticeLagsMs: number[] = []) => summarise({ records, noticeLagsMs }, slo);
+const sum = (records: RequestRecord[], slo: Slo = anySlo, noticeLagsMs: number[] = []) =>
+  summarise({ records, noticeLagsMs, sendingMs: null }, slo);
 const arrivals = { kind: "constant" as const, ratePerSecond: 100, endRatePerSecond: 100, durationSeconds: 0.2, burstiness: 1 };
 const anySlo = { ttftSeconds: Number.POSITIVE_INFINITY, tpotSeconds: Number.POSITIVE_INFINITY };
 
@@ -199,6 +200,34 @@ test("a busy generator is noticed in a closed loop, too", async () => {
   };
   const made = await runWhole(closedLoop(2, 10, { ...common, lengths: { ...lengths, outputTokens: 2 } }));
   expect(summarise(made, anySlo).refused).toContain("noticed answers");
+});
+
+test("what is offered is of the time of sending, and the drain is told apart", async () => {
+  const [record] = await run(closedLoop(1, 1, { ...common, lengths }));
+  const of = (scheduledMs: number, endMs: number) => ({ ...(record as RequestRecord), scheduledMs, sentMs: scheduledMs, endMs });
+  const open = summarise({ records: [of(0, 900), of(1_000, 9_000)], noticeLagsMs: [], sendingMs: 2_000 }, anySlo);
+  expect(open).toMatchObject({ sendingSeconds: 2, drainSeconds: 7, durationSeconds: 9, offeredPerSecond: 1, completedPerSecond: 2 / 9 });
+  expect(open.goodput.goodPerSecond).toBe(1);
+  // Nothing came in the rest of the time, which was offered time all the same.
+  expect(summarise({ records: [of(0, 900)], noticeLagsMs: [], sendingMs: 2_000 }, anySlo)).toMatchObject({
+    offeredPerSecond: 0.5,
+    drainSeconds: 0,
+  });
+  const later = summarise({ records: [of(0, 900), of(4_000, 5_000)], noticeLagsMs: [], sendingMs: 2_000 }, anySlo);
+  expect(later).toMatchObject({ sendingSeconds: 4, drainSeconds: 1 });
+  const closed = summarise({ records: [of(0, 900), of(1_000, 4_000)], noticeLagsMs: [], sendingMs: null }, anySlo);
+  expect(closed).toMatchObject({ sendingSeconds: 4, drainSeconds: 0, offeredPerSecond: 0.5 });
+  const atOnce = summarise({ records: [of(0, 900), of(0, 4_000)], noticeLagsMs: [], sendingMs: 0 }, anySlo);
+  expect(atOnce).toMatchObject({ sendingSeconds: 4, drainSeconds: 0 });
+});
+
+test("plans say how long they send, and a stop ends it", async () => {
+  expect(openLoop(arrivals, { ...common, lengths }).sendingMs).toBe(200);
+  expect(closedLoop(1, 1, { ...common, lengths }).sendingMs).toBeNull();
+  const stop = new AbortController();
+  setTimeout(() => stop.abort(), 50);
+  const made = await runWhole(openLoop({ ...arrivals, durationSeconds: 600 }, { ...common, lengths }), stop.signal);
+  expect(made.sendingMs).toBeLessThan(600_000);
 });
 
 test("a turn of the event loop counts for every moment that it held up", () => {

@@ -98,7 +98,7 @@ function reportOf(
   const { baseUrl, model, endpoint } = run.target;
   return {
     kind: "pelagic-load",
-    version: 2,
+    version: 3,
     startedAt,
     target: { baseUrl, model, endpoint },
     options: run.options,

@@ -18,6 +18,11 @@ export interface Slo {
 }
 
 export interface Summary {
+  /** While requests were sent: what was offered and what of it was good is of this time. */
+  sendingSeconds: number;
+  /** From then on to the last answer's end; 0 in a closed loop, whose clients send until then. */
+  drainSeconds: number;
+  /** Both: what was completed, and tokens, are of all of it. */
   durationSeconds: number;
   offered: number;
   byOutcome: Record<Outcome, number>;
@@ -78,11 +83,15 @@ export function isGood(record: RequestRecord, slo: Slo): boolean {
   return (ttftOf(record) ?? Number.POSITIVE_INFINITY) <= slo.ttftSeconds && (tpotOf(record) ?? 0) <= slo.tpotSeconds;
 }
 
-export function summarise({ records, noticeLagsMs }: LoadRun, slo: Slo): Summary {
+export function summarise({ records, noticeLagsMs, sendingMs }: LoadRun, slo: Slo): Summary {
   const asked = records.filter(({ outcome }) => outcome !== "cancelled");
   const ok = records.filter(({ outcome }) => outcome === "ok");
-  const beganMs = records.reduce((least, { scheduledMs }) => Math.min(least, scheduledMs), Number.POSITIVE_INFINITY);
-  const seconds = Math.max(1e-9, (largest(records.map(({ endMs }) => endMs)) - beganMs) / 1000);
+  const endMs = largest(records.map((record) => record.endMs));
+  // Further turns of conversations are sent later. A trace of one moment has no time of sending: then all of the run is.
+  const lastSentMs = largest(records.map(({ scheduledMs }) => scheduledMs));
+  const sentUntilMs = sendingMs === null ? endMs : Math.max(sendingMs, lastSentMs) || endMs;
+  const sending = Math.max(1e-9, sentUntilMs / 1000);
+  const seconds = Math.max(1e-9, Math.max(endMs, sentUntilMs) / 1000);
   const sum = (of: readonly RequestRecord[], what: "promptTokens" | "outputTokens" | "cachedTokens") =>
     of.reduce((total, record) => total + record[what], 0);
   const each = (of: (record: RequestRecord) => number | null) => percentiles(ok.map(of).filter((value) => value !== null));
@@ -91,12 +100,14 @@ export function summarise({ records, noticeLagsMs }: LoadRun, slo: Slo): Summary
   const lag = percentiles(records.map(({ sentMs, scheduledMs }) => Math.max(0, sentMs - scheduledMs) / 1000));
   const noticeLag = percentiles(noticeLagsMs.map((lag) => lag / 1000));
   return {
+    sendingSeconds: sending,
+    drainSeconds: seconds - sending,
     durationSeconds: seconds,
     offered: records.length,
     byOutcome: Object.fromEntries(
       outcomes.map((one) => [one, records.filter(({ outcome }) => outcome === one).length]),
     ) as Summary["byOutcome"],
-    offeredPerSecond: records.length / seconds,
+    offeredPerSecond: records.length / sending,
     completedPerSecond: ok.length / seconds,
     outputTokensPerSecond: sum(records, "outputTokens") / seconds,
     promptTokensPerSecond: sum(records, "promptTokens") / seconds,
@@ -107,7 +118,7 @@ export function summarise({ records, noticeLagsMs }: LoadRun, slo: Slo): Summary
     interTokenSeconds: percentiles(ok.flatMap(({ gapsMs }) => gapsMs).map((gap) => gap / 1000)),
     tbtSeconds: each(({ gapsMs }) => longestTenth(gapsMs)),
     endToEndSeconds: each(({ endMs, scheduledMs }) => (endMs - scheduledMs) / 1000),
-    goodput: { slo, good, share, goodPerSecond: good / seconds, attains90: share >= 0.9, attains99: share >= 0.99 },
+    goodput: { slo, good, share, goodPerSecond: good / sending, attains90: share >= 0.9, attains99: share >= 0.99 },
     lagSeconds: lag,
     noticeLagSeconds: noticeLag,
     refused: records.length === 0 ? "no request was sent" : lateness({ "sent requests": lag, "noticed answers": noticeLag }, slo),

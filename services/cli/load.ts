@@ -223,7 +223,7 @@ function compare(files: string[]): void {
     } catch (error) {
       throw new CliError(`${file}: ${messageOf(error)}`);
     }
-    if (report.kind === "pelagic-load" && report.version !== 2)
+    if (report.kind === "pelagic-load" && report.version !== 3)
       throw new CliError(`${file}: a report of version ${report.version}, which this one cannot read`);
     if (report.kind !== "pelagic-load") throw new CliError(`${file}: no report of ./pelagic load`);
     return report;
