@@ -9,6 +9,7 @@ import { closedLoop, openLoop, traceLoop } from "../../loadtest/plan.ts";
 import { compareReports, formatReport, type LoadReport } from "../../loadtest/report.ts";
 import { LoadError, runKnee, runLoad } from "../../loadtest/run.ts";
 import { readTrace, TraceError } from "../../loadtest/trace.ts";
+import { keyFor } from "./api-key.ts";
 import { CliError, messageOf } from "./cli-error.ts";
 import { runningInstance } from "./instances.ts";
 import { interruptedExitCode, onInterrupt } from "./interrupt.ts";
@@ -61,7 +62,7 @@ export function register(program: Command): void {
     .option("--base-url <url>", "such as http://host:8000/v1 (default: the instance that runs here)")
     .option("--model <name>", "as the server calls it (default: the first that it lists)")
     .addOption(new Option("--endpoint <kind>", "which API").choices(["chat", "completions"]).default("chat"))
-    .option("--api-key <key>", "sent as a bearer token (default: OPENAI_API_KEY, if set)")
+    .option("--api-key <key>", "sent as a bearer token (default: OPENAI_API_KEY; for the instance that runs here PELAGIC_API_KEY)")
     .option("--header <name: value>", "a further header; may be given again", append, [])
     .optionsGroup("When requests are sent:")
     .option("--rate <r>", "requests per second, whatever becomes of earlier ones", number(1e-3), 1)
@@ -191,7 +192,7 @@ async function targetOf(options: LoadOptions, signal: AbortSignal): Promise<Targ
     if (options.sloTtft !== undefined) headers["x-slo-ttft-ms"] = milliseconds(options.sloTtft);
     if (options.sloTpot !== undefined) headers["x-slo-tpot-ms"] = milliseconds(options.sloTpot);
   }
-  const key = options.apiKey ?? process.env.OPENAI_API_KEY;
+  const key = options.apiKey ?? keyFor(options.baseUrl, process.env);
   if (key !== undefined && key !== "") headers.authorization = `Bearer ${key}`;
   for (const header of options.header) {
     const at = header.indexOf(":");
