@@ -7,7 +7,7 @@ import { type Bus, type BusSubscription, silentLog } from "../lib/contracts/bus.
 import { Control, ControlReply, Dispatch } from "../lib/contracts/messages.ts";
 import { decodeMessage } from "../lib/contracts/wire.ts";
 import { connectBus } from "../lib/runtime/nats-bus.ts";
-import { type BenchReport, type BenchRow, commit, formatReport } from "./bench-engine.ts";
+import { atMost, type BenchRow, type BenchTarget, commit, printReport } from "./bench-report.ts";
 import { quantile } from "./bench-gateway/measure.ts";
 import { CliError } from "./cli-error.ts";
 import { prepareFirst } from "./prepare.ts";
@@ -44,22 +44,22 @@ export function register(bench: Command): void {
       await prepareFirst();
       const stack = await startStack({ observer: true });
       try {
-        const rows = await benchCancel(stack, options);
+        const { rows, targets } = await benchCancel(stack, options);
         const machine = `${cpus()[0]?.model ?? "unknown processor"}, ${cpus().length} cores`;
-        const report: BenchReport = { bench: "cancel", machine, commit: commit(), rows };
-        process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : formatReport(report));
+        printReport({ bench: "cancel", machine, commit: commit(), rows, targets }, options.json);
       } finally {
         await stack.stop();
       }
     });
 }
 
-async function benchCancel(stack: Stack, { requests, streams }: Options): Promise<BenchRow[]> {
+async function benchCancel(stack: Stack, { requests, streams }: Options): Promise<{ rows: BenchRow[]; targets: BenchTarget[] }> {
   const { user, password } = stack.credentialsFor("observer");
   const bus = await connectBus({ servers: stack.natsUrl, user, password, name: "observer", log: silentLog });
   const others = Array.from({ length: streams }, (_, n) => keepStreaming(stack, n));
   try {
     const rows: BenchRow[] = [];
+    const targets: BenchTarget[] = [];
     for (const kind of kinds) {
       const times: number[] = [];
       for (let n = 0; n < requests; n++) times.push(await leaveOnce(stack, bus, kind, n));
@@ -73,8 +73,9 @@ async function benchCancel(stack: Stack, { requests, streams }: Options): Promis
           ratio: Number((value / boundMs).toPrecision(3)),
         });
       }
+      targets.push(atMost(`${kind.what}, p99`, quantile(times, 0.99), "ms", boundMs));
     }
-    return rows;
+    return { rows, targets };
   } finally {
     for (const other of others) other.stop();
     await bus.close();
