@@ -58,9 +58,17 @@ const lagShareOfSlo = 0.02;
 export function percentiles(values: readonly number[]): Percentiles | null {
   if (values.length === 0) return null;
   const sorted = Float64Array.from(values).sort();
-  // Nearest rank.
-  const at = (share: number) => sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] as number;
+  const at = (share: number) => nearestRank(sorted, share);
   return { mean: sorted.reduce((sum, value) => sum + value, 0) / sorted.length, p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1) };
+}
+
+/** NaN of none. */
+export function quantile(values: readonly number[], share: number): number {
+  return nearestRank(Float64Array.from(values).sort(), share);
+}
+
+function nearestRank(sorted: Float64Array, share: number): number {
+  return sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? Number.NaN;
 }
 
 /** However many there are; Math.max takes no more than a stack of them. */

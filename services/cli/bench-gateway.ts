@@ -2,7 +2,8 @@
 // gateway add to one over HTTP; or with --streams, how it carries many streams at once, some of whose readers stall.
 import { cpus } from "node:os";
 import { type Command, Option } from "commander";
-import { type Latency, measureLatency, measureSaturation, quantile, type Saturation } from "./bench-gateway/measure.ts";
+import { quantile } from "../../loadtest/summary.ts";
+import { type Latency, measureLatency, measureSaturation, type Saturation } from "./bench-gateway/measure.ts";
 import { runStreams, type StreamsResult } from "./bench-gateway/streams.ts";
 import { stubWorkerId, withPeers, withStubStack } from "./bench-gateway/surroundings.ts";
 import { type Carried, coreTargets, latencyTargets, type StreamsRun, streamsTargets } from "./bench-gateway/targets.ts";
