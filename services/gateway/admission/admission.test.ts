@@ -109,6 +109,21 @@ describe("admission", () => {
     expect(at.places).toBe(2);
   });
 
+  test("a newcomer does not take the place that came free for who waits", async () => {
+    const { clock, admission, events, enter } = start({ maxRunning: 100 });
+    const free = { places: 0 };
+    const at = room(free);
+    void enter("high", "a", { room: at }, "high");
+    void enter("normal", "b", { room: at });
+    await clock.advance(0);
+    // The next look is still to come.
+    free.places = 1;
+    void enter("newcomer", "c", { room: at }, "low");
+    await clock.advance(0);
+    expect(events).toEqual(["high"]);
+    expect(admission.waiting).toBe(2);
+  });
+
   test("waits are bounded, by the gateway and by the client", async () => {
     const { clock, admission, errors, enter } = start({ maxRunning: 1 });
     void enter("running", "a");

@@ -82,7 +82,8 @@ export class Admission {
     const { tenant } = standing;
     if (this.closed) return Promise.reject(shuttingDown());
     if (signal?.aborted) return Promise.reject(cancelled());
-    // Who waits does so for room, or because its tenant has its share: nobody is overtaken that could go.
+    // Workers may have room since somebody looked last: who waits and can go comes first.
+    this.admitWaiting();
     if (this.mayEnter(tenant) && (!room || room.takes(tenant, room.places))) return Promise.resolve(this.take(tenant, room));
     if (!mayWait(this.waitingOf.get(tenant) ?? 0, this.queue.size, maxWaiting)) {
       return Promise.reject(this.overloaded(`${this.queue.size} requests are waiting already`));
