@@ -514,6 +514,24 @@ describe("several answers", () => {
     expect(new Set(stack.decode.dispatches.map(({ body }) => body.sampling.seed)).size).toBe(1);
   });
 
+  it("wait until the workers have a place for each, before prefill is spent; more than they can ever take are refused", async () => {
+    const say = async (waiting: number) => {
+      stack.decode.state = { requests: { running: 1, waiting, maxWaiting: 4 } };
+      stack.decode.sayState();
+      await waitFor(() => stack.gateway.directory.snapshot().workers[0]?.requests.waiting === waiting);
+    };
+    await say(1);
+    const answer = post("/v1/chat/completions", chatBody({ n: 4 }));
+    await waitFor(() => stack.gateway.admission.waiting === 1);
+    expect(stack.decode.dispatches).toHaveLength(0);
+    await say(0);
+    expect(ChatCompletion.parse(await (await answer).json()).choices).toHaveLength(4);
+    expect(await errorOf(await post("/v1/chat/completions", chatBody({ n: 5 })))).toMatchObject({ status: 400, param: "n" });
+    const prompt = Array.from({ length: 5 }, () => "hi");
+    expect(await errorOf(await post("/v1/completions", { model: "test-model", prompt }))).toMatchObject({ status: 400, param: "prompt" });
+    expect(stack.decode.dispatches).toHaveLength(4);
+  });
+
   it("streamed: each opens, goes on and ends under its index, and the usage comes once", async () => {
     stack.decode.script = (body) => say(`${body.sampling.choice}</think>x${body.sampling.choice}`);
     const options = { include_usage: true, continuous_usage_stats: true };

@@ -123,10 +123,16 @@ async function read(serving: Serving): Promise<Asked> {
 }
 
 /** Waits for a place, after the body: a slow sender takes none. Returns the context that the workers have. */
-async function enter(serving: Serving, { hosted, terms, standing }: Asked): Promise<number> {
+async function enter(serving: Serving, { hosted, parsed, terms, standing }: Asked): Promise<number> {
   const { gateway, gone, times } = serving;
+  const answers = parsed.prompts.length * parsed.candidates;
+  if (!hosted.room.couldTake(answers)) {
+    const param = parsed.candidates > 1 ? "n" : "prompt";
+    throw new PelagicError("invalid_request", `${param}: ${answers} answers are more than the workers take at once`, { param });
+  }
   serving.place = await gateway.admission.enter(standing, {
     room: hosted.room,
+    answers,
     waitMs: Math.min(terms.deadlineMs, terms.ttftMs ?? Number.POSITIVE_INFINITY),
     signal: gone,
   });

@@ -124,6 +124,29 @@ describe("admission", () => {
     expect(admission.waiting).toBe(2);
   });
 
+  test("several answers enter together, when there is a place for each, and nobody takes those that come free meanwhile", async () => {
+    const { clock, events, places, enter } = start({ maxRunning: 100 });
+    const free = { places: 3 };
+    const at = room(free);
+    void enter("four", "a", { room: at, answers: 4 });
+    void enter("one", "b", { room: at });
+    await clock.advance(60);
+    expect(events).toEqual([]);
+    free.places = 5;
+    await clock.advance(60);
+    expect(events).toEqual(["four", "one"]);
+    expect(at.places).toBe(0);
+    // Each is in the worker's account once it is sent.
+    const four = places.get("four");
+    four?.dispatched();
+    free.places = 4;
+    expect(at.places).toBe(0);
+    four?.leave();
+    four?.dispatched();
+    expect(at.places).toBe(3);
+    expect([at.couldTake(1), at.couldTake(4), at.couldTake(5)]).toEqual([true, true, false]);
+  });
+
   test("waits are bounded, by the gateway and by the client", async () => {
     const { clock, admission, errors, enter } = start({ maxRunning: 1 });
     void enter("running", "a");
