@@ -465,26 +465,28 @@ describe("failures", () => {
     }
   });
 
-  it("a reader that stalls loses its stream after a bound", async () => {
+  it("a reader that stalls loses its stream, or its whole answer, after a bound", async () => {
     // More than the kernel's buffers take.
     stack.decode.state = { maxPositions: 200_000 };
     stack.decode.sayState();
     await waitFor(() => stack.gateway.directory.snapshot().workers[0]?.maxPositions === 200_000);
     stack.decode.script = () => say("a".repeat(80_000), { tokensPerDelta: 200 });
     const { hostname, port } = new URL(stack.url);
-    const socket = connect({ host: hostname, port: Number(port) });
-    socket.on("error", () => undefined);
-    const body = JSON.stringify(chatBody({ stream: true, logprobs: true, top_logprobs: 2, max_tokens: 100_000 }));
-    socket.write(
-      `POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
-    );
-    socket.pause();
-    await waitFor(() => stack.gateway.admission.running === 1);
-    await waitFor(() => stack.gateway.admission.running === 0, 10_000);
-    expect(await stack.registry.metrics()).toContain(
-      'pelagic_gateway_requests_total{endpoint="chat",outcome="cancelled",model_name="test-model"} 1',
-    );
-    socket.destroy();
+    for (const [cancelled, stream] of [true, false].entries()) {
+      const socket = connect({ host: hostname, port: Number(port) });
+      socket.on("error", () => undefined);
+      const body = JSON.stringify(chatBody({ stream, logprobs: true, top_logprobs: 2, max_tokens: 100_000 }));
+      socket.write(
+        `POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
+      );
+      socket.pause();
+      await waitFor(() => stack.gateway.admission.running === 1);
+      await waitFor(() => stack.gateway.admission.running === 0, 10_000);
+      expect(await stack.registry.metrics()).toContain(
+        `pelagic_gateway_requests_total{endpoint="chat",outcome="cancelled",model_name="test-model"} ${cancelled + 1}`,
+      );
+      socket.destroy();
+    }
   });
 });
 
