@@ -602,6 +602,15 @@ describe("several answers", () => {
     ]);
   });
 
+  it("are refused where they are more than may be held until all are whole; streamed nothing is held", async () => {
+    const long = { max_tokens: 8_000, logprobs: true, top_logprobs: 20 };
+    const refusal = await errorOf(await post("/v1/chat/completions", chatBody({ ...long, n: 6 })));
+    expect(refusal).toMatchObject({ status: 400, param: "max_tokens", message: expect.stringContaining("1056000") });
+    expect(stack.decode.dispatches).toHaveLength(0);
+    expect((await post("/v1/chat/completions", chatBody({ ...long, n: 5 }))).status).toBe(200);
+    expect((await post("/v1/chat/completions", chatBody({ ...long, n: 6, stream: true }))).status).toBe(200);
+  });
+
   it("end together when one fails", async () => {
     stack.decode.script = (body) =>
       body.sampling.choice === 1 ? { tokens: [97], error: new PelagicError("internal", "broken") } : say("x".repeat(1000), { gapMs: 5 });

@@ -10,7 +10,7 @@ import { estimate, refuseLate } from "./admission/foresight.ts";
 import { standingOf, type Terms, termsOf } from "./admission/terms.ts";
 import { Answer, type Choice } from "./answer.ts";
 import type { Endpoint } from "./gateway-metrics.ts";
-import { type GenerationPlan, planGeneration, tenantSalt } from "./generation-plan.ts";
+import { checkHeld, type GenerationPlan, planGeneration, tenantSalt } from "./generation-plan.ts";
 import { type GenerationRequest as ParsedRequest, parseGeneration } from "./generation-request.ts";
 import { inEndpointsWords } from "./field-names.ts";
 import type { Gateway, HostedModel } from "./gateway.ts";
@@ -179,11 +179,11 @@ function choicesOf(
   const { priority, ttftMs, deadlineMs } = terms;
   const routings: RequestRouting[] = [];
   let tokens = 0;
+  const { defaultMaxTokens } = gateway.limits;
+  const plans = prompts.map((prompt) => planGeneration(parsed.common, parsed, prompt, model, { maxPositions, defaultMaxTokens }));
+  checkHeld(parsed.common, parsed, plans);
   const choices = prompts.flatMap((prompt, index) => {
-    const plan = planGeneration(parsed.common, parsed, prompt, model, {
-      maxPositions,
-      defaultMaxTokens: gateway.limits.defaultMaxTokens,
-    });
+    const plan = plans[index] as GenerationPlan;
     tokens += prompt.tokens.length + parsed.candidates * Math.min(plan.maxTokens, typicalAnswerTokens);
     return Array.from({ length: parsed.candidates }, (_, choice): Choice => {
       const routing = routingOf(gateway, model, parsed, prompt, plan, cacheSalt);
