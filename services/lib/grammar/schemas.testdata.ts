@@ -363,8 +363,5 @@ export const refusedSchemas: readonly (readonly [keyword: string, schema: unknow
   ["$id", { $defs: { a: { $id: "inner", $defs: { b: s }, ...object({ b: { $ref: "#/$defs/b" } }) }, b: i }, $ref: "#/$defs/a" }],
   ["$id", { $defs: { a: { $id: "inner", $defs: { b: { $ref: "#/$defs/c" }, c: s } }, c: i }, $ref: "#/$defs/a/$defs/b" }],
   ["$id", { $id: "outer", ...object({ a: { $id: "outer", ...s } }) }],
-  ["enum", { enum: [{ k: [JSON.parse("1e400")] }] }],
-  ["const", { const: JSON.parse("-1e400") }],
-  ["minimum", { ...i, minimum: JSON.parse("-1e400") }],
   ["pattern", { allOf: [{ ...s, pattern: "^a" }, { pattern: "b$" }] }],
 ];
