@@ -54,8 +54,8 @@ const GatewayConfig = z.object({
   maxQueued: positive.default(1024),
   queueMs: positive.default(30_000),
   maxBodyMib: positive.default(16),
-  /** All bodies in memory together. */
-  bodyBudgetMib: positive.default(128),
+  /** Of all requests that are here, together. */
+  bodyBudgetMib: positive.default(256),
   defaultMaxTokens: positive.default(32_768),
   deadlineMs: positive.default(600_000),
   leaseMs: positive.max(maxLeaseMs).default(10_000),
