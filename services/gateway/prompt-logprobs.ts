@@ -23,11 +23,12 @@ export function checkPromptLogprobs({ promptTop, candidates, common }: Generatio
 export function echoLogprobs(prompt: Uint32Array, echo: string, scores: PromptScores, top: number, table: TokenTable): CompletionLogprobs {
   const out: CompletionLogprobs = { tokens: [], token_logprobs: [], top_logprobs: [], text_offset: [] };
   const offsets = textOffsets(prompt, echo, table);
+  const textOf = remembered((id) => tokenText(id, table));
   prompt.forEach((id, position) => {
     const score = position === 0 ? null : scores.at(position);
-    out.tokens.push(tokenText(id, table));
+    out.tokens.push(textOf(id));
     out.token_logprobs.push(score && finite(score.logprob));
-    const likely = score?.top.slice(0, top).map(([token, logprob]) => [tokenText(token, table), finite(logprob)] as const);
+    const likely = score?.top.slice(0, top).map(([token, logprob]) => [textOf(token), finite(logprob)] as const);
     out.top_logprobs.push(likely === undefined ? null : Object.fromEntries(likely));
     out.text_offset.push(offsets[position] as number);
   });
@@ -48,12 +49,25 @@ function textOffsets(prompt: Uint32Array, echo: string, table: TokenTable): numb
 }
 
 export function promptLogprobs(prompt: Uint32Array, scores: PromptScores, top: number, table: TokenTable | null): PromptLogprobs {
+  const textOf = remembered((id) => (table === null ? null : tokenText(id, table)));
   const entry = (id: number, logprob: number, rank: number) =>
-    [String(id), { logprob: finite(logprob), rank, decoded_token: table === null ? null : tokenText(id, table) }] as const;
+    [String(id), { logprob: finite(logprob), rank, decoded_token: textOf(id) }] as const;
   return Array.from(prompt, (id, position) => {
     if (position === 0) return null;
     const score = scores.at(position);
     const likely = score.top.slice(0, top).map(([token, logprob], i) => entry(token, logprob, i + 1));
     return Object.fromEntries([entry(id, score.logprob, score.rank), ...likely]);
   });
+}
+
+/** The same few tokens are likely again and again. */
+function remembered<T>(of: (id: number) => T): (id: number) => T {
+  const known = new Map<number, T>();
+  return (id) => {
+    const before = known.get(id);
+    if (before !== undefined) return before;
+    const value = of(id);
+    known.set(id, value);
+    return value;
+  };
 }

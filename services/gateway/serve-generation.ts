@@ -24,15 +24,12 @@ import { checkPromptLogprobs } from "./prompt-logprobs.ts";
 import { checkPromptBytes, type PromptSource } from "./prompt-source.ts";
 import { servedContext } from "./readiness.ts";
 import { RequestRouting } from "./request-routing.ts";
-import { explainRoute } from "./router.ts";
+import { explainRoute, typicalAnswerTokens } from "./router.ts";
 import type { ServedModel } from "./served-model.ts";
 import type { EncodeLimits } from "./tokenizer-pool.ts";
 import { countTokens, endRequest, modelLabel } from "./request-end.ts";
 import { RequestTimes } from "./request-times.ts";
 import { parentOf } from "../lib/contracts/trace.ts";
-
-/** Of an answer, counted against a key's tokens before it is made: most allow far more than they use. */
-const typicalAnswerTokens = 256;
 
 /** What a request has come to so far; its end tells of it (request-end.ts), whatever ended it. */
 export interface Serving {
@@ -184,6 +181,7 @@ function choicesOf(
   checkHeld(parsed.common, parsed, plans);
   const choices = prompts.flatMap((prompt, index) => {
     const plan = plans[index] as GenerationPlan;
+    // Counted against a key's tokens before it is made: most allow far more than they use.
     tokens += prompt.tokens.length + parsed.candidates * Math.min(plan.maxTokens, typicalAnswerTokens);
     return Array.from({ length: parsed.candidates }, (_, choice): Choice => {
       const routing = routingOf(gateway, model, parsed, prompt, plan, cacheSalt);

@@ -7,6 +7,7 @@ import type { Clock } from "../../lib/contracts/bus.ts";
 import { PelagicError } from "../../lib/contracts/errors.ts";
 import { mayWait } from "../../lib/fair-queue/fair-order.ts";
 import { RequestQueue, type Standing } from "../../lib/fair-queue/request-queue.ts";
+import { retryAfter } from "./retry-after.ts";
 import type { Room } from "./room.ts";
 
 export interface AdmissionOptions {
@@ -46,7 +47,6 @@ interface Waiter {
 
 /** What workers say changes all the time. */
 const lookMs = 50;
-const retryBoundsMs = { least: 1_000, most: 60_000 };
 
 export class Admission {
   private readonly options: AdmissionOptions;
@@ -198,8 +198,9 @@ export class Admission {
 
   /** To be tried again when those who wait now will have found a place. */
   private overloaded(why: string): PelagicError {
-    const retryAfterMs = Math.min(Math.max((this.queue.size + 1) * this.leaveEveryMs, retryBoundsMs.least), retryBoundsMs.most);
-    return new PelagicError("overloaded", `${why}; try again later`, { retryAfterMs });
+    return new PelagicError("overloaded", `${why}; try again later`, {
+      retryAfterMs: retryAfter((this.queue.size + 1) * this.leaveEveryMs),
+    });
   }
 }
 

@@ -9,7 +9,7 @@ export interface TokenScore {
 }
 
 /** Numbers kept for one request at most: a logprob of each token, and of each of the most likely beside it. */
-export const maxPromptLogprobs = 262_144;
+export const maxPromptLogprobs = 131_072;
 /** Where a vocabulary has fewer tokens than were asked for. */
 const noToken = 0xffffffff;
 const firstPosition = 1;

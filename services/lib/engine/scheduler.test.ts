@@ -85,7 +85,7 @@ describe("schedule", () => {
     expect(chunks(200, 0.003, at(1, 1_024))).toEqual([32]);
     expect(chunks(200, 0.003, at(1, 1_056))).toEqual([32]);
     expect(chunks(100, 0.003, at(1, 1_024))).toEqual([22]);
-    expect(chunks(200, 1, at(1, 3_008))).toEqual([16]);
+    expect(chunks(200, 1, at(1, 3_008))).toEqual([22]);
     expect(chunks(200, 0, at(1, 0), at(2, 64), at(3, 128))).toEqual([64, 64, 64]);
     expect(chunks(140, 0, at(1, 0), at(2, 64), at(3, 128))).toEqual([64, 64]);
     expect(chunks(140, 0, at(1, 0), at(2, 64), running("short", 3, 0, 8))).toEqual([64, 64, 8]);
