@@ -175,7 +175,6 @@ function choicesOf(
       maxPositions,
       defaultMaxTokens: gateway.limits.defaultMaxTokens,
     });
-    // Counted against a key's tokens before it is made: most allow far more than they use.
     tokens += prompt.tokens.length + parsed.candidates * Math.min(plan.maxTokens, typicalAnswerTokens);
     return Array.from({ length: parsed.candidates }, (_, choice): Choice => {
       const routing = routingOf(gateway, model, parsed, prompt, plan, cacheSalt);
