@@ -42,7 +42,7 @@ export class GatewayMetrics {
     });
     this.timePerOutputToken = new Histogram({
       name: "gen_ai_server_time_per_output_token_seconds",
-      help: "(last - first token time) / (tokens - 1), per request.",
+      help: "(last - first token time) / (tokens - 1), per answer.",
       labelNames: ["endpoint", "model_name"],
       buckets: tokenBucketsSeconds,
       registers,
