@@ -128,10 +128,12 @@ async function enter(serving: Serving, { hosted, parsed, terms, standing }: Aske
     const param = parsed.candidates > 1 ? "n" : "prompt";
     throw new PelagicError("invalid_request", `${param}: ${answers} answers are more than the workers take at once`, { param });
   }
+  const elapsedMs = performance.now() - times.arrivedMs;
   serving.place = await gateway.admission.enter(standing, {
     room: hosted.room,
     answers,
-    waitMs: Math.min(terms.deadlineMs, terms.ttftMs ?? Number.POSITIVE_INFINITY),
+    ...(terms.ttftMs !== null && { waitMs: terms.ttftMs - elapsedMs }),
+    leftMs: terms.deadlineMs - elapsedMs,
     signal: gone,
   });
   const maxPositions = readyMaxPositions(gateway, hosted.model);
