@@ -4,11 +4,11 @@ import type { ChatCompletionRequest, ChatMessage, CompletionRequest, Prompt, Too
 import type { PromptMessage, PromptTool } from "./tool-prompt.ts";
 import type { ServedModel } from "./served-model.ts";
 import type { ChatPrompt } from "./prompt-encoder.ts";
-import type { TokenizerJob } from "./tokenizer-pool.ts";
+import type { PromptJob } from "./tokenizer-pool.ts";
 
 /** `bytes`: of all its text. */
 export interface TextSource {
-  job: TokenizerJob;
+  job: PromptJob;
   bytes: number;
 }
 export type PromptSource = { tokens: Uint32Array } | TextSource;
