@@ -154,7 +154,7 @@ function promptTool({ function: { name, description, parameters } }: Tool): Prom
 
 function contentText(content: ChatMessage["content"]): string {
   if (typeof content === "string") return content;
-  return (content ?? []).map((part) => part.text).join("");
+  return (content ?? []).map((part) => (part.type === "refusal" ? part.refusal : part.text)).join("");
 }
 
 const efforts = { none: undefined, minimal: "low", low: "low", medium: "high", high: "high", xhigh: "high", max: "max", ultra: "max" };

@@ -19,10 +19,10 @@ import type { Encoder } from "./tokenizer-pool.ts";
 
 export function tokenize(gateway: Gateway, request: Request, response: Response): Promise<void> {
   return answer(gateway, TokenizeRequest, request, async (body, { model, encoder, table, signal }) => {
-    const { messages, chat_template_kwargs, tools, prompt, add_special_tokens } = body;
+    const { messages, prompt, add_special_tokens } = body;
     const text = prompt ?? "";
     const source: TextSource = messages
-      ? chatPrompt({ messages, chat_template_kwargs, tools }, model)
+      ? chatPrompt({ ...body, messages }, model)
       : { job: { kind: "text", text, special: add_special_tokens ?? true }, bytes: Buffer.byteLength(text) };
     const maxPositions = servedContext(gateway.directory, model.name);
     if (maxPositions !== null) checkPromptBytes(source, model, maxPositions);
