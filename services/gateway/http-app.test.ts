@@ -335,6 +335,19 @@ describe("refusals", () => {
     expect(await errorOf(await post("/v1/completions", { model: "test-model", prompt: "x".repeat(100_000) }))).toMatchObject({
       code: "context_length_exceeded",
     });
+    // Named by what is long, at both looks: at the bytes and at the tokens.
+    for (const length of [8_192, 100_000]) {
+      const [text, asked] = ["x".repeat(length), { model: "test-model", max_tokens: 5 }];
+      for (const [path, body, param] of [
+        ["/v1/chat/completions", { messages: [{ role: "system", content: text }, ...messages] }, "messages"],
+        ["/v1/responses", { instructions: text, input: "hi", max_tokens: undefined }, "instructions"],
+        ["/v1/responses", { instructions: "hi", input: text, max_tokens: undefined }, "input"],
+      ] as const) {
+        expect(await errorOf(await post(path, { ...asked, ...body }))).toMatchObject({ code: "context_length_exceeded", param });
+      }
+      const anthropic = await post("/v1/messages", { ...asked, system: text, messages });
+      expect(JSON.stringify(await anthropic.json())).toContain("system: this model's context");
+    }
     const answer = await errorOf(await post("/v1/chat/completions", chatBody({ max_completion_tokens: 8192 })));
     expect(answer).toMatchObject({ status: 400, code: "context_length_exceeded", param: "max_completion_tokens" });
   });

@@ -22,6 +22,10 @@ export function chatOfMessages(request: MessagesRequest): ChatCompletionRequest 
   };
 }
 
+export function systemOf({ system }: Pick<Conversation, "system">) {
+  return { field: "system", text: textOf(system ?? "") };
+}
+
 export function conversationOf(request: Conversation) {
   const { tool_choice: choice, thinking } = request;
   const system = request.system ? [{ role: "system" as const, content: textOf(request.system) }] : [];

@@ -69,9 +69,9 @@ function completionPrompt(prompt: Prompt, model: ServedModel): PromptSource {
 }
 
 /** Refuses a text that cannot fit before it is tokenized: no token stands for more bytes than the longest. */
-export function checkPromptBytes({ bytes, job }: TextSource, model: ServedModel, maxPositions: number): void {
+export function checkPromptBytes({ bytes }: TextSource, model: ServedModel, maxPositions: number, field: string): void {
   const atLeast = Math.ceil(bytes / (model.table?.longestTokenBytes ?? 1));
-  if (atLeast > maxPositions) throw tooLong(`at least ${atLeast} tokens in the prompt`, maxPositions, promptField(job.kind === "chat"));
+  if (atLeast > maxPositions) throw tooLong(`at least ${atLeast} tokens in the prompt`, maxPositions, field);
 }
 
 export function checkTokenId(id: number, model: ServedModel, param: string): void {
@@ -82,8 +82,9 @@ export function checkTokenId(id: number, model: ServedModel, param: string): voi
   }
 }
 
-export function promptField(chat: boolean): string {
-  return chat ? "messages" : "prompt";
+/** The field to shorten: that of the instructions where they are the most of a conversation's text. */
+export function longestField(source: TextSource, instructions: { field: string; text: string }): string {
+  return Buffer.byteLength(instructions.text) * 2 > source.bytes ? instructions.field : "messages";
 }
 
 export function tooLong(what: string, maxPositions: number, param: string): PelagicError {
