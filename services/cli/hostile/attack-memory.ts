@@ -78,12 +78,12 @@ const stalledUploads: Attack = {
       while (sockets.some((socket) => open.has(socket) && socket.writableLength > 0) && performance.now() - begunMs < target.requestMs / 2)
         await sleep(20);
       const small = post(JSON.stringify({ model: target.model, prompt: "a", max_tokens: 2 }));
-      for (let times = 0; times < 5; times++) {
+      const untilMs = begunMs + target.requestMs + checkingMs + 2_000;
+      do {
         const { statuses, text } = await exchange({ port: target.port, writes: [small], boundMs: 20_000, answers: 1 });
         if (statuses[0] !== 200) return `a small request: ${statuses[0] ?? "no answer"}: ${JSON.stringify(text.slice(0, 300))}`;
-      }
-      const untilMs = begunMs + target.requestMs + checkingMs + 2_000;
-      while (open.size > 0 && performance.now() < untilMs) await sleep(100);
+        await sleep(100);
+      } while (open.size > 0 && performance.now() < untilMs);
       return open.size === 0 ? null : `${open.size} uploads are still open`;
     } finally {
       for (const socket of sockets) socket.destroy();
