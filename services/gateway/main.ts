@@ -99,7 +99,7 @@ await runProcess({
   async main({ config, log, metrics: registry, onStop, name }) {
     const tracer = await startTracing({ name, id: config.gatewayId }, process.env, log);
     onStop(() => tracer?.close());
-    const callers = new Callers();
+    const callers = new Callers({ thisMachineOnly: isLoopback(config.host) });
     let keyFile: KeyFile | null = null;
     if (config.apiKeys !== undefined) {
       try {
