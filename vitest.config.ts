@@ -9,8 +9,9 @@ export default defineConfig({
     globalSetup: ["tests/support/build-first.ts"],
     // Processes, not threads: the native engine and signals belong to a process.
     pool: "forks",
-    testTimeout: 20_000,
-    hookTimeout: 60_000,
+    // Against hanging, not against slowness: with fifteen others at work on two cores the slowest test without a bound of its own takes 15 s.
+    testTimeout: 90_000,
+    hookTimeout: 120_000,
     teardownTimeout: 10_000,
     projects: [
       {

@@ -10,6 +10,7 @@ import { Engine } from "../lib/engine/engine.ts";
 import { runLocal } from "../lib/engine/local.ts";
 import { loadNativeRunner, type NativeRunner } from "../lib/engine/model-runner.ts";
 import { nativeModule } from "../lib/engine/native.ts";
+import { stepMs } from "../lib/engine/step-work.ts";
 import { prepareFirst } from "./prepare.ts";
 import { embeddedModel } from "./stack/model-folder.ts";
 import { count, maxThreads } from "./up.ts";
@@ -93,6 +94,7 @@ function engineFor(runner: NativeRunner, prefill: boolean): Engine {
     chunkAlignTokens: 64 as const,
     maxSequences: 32,
     maxWaiting: 64,
+    ...(prefill && { stepMs }),
   };
   return new Engine(runner, { modelDigest: "", numericsId: "", kvDtype: "" }, config, systemClock, silentLog);
 }

@@ -145,7 +145,7 @@ describe("dispatch client", () => {
       ),
       { numRuns: 8 },
     );
-  }, 60_000);
+  });
 
   it("does so over a bus that loses, doubles and reorders anything", async () => {
     const fate = fc.array(fc.constantFrom<number[]>([0], [0], [0], [3], [40], [0, 7], []), { minLength: 20, maxLength: 60 });

@@ -35,7 +35,7 @@ let right: Outcome[];
 beforeAll(async () => {
   right = await Promise.all(Array.from({ length: 8 }, (_, i) => stream(stack, i)));
   for (const { tokens, end } of right) expect({ tokens: tokens.length, end }).toEqual({ tokens: 400, end: "length" });
-}, 60_000);
+});
 
 test.each(["prefill-0", "decode-0", "nats"])(
   "%s killed: every request ends as if nothing had happened",

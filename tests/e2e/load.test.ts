@@ -46,4 +46,4 @@ test("load: what is asked of time is told to the gateway, which counts it", asyn
 test("load: a server that is not there, and one without the model, are errors that say so", async () => {
   await expect(load("--base-url", "http://127.0.0.1:9/v1")).rejects.toThrow("lists no models");
   await expect(load("--base-url", `${stack.baseUrl}/v1`, "--model", "nobody")).rejects.toThrow("does not serve nobody");
-}, 60_000);
+});

@@ -35,7 +35,7 @@ afterAll(async () => {
 });
 
 function ask(name: string): Promise<Outcome[]> {
-  return Promise.all(Array.from({ length: requests }, (_, seed) => stream(stack, seed, name)));
+  return Promise.all(Array.from({ length: requests }, (_, seed) => stream(stack, seed, { model: name })));
 }
 
 function kill(name: string, signal: NodeJS.Signals): void {

@@ -28,7 +28,11 @@ export async function waitFor(what: string, condition: () => Promise<boolean>, b
 export type Outcome = { tokens: number[]; end: string };
 
 /** One streamed request, from the first byte to the end of the body. */
-export async function stream(stack: Stack, seed: number, model = stack.modelName): Promise<Outcome> {
+export async function stream(
+  stack: Stack,
+  seed: number,
+  { model = stack.modelName, maxTokens = 400 }: { model?: string; maxTokens?: number } = {},
+): Promise<Outcome> {
   let response: Response;
   try {
     response = await fetch(`${stack.baseUrl}/v1/completions`, {
@@ -37,7 +41,7 @@ export async function stream(stack: Stack, seed: number, model = stack.modelName
       body: JSON.stringify({
         model,
         prompt: Array.from({ length: 300 }, (_, i) => (i * 31 + seed) % 256),
-        max_tokens: 400,
+        max_tokens: maxTokens,
         ignore_eos: true,
         // A seed and penalties: a resume that forgot one of them would show.
         temperature: 1,

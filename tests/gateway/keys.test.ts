@@ -117,7 +117,7 @@ describe("a gateway with a keys file", () => {
     ].join();
     for (const key of [alice, bob]) expect(told).not.toContain(key);
     expect(gateway.log).toContain('"key":"alice"');
-  }, 60_000);
+  });
 
   it("does not start with a bad one, and warns where it has none and others can reach it", async () => {
     const bad = join(surroundings.dir, "bad.json");

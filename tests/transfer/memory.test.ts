@@ -10,4 +10,4 @@ it("keeps both processes and the server within the budget while the receiver sta
   // Else the bound would say nothing.
   expect(use.cacheBytes).toBeGreaterThan(4 * (budgetMib + processMib) * mib);
   for (const bytes of [use.sender, use.receiver, use.server]) expect(bytes / mib).toBeLessThan(budgetMib + processMib);
-}, 60_000);
+});

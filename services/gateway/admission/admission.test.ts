@@ -190,7 +190,7 @@ describe("admission", () => {
       }),
       { numRuns: 150 },
     );
-  }, 60_000);
+  });
 });
 
 test("whom a worker would refuse for its share waits at the gateway", async () => {

@@ -50,7 +50,7 @@ const StructuredOutputs = z
 
 /** Sampling, stopping and reporting: the fields that chat and completions share. */
 const generationFields = {
-  model: z.string().min(1).max(256).describe("Name of the served model, as GET /v1/models lists it."),
+  model: z.string().min(1).max(256).describe("Name of a served model, as GET /v1/models lists them."),
   stream: z.boolean().nullish(),
   stream_options: z
     .looseObject({

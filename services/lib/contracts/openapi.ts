@@ -155,6 +155,8 @@ export function openApiDocument(vocabularySize?: number): object {
   for (const schema of Object.values(schemas)) {
     delete schema.$schema;
     delete schema.$id;
+    // Refused, but by a server that is being debugged.
+    delete schema.properties?.pelagic;
   }
   const modelById = lookup("getModel", "One model", "Model", "invalid_api_key", "model_not_found");
   return {
@@ -214,7 +216,7 @@ export function openApiDocument(vocabularySize?: number): object {
           security: [],
         },
       },
-      "/ready": lookup("ready", "A decode worker is ready", "Ready", "invalid_api_key", "no_workers", "shutting_down"),
+      "/ready": lookup("ready", "A model has a ready decode worker", "Ready", "invalid_api_key", "no_workers", "shutting_down"),
       "/version": lookup("version", "The build", "Version", "invalid_api_key"),
     },
     // The last: a gateway without API keys.

@@ -90,7 +90,7 @@ describe("several steps in one call", () => {
       }),
       { numRuns: 60 },
     );
-  }, 60_000);
+  });
 
   test("are made: an answer of 65 tokens takes a call for its prompt and one for each 16 more, and no step too many", async () => {
     const script = { promptRows: 10, salt: 0, maxTokens: 65, stopTokenIds: [], cancelAt: undefined };

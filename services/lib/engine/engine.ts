@@ -12,11 +12,14 @@ import { ExpertTally } from "./expert-tally.ts";
 import type { ModelRunner, SampledToken, SequenceResult, SequenceWork } from "./model-runner.ts";
 import type { RowSampling } from "./native.ts";
 import { blocksForRows, decodeCallMs, schedule, type Plan, type SchedulerConfig } from "./scheduler.ts";
+import { chunkWork, StepPace } from "./step-work.ts";
 
 export interface EngineConfig extends SchedulerConfig {
   kvBlocks: number;
   /** Requests that may wait; one more is refused. */
   maxWaiting: number;
+  /** What a step with prefill in it should take at most; absent: any time. */
+  stepMs?: number;
 }
 
 export interface EngineRequest {
@@ -121,6 +124,9 @@ export class Engine {
   private sampledTokens = 0;
   private prefillRate = 0;
   private decodeSeconds = 0;
+  private readonly pace = new StepPace();
+  /** Of one row's attention to one row, in rows. */
+  private readonly pairWork: number;
   /** Called after each step and whenever requests or blocks changed. */
   onChange: () => void = () => {};
   /** Called for each step: tokens routed to each logical expert, [MoE layers, experts]. */
@@ -132,6 +138,8 @@ export class Engine {
     this.config = config;
     this.clock = clock;
     this.log = log;
+    const { attentionFlopsPerPair = 0, gemmFlopsPerRow = 1 } = runner.info;
+    this.pairWork = attentionFlopsPerPair / gemmFlopsPerRow;
     this.blocks = new BlockManager(config.kvBlocks);
   }
 
@@ -331,6 +339,7 @@ export class Engine {
       { ...this.config, maxSequences },
       {
         availableBlocks: this.blocks.available,
+        ...(this.config.stepMs !== undefined && { bound: { work: this.pace.workWithin(this.config.stepMs), pairWork: this.pairWork } }),
         running: running.map((entry) => ({
           id: entry.request.id,
           computedRows: entry.computedRows,
@@ -572,7 +581,11 @@ export class Engine {
     const rows = work.reduce((sum, sequence) => sum + sequence.tokens.length, 0);
     const blend = (old: number, now: number) => (old === 0 ? now : 0.8 * old + 0.2 * now);
     if (rows === work.length) this.decodeSeconds = blend(this.decodeSeconds, seconds);
-    else this.prefillRate = blend(this.prefillRate, rows / Math.max(1e-6, seconds));
+    else {
+      this.prefillRate = blend(this.prefillRate, rows / Math.max(1e-6, seconds));
+      const done = work.reduce((sum, { tokens, firstRow }) => sum + chunkWork(this.pairWork, firstRow, tokens.length), 0);
+      this.pace.note(done, seconds * 1000);
+    }
   }
 
   private mustGet(id: string): Entry {

@@ -55,7 +55,7 @@ export interface RunResult {
 
 export interface ModelRunner {
   readonly info: Pick<ModelInfo, "layerCount" | "vocabSize" | "latentWidth" | "maxPositionEmbeddings"> &
-    Partial<Pick<ModelInfo, "moeLayerCount" | "logicalExpertCount" | "expertsPerToken">>;
+    Partial<Pick<ModelInfo, "moeLayerCount" | "logicalExpertCount" | "expertsPerToken" | "gemmFlopsPerRow" | "attentionFlopsPerPair">>;
   /** Bytes of one row of one layer as cached and sent. */
   readonly rowBytes: number;
   /** One result for each step made. */

@@ -8,9 +8,11 @@
 //     prompt is not overtaken for ever by short ones.
 //   - A request that starts gets all blocks of its known rows at once; later it needs one block per 64 tokens of answer.
 //     When none is left, the last in the queue gives its blocks up. The first therefore always advances, and so all finish.
+//   - Prefill gets so much in a step as takes a bounded time (step-work.ts), and each step gives some.
 //   - Where a call could only be followed by the same requests' next tokens, it makes several steps of decode (decodeSteps): small models
 //     take less time for one than the way to the runner and back.
 import { kvBlockTokens } from "../contracts/block-key.ts";
+import { chunkWork, leastChunkRows, leastWork, rowsOfWork } from "./step-work.ts";
 
 export interface SchedulerConfig {
   /** Rows in one step, over all requests. */
@@ -19,7 +21,7 @@ export interface SchedulerConfig {
   maxSequences: number;
   /** Rows of one request in one step. */
   chunkTokens: number;
-  /** A chunk that does not reach its request's target ends on a multiple of this position, unless that would leave it empty. */
+  /** A chunk that does not reach its request's target ends on a multiple of this position, or a part of the way there. */
   chunkAlignTokens: 1 | 64;
 }
 
@@ -58,6 +60,8 @@ export interface Snapshot {
   running: readonly RunningView[];
   waiting: readonly WaitingView[];
   availableBlocks: number;
+  /** The step's work at most, decode included; prefill has at least leastWork of it. Absent: any. */
+  bound?: { work: number; pairWork: number };
 }
 
 export interface Work {
@@ -100,16 +104,22 @@ export function schedule(config: SchedulerConfig, snapshot: Snapshot): Plan {
   const decoding = kept.filter((request) => request.targetRows - request.computedRows === 1);
   const prefilling = kept.filter((request) => request.targetRows - request.computedRows > 1);
 
+  const prefill = new PrefillBound(snapshot, decoding, prefilling);
+
   for (const request of [...decoding, ...prefilling]) {
     const { id, computedRows: firstRow, targetRows, heldBlocks } = request;
+    const prefills = targetRows - firstRow > 1;
+    const rowsInTime = prefills ? prefill.rowsOf(firstRow, targetRows) : 1;
+    if (rowsInTime === 0) break;
     while (tokensLeft > 0 && !preempt.has(id)) {
       const rowsWithBlocks = (heldBlocks + blocksLeft) * kvBlockTokens - firstRow;
-      const rowCount = chunkRows(config, firstRow, targetRows, Math.min(tokensLeft, rowsWithBlocks));
+      const rowCount = chunkRows(config, firstRow, targetRows, Math.min(tokensLeft, rowsWithBlocks, rowsInTime));
       if (rowCount > 0) {
         const growBlocks = Math.max(0, blocksForRows(firstRow + rowCount) - heldBlocks);
         work.set(id, { id, firstRow, rowCount, growBlocks });
         tokensLeft -= rowCount;
         blocksLeft -= growBlocks;
+        if (prefills) prefill.take(firstRow, rowCount);
         break;
       }
       const victim = kept.at(-1) as RunningView;
@@ -142,16 +152,45 @@ export function schedule(config: SchedulerConfig, snapshot: Snapshot): Plan {
     const reserveBlocks = running === 0 ? 0 : running + 1;
     const growBlocks = Math.max(0, blocksForRows(targetRows) - hitBlocks);
     if (growBlocks + idleHitBlocks + reserveBlocks > blocksLeft) break;
-    const rowCount = chunkRows(config, firstRow, targetRows, tokensLeft);
+    const rowCount = chunkRows(config, firstRow, targetRows, Math.min(tokensLeft, prefill.rowsOf(firstRow, targetRows)));
     if (rowCount === 0 && firstRow < targetRows) break;
     admit.push(id);
     work.set(id, { id, firstRow, rowCount, growBlocks });
     tokensLeft -= rowCount;
     blocksLeft -= growBlocks + idleHitBlocks;
+    prefill.take(firstRow, rowCount);
   }
   const plan = { work: [...work.values()], steps: 1, admit, preempt: [] };
   const allDecode = decoding.length > 0 && prefilling.length === 0 && admit.length === 0 && plan.work.length === decoding.length;
   return allDecode ? withMoreSteps(plan, decoding, snapshot.availableBlocks) : plan;
+}
+
+/** What prefill may have of a step beside the rows that decode. */
+class PrefillBound {
+  private readonly pairWork: number;
+  /** What one request may have: half, where others could go on too, or a long prompt would hold up all short ones behind it. */
+  private readonly share: number;
+  private workLeft: number;
+  private isFirst = true;
+
+  constructor({ bound, waiting }: Snapshot, decoding: readonly RunningView[], prefilling: readonly RunningView[]) {
+    this.pairWork = bound?.pairWork ?? 0;
+    const decodeWork = decoding.reduce((sum, { computedRows }) => sum + chunkWork(this.pairWork, computedRows, 1), 0);
+    this.workLeft = Math.max(leastWork, (bound?.work ?? Number.POSITIVE_INFINITY) - decodeWork);
+    this.share = prefilling.length + waiting.length > 1 ? this.workLeft / 2 : this.workLeft;
+  }
+
+  /** The first has some, whatever they take: every step brings somebody on. Others have no crumbs. */
+  rowsOf(firstRow: number, targetRows: number): number {
+    const rows = rowsOfWork(this.pairWork, firstRow, Math.min(this.share, this.workLeft));
+    if (this.isFirst) return Math.max(leastChunkRows, rows);
+    return rows < Math.min(leastChunkRows, targetRows - firstRow) ? 0 : rows;
+  }
+
+  take(firstRow: number, rowCount: number): void {
+    this.workLeft = Math.max(0, this.workLeft - chunkWork(this.pairWork, firstRow, rowCount));
+    if (rowCount > 0) this.isFirst = false;
+  }
 }
 
 /**
@@ -170,12 +209,14 @@ function withMoreSteps(plan: Plan, decoding: readonly RunningView[], availableBl
 }
 
 function chunkRows(config: SchedulerConfig, firstRow: number, targetRows: number, limit: number): number {
-  const end = Math.min(targetRows, firstRow + Math.min(config.chunkTokens, limit));
-  if (end < targetRows) {
-    const alignedEnd = end - (end % config.chunkAlignTokens);
-    if (alignedEnd > firstRow) return alignedEnd - firstRow;
-  }
-  return Math.max(0, end - firstRow);
+  const rows = Math.min(config.chunkTokens, limit);
+  const end = Math.min(targetRows, firstRow + rows);
+  if (end >= targetRows || config.chunkAlignTokens === 1 || rows < 1) return Math.max(0, end - firstRow);
+  const alignedEnd = end - (end % config.chunkAlignTokens);
+  if (alignedEnd > firstRow) return alignedEnd - firstRow;
+  // Not 60 and 4 and 60 and 4: equal parts of the way there.
+  const way = Math.min(targetRows - firstRow, config.chunkAlignTokens - (firstRow % config.chunkAlignTokens));
+  return Math.ceil(way / Math.ceil(way / rows));
 }
 
 function byPosition(left: { position: number }, right: { position: number }): number {

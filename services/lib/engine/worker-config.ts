@@ -7,6 +7,7 @@ import { kvBlockTokens } from "../contracts/block-key.ts";
 import { kvDtypes } from "../contracts/frame.ts";
 import type { EngineConfig } from "./engine.ts";
 import type { LoadOptions } from "./native.ts";
+import { stepMs } from "./step-work.ts";
 
 /** The numerics probe takes 200 rows. */
 const minKvBlocks = 4;
@@ -53,6 +54,7 @@ export function engineConfig(config: WorkerConfig, kvBlocks: number): EngineConf
     chunkAlignTokens: kvBlockTokens,
     maxSequences: config.maxSequences,
     maxWaiting: config.maxWaiting,
+    stepMs,
   };
 }
 

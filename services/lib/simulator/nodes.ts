@@ -8,6 +8,7 @@ import { RequestRouting } from "../../gateway/request-routing.ts";
 import { WorkerDirectory } from "../../gateway/worker-directory.ts";
 import { DecodeWorker } from "../engine/decode-worker.ts";
 import { RowServer } from "../engine/row-server.ts";
+import { stepMs } from "../engine/step-work.ts";
 import { WorkerCore } from "../engine/worker-core.ts";
 import type { Random } from "./random.ts";
 import { type Build, buildOf, deadlineMs, leaseMs, promptOf, resumeWaitMs, type Scenario, type SimRequest } from "./scenario.ts";
@@ -78,6 +79,7 @@ export class SimWorker {
           chunkAlignTokens: scenario.chunkAlignTokens,
           maxSequences: scenario.maxSequences,
           maxWaiting: scenario.maxWaiting,
+          stepMs,
         },
         freshId: (bytes) => random.hex(bytes),
         pid: 1,
