@@ -8,12 +8,13 @@ const quantityPattern = "^\\+?([0-9]+|[0-9]+\\.[0-9]*|\\.[0-9]+)([eE][+-]?[0-9]+
 /** "500m", "2", 2, "64Gi". */
 export const Quantity = z
   .union([z.number().int(), z.string().regex(new RegExp(quantityPattern)).max(32)])
-  .meta({ "x-kubernetes-int-or-string": true, pattern: quantityPattern });
+  .meta({ "x-kubernetes-int-or-string": true, pattern: quantityPattern, maxLength: 32 });
 export type Quantity = z.output<typeof Quantity>;
 
 /** A part of a DNS name: what Kubernetes calls a label. */
 export const dnsLabelPattern = "[a-z0-9]([-a-z0-9]*[a-z0-9])?";
-const dnsNamePattern = `${dnsLabelPattern}(\\.${dnsLabelPattern})*`;
+// [.] and not \\.: in a CEL string a backslash would need one more.
+const dnsNamePattern = `${dnsLabelPattern}([.]${dnsLabelPattern})*`;
 
 /** The name of most objects. */
 export const ObjectName = z
@@ -45,7 +46,11 @@ const resourceKeyRule = {
   rule: `self.all(key, key.matches('^(${dnsNamePattern}/)?${qualifiedName}$'))`,
   message: "a key must be a resource's name, such as cpu, memory or example.com/device",
 };
-const ResourceList = z.record(z.string(), Quantity).meta({ maxProperties: 16, ...rules(resourceKeyRule) });
+const amountRule = {
+  rule: "self.all(key, quantity(string(self[key])).asApproximateFloat() >= 0.0)",
+  message: "an amount must not be negative",
+};
+const ResourceList = z.record(z.string(), Quantity).meta({ maxProperties: 16, ...rules(resourceKeyRule, amountRule) });
 
 export const Resources = z
   .object({

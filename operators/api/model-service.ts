@@ -136,7 +136,7 @@ export const Pool = z
       {
         rule: `self.backend != 'cpu' || !has(self.cacheMemoryMib) || !has(self.resources) || !has(self.resources.limits)
           || !('memory' in self.resources.limits)
-          || quantity(string(self.resources.limits['memory'])).compareTo(quantity(string(self.cacheMemoryMib) + 'Mi')) > 0`.replace(
+          || quantity(string(self.resources.limits['memory'])).asApproximateFloat() > double(self.cacheMemoryMib) * 1048576.0`.replace(
           /\s+/g,
           " ",
         ),
@@ -154,7 +154,8 @@ export const Pools = z
   })
   .meta(
     rules({
-      rule: "self.prefill.backend == self.decode.backend",
+      // A default is checked as it is written, before those inside it are filled in: hence has().
+      rule: "!has(self.prefill) || !has(self.decode) || self.prefill.backend == self.decode.backend",
       message: "pools.prefill.backend and pools.decode.backend must be equal: workers with other bits cannot exchange cache",
       fieldPath: ".decode.backend",
     }),
@@ -163,8 +164,8 @@ export const Pools = z
 
 export const Slo = z
   .object({
-    ttftSeconds: z.number().min(0.001).max(3600).describe("Time to first token that requests should meet."),
-    tpotSeconds: z.number().min(0.0001).max(60).describe("Time per output token after the first that requests should meet."),
+    ttftSeconds: z.number().positive().max(3600).describe("Time to first token that requests should meet."),
+    tpotSeconds: z.number().positive().max(60).describe("Time per output token after the first that requests should meet."),
   })
   .describe("What users should see; autoscaling with policy slo steers by it.");
 
@@ -209,12 +210,12 @@ export const Autoscaling = z
   .meta(
     rules(
       {
-        rule: "self.policy == 'none' || has(self.prefill)",
+        rule: "!has(self.policy) || self.policy == 'none' || has(self.prefill)",
         message: "autoscaling.prefill (minReplicas, maxReplicas) is required with policy slo and external",
         fieldPath: ".prefill",
       },
       {
-        rule: "self.policy == 'none' || has(self.decode)",
+        rule: "!has(self.policy) || self.policy == 'none' || has(self.decode)",
         message: "autoscaling.decode (minReplicas, maxReplicas) is required with policy slo and external",
         fieldPath: ".decode",
       },

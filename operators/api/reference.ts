@@ -124,8 +124,8 @@ function typeOf(schema: StructuralSchema): string {
   if (schema.enum) return schema.enum.join(" \\| ");
   if (schema.items) return `list of ${typeOf(schema.items)}`;
   if (schema.additionalProperties) return `map of ${typeOf(schema.additionalProperties)}`;
-  const bounds =
-    schema.minimum === undefined && schema.maximum === undefined ? "" : `, ${schema.minimum ?? ""} to ${schema.maximum ?? "any"}`;
+  const from = schema.exclusiveMinimum ? `over ${schema.minimum}` : (schema.minimum ?? "");
+  const bounds = schema.minimum === undefined && schema.maximum === undefined ? "" : `, ${from} to ${schema.maximum ?? "any"}`;
   return `${schema.type ?? "any"}${bounds}`;
 }
 

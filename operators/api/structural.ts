@@ -11,6 +11,7 @@ export interface StructuralSchema {
   pattern?: string;
   minimum?: number;
   maximum?: number;
+  exclusiveMinimum?: boolean;
   minLength?: number;
   maxLength?: number;
   maxItems?: number;
@@ -34,11 +35,12 @@ export function structuralSchema(schema: z.ZodType): StructuralSchema {
 function structural(node: StructuralSchema): StructuralSchema {
   const { properties, items, additionalProperties, ...rest } = node;
   if (rest["x-kubernetes-int-or-string"]) {
-    const { description, pattern } = rest;
+    const { description, pattern, maxLength } = rest;
     return {
       ...(description === undefined ? {} : { description }),
       anyOf: [{ type: "integer" }, { type: "string" }],
       ...(pattern === undefined ? {} : { pattern }),
+      ...(maxLength === undefined ? {} : { maxLength }),
       "x-kubernetes-int-or-string": true,
     };
   }

@@ -21,6 +21,7 @@ export interface ApiRequest {
   contentType?: string;
   /** Acts as this user, as RBAC sees it; the administrator unless given. */
   as?: string;
+  accept?: string;
 }
 
 export interface TestApiServer {
@@ -134,7 +135,7 @@ async function pollUntil<T>(what: string, probe: () => Promise<T | undefined>): 
 
 function callApi(url: string, ca: Buffer, method: string, path: string, options: ApiRequest): Promise<ApiAnswer> {
   return new Promise((resolve, reject) => {
-    const headers: Record<string, string> = { authorization: `Bearer ${adminToken}`, accept: "application/json" };
+    const headers: Record<string, string> = { authorization: `Bearer ${adminToken}`, accept: options.accept ?? "application/json" };
     if (options.body !== undefined) headers["content-type"] = options.contentType ?? "application/json";
     if (options.as !== undefined) headers["impersonate-user"] = options.as;
     const outgoing = request(new URL(path, url), { method, headers, ca, agent: false, timeout: 30_000 }, (response) => {
