@@ -198,6 +198,7 @@ Napi::Object step_to_js(Napi::Env env, const StepBatch& batch, const StepResult&
   const std::size_t rows = batch.logit_rows.size();
   std::vector<std::int32_t> tokens(rows, -1);
   std::vector<float> logprobs(rows, std::numeric_limits<float>::quiet_NaN());
+  std::vector<std::int32_t> ranks(rows, 0);
   const Napi::Array top_tokens = Napi::Array::New(env, rows);
   const Napi::Array top_logprobs = Napi::Array::New(env, rows);
   for (std::size_t i = 0; i < rows; ++i) {
@@ -208,6 +209,7 @@ Napi::Object step_to_js(Napi::Env env, const StepBatch& batch, const StepResult&
     if (sampled) {
       tokens[i] = sample.token;
       logprobs[i] = sample.logprob;
+      ranks[i] = sample.rank;
     }
     if (sample.top_tokens.empty()) continue;  // absent: making an array costs more than sampling
     const std::uint32_t index = static_cast<std::uint32_t>(i);
@@ -217,6 +219,7 @@ Napi::Object step_to_js(Napi::Env env, const StepBatch& batch, const StepResult&
   Napi::Object out = Napi::Object::New(env);
   out.Set("tokens", typed_array<Napi::Int32Array>(env, tokens));
   out.Set("logprobs", typed_array<Napi::Float32Array>(env, logprobs));
+  out.Set("ranks", typed_array<Napi::Int32Array>(env, ranks));
   out.Set("topTokens", top_tokens);
   out.Set("topLogprobs", top_logprobs);
   if (batch.digests) out.Set("digests", typed_array<Napi::BigUint64Array>(env, result.digests));

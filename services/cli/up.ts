@@ -85,7 +85,7 @@ export function register(program: Command): void {
     .option("--json", "one JSON event a line on stdout")
     .addHelpText(
       "after",
-      "\nExamples:\n  ./pelagic up --port 8001 --decode 2 --detach\n  ./pelagic up --model small=models/plankton --model DIR",
+      "\nExample:\n  ./pelagic up --port 8001 --decode 2 --detach\n  ./pelagic up --model small=models/plankton --model DIR",
     )
     .action((given: UpOptions) => {
       const apiKeys = given.apiKeys ?? (process.env.PELAGIC_API_KEYS || undefined);

@@ -1,6 +1,7 @@
 // What every form of answer has in common: the JSON or the events that a client reads, made of an answer's pieces.
 import type { Usage } from "../lib/contracts/http.ts";
 import type { PelagicError } from "../lib/contracts/errors.ts";
+import type { PromptScores } from "../lib/contracts/prompt-scores.ts";
 import type { TokenTable } from "../lib/model/token-table.ts";
 import type { LogprobEntry, OutputPiece } from "./output-assembler.ts";
 
@@ -24,12 +25,14 @@ export interface WholeAnswer {
   pieces: OutputPiece[];
   ending: Ending;
   report: TokenReport;
+  /** Of its prompt; null: nobody asked. */
+  scores: PromptScores | null;
 }
 
 /** Streams are events, one string for all that goes out at once. `index` numbers the request's answers. */
 export interface AnswerFormat {
-  /** Goes before an answer's first piece, in the same write. `usage`: of its prompt. */
-  opening(index: number, usage: Usage): string;
+  /** Goes before an answer's first piece, in the same write. `usage`, `scores`: of its prompt. */
+  opening(index: number, usage: Usage, scores: PromptScores | null): string;
   /** `usage`: so far, where the client wants it in every chunk. */
   pieces(index: number, pieces: OutputPiece[], report: TokenReport, usage: Usage | null): string;
   finish(index: number, ending: Ending, usage: Usage | null): string;
@@ -50,6 +53,8 @@ export interface FormatOptions {
   head: AnswerHead;
   table: TokenTable | null;
   logprobs: boolean;
+  /** vLLM's prompt_logprobs: so many beside each token of the prompt. */
+  promptLogprobs: number | null;
   /** Repeated to a client that asked for token ids, one list for each prompt. */
   promptTokenIds?: number[][];
   /** Streams with usage say `usage: null` in every chunk but the last. */

@@ -15,6 +15,8 @@ export interface Choice {
   prompt: number;
   promptTokens: number;
   assembler: OutputAssembler;
+  /** The prompt is all that is asked about: the token that comes of it is not. */
+  promptOnly: boolean;
   /** Sends it to the workers. */
   start(): Generation;
 }
@@ -83,7 +85,7 @@ export class Answer {
         // Goes out with the first piece, not before it.
         let opening: string | null = null;
         const open = () => {
-          opening ??= format.opening(index, this.usage([choice]));
+          opening ??= format.opening(index, this.usage([choice]), this.generations[index]?.promptScores ?? null);
         };
         const withOpening = (events: string) => {
           const all = opening + events;
@@ -124,6 +126,7 @@ export class Answer {
       pieces: [],
       ending: { reason: "stop", stop: null },
       report: {},
+      scores: null,
     }));
     await this.all(async (choice, index) => {
       const answer = answers[index] as WholeAnswer;
@@ -132,6 +135,7 @@ export class Answer {
         addReport(answer.report, report);
         return Promise.resolve();
       });
+      answer.scores = this.generations[index]?.promptScores ?? null;
       return answer.ending;
     });
     this.options.beforeFirst();
@@ -170,7 +174,7 @@ export class Answer {
     index: number,
     put: (pieces: OutputPiece[], report: TokenReport) => Promise<void>,
   ): Promise<Ending> {
-    const { assembler, prompt } = choice;
+    const { assembler, prompt, promptOnly } = choice;
     // The others of a prompt find its blocks where the first has put them.
     const isFirst = this.options.choices.findIndex((one) => one.prompt === prompt) === index;
     if (!isFirst) await this.firsts[prompt];
@@ -184,7 +188,7 @@ export class Answer {
       lastMs = nowMs;
       this.seenFirst[prompt]?.();
       const pieces: OutputPiece[] = [];
-      const used = assembler.push(batch.tokens, batch.logprobs, pieces);
+      const used = promptOnly ? 0 : assembler.push(batch.tokens, batch.logprobs, pieces);
       await put(pieces, this.report(batch.tokens.subarray(0, used), batch.digests.slice(0, used)));
       // Leaving the loop cancels what is still being generated.
       if (assembler.stopped) break;
@@ -193,7 +197,7 @@ export class Answer {
     const pieces: OutputPiece[] = [];
     assembler.finish(pieces);
     if (pieces.length > 0) await put(pieces, {});
-    const reason = assembler.stopped ? "stop" : (generation.end?.reason ?? "stop");
+    const reason = promptOnly ? "length" : assembler.stopped ? "stop" : (generation.end?.reason ?? "stop");
     return { reason: reason === "stop" && assembler.calls > 0 ? "tool_calls" : reason, stop: assembler.stop };
   }
 

@@ -18,11 +18,13 @@ import {
 } from "./answer-format.ts";
 import { errorBody } from "./http-error.ts";
 import type { LogprobEntry, OutputPiece } from "./output-assembler.ts";
+import { promptLogprobs } from "./prompt-logprobs.ts";
 import { doneEvent, sseEvent } from "./sse.ts";
 
 type Delta = ChatCompletionChunk["choices"][number]["delta"];
 
 export interface ChatFormatOptions extends FormatOptions {
+  prompt: Uint32Array;
   /** The answer has reasoning, be it empty. */
   thinking: boolean;
   /** The client wants to see it. */
@@ -65,13 +67,16 @@ export class ChatFormat implements AnswerFormat {
   }
 
   whole(answers: WholeAnswer[], usage: Usage): object {
-    const { id, created, model } = this.options.head;
+    const { head, promptLogprobs: top, prompt, table } = this.options;
+    const { id, created, model } = head;
+    const scores = answers[0]?.scores ?? null;
     return {
       id,
       object: "chat.completion",
       created,
       model,
       ...this.promptIds(),
+      ...(top !== null && scores !== null && { prompt_logprobs: promptLogprobs(prompt, scores, top, table) }),
       choices: answers.map(({ pieces, ending, report }, index) => ({
         index,
         message: this.message(pieces),

@@ -1,6 +1,7 @@
 // The answer of /v1/completions. Pure.
 import type { PelagicError } from "../lib/contracts/errors.ts";
-import type { Completion, CompletionChunk, CompletionLogprobs, Usage } from "../lib/contracts/http.ts";
+import type { Completion, CompletionChunk, CompletionLogprobs, PromptLogprobs, Usage } from "../lib/contracts/http.ts";
+import type { PromptScores } from "../lib/contracts/prompt-scores.ts";
 import {
   type AnswerFormat,
   type Ending,
@@ -14,9 +15,14 @@ import {
 } from "./answer-format.ts";
 import { errorBody } from "./http-error.ts";
 import type { OutputPiece } from "./output-assembler.ts";
+import { echoLogprobs, promptLogprobs } from "./prompt-logprobs.ts";
 import { doneEvent, sseEvent } from "./sse.ts";
 
 export interface CompletionFormatOptions extends FormatOptions {
+  /** Token ids, by prompt. */
+  prompts: Uint32Array[];
+  /** Most likely tokens beside each, where logprobs are asked for. */
+  top: number;
   /** Goes before the answers to each prompt. */
   echo: string[] | null;
   /** Answers to one prompt. */
@@ -30,9 +36,10 @@ export class CompletionFormat implements AnswerFormat {
     this.options = options;
   }
 
-  opening(index: number): string {
+  opening(index: number, _usage: Usage, scores: PromptScores | null): string {
     const text = this.echo(index);
-    return text === "" ? "" : sseEvent(this.chunk(index, text, null, null, {}, null));
+    const logprobs = this.echoed(index, scores);
+    return text === "" && logprobs === null ? "" : sseEvent(this.chunk(index, text, logprobs, null, {}, null));
   }
 
   /** One event a piece; the report goes with the first, or alone where no text is out yet. */
@@ -40,7 +47,7 @@ export class CompletionFormat implements AnswerFormat {
     const reported = (report.token_ids?.length ?? 0) > 0 || (report.logits_digests?.length ?? 0) > 0;
     if (pieces.length === 0) return reported || usage ? sseEvent(this.chunk(index, "", null, null, report, usage)) : "";
     return pieces
-      .map((piece, i) => sseEvent(this.chunk(index, piece.text, this.logprobs([piece]), null, i === 0 ? report : {}, usage)))
+      .map((piece, i) => sseEvent(this.chunk(index, piece.text, this.logprobs(index, [piece]), null, i === 0 ? report : {}, usage)))
       .join("");
   }
 
@@ -60,13 +67,14 @@ export class CompletionFormat implements AnswerFormat {
   whole(answers: WholeAnswer[], usage: Usage): object {
     return {
       ...this.head(0),
-      choices: answers.map(({ pieces, ending, report }, index) => ({
+      choices: answers.map(({ pieces, ending, report, scores }, index) => ({
         index,
         text: this.echo(index) + textOf(pieces, "content"),
-        logprobs: this.logprobs(pieces),
+        logprobs: joined(this.echoed(index, scores), this.logprobs(index, pieces)),
         finish_reason: ending.reason,
         ...report,
         ...this.promptIds(index),
+        ...this.promptLogprobs(index, scores),
       })),
       usage,
     } satisfies Completion;
@@ -80,6 +88,19 @@ export class CompletionFormat implements AnswerFormat {
 
   private echo(index: number): string {
     return this.options.echo?.[this.promptOf(index)] ?? "";
+  }
+
+  /** The logprobs of an echoed prompt. */
+  private echoed(index: number, scores: PromptScores | null): CompletionLogprobs | null {
+    const { echo, logprobs, table, top, prompts } = this.options;
+    if (echo === null || !logprobs || scores === null || table === null) return null;
+    return echoLogprobs(prompts[this.promptOf(index)] as Uint32Array, this.echo(index), scores, top, table);
+  }
+
+  private promptLogprobs(index: number, scores: PromptScores | null): { prompt_logprobs?: PromptLogprobs } {
+    const { promptLogprobs: top, prompts, table } = this.options;
+    if (top === null || scores === null) return {};
+    return { prompt_logprobs: promptLogprobs(prompts[this.promptOf(index)] as Uint32Array, scores, top, table) };
   }
 
   private promptOf(index: number): number {
@@ -107,15 +128,26 @@ export class CompletionFormat implements AnswerFormat {
     };
   }
 
-  private logprobs(pieces: OutputPiece[]): CompletionLogprobs | null {
+  private logprobs(index: number, pieces: OutputPiece[]): CompletionLogprobs | null {
     const { logprobs, table } = this.options;
     if (!logprobs || table === null) return null;
+    const before = this.echo(index).length;
     const entries = pieces.flatMap((piece) => piece.logprobs);
     return {
       tokens: entries.map((entry) => tokenText(entry.tokenId, table)),
       token_logprobs: entries.map((entry) => finite(entry.logprob)),
       top_logprobs: entries.map((entry) => Object.fromEntries(entry.top.map(([id, logprob]) => [tokenText(id, table), finite(logprob)]))),
-      text_offset: entries.map((entry) => entry.textOffset),
+      text_offset: entries.map((entry) => before + entry.textOffset),
     };
   }
+}
+
+function joined(prompt: CompletionLogprobs | null, answer: CompletionLogprobs | null): CompletionLogprobs | null {
+  if (prompt === null || answer === null) return prompt ?? answer;
+  return {
+    tokens: [...prompt.tokens, ...answer.tokens],
+    token_logprobs: [...prompt.token_logprobs, ...answer.token_logprobs],
+    top_logprobs: [...prompt.top_logprobs, ...answer.top_logprobs],
+    text_offset: [...prompt.text_offset, ...answer.text_offset],
+  };
 }

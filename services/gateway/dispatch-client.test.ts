@@ -1,7 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { ManualClock, MemoryBus } from "../../tests/gateway/memory-bus.ts";
-import { type Script, ScriptedDecode } from "../../tests/gateway/scripted-decode.ts";
+import { type Script, ScriptedDecode, scriptedScores } from "../../tests/gateway/scripted-decode.ts";
 import { silentLog } from "../lib/contracts/bus.ts";
 import { PelagicError } from "../lib/contracts/errors.ts";
 import { Control } from "../lib/contracts/messages.ts";
@@ -149,28 +149,50 @@ describe("dispatch client", () => {
 
   it("does so over a bus that loses, doubles and reorders anything", async () => {
     const fate = fc.array(fc.constantFrom<number[]>([0], [0], [0], [3], [40], [0, 7], []), { minLength: 20, maxLength: 60 });
+    const anyTop = fc.constantFrom(undefined, undefined, 0, 2);
     await fc.assert(
-      fc.asyncProperty(fate, fc.integer({ min: 1, max: 4 }), fc.integer({ min: 1, max: 40 }), async (fates, tokensPerDelta, count) => {
-        const { clock, bus, client, worker, start } = setup({ d0: { tokens: range(count), gapMs: 2, tokensPerDelta } });
-        await clock.advance(10);
-        let messages = 0;
-        let dispatchesLost = 0;
-        // The faults end, so that the request can; a dispatch is given up after three tries; heartbeats are not what is tested here.
-        bus.fate = (subject) => {
-          const chosen = subject.includes(".state") ? [0] : (fates[messages++] ?? [0]);
-          const ofDispatch = subject.includes(".dispatch.") || subject === "_INBOX";
-          return chosen.length === 0 && ofDispatch && ++dispatchesLost > 2 ? [0] : chosen;
-        };
-        const { reader } = start();
-        await clock.runUntil(() => reader.ends > 0, 40_000);
-        expect(reader).toEqual({ tokens: range(count), ends: 1, error: null });
-        expect(worker("d0").dispatches).toHaveLength(1);
-        await clock.advance(5_000);
-        expect(reader.ends).toBe(1);
-        expect(client.running).toBe(0);
-      }),
+      fc.asyncProperty(
+        fate,
+        fc.integer({ min: 1, max: 4 }),
+        fc.integer({ min: 1, max: 40 }),
+        anyTop,
+        async (fates, tokensPerDelta, count, top) => {
+          const { clock, bus, client, worker, start } = setup({ d0: { tokens: range(count), gapMs: 2, tokensPerDelta } });
+          await clock.advance(10);
+          let messages = 0;
+          let dispatchesLost = 0;
+          // The faults end, so that the request can; a dispatch is given up after three tries; heartbeats are not what is tested here.
+          bus.fate = (subject) => {
+            const chosen = subject.includes(".state") ? [0] : (fates[messages++] ?? [0]);
+            const ofDispatch = subject.includes(".dispatch.") || subject === "_INBOX";
+            return chosen.length === 0 && ofDispatch && ++dispatchesLost > 2 ? [0] : chosen;
+          };
+          const { generation, reader } = start({ prompt: Uint32Array.from(range(8)), ...(top !== undefined && { promptTop: top }) });
+          await clock.runUntil(() => reader.ends > 0, 40_000);
+          expect(reader).toEqual({ tokens: range(count), ends: 1, error: null });
+          expect(generation.promptScores).toEqual(top === undefined ? null : scriptedScores(8, top));
+          expect(worker("d0").dispatches).toHaveLength(1);
+          await clock.advance(5_000);
+          expect(reader.ends).toBe(1);
+          expect(client.running).toBe(0);
+        },
+      ),
       { numRuns: 300 },
     );
+  });
+
+  it("begins again where a worker dies before the prompt's scores are here, and shows no token before", async () => {
+    const { clock, worker, start } = setup({ d0: { tokens: range(3) }, d1: { tokens: range(3) } });
+    await clock.advance(10);
+    const { generation, reader } = start({ prompt: Uint32Array.from(range(40)), promptTop: 1, maxTokens: 3 });
+    await clock.runUntil(() => generation.received > 0 || reader.ends > 0, 5_000);
+    const [first, other] = worker("d0").dispatches.length > 0 ? [worker("d0"), worker("d1")] : [worker("d1"), worker("d0")];
+    expect(reader.tokens).toEqual([]);
+    first.kill();
+    await clock.runUntil(() => reader.ends > 0, 40_000);
+    expect(reader).toEqual({ tokens: range(3), ends: 1, error: null });
+    expect(generation.promptScores).toEqual(scriptedScores(40, 1));
+    expect(other.dispatches.map(({ body, tokens }) => [body.promptTop, tokens.length])).toEqual([[1, 40]]);
   });
 
   it("goes elsewhere when a worker is busy, and says overloaded when all are", async () => {

@@ -54,7 +54,8 @@ export function planGeneration(
   }
   return {
     sampling: { ...sampling(request, model), ...(extra.logprobs === undefined ? {} : { logprobs: extra.logprobs }) },
-    maxTokens: askedTokens ?? Math.min(room, limits.defaultMaxTokens),
+    // No answer at all is one of which nothing is told.
+    maxTokens: Math.max(1, askedTokens ?? Math.min(room, limits.defaultMaxTokens)),
     stops: typeof request.stop === "string" ? [request.stop] : (request.stop ?? []),
     stopTokenIds: [...stopTokenIds],
     constraint,

@@ -35,6 +35,8 @@ export interface GenerationRequest {
   answers: number;
   candidates: number;
   logprobs: number | undefined;
+  /** Most likely tokens told beside each of the prompt's; undefined: the prompt's own are not asked for either. */
+  promptTop: number | undefined;
   askedTokens: number | null | undefined;
   askedTokensField: string;
   thinkingTokens: number | null | undefined;
@@ -57,6 +59,7 @@ function parseChat(rules: Rules, model: ServedModel, body: Record<string, unknow
     (prompts) =>
       new ChatFormat({
         ...formatOptions(model, "chatcmpl", request, prompts, request.logprobs === true),
+        prompt: (prompts[0] as EncodedPrompt).tokens,
         thinking: thinkingWanted(request),
         showReasoning: request.include_reasoning ?? true,
       }),
@@ -65,6 +68,7 @@ function parseChat(rules: Rules, model: ServedModel, body: Record<string, unknow
 
 /** What every form of conversation becomes. */
 function chatGeneration(model: ServedModel, request: ChatCompletionRequest, format: GenerationRequest["format"]): GenerationRequest {
+  refuseStreamedPrompt(request);
   if (request.logprobs !== true && (request.top_logprobs ?? 0) > 0) {
     throw new PelagicError("invalid_request", "top_logprobs: needs logprobs: true", { param: "top_logprobs" });
   }
@@ -77,6 +81,7 @@ function chatGeneration(model: ServedModel, request: ChatCompletionRequest, form
     answers: request.n ?? 1,
     candidates: request.n ?? 1,
     logprobs: request.logprobs === true ? (request.top_logprobs ?? 0) : undefined,
+    promptTop: request.prompt_logprobs ?? undefined,
     askedTokens: request.max_completion_tokens ?? request.max_tokens,
     askedTokensField: request.max_completion_tokens ? "max_completion_tokens" : "max_tokens",
     thinkingTokens: request.thinking_token_budget,
@@ -108,8 +113,10 @@ function parseCompletion(rules: Rules, model: ServedModel, body: Record<string, 
   if ((request.best_of ?? answers) < answers) throw refuse("best_of", "not fewer than n");
   if (request.stream && candidates > answers) throw refuse("best_of", "not with stream: the best is known at the end");
   if (prompts.length * candidates > httpLimits.answers) throw refuse("n", `more than ${httpLimits.answers} answers to one request`);
-  if (request.echo && typeof request.logprobs === "number") throw refuse("echo", "not with logprobs");
+  refuseStreamedPrompt(request);
   const logprobs = request.logprobs ?? undefined;
+  const asked = [request.prompt_logprobs, request.echo ? logprobs : null].filter((count) => typeof count === "number");
+  if (request.max_tokens === 0 && !request.echo && asked.length === 0) throw refuse("max_tokens", "0 only with echo or prompt_logprobs");
   return {
     common: request,
     prompts,
@@ -119,13 +126,16 @@ function parseCompletion(rules: Rules, model: ServedModel, body: Record<string, 
     answers,
     candidates,
     logprobs: logprobs ?? (candidates > answers ? 0 : undefined),
+    promptTop: asked.length === 0 ? undefined : Math.max(...asked),
     askedTokens: request.max_tokens,
     askedTokensField: "max_tokens",
     thinkingTokens: undefined,
     format: (encoded) =>
       new CompletionFormat({
         ...formatOptions(model, "cmpl", request, encoded, logprobs !== undefined),
-        echo: request.echo ? prompts.map((source, i) => promptText(model, source, encoded[i] as EncodedPrompt)) : null,
+        prompts: encoded.map(({ tokens }) => tokens),
+        top: logprobs ?? 0,
+        echo: request.echo ? prompts.map((source, i) => promptText(model, request, source, encoded[i] as EncodedPrompt)) : null,
         perPrompt: answers,
       }),
   };
@@ -146,13 +156,19 @@ function formatOptions(
     },
     table: model.table,
     logprobs,
+    promptLogprobs: request.prompt_logprobs ?? null,
     ...(request.return_token_ids ? { promptTokenIds: prompts.map(({ tokens }) => [...tokens]) } : {}),
     includeUsage: request.stream_options?.include_usage ?? false,
   };
 }
 
-function promptText(model: ServedModel, source: PromptSource, { tokens }: EncodedPrompt): string {
-  if (!("tokens" in source) && source.job.kind === "text") return source.job.text;
+function refuseStreamedPrompt({ stream, prompt_logprobs: asked }: CommonRequest): void {
+  if (!stream || typeof asked !== "number") return;
+  throw new PelagicError("invalid_request", "prompt_logprobs: not with stream", { param: "prompt_logprobs" });
+}
+
+function promptText(model: ServedModel, request: CommonRequest, source: PromptSource, { tokens }: EncodedPrompt): string {
+  if (!("tokens" in source) && source.job.kind === "text" && !request.truncate_prompt_tokens) return source.job.text;
   const { table } = model;
   return table === null ? "" : Buffer.concat(Array.from(tokens, (id) => table.bytesOf(id))).toString();
 }

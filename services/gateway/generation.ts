@@ -9,11 +9,13 @@ import {
   type Constraint,
   Delta,
   DispatchReply,
+  PromptScoresReply,
   type Sampling,
   type Standing,
   type TokenLogprobs,
   type TokenRules,
 } from "../lib/contracts/messages.ts";
+import { PromptScores } from "../lib/contracts/prompt-scores.ts";
 import { DamagedMessage, decodeMessage, encodeMessage } from "../lib/contracts/wire.ts";
 import type { DispatchClient } from "./dispatch-client.ts";
 
@@ -28,6 +30,8 @@ export interface GenerationRequest {
   cacheSalt: string;
   standing?: Standing;
   deadlineMs: number;
+  /** Score the prompt's tokens, with so many of the most likely beside each. */
+  promptTop?: number;
   /** Report the digest of every logits row. */
   digests?: boolean;
   /** A fresh span for an attempt; absent: not traced. */
@@ -105,6 +109,10 @@ export class Generation implements AsyncIterable<TokenBatch> {
   wasAccepted = false;
   /** How often it went on elsewhere. */
   resumes = 0;
+  /** Of the prompt's tokens but for the first: whole before the first token is given to the reader; null where nobody asked. */
+  readonly promptScores: PromptScores | null;
+  /** The attempt whose scores are being fetched. */
+  private fetchingScores: string | null = null;
   /** In the order in which they were sent. */
   readonly attempts: AttemptRecord[] = [];
   private attempt: AttemptRecord | null = null;
@@ -163,6 +171,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.startedMs = client.options.clock.nowMs();
     this.heardMs = this.startedMs;
     this.tokens = request.prompt.slice();
+    const { promptTop } = request;
+    this.promptScores = promptTop === undefined ? null : new PromptScores(request.prompt.length, promptTop);
     const { logprobs } = request.sampling;
     this.batchTokens = logprobs === undefined ? maxBatchTokens : Math.floor(maxBatchTokens / (2 + logprobs));
   }
@@ -198,7 +208,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
   private deliver(): void {
     const waiter = this.waiter;
     if (waiter === null) return;
-    if (this.batch.tokens.length > 0 && this.error?.code !== "cancelled") {
+    const mayGo = !this.lacksScores;
+    if (mayGo && this.batch.tokens.length > 0 && this.error?.code !== "cancelled") {
       const { tokens, logprobs, digests } = this.batch;
       this.waiter = null;
       waiter.resolve({
@@ -213,7 +224,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
     } else if (this.error !== null) {
       this.waiter = null;
       waiter.reject(this.error);
-    } else if (this.end !== null) {
+    } else if (mayGo && this.end !== null) {
       this.waiter = null;
       waiter.resolve({ done: true, value: undefined });
     }
@@ -262,7 +273,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
 
   private async ask(target: DispatchTarget): Promise<"accepted" | { retryAfterMs?: number }> {
     const { bus, clock, subjects, gatewayId, leaseMs, log } = this.client.options;
-    const { prompt, span, ...request } = this.request;
+    const { prompt, span, promptTop, ...request } = this.request;
     const attemptId = (this.client.options.freshId ?? randomId)(12);
     const replySubject = subjects.deltas(gatewayId, attemptId);
     const subscription = bus.subscribe(replySubject, (message) => this.onDelta(attemptId, message.data));
@@ -289,6 +300,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
           replySubject,
           promptLength: prompt.length,
           prefillWorkerId: target.prefillWorkerId,
+          ...(this.lacksScores && { promptTop }),
           ...(this.heldBy === null || this.heldBy === workerId ? {} : { heldBy: this.heldBy }),
           leaseMs,
           deadlineMs: Math.max(0, this.deadlineMs - clock.nowMs()),
@@ -398,7 +410,54 @@ export class Generation implements AsyncIterable<TokenBatch> {
       this.fail(new PelagicError("internal", `decode sent ${this.received} tokens where ${this.request.maxTokens} were asked for`));
       return;
     }
-    if (this.endAt !== null && this.received >= this.endAt.position) this.finish(this.endAt.end);
+    // Whoever samples has scored all that comes before.
+    if (this.lacksScores && (delta.tokens.length > 0 || this.endAt !== null)) void this.fetchScores();
+    this.finishIfWhole();
+    this.deliver();
+  }
+
+  private finishIfWhole(): void {
+    if (this.endAt === null || this.received < this.endAt.position) return;
+    if (this.endAt.end.kind === "finish" && this.lacksScores) return;
+    this.finish(this.endAt.end);
+  }
+
+  private get lacksScores(): boolean {
+    return this.promptScores?.complete === false;
+  }
+
+  /** Asks until all are here, or the attempt is another: the deadline and the worker's own end bound it. */
+  private async fetchScores(): Promise<void> {
+    const { attemptId, workerId, promptScores } = this;
+    if (promptScores === null || workerId === null || this.fetchingScores === attemptId) return;
+    this.fetchingScores = attemptId;
+    const { bus, clock, subjects, log } = this.client.options;
+    while (this.lacksScores && this.attemptId === attemptId && !this.isOver) {
+      let packed: Uint32Array | null = null;
+      try {
+        const ask = encodeMessage({ kind: "prompt-scores", attemptId, from: promptScores.next });
+        const { body, tokens } = decodeMessage(PromptScoresReply, await bus.request(subjects.control(workerId), ask, dispatchReplyMs));
+        if (this.attemptId !== attemptId || this.isOver) return;
+        if (body.kind !== "scores") {
+          this.lost(new PelagicError("worker_lost", `decode worker ${workerId} no longer has this request`));
+          return;
+        }
+        if (body.top === promptScores.top) packed = tokens;
+        if (packed === null || !promptScores.append(packed)) {
+          this.fail(new PelagicError("internal", `decode worker ${workerId} sent other scores than were asked for`));
+          return;
+        }
+      } catch (error) {
+        if (!(error instanceof BusError || error instanceof DamagedMessage)) {
+          this.fail(toPelagicError(error));
+          return;
+        }
+        log.debug({ requestId: this.request.requestId, workerId, error: error.message }, "scores not answered");
+      }
+      if (packed === null || packed.length === 0) await new Promise<void>((resolve) => clock.setTimer(outageLookMs, resolve));
+    }
+    if (this.attemptId !== attemptId || this.isOver) return;
+    this.finishIfWhole();
     this.deliver();
   }
 
@@ -579,8 +638,16 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.patientUntilMs = clock.nowMs() + resumeWaitMs;
     this.resumes++;
     if (this.instanceId !== null) this.excluded.add(this.instanceId);
+    if (this.lacksScores) this.beginAgain();
     this.leaveAttempt(heldBy === null ? "lost" : "moved");
     this.begin();
+  }
+
+  /** While scores are missing nobody has seen a token: all of it comes again, from one worker's bits, and not from one that has nothing left to say. */
+  private beginAgain(): void {
+    this.promptScores?.clear();
+    this.received = 0;
+    for (const list of [this.batch.tokens, this.batch.logprobs, this.batch.digests]) list.length = 0;
   }
 
   private endAttempt(outcome: string): void {

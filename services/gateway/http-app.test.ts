@@ -8,6 +8,7 @@ import { type GatewayUnderTest, say, startGatewayUnderTest, waitFor } from "../.
 import { PelagicError } from "../lib/contracts/errors.ts";
 import {
   ChatCompletion,
+  CompletionLogprobs,
   ChatCompletionChunk,
   ChatCompletionRequest,
   Completion,
@@ -284,7 +285,8 @@ describe("refusals", () => {
       [{ n: 2, best_of: 1 }, "best_of"],
       [{ best_of: 2, stream: true }, "best_of"],
       [{ n: 100, prompt: ["a", "b"] }, "n"],
-      [{ echo: true, logprobs: 1 }, "echo"],
+      [{ max_tokens: 0 }, "max_tokens"],
+      [{ prompt_logprobs: 1, stream: true }, "prompt_logprobs"],
       [{ suffix: "x" }, "suffix"],
     ] as const) {
       expect(await errorOf(await post("/v1/completions", { model: "test-model", prompt: "x", ...more }))).toMatchObject({
@@ -541,6 +543,36 @@ describe("several answers", () => {
     expect(answer.usage.prompt_tokens).toBe(3);
   });
 
+  it("echo with logprobs: the prompt's own before the answer's, with the offsets of the text that is given, streamed and not", async () => {
+    stack.decode.script = () => say("xy");
+    const body = { model: "test-model", prompt: "aé", echo: true, logprobs: 1 };
+    const whole = Completion.parse(await (await post("/v1/completions", body)).json()).choices[0];
+    expect(whole?.text).toBe("aéxy");
+    const { tokens, token_logprobs, top_logprobs, text_offset } = CompletionLogprobs.parse(whole?.logprobs);
+    const prompt = tokens.length - 2;
+    expect(token_logprobs).toEqual([null, ...range(1, prompt).map((at) => -at), -0.5, -0.5]);
+    expect(top_logprobs.slice(0, prompt)).toEqual([null, ...range(1, prompt).map(() => ({ A: 0 }))]);
+    expect(text_offset.slice(-2)).toEqual([2, 3]);
+    expect(text_offset.slice(0, 2)).toEqual([0, tokens[0] === "a" ? 1 : 0]);
+
+    stack.decode.script = () => ({ tokens: [65], reason: "length" });
+    const nothing = Completion.parse(await (await post("/v1/completions", { ...body, max_tokens: 0 })).json());
+    expect(nothing.choices[0]).toMatchObject({ text: "aé", finish_reason: "length", logprobs: { tokens: tokens.slice(0, prompt) } });
+    expect(nothing.usage).toMatchObject({ prompt_tokens: prompt, completion_tokens: 0 });
+  });
+
+  it("prompt_logprobs: the token itself and the likeliest, by id", async () => {
+    stack.decode.script = () => say("x");
+    const body = { model: "test-model", prompt: [66, 67, 70], prompt_logprobs: 2 };
+    const { prompt_logprobs: all } = Completion.parse(await (await post("/v1/completions", body)).json()).choices[0] ?? {};
+    const likeliest = { 65: { logprob: 0, rank: 1, decoded_token: "A" }, 66: { logprob: -0.5, rank: 2, decoded_token: "B" } };
+    expect(all).toEqual([
+      null,
+      { ...likeliest, 67: { logprob: -1, rank: 2, decoded_token: "C" } },
+      { ...likeliest, 70: { logprob: -2, rank: 3, decoded_token: "F" } },
+    ]);
+  });
+
   it("best_of: the n with the highest mean log probability", async () => {
     stack.decode.script = (body) => ({ ...say(`${body.sampling.choice}`), logprob: [-3, -1, -2][body.sampling.choice] });
     const answer = Completion.parse(await (await post("/v1/completions", { model: "test-model", prompt: "ab", n: 2, best_of: 3 })).json());
@@ -594,3 +626,7 @@ describe("clients, unmodified", () => {
     expect((await streamed.usage).outputTokens).toBe(10);
   });
 });
+
+function range(from: number, end: number): number[] {
+  return Array.from({ length: end - from }, (_, i) => from + i);
+}

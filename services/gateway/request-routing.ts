@@ -12,6 +12,8 @@ export interface RoutedRequest {
   cacheSalt: string;
   /** Fewer uncached prompt tokens than this are prefilled by decode itself. */
   localPrefillTokens: number;
+  /** The prompt's tokens are scored, before any answer. */
+  isScored?: boolean;
 }
 
 export class RequestRouting implements Routing {
@@ -66,6 +68,8 @@ export class RequestRouting implements Routing {
 
   private route(tokens: Uint32Array, excluded: ReadonlySet<string>, identity: string | null): Route | null {
     const { modelName, promptLength, maxTokens, cacheSalt, localPrefillTokens } = this.request;
+    // Where tokens were given to the client, the scores were too.
+    const isScored = this.request.isScored === true && tokens.length === promptLength;
     const snapshot = this.directory.snapshot();
     const short = new Map<string, string[]>();
     for (const worker of snapshot.workers) {
@@ -73,7 +77,8 @@ export class RequestRouting implements Routing {
       if (short.has(cacheIdentity)) continue;
       const keys = blockKeys(rootKey(worker, cacheSalt), tokens, reusableRows(tokens.length), this.keys.get(cacheIdentity));
       this.keys.set(cacheIdentity, keys);
-      short.set(cacheIdentity, keys.map(shortKey));
+      // What is cached has no logits.
+      short.set(cacheIdentity, isScored ? [] : keys.map(shortKey));
     }
     return route(snapshot, {
       modelName,
@@ -83,6 +88,7 @@ export class RequestRouting implements Routing {
       blockKeys: short,
       excluded,
       localPrefillTokens,
+      isScored,
     });
   }
 }

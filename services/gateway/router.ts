@@ -21,6 +21,8 @@ export interface RouteRequest {
   excluded: ReadonlySet<string>;
   /** Fewer uncached tokens than this are prefilled by decode itself. */
   localPrefillTokens: number;
+  /** The prompt's tokens are scored: decode computes all of its rows, cached or not. */
+  isScored?: boolean;
 }
 
 export interface RouteCost {
@@ -107,6 +109,7 @@ function routeTo(decode: WorkerView, ready: readonly WorkerView[], request: Rout
       ...loadAndMemory,
     },
   };
+  if (request.isScored) return { ...local, reason: "decode scores the prompt" };
   if (uncachedTokens < request.localPrefillTokens) return { ...local, reason: `fewer than ${request.localPrefillTokens} uncached tokens` };
 
   let remote: Route | null = null;

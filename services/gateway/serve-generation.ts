@@ -20,6 +20,7 @@ import { readJsonBody } from "./json-body.ts";
 import { chooseModel } from "./model-choice.ts";
 import { OutputAssembler } from "./output-assembler.ts";
 import type { EncodedPrompt } from "./prompt-encoder.ts";
+import { checkPromptLogprobs } from "./prompt-logprobs.ts";
 import { checkPromptBytes, type PromptSource } from "./prompt-source.ts";
 import { servedContext } from "./readiness.ts";
 import { RequestRouting } from "./request-routing.ts";
@@ -141,6 +142,7 @@ async function tokenize(serving: Serving, { hosted, parsed, terms }: Asked, maxP
   serving.releaseBody();
   times.ended("tokenize");
   if (gone.aborted) throw new PelagicError("cancelled", "the client went away");
+  checkPromptLogprobs(parsed, prompts);
   return prompts;
 }
 
@@ -178,11 +180,12 @@ function choicesOf(
     });
     tokens += prompt.tokens.length + parsed.candidates * Math.min(plan.maxTokens, typicalAnswerTokens);
     return Array.from({ length: parsed.candidates }, (_, choice): Choice => {
-      const routing = routingOf(gateway, model, prompt, plan, cacheSalt);
+      const routing = routingOf(gateway, model, parsed, prompt, plan, cacheSalt);
       routings.push(routing);
       return {
         prompt: index,
         promptTokens: prompt.tokens.length,
+        promptOnly: parsed.askedTokens === 0,
         assembler: assemblerOf(model, parsed, plan, prompt),
         start: () => {
           const elapsedMs = performance.now() - times.arrivedMs;
@@ -235,13 +238,21 @@ function refuse(serving: Serving, error: unknown): void {
   sendError(response, failure, answer?.begun.some((generation) => generation.wasAccepted) ?? false);
 }
 
-function routingOf(gateway: Gateway, model: ServedModel, prompt: EncodedPrompt, plan: GenerationPlan, cacheSalt: string): RequestRouting {
+function routingOf(
+  gateway: Gateway,
+  model: ServedModel,
+  { promptTop }: ParsedRequest,
+  prompt: EncodedPrompt,
+  plan: GenerationPlan,
+  cacheSalt: string,
+): RequestRouting {
   return new RequestRouting(gateway.directory, {
     modelName: model.name,
     promptLength: prompt.tokens.length,
     maxTokens: plan.maxTokens,
     cacheSalt,
     localPrefillTokens: gateway.limits.localPrefillTokens,
+    isScored: promptTop !== undefined,
   });
 }
 
@@ -274,6 +285,7 @@ function startGeneration(
       standing: one.standing,
       deadlineMs: one.deadlineMs,
       ...(one.times.span !== undefined && { span: one.times.span }),
+      ...(parsed.promptTop !== undefined && { promptTop: parsed.promptTop }),
       ...(parsed.common.pelagic?.digests ? { digests: true } : {}),
     },
     one.routing,

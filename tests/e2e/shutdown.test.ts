@@ -37,14 +37,14 @@ const gatewayStatus = async () =>
 
 test("SIGTERM in mid-stream: streams end rightly, who waits gets 503, connections are refused, and the next gateway serves", async () => {
   const seeds = [1, 2, 3, 4];
-  const tokens = 1_000;
-  const right = await Promise.all(seeds.map((seed) => stream(stack, seed, tokens)));
+  const length = { maxTokens: 1_000 };
+  const right = await Promise.all(seeds.map((seed) => stream(stack, seed, length)));
   const gateway = stack.processes.find(({ name }) => name === "gateway-0");
   const pid = gateway?.pid;
   expect(pid).toBeGreaterThan(0);
   const agent = new Agent({ keepAlive: true });
 
-  const running = seeds.map((seed) => stream(stack, seed, tokens));
+  const running = seeds.map((seed) => stream(stack, seed, length));
   await waitFor("all run", async () => (await workersOf(stack)).some(({ requests }) => requests.running === seeds.length));
   const atWorker = ask(agent, { max_tokens: 3 });
   // It leaves the second place to others (lib/fair-queue), so that the next ones wait at the gateway.
@@ -67,7 +67,7 @@ test("SIGTERM in mid-stream: streams end rightly, who waits gets 503, connection
     const now = stack.processes.find(({ name }) => name === "gateway-0")?.pid;
     return now !== undefined && now !== pid && (await fetch(`${stack.baseUrl}/ready`)).ok;
   });
-  expect(await stream(stack, 1, tokens)).toEqual(right[0]);
+  expect(await stream(stack, 1, length)).toEqual(right[0]);
   await waitFor("nothing is left of them", async () =>
     (await workersOf(stack)).every(
       ({ requests, blocks }) => requests.running + requests.waiting === 0 && blocks.free + blocks.cached === blocks.total,

@@ -3,6 +3,7 @@ import type { Bus, BusSubscription, Clock } from "../../services/lib/contracts/b
 import { systemClock } from "../../services/lib/contracts/bus.ts";
 import type { PelagicError } from "../../services/lib/contracts/errors.ts";
 import { Control, type Delta, Dispatch, type WorkerState } from "../../services/lib/contracts/messages.ts";
+import { PromptScores } from "../../services/lib/contracts/prompt-scores.ts";
 import { subjects as subjectsOf } from "../../services/lib/contracts/subjects.ts";
 import { decodeMessage, encodeMessage } from "../../services/lib/contracts/wire.ts";
 
@@ -57,6 +58,15 @@ export function workerState(workerId: string, role: "prefill" | "decode" = "deco
     removed: [],
     ...more,
   };
+}
+
+/** The token at each position is as likely as its position says. */
+export function scriptedScores(promptLength: number, top: number): PromptScores {
+  const scores = new PromptScores(promptLength, top);
+  for (let at = 1; at < promptLength; at++) {
+    scores.push({ logprob: -at, rank: at + 1, top: Array.from({ length: top }, (_, i) => [65 + i, -i / 2]) });
+  }
+  return scores;
 }
 
 export class ScriptedDecode {
@@ -206,6 +216,15 @@ export class ScriptedDecode {
       const counts = { firstLayer: 1, moeLayers: this.expertCounts.length, logicalExperts: first.length, expertsPerToken: 2 };
       const words = Uint32Array.from(this.expertCounts.flat().flatMap((count) => [count, 0]));
       respond?.(encodeMessage({ workerId: this.workerId, instanceId: this.instanceId, ...counts }, words));
+    } else if (body.kind === "prompt-scores") {
+      const { dispatch } = this.attempts.get(body.attemptId) ?? {};
+      if (dispatch?.promptTop === undefined) {
+        respond?.(encodeMessage({ kind: "error", error: { code: "worker_lost", message: "unknown attempt" } }));
+        return;
+      }
+      const scores = scriptedScores(dispatch.promptLength, dispatch.promptTop);
+      // Few at a time, so that there are several messages.
+      respond?.(encodeMessage({ kind: "scores", top: scores.top }, scores.packedFrom(body.from, 2 * scores.wordsEach)));
     } else if (body.kind === "resend") {
       const attempt = this.attempts.get(body.attemptId);
       if (attempt) {

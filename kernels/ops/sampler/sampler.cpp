@@ -122,7 +122,11 @@ void report_logprobs(const CpuOps& ops, const float* logits, int vocab, const Sa
     total += values[id] == largest ? kWholeWeight : integer_weight(scratch.probabilities[id]);
   const double log_sum = log_of_weights(total);
   const auto logprob = [&](std::uint32_t id) { return log_probability(logits[id], largest, log_sum); };
-  result.logprob = logprob(static_cast<std::uint32_t>(result.token));
+  const auto token = static_cast<std::uint32_t>(result.token);
+  result.logprob = logprob(token);
+  result.rank = 1;
+  for (std::uint32_t id = 0; id < values.size(); ++id)
+    result.rank += values[id] > values[token] || (values[id] == values[token] && id < token) ? 1 : 0;
   const auto wanted = static_cast<std::size_t>(std::min(params.logprobs, vocab));
   if (wanted == 0) return;
   scratch.candidates.resize(static_cast<std::size_t>(vocab));
@@ -171,6 +175,7 @@ void sample_row(const CpuOps& ops, const float* logits, int vocab, std::uint32_t
                 SamplerScratch& scratch, SampleResult& result) {
   result.valid = true;
   result.logprob = kNaN;
+  result.rank = 0;
   result.top_tokens.clear();
   result.top_logprobs.clear();
 

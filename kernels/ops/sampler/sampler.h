@@ -32,8 +32,9 @@ struct SamplingParams {
 
 struct SampleResult {
   std::int32_t token = 0;
-  bool valid = true;     // false: no allowed logit is a number above -infinity; token is then 0
-  float logprob = 0.0f;  // natural log of the chosen token's probability under the raw logits; NaN where not asked for
+  bool valid = true;      // false: no allowed logit is a number above -infinity; token is then 0
+  float logprob = 0.0f;   // natural log of the chosen token's probability under the raw logits; NaN where not asked for
+  std::int32_t rank = 0;  // the chosen token's place among the raw logits, 1 for the best; 0 where not asked for
   std::vector<std::uint32_t> top_tokens;  // best first, the lower id first on a tie
   std::vector<float> top_logprobs;
 };

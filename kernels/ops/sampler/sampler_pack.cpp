@@ -121,6 +121,7 @@ void read_sampled_row(const SampledRow& row, SampleResult& result) {
   result.token = row.token;
   result.valid = row.valid != 0;
   result.logprob = row.logprob;
+  result.rank = row.rank;
   result.top_tokens.assign(row.top_tokens, row.top_tokens + row.tops);
   result.top_logprobs.assign(row.top_logprobs, row.top_logprobs + row.tops);
 }

@@ -51,6 +51,7 @@ struct SampledRow {
   std::int32_t token;
   std::int32_t valid;
   float logprob;
+  std::int32_t rank;
   std::int32_t tops;
   std::uint32_t top_tokens[kMostTopLogprobs];
   float top_logprobs[kMostTopLogprobs];

@@ -119,6 +119,7 @@ class RowSampler {
       report_logprobs(raw, token, out);
     } else if (first_of_all()) {
       out.logprob = std::numeric_limits<float>::quiet_NaN();
+      out.rank = 0;
       out.tops = 0;
     }
     // No block leaves while another may look into its memory.
@@ -507,22 +508,30 @@ class RowSampler {
 
   PELAGIC_ROW_CODE void report_logprobs(const Ranked& mine, std::uint32_t token, SampledRow& out) {
     const float largest = number_of_order(static_cast<std::uint32_t>(best_of_all(mine).value));
-    const double log_sum = log_of_weights(sum_of_weights(largest));
+    const double log_sum = log_of_weights(sum_over_logits([&](std::uint32_t, float x) {
+      const float logit = number(x);
+      return logit == largest ? kWholeWeight : integer_weight(team_.exp(logit - largest));
+    }));
+    const std::uint32_t key = raw_key(logits_[token]);
+    const std::uint64_t better = sum_over_logits([&](std::uint32_t id, float x) {
+      const std::uint32_t other = raw_key(x);
+      return std::uint64_t{other < key || (other == key && id < token) ? 1u : 0u};
+    });
     const int wanted = p_.logprobs < vocab_ ? p_.logprobs : vocab_;
     const int tops = wanted < kMostTopLogprobs ? wanted : kMostTopLogprobs;
     if (first_of_all()) {
       out.logprob = log_probability(logits_[token], largest, log_sum);
+      out.rank = static_cast<std::int32_t>(better) + 1;
       out.tops = tops;
     }
     if (tops > 0) report_tops(tops, largest, log_sum, out);
   }
 
-  PELAGIC_ROW_CODE std::uint64_t sum_of_weights(float largest) {
+  // Of amount(id, logit), in all threads.
+  template <typename Amount>
+  PELAGIC_ROW_CODE std::uint64_t sum_over_logits(Amount amount) {
     std::uint64_t own = 0;
-    for_each_logit([&](std::uint32_t, float x) {
-      const float logit = number(x);
-      own += logit == largest ? kWholeWeight : integer_weight(team_.exp(logit - largest));
-    });
+    for_each_logit([&](std::uint32_t id, float x) { own += amount(id, x); });
     std::uint64_t* const sums = shared_.bins[bins_turn_];
     bins_turn_ ^= 1;
     std::uint64_t of_block = 0;

@@ -187,6 +187,10 @@ TEST("logprobs are of the raw logits; the top list is ordered") {
   params.logprobs = 3;
   params.bias_tokens = biased;
   params.bias_values = bias;
+  const Ids second{3};
+  SamplingParams tied = params;
+  tied.bias_tokens = second;
+  CHECK(sample(logits, tied).token == 3 && sample(logits, tied).rank == 2);
   const SampleResult result = sample(logits, params);
   double sum = 0.0;
   for (const float logit : logits) sum += std::exp(static_cast<double>(logit));
@@ -194,6 +198,7 @@ TEST("logprobs are of the raw logits; the top list is ordered") {
   CHECK_NEAR(result.logprob, -1.0 - std::log(sum), 1e-6);
   CHECK((result.top_tokens == Ids{1, 3, 4}));
   CHECK_NEAR(result.top_logprobs[0], 2.0 - std::log(sum), 1e-6);
+  CHECK(result.rank == 5);
   params.logprobs = 0;
   CHECK(sample(logits, params).top_tokens.empty() && std::isfinite(sample(logits, params).logprob));
   params.logprobs = -1;

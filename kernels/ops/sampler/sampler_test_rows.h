@@ -181,6 +181,8 @@ inline std::string difference(const SampledRow& got, const SampleResult& expecte
   if (!same(result.logprob, expected.logprob))
     return "logprob " + std::to_string(result.logprob) + ", not " + std::to_string(expected.logprob);
   if (result.top_tokens != expected.top_tokens) return "top tokens";
+  if (result.rank != expected.rank)
+    return "rank " + std::to_string(result.rank) + ", not " + std::to_string(expected.rank);
   for (std::size_t i = 0; i < expected.top_logprobs.size(); ++i)
     if (!same(result.top_logprobs[i], expected.top_logprobs[i])) return "top logprobs";
   return "";

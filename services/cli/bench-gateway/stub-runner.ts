@@ -39,6 +39,6 @@ export class StubRunner implements ModelRunner {
     const seed = Number(BigInt.asUintN(32, sampling.seed));
     const token = answerToken(this.plain, seed, firstRow + tokens.length - promptLength);
     const top = Array.from({ length: sampling.logprobs ?? 0 }, (_, i): [number, number] => [this.plain[i] as number, -1 - i / 3]);
-    return { token, logprob: -1, top };
+    return { token, logprob: -1, rank: 0, top };
   }
 }

@@ -126,7 +126,7 @@ async function attackChannel(
 /** Fields without which a message is not looked at further. */
 function sound(body: Body, random: Random, worker: WorkerState): Body {
   const out: Body = { ...body, v: protocolVersion };
-  for (const key of ["modelDigest", "numericsId", "kvDtype"] as const) if (key in out) out[key] = worker[key];
+  for (const key of ["instanceId", "modelDigest", "numericsId", "kvDtype"] as const) if (key in out) out[key] = worker[key];
   if ("seed" in out) out.seed = "1";
   for (const key of ["requestId", "attemptId", "transferId"]) if (key in out) out[key] = random.hex(16);
   if ("leaseMs" in out) out.leaseMs = leaseMs;

@@ -109,6 +109,11 @@ function inlined<T>(value: T, document: unknown, open: readonly string[] = []): 
 /** The schemas of one type each that a schema is made of. */
 export function alternatives(schema: Schema): Schema[] {
   const choices = schema.anyOf ?? schema.oneOf;
+  // Rules that stand beside an object's properties (exactly one of these): the first of them is kept.
+  if (choices !== undefined && schema.properties !== undefined) {
+    const { anyOf: _, oneOf: __, ...rest } = schema;
+    return [{ ...rest, required: [...(schema.required ?? []), ...(choices[0]?.required ?? [])] }];
+  }
   if (choices !== undefined) return choices.flatMap(alternatives);
   if (!Array.isArray(schema.type)) return [schema];
   return schema.type.map((type) => ({ ...schema, type }));

@@ -102,8 +102,14 @@ const generationFields = {
     .describe("vLLM's, lower first: each step from 0 is a class (high, normal, low) from the API key's own, as far as the key allows."),
   return_token_ids: z.boolean().nullish().describe("Report prompt_token_ids and token_ids."),
   pelagic: z.strictObject({ digests: z.boolean().optional() }).nullish().describe("Only with PELAGIC_DEBUG=1: digests of the logits rows."),
+  prompt_logprobs: z
+    .number()
+    .int()
+    .min(0)
+    .max(20)
+    .nullish()
+    .describe("vLLM's: how likely each token of the prompt was, and so many of the most likely beside it. Not streamed."),
   // Refused.
-  prompt_logprobs: nothing("prompt_logprobs"),
   kv_transfer_params: nothing("kv_transfer_params"),
 };
 
@@ -264,6 +270,13 @@ export const CompletionRequest = z.object({
     .describe("Text, in which the tokenizer's special tokens are recognised, or token ids; or several of one kind.")
     .meta(promptJsonSchema),
   logprobs: z.number().int().min(0).max(20).nullish(),
+  max_tokens: z
+    .number()
+    .int()
+    .min(0)
+    .max(httpLimits.tokenId)
+    .nullish()
+    .describe("New tokens at most; 0 with echo or prompt_logprobs only: the prompt is all that is asked about."),
   best_of: z
     .number()
     .int()
@@ -271,7 +284,7 @@ export const CompletionRequest = z.object({
     .max(httpLimits.answers)
     .nullish()
     .describe("So many answers are made, and the n with the highest mean log probability of a token are given. Not streamed."),
-  echo: z.boolean().nullish().describe("The prompt comes before the answer; not with logprobs."),
+  echo: z.boolean().nullish().describe("The prompt comes before the answer, with its own logprobs where they are asked for."),
   // Refused.
   suffix: refused(z.literal("", unsupported("suffix"))),
   ...ignored,
@@ -335,11 +348,18 @@ export type ChatLogprobs = z.infer<typeof ChatLogprobs>;
 
 export const CompletionLogprobs = z.object({
   tokens: z.array(z.string()),
-  token_logprobs: z.array(z.number()),
-  top_logprobs: z.array(z.record(z.string(), z.number())),
+  /** null: the prompt's first token, which has nothing before it. */
+  token_logprobs: z.array(z.number().nullable()),
+  top_logprobs: z.array(z.record(z.string(), z.number()).nullable()),
   text_offset: z.array(z.number().int()),
 });
 export type CompletionLogprobs = z.infer<typeof CompletionLogprobs>;
+
+/** vLLM's: of each token of the prompt, by token id in decimal; the first has none. */
+export const PromptLogprobs = z.array(
+  z.record(z.string(), z.object({ logprob: z.number(), rank: z.number().int(), decoded_token: z.string().nullable() })).nullable(),
+);
+export type PromptLogprobs = z.infer<typeof PromptLogprobs>;
 
 const finishReason = z.enum(["stop", "length", "tool_calls"]);
 const ToolCall = z.object({ id: z.string(), type: z.literal("function"), function: z.object({ name: z.string(), arguments: z.string() }) });
@@ -360,6 +380,7 @@ export const ChatCompletion = z.object({
   created: z.number().int(),
   model: z.string(),
   prompt_token_ids: z.array(z.number().int()).optional(),
+  prompt_logprobs: PromptLogprobs.optional(),
   choices: z.array(
     z.object({
       index: z.number().int(),
@@ -421,7 +442,7 @@ const completionChoice = {
 
 export const Completion = z.object({
   ...completionShape,
-  choices: z.array(z.object({ ...completionChoice, finish_reason: finishReason })),
+  choices: z.array(z.object({ ...completionChoice, finish_reason: finishReason, prompt_logprobs: PromptLogprobs.optional() })),
   usage: Usage,
 });
 export type Completion = z.infer<typeof Completion>;

@@ -104,6 +104,8 @@ export const Dispatch = z.object({
   /** The gateway renews its lease within this time, or decode cancels. */
   leaseMs: lease,
   deadlineMs: milliseconds,
+  /** Score the prompt's tokens, with so many of the most likely beside each; the scores are asked for with a Control. */
+  promptTop: z.number().int().min(0).max(20).optional(),
   /** Report the digest of every logits row (check-exact). */
   digests: z.boolean().optional(),
   /** The span that waits for the answer; absent: not traced. */
@@ -179,6 +181,8 @@ export const Control = z.discriminatedUnion("kind", [
   z.object({ v: z.number(), kind: z.literal("ack"), attemptId: id }),
   /** Gateway: send again from this output index, so many tokens at most. Answered with deltas, or with an end if the attempt is unknown. */
   z.object({ v: z.number(), kind: z.literal("resend"), attemptId: id, from: count, most: count.optional(), replySubject: z.string() }),
+  /** Gateway: the scores of the prompt's tokens from this position on. Answered with a PromptScoresReply. */
+  z.object({ v: z.number(), kind: z.literal("prompt-scores"), attemptId: id, from: count.min(1) }),
   /** Gateway: stop and free. Answered with a ControlReply. */
   z.object({ v: z.number(), kind: z.literal("cancel"), attemptId: id }),
   /** Gateway: these attempts are still wanted. */
@@ -205,6 +209,10 @@ export const TransferNotice = z.discriminatedUnion("kind", [
   z.object({ v: z.number(), kind: z.literal("failed"), transferId, error: WireError }),
 ]);
 export type TransferNotice = z.infer<typeof TransferNotice>;
+
+/** Tail: scores as prompt-scores.ts packs them, from the position that was asked for: as many as are there and one message holds. */
+export const PromptScoresReply = z.union([z.object({ v: z.number(), kind: z.literal("scores"), top: count }), Refusal]);
+export type PromptScoresReply = z.infer<typeof PromptScoresReply>;
 
 export const ControlReply = z.object({ v: z.number(), ok: z.boolean(), message: z.string().optional() });
 export type ControlReply = z.infer<typeof ControlReply>;

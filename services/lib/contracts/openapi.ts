@@ -103,11 +103,12 @@ function generation(
 
 /** In documents before OpenAPI 3.2, tools take the schema of a stream for that of one event. */
 function event(data?: keyof typeof named): object {
-  const chunk = { contentMediaType: "application/json", ...(data && { contentSchema: { anyOf: [ref(data), ref("ErrorBody")] } }) };
+  const json = { contentMediaType: "application/json" };
+  const chunk = data && { ...json, contentSchema: { anyOf: [ref(data), ref("ErrorBody")] } };
   return {
     type: "object",
     required: ["data"],
-    properties: { event: { type: "string" }, data: { type: "string", ...chunk } },
+    properties: { event: { type: "string" }, data: { type: "string", ...(chunk ? { anyOf: [{ const: "[DONE]" }, chunk] } : json) } },
   };
 }
 

@@ -5,6 +5,7 @@ import { kvBlockTokens } from "../contracts/block-key.ts";
 import type { Bus, BusMessage, Clock, Log } from "../contracts/bus.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
 import { type Constraint, type Control, type Delta, Dispatch, type RequestTimings, type WireError } from "../contracts/messages.ts";
+import { maxPromptLogprobs, PromptScores } from "../contracts/prompt-scores.ts";
 import { DamagedMessage, decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import type { Tracer } from "../contracts/trace.ts";
 import type { TokenConstraint } from "../grammar/constraint.ts";
@@ -34,6 +35,8 @@ const tickMs = 250;
 const busyRetryMs = 500;
 /** A gateway that moves a request cancels it here first: so long after, its next worker has asked for the blocks. */
 const handoverMs = 500;
+/** Of one message with a prompt's scores. */
+const scoreWords = 64 * 1024;
 /** Logprobs are finite in JSON: what the model holds for impossible has this one. */
 const impossibleLogprob = -9999;
 
@@ -44,6 +47,8 @@ interface Attempt {
   /** Output so far; index 0 is output token `firstIndex`. */
   output: { token: number; logprob: number; top: [number, number][]; digest: bigint | undefined }[];
   firstIndex: number;
+  /** Of the prompt's tokens; null: nobody asked. */
+  scores: PromptScores | null;
   sent: number;
   end: Delta["end"];
   leaseUntilMs: number;
@@ -169,6 +174,7 @@ export class DecodeWorker {
       tokens,
       output: [],
       firstIndex: tokens.length - dispatch.promptLength,
+      scores: promptScores(dispatch),
       sent: 0,
       end: undefined,
       leaseUntilMs: now + dispatch.leaseMs,
@@ -181,7 +187,8 @@ export class DecodeWorker {
     };
     const id = dispatch.attemptId;
     const constraint = this.constraintOf(dispatch, tokens);
-    const sources = rowSources(dispatch, tokens.length);
+    // Rows from elsewhere come without their logits.
+    const sources = attempt.scores === null ? rowSources(dispatch, tokens.length) : [];
     const remote = sources.some(({ endRow }) => endRow >= Math.max(1, this.config.localPrefillTokens));
     this.attempts.set(id, attempt);
     try {
@@ -197,9 +204,13 @@ export class DecodeWorker {
         sampling: rowSampling(dispatch),
         ...(constraint && { constraint }),
         digests: dispatch.digests ?? false,
+        ...(attempt.scores && { promptTop: attempt.scores.top }),
         listener: {
           onReserved: (hitRows) => this.onReserved(attempt, hitRows, remote ? sources : null),
           onRows: (firstRow, rowCount) => attempt.times.computed(this.clock.nowMs(), firstRow, rowCount),
+          onScored: (scored) => {
+            for (const score of scored) attempt.scores?.push(score);
+          },
           onToken: (index, sampled, digest) => {
             attempt.times.token(this.clock.nowMs());
             attempt.output[index - attempt.firstIndex] = finiteOutput(sampled, digest);
@@ -373,7 +384,7 @@ export class DecodeWorker {
 
   // What gateways say
 
-  private onControl(message: Control, respond: (body: object) => void): void {
+  private onControl(message: Control, respond: (body: object, tail?: Uint32Array) => void): void {
     const now = this.clock.nowMs();
     switch (message.kind) {
       case "ack": {
@@ -394,6 +405,12 @@ export class DecodeWorker {
         }
         attempt.replySubject = message.replySubject;
         this.sendFrom(attempt, Math.max(0, message.from - attempt.firstIndex), message.most);
+        return;
+      }
+      case "prompt-scores": {
+        const scores = this.attempts.get(message.attemptId)?.scores;
+        if (scores) respond({ kind: "scores", top: scores.top }, scores.packedFrom(message.from, scoreWords));
+        else respond({ kind: "error", error: { code: "worker_lost", message: "the decode worker no longer has this request" } });
         return;
       }
       case "cancel": {
@@ -446,6 +463,14 @@ export class DecodeWorker {
     this.fetcher.tick();
     this.stopTimer = this.clock.setTimer(tickMs, () => this.tick());
   }
+}
+
+function promptScores({ promptTop: top, promptLength }: Dispatch): PromptScores | null {
+  if (top === undefined) return null;
+  if (promptLength * (1 + top) > maxPromptLogprobs) {
+    throw new PelagicError("invalid_request", `logprobs of ${promptLength} tokens, ${top} beside each: more than ${maxPromptLogprobs}`);
+  }
+  return new PromptScores(promptLength, top);
 }
 
 /**

@@ -15,9 +15,12 @@ interface Script {
   stopTokenIds: number[];
   /** Cancels itself as it hears this token. */
   cancelAt: number | undefined;
+  isScored: boolean;
 }
 
 interface Answer {
+  /** Of the prompt's tokens, in the order in which they came. */
+  scores: [token: number, logprob: number][];
   tokens: number[];
   digests: bigint[];
   end: EngineEnd | undefined;
@@ -38,7 +41,7 @@ async function answers(scripts: Script[], kvBlocks: number, steps: number) {
     scripts.map(
       (script, i) =>
         new Promise<Answer>((resolve) => {
-          const answer: Answer = { tokens: [], digests: [], end: undefined };
+          const answer: Answer = { scores: [], tokens: [], digests: [], end: undefined };
           engine.submit({
             id: `r${i}`,
             tokens: Uint32Array.from({ length: script.promptRows }, (_, row) => (row * 31 + script.salt) % 97),
@@ -49,7 +52,12 @@ async function answers(scripts: Script[], kvBlocks: number, steps: number) {
             stopTokenIds: new Set(script.stopTokenIds),
             sampling: { temperature: 0, seed: 1n, choice: 0 },
             digests: true,
+            ...(script.isScored && { promptTop: 0 }),
             listener: {
+              onScored: (scored) => {
+                expect(answer.tokens).toEqual([]);
+                answer.scores.push(...scored.map(({ token, logprob }): [number, number] => [token, logprob]));
+              },
               onToken: (index, sampled, digest) => {
                 answer.tokens[index] = sampled.token;
                 answer.digests[index] = digest as bigint;
@@ -77,6 +85,7 @@ const anyScript: fc.Arbitrary<Script> = fc.record({
   maxTokens: fc.integer({ min: 1, max: 90 }),
   stopTokenIds: fc.uniqueArray(fc.nat(96), { maxLength: 2 }),
   cancelAt: fc.option(fc.nat(60), { nil: undefined }),
+  isScored: fc.boolean(),
 });
 
 describe("several steps in one call", () => {
@@ -93,11 +102,26 @@ describe("several steps in one call", () => {
   });
 
   test("are made: an answer of 65 tokens takes a call for its prompt and one for each 16 more, and no step too many", async () => {
-    const script = { promptRows: 10, salt: 0, maxTokens: 65, stopTokenIds: [], cancelAt: undefined };
+    const script = { promptRows: 10, salt: 0, maxTokens: 65, stopTokenIds: [], cancelAt: undefined, isScored: false };
     const { calls, steps } = await answers([script], 8, maxDecodeSteps);
     expect([calls, steps]).toEqual([1 + 64 / maxDecodeSteps, 65]);
   });
 });
+
+test("a prompt's tokens are scored once each and in order, with the same bits alone, beside others, from what is cached, and preempted", async () => {
+  await fc.assert(
+    fc.asyncProperty(fc.array(anyScript, { minLength: 2, maxLength: 6 }), fc.integer({ min: 5, max: 12 }), async (scripts, kvBlocks) => {
+      const { results } = await answers(scripts, kvBlocks, maxDecodeSteps);
+      for (const [i, script] of scripts.entries()) {
+        const alone = (await answers([script], 64, 1)).results[0] as Answer;
+        expect(results[i]).toEqual(alone);
+        const tokens = Array.from({ length: script.promptRows }, (_, row) => (row * 31 + script.salt) % 97);
+        expect(alone.scores.map(([token]) => token)).toEqual(script.isScored ? tokens.slice(1) : []);
+      }
+    }),
+    { numRuns: 40 },
+  );
+}, 60_000);
 
 test("a tenant that floods the queue does not hold up another one, nor take its place", async () => {
   const config = { kvBlocks: 64, tokenBudget: 64, chunkTokens: 64, chunkAlignTokens: 64 as const, maxSequences: 1, maxWaiting: 20 };

@@ -9,7 +9,7 @@ import { RequestQueue, type Standing } from "../fair-queue/request-queue.ts";
 import type { TokenConstraint } from "../grammar/constraint.ts";
 import { BlockManager } from "./block-manager.ts";
 import { ExpertTally } from "./expert-tally.ts";
-import type { ModelRunner, SampledToken, SequenceResult, SequenceWork } from "./model-runner.ts";
+import type { ModelRunner, SampledToken, ScoredRows, SequenceResult, SequenceWork } from "./model-runner.ts";
 import type { RowSampling } from "./native.ts";
 import { blocksForRows, decodeCallMs, schedule, type Plan, type SchedulerConfig } from "./scheduler.ts";
 import { chunkWork, StepPace } from "./step-work.ts";
@@ -44,6 +44,8 @@ export interface EngineRequest {
   /** Which tokens may come; has accepted those behind the prompt already. Disposed of with the request's end. */
   constraint?: TokenConstraint;
   digests?: boolean;
+  /** Tell how likely each of the prompt's tokens was, with so many of the most likely beside it. */
+  promptTop?: number;
   /** check-model: keep the raw logits of rows from here on. */
   logitsFrom?: number;
   listener: EngineListener;
@@ -61,6 +63,8 @@ export interface EngineListener {
   onLayerRows?(layer: number, firstRow: number, rowCount: number): void;
   /** A step computed these rows of the request. */
   onRows?(firstRow: number, rowCount: number): void;
+  /** Scores of the prompt's next tokens, but for its first: in order, each once, all before the first output token. */
+  onScored?(scored: readonly SampledToken[]): void;
   /** The output token at this index (0 is the first new token of the whole request). `digest` belongs to the logits row behind it. */
   onToken?(index: number, sampled: SampledToken, digest: bigint | undefined): void;
   onLogits?(firstRow: number, logits: Float32Array): void;
@@ -79,6 +83,8 @@ interface Entry {
   root: string;
   computedRows: number;
   registeredBlocks: number;
+  /** Rows before it are scored or need not be. */
+  scoreRow: number;
   phase: Phase;
   /** The request's mode; a preempted one computes its rows here. */
   mode: EngineRequest["mode"];
@@ -177,6 +183,8 @@ export class Engine {
       keys: blockKeys(root, request.tokens, request.tokens.length),
       computedRows: 0,
       registeredBlocks: 0,
+      // A row's logits are about the token after it.
+      scoreRow: request.promptTop === undefined ? request.promptLength - 1 : 0,
       phase: "waiting",
       mode: request.mode,
       cancelled: undefined,
@@ -351,6 +359,7 @@ export class Engine {
               : 1,
           heldBlocks: this.blocks.table(entry.request.id).length,
           unsharedBlocks: this.blocks.unshared(entry.request.id),
+          scoredRows: scoredRows(entry),
           position: position.get(entry) as number,
         })),
         waiting: waiting.map((entry) => {
@@ -361,6 +370,7 @@ export class Engine {
             hitRows: hitBlocks * kvBlockTokens,
             hitBlocks,
             idleHitBlocks,
+            scoredRows: scoredRows(entry),
             position: position.get(entry) as number,
           };
         }),
@@ -371,7 +381,8 @@ export class Engine {
   /** Keys that a hit may cover. The last known row is always computed here: its logits give the next token (mode "rows" has none). */
   private reusableKeys(entry: Entry): string[] {
     const rows = entry.mode === "rows" ? entry.length : entry.length - 1;
-    const logitsFrom = entry.request.logitsFrom ?? rows;
+    // Nor may one cover rows whose logits are wanted.
+    const logitsFrom = entry.request.logitsFrom ?? (scoredRows(entry) > 0 ? entry.scoreRow : rows);
     return entry.keys.slice(0, Math.floor(Math.min(rows, logitsFrom) / kvBlockTokens));
   }
 
@@ -492,6 +503,7 @@ export class Engine {
     const end = firstRow + rowCount;
     const samples = end === entry.length;
     const sampling = samples ? entry.sampling : null;
+    const scores = this.scoresOf(entry, firstRow, end);
     const penalised =
       sampling !== null &&
       (sampling.repetitionPenalty !== undefined || sampling.presencePenalty !== undefined || sampling.frequencyPenalty !== undefined);
@@ -500,7 +512,8 @@ export class Engine {
       firstRow,
       promptLength: request.promptLength,
       blocks: this.blocks.table(request.id),
-      logitsFrom: request.logitsFrom ?? (sampling ? end - 1 : end),
+      logitsFrom: request.logitsFrom ?? (scores ? Math.max(firstRow, entry.scoreRow) : sampling ? end - 1 : end),
+      ...(scores && { scores }),
       sampling:
         sampling && (penalised || entry.allowedTokens)
           ? {
@@ -515,6 +528,14 @@ export class Engine {
     };
   }
 
+  /** Of the rows of this step those that are to be scored; undefined: none. */
+  private scoresOf(entry: Entry, firstRow: number, end: number): ScoredRows | undefined {
+    const { promptTop, promptLength } = entry.request;
+    const from = Math.max(firstRow, entry.scoreRow);
+    const until = Math.min(end, promptLength - 1);
+    return promptTop === undefined || from >= until ? undefined : { next: entry.tokens.slice(from + 1, until + 1), top: promptTop };
+  }
+
   private postprocess(entry: Entry, firstRow: number, rowCount: number, result: SequenceResult): void {
     const { request } = entry;
     entry.computedRows = firstRow + rowCount;
@@ -526,6 +547,7 @@ export class Engine {
     request.listener.onRows?.(firstRow, rowCount);
     if (result.logits && request.logitsFrom !== undefined)
       request.listener.onLogits?.(Math.max(firstRow, request.logitsFrom), result.logits);
+    if (result.scored && !this.takeScores(entry, result.scored)) return;
     if (entry.mode === "rows") {
       if (entry.computedRows === entry.length) this.holdRows(entry);
       return;
@@ -545,6 +567,19 @@ export class Engine {
     } else if (index + 1 >= request.maxTokens) {
       this.end(entry, { kind: "finish", reason: "length" });
     }
+  }
+
+  /** False: the request ended with it. */
+  private takeScores(entry: Entry, scored: readonly SampledToken[]): boolean {
+    const bad = scored.findIndex(({ token }) => token < 0);
+    if (bad >= 0) {
+      const row = entry.scoreRow + bad;
+      this.end(entry, { kind: "error", error: new PelagicError("internal", `row ${row}: the logits are not numbers`) });
+      return false;
+    }
+    entry.scoreRow += scored.length;
+    entry.request.listener.onScored?.(scored);
+    return this.entries.get(entry.request.id) === entry;
   }
 
   private holdRows(entry: Entry): void {
@@ -593,6 +628,11 @@ export class Engine {
     if (!entry) throw new Error(`no request ${id}`);
     return entry;
   }
+}
+
+/** Rows before this one are scored, beginning with entry.scoreRow; 0: none. */
+function scoredRows({ request, scoreRow }: Entry): number {
+  return scoreRow < request.promptLength - 1 ? request.promptLength - 1 : 0;
 }
 
 /** Output tokens that a place in the queue counts: few say how long their answer will be, and most allow far more than they use. */

@@ -17,17 +17,30 @@ export interface SequenceWork {
   logitsFrom: number;
   /** How to sample after the last row; null: not at all. */
   sampling: RowSampling | null;
+  /** Of these rows the next token is known, and how likely it was is asked for: the first rows with logits, in order. */
+  scores?: ScoredRows;
+}
+
+export interface ScoredRows {
+  /** Each row's next token. */
+  next: Uint32Array;
+  /** Most likely tokens reported beside it, 0 to 20. */
+  top: number;
 }
 
 export interface SampledToken {
   token: number;
   /** NaN where not asked for. */
   logprob: number;
+  /** Its place among all tokens, 1 for the likeliest; 0 where not asked for. */
+  rank: number;
   top: [token: number, logprob: number][];
 }
 
 export interface SequenceResult {
   sampled?: SampledToken;
+  /** One for each row of `scores`; a token of -1: the row has no logits that are numbers. */
+  scored?: SampledToken[];
   /** One for each logits row, where asked for. */
   digests: bigint[];
   /** [logits rows, vocab], where asked for. */
@@ -103,14 +116,10 @@ export class NativeRunner implements ModelRunner {
       const last = row + count - 1;
       const out: SequenceResult = { digests: result.digests ? Array.from(result.digests.subarray(row, row + count)) : [] };
       if (result.logits) out.logits = result.logits.slice(row * vocab, (row + count) * vocab);
-      if (sequence.sampling && count > 0) {
-        const topTokens = result.topTokens[last] ?? [];
-        const topLogprobs = result.topLogprobs[last] ?? [];
-        out.sampled = {
-          token: result.tokens[last] as number,
-          logprob: result.logprobs[last] as number,
-          top: Array.from(topTokens, (token, i) => [token, topLogprobs[i] as number]),
-        };
+      if (sequence.sampling && count > 0) out.sampled = sampledAt(result, last);
+      if (sequence.scores) {
+        const first = row;
+        out.scored = Array.from(sequence.scores.next, (token, i) => scoredAt(result, first + i, token, vocab));
       }
       row += count;
       return out;
@@ -164,6 +173,31 @@ function onDevice<T>(call: () => T): T {
   }
 }
 
+function sampledAt(result: StepResult, row: number): SampledToken {
+  const topTokens = result.topTokens[row] ?? [];
+  const topLogprobs = result.topLogprobs[row] ?? [];
+  return {
+    token: result.tokens[row] as number,
+    logprob: result.logprobs[row] as number,
+    rank: result.ranks[row] as number,
+    top: Array.from(topTokens, (token, i) => [token, topLogprobs[i] as number]),
+  };
+}
+
+/** Above every logit: a token with this bias is chosen where its own is above -infinity, and logprobs know of no bias. */
+const certainBias = Float32Array.of(3e38);
+
+function scoring(token: number, top: number): RowSampling {
+  return { temperature: 0, seed: 0n, choice: 0, logprobs: top, biasTokens: Uint32Array.of(token), biasValues: certainBias };
+}
+
+function scoredAt(result: StepResult, row: number, token: number, vocabSize: number): SampledToken {
+  const chosen = sampledAt(result, row);
+  if (chosen.token === token || chosen.token < 0) return chosen;
+  // Impossible, by its own logit.
+  return { ...chosen, token, logprob: Number.NEGATIVE_INFINITY, rank: vocabSize };
+}
+
 function logitsRowCount(work: SequenceWork): number {
   return Math.max(0, work.firstRow + work.tokens.length - Math.max(work.logitsFrom, work.firstRow));
 }
@@ -183,9 +217,12 @@ function packBatch(work: readonly SequenceWork[], options: RunOptions): StepBatc
     for (const block of sequence.blocks.slice(0, Math.ceil(end / kvBlockTokens))) blockTable.push(block);
     blockOffsets[i + 1] = blockTable.length;
     const count = logitsRowCount(sequence);
-    for (let row = sequence.tokens.length - count; row < sequence.tokens.length; row++) {
+    const firstLogits = sequence.tokens.length - count;
+    for (let row = firstLogits; row < sequence.tokens.length; row++) {
+      const next = sequence.scores?.next[row - firstLogits];
       logitRows.push(at + row);
-      sampling.push(row === sequence.tokens.length - 1 ? sequence.sampling : null);
+      if (next !== undefined) sampling.push(scoring(next, sequence.scores?.top ?? 0));
+      else sampling.push(row === sequence.tokens.length - 1 ? sequence.sampling : null);
     }
     at += sequence.tokens.length;
   });

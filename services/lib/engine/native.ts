@@ -114,6 +114,8 @@ export interface StepResult {
   tokens: Int32Array;
   /** Natural-log probability of each sampled token (of the raw model distribution), NaN where not asked for. */
   logprobs: Float32Array;
+  /** The place of each sampled token among the raw logits, 1 for the best; 0 where not asked for. */
+  ranks: Int32Array;
   /** For each logit row: the most likely ids and logprobs, best first; absent where not asked for. */
   topTokens: (Uint32Array | undefined)[];
   topLogprobs: (Float32Array | undefined)[];

@@ -11,6 +11,7 @@ import {
   schedule,
   type WaitingView,
   maxDecodeSteps,
+  maxScoredRows,
 } from "./scheduler.ts";
 import { chunkWork, leastChunkRows, leastWork } from "./step-work.ts";
 
@@ -84,7 +85,7 @@ describe("schedule", () => {
     expect(chunks(200, 0.003, at(1, 1_024))).toEqual([32]);
     expect(chunks(200, 0.003, at(1, 1_056))).toEqual([32]);
     expect(chunks(100, 0.003, at(1, 1_024))).toEqual([22]);
-    expect(chunks(200, 1, at(1, 3_008))).toEqual([16]);
+    expect(chunks(200, 1, at(1, 3_008))).toEqual([22]);
     expect(chunks(200, 0, at(1, 0), at(2, 64), at(3, 128))).toEqual([64, 64, 64]);
     expect(chunks(140, 0, at(1, 0), at(2, 64), at(3, 128))).toEqual([64, 64]);
     expect(chunks(140, 0, at(1, 0), at(2, 64), running("short", 3, 0, 8))).toEqual([64, 64, 8]);
@@ -239,12 +240,14 @@ function checkPlan(config: SchedulerConfig, snapshot: Snapshot, plan: Plan): voi
   expect(plan.admit).toEqual(admitted.map(({ id }) => id));
   if (plan.preempt.length > 0) expect(plan.admit).toEqual([]);
 
-  const views = new Map<string, { firstRow: number; targetRows: number; blocks: number }>();
-  for (const { id, computedRows, targetRows, heldBlocks } of kept) {
-    views.set(id, { firstRow: computedRows, targetRows, blocks: heldBlocks });
+  const views = new Map<string, { firstRow: number; targetRows: number; blocks: number; isScored: boolean }>();
+  for (const { id, computedRows, targetRows, heldBlocks, scoredRows = 0 } of kept) {
+    views.set(id, { firstRow: computedRows, targetRows, blocks: heldBlocks, isScored: computedRows < scoredRows });
   }
-  for (const { id, hitRows, targetRows, hitBlocks } of admitted) views.set(id, { firstRow: hitRows, targetRows, blocks: hitBlocks });
+  for (const { id, hitRows, targetRows, hitBlocks, scoredRows = 0 } of admitted)
+    views.set(id, { firstRow: hitRows, targetRows, blocks: hitBlocks, isScored: hitRows < scoredRows });
   let tokensLeft = config.tokenBudget;
+  let scoresLeft = maxScoredRows;
   let blocksLeft = snapshot.availableBlocks;
   let blocksAhead = 0;
   for (const { unsharedBlocks } of preempted) blocksLeft += unsharedBlocks;
@@ -262,10 +265,11 @@ function checkPlan(config: SchedulerConfig, snapshot: Snapshot, plan: Plan): voi
     const firstStepBlocks = Math.max(0, blocksForRows(reserved) - view.blocks);
     expect(growBlocks).toBe(Math.max(0, blocksForRows(reserved + plan.steps - 1) - view.blocks));
     tokensLeft -= rowCount;
+    if (view.isScored) scoresLeft -= rowCount;
     blocksLeft -= firstStepBlocks;
     blocksAhead += growBlocks - firstStepBlocks;
   }
-  expect(tokensLeft).toBeGreaterThanOrEqual(0);
+  expect(Math.min(tokensLeft, scoresLeft)).toBeGreaterThanOrEqual(0);
   expect(blocksLeft).toBeGreaterThanOrEqual(blocksAhead);
   expect(plan.steps).toBe(bestSteps(snapshot, plan));
   checkBound(snapshot, plan, views);
@@ -275,7 +279,8 @@ function checkPlan(config: SchedulerConfig, snapshot: Snapshot, plan: Plan): voi
   // Nothing lies idle that could run.
   if (tokensLeft === 0) return;
   for (const { id, computedRows, targetRows, heldBlocks } of kept) {
-    if (computedRows === targetRows) continue;
+    const isScored = views.get(id)?.isScored === true;
+    if (computedRows === targetRows || (isScored && scoresLeft === 0)) continue;
     const work = workOf.get(id);
     // How much of it there is: checkBound.
     if (snapshot.bound && targetRows - computedRows > 1) continue;
@@ -286,11 +291,15 @@ function checkPlan(config: SchedulerConfig, snapshot: Snapshot, plan: Plan): voi
     if (work === undefined) throw new Error(`${id} could run`);
     const end = computedRows + work.rowCount;
     const rowsWithBlocks = (heldBlocks + work.growBlocks + blocksLeft) * kvBlockTokens;
-    const possible = Math.min(targetRows, computedRows + config.chunkTokens, end + tokensLeft, rowsWithBlocks);
+    const possible = Math.min(
+      ...[targetRows, computedRows + config.chunkTokens, end + tokensLeft, rowsWithBlocks],
+      isScored ? end + scoresLeft : Number.POSITIVE_INFINITY,
+    );
     expect(end).toBeGreaterThanOrEqual(possible === targetRows ? possible : possible - (possible % align));
   }
   const next = waitingInOrder[admitted.length];
   if (next === undefined || plan.preempt.length > 0 || snapshot.bound) return;
+  if (next.hitRows < (next.scoredRows ?? 0) && scoresLeft === 0) return;
   const needed = blocksForRows(next.targetRows) - next.hitBlocks + next.idleHitBlocks;
   const reserve = views.size === 0 ? 0 : views.size + 1;
   expect(views.size >= config.maxSequences || needed + reserve > blocksLeft).toBe(true);
@@ -330,8 +339,9 @@ describe("schedule on any snapshot", () => {
       tokensLeft: fc.integer({ min: 1, max: 40 }),
       spare: fc.nat(2),
       unshared: fc.nat(4),
+      isScored: fc.boolean(),
     })
-    .map(({ computed, left, tokensLeft, spare, unshared }) => {
+    .map(({ computed, left, tokensLeft, spare, unshared, isScored }) => {
       const heldBlocks = blocksForRows(computed) + spare;
       return {
         computedRows: computed,
@@ -339,14 +349,19 @@ describe("schedule on any snapshot", () => {
         tokensLeft,
         heldBlocks,
         unsharedBlocks: Math.min(unshared, heldBlocks),
+        // The last row's next token is not known.
+        ...(isScored && { scoredRows: computed + left - 1 }),
       };
     });
-  const anyWaiting = fc.record({ hit: fc.nat(3), left: fc.nat(300), idle: fc.nat(3) }).map(({ hit, left, idle }) => ({
-    targetRows: Math.max(1, hit * kvBlockTokens + left),
-    hitRows: hit * kvBlockTokens,
-    hitBlocks: hit,
-    idleHitBlocks: Math.min(idle, hit),
-  }));
+  const anyWaiting = fc
+    .record({ hit: fc.nat(3), left: fc.nat(300), idle: fc.nat(3), isScored: fc.boolean() })
+    .map(({ hit, left, idle, isScored }) => ({
+      ...(isScored && { scoredRows: Math.max(1, hit * kvBlockTokens + left) - 1 }),
+      targetRows: Math.max(1, hit * kvBlockTokens + left),
+      hitRows: hit * kvBlockTokens,
+      hitBlocks: hit,
+      idleHitBlocks: Math.min(idle, hit),
+    }));
 
   it("keeps every rule and leaves nothing idle that could run", () => {
     fc.assert(

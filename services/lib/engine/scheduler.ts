@@ -25,6 +25,9 @@ export interface SchedulerConfig {
   chunkAlignTokens: 1 | 64;
 }
 
+/** Rows of a prompt in one step, over all requests, whose tokens are scored: their logits, the whole vocabulary for each row, are in memory at once. */
+export const maxScoredRows = 64;
+
 /** Steps of decode in one call at most. */
 export const maxDecodeSteps = 16;
 /** A call of several steps begins none after so long: what a newcomer waits beside one step. So a slow model makes one step a call. */
@@ -41,6 +44,8 @@ export interface RunningView {
   heldBlocks: number;
   /** Those of heldBlocks that no other request holds: what preempting this one surely gives back. */
   unsharedBlocks: number;
+  /** Rows before this one are scored, from where it is on; absent: none. */
+  scoredRows?: number;
   /** Place in the queue (fair-queue/): of two requests that were once served it changes only where one has waited long since. Distinct. */
   position: number;
 }
@@ -53,6 +58,7 @@ export interface WaitingView {
   hitRows: number;
   hitBlocks: number;
   idleHitBlocks: number;
+  scoredRows?: number;
   position: number;
 }
 
@@ -97,7 +103,14 @@ export function schedule(config: SchedulerConfig, snapshot: Snapshot): Plan {
   const admit: string[] = [];
   const preempt = new Set<string>();
   let tokensLeft = config.tokenBudget;
+  let scoresLeft = maxScoredRows;
   let blocksLeft = snapshot.availableBlocks;
+  /** Rows that a request may have in this step. */
+  const limitOf = (firstRow: number, scoredRows = 0) => (firstRow < scoredRows ? Math.min(tokensLeft, scoresLeft) : tokensLeft);
+  const spend = (rowCount: number, firstRow: number, scoredRows = 0) => {
+    tokensLeft -= rowCount;
+    if (firstRow < scoredRows) scoresLeft -= rowCount;
+  };
 
   /** Running requests not preempted, earliest first: the last one is the next victim. */
   const kept = snapshot.running.toSorted(byPosition);
@@ -107,17 +120,17 @@ export function schedule(config: SchedulerConfig, snapshot: Snapshot): Plan {
   const prefill = new PrefillBound(snapshot, decoding, prefilling);
 
   for (const request of [...decoding, ...prefilling]) {
-    const { id, computedRows: firstRow, targetRows, heldBlocks } = request;
+    const { id, computedRows: firstRow, targetRows, heldBlocks, scoredRows } = request;
     const prefills = targetRows - firstRow > 1;
     const rowsInTime = prefills ? prefill.rowsOf(firstRow, targetRows) : 1;
     if (rowsInTime === 0) break;
-    while (tokensLeft > 0 && !preempt.has(id)) {
+    while (limitOf(firstRow, scoredRows) > 0 && !preempt.has(id)) {
       const rowsWithBlocks = (heldBlocks + blocksLeft) * kvBlockTokens - firstRow;
-      const rowCount = chunkRows(config, firstRow, targetRows, Math.min(tokensLeft, rowsWithBlocks, rowsInTime));
+      const rowCount = chunkRows(config, firstRow, targetRows, Math.min(limitOf(firstRow, scoredRows), rowsWithBlocks, rowsInTime));
       if (rowCount > 0) {
         const growBlocks = Math.max(0, blocksForRows(firstRow + rowCount) - heldBlocks);
         work.set(id, { id, firstRow, rowCount, growBlocks });
-        tokensLeft -= rowCount;
+        spend(rowCount, firstRow, scoredRows);
         blocksLeft -= growBlocks;
         if (prefills) prefill.take(firstRow, rowCount);
         break;
@@ -133,7 +146,7 @@ export function schedule(config: SchedulerConfig, snapshot: Snapshot): Plan {
       const planned = work.get(victim.id);
       if (planned !== undefined) {
         work.delete(victim.id);
-        tokensLeft += planned.rowCount;
+        spend(-planned.rowCount, planned.firstRow, victim.scoredRows);
         blocksLeft += planned.growBlocks;
       }
     }
@@ -144,7 +157,7 @@ export function schedule(config: SchedulerConfig, snapshot: Snapshot): Plan {
   if (preempt.size > 0) return { work: [...work.values()], steps: 1, admit, preempt: [...preempt] };
 
   for (const request of snapshot.waiting.toSorted(byPosition)) {
-    const { id, hitRows: firstRow, targetRows, hitBlocks, idleHitBlocks } = request;
+    const { id, hitRows: firstRow, targetRows, hitBlocks, idleHitBlocks, scoredRows } = request;
     const running = kept.length + admit.length;
     if (running >= config.maxSequences) break;
     // One block stays for each request that runs, this one included, so that the next step preempts nobody. A request that
@@ -152,11 +165,12 @@ export function schedule(config: SchedulerConfig, snapshot: Snapshot): Plan {
     const reserveBlocks = running === 0 ? 0 : running + 1;
     const growBlocks = Math.max(0, blocksForRows(targetRows) - hitBlocks);
     if (growBlocks + idleHitBlocks + reserveBlocks > blocksLeft) break;
-    const rowCount = chunkRows(config, firstRow, targetRows, Math.min(tokensLeft, prefill.rowsOf(firstRow, targetRows)));
+    const limit = Math.min(limitOf(firstRow, scoredRows), prefill.rowsOf(firstRow, targetRows));
+    const rowCount = chunkRows(config, firstRow, targetRows, limit);
     if (rowCount === 0 && firstRow < targetRows) break;
     admit.push(id);
     work.set(id, { id, firstRow, rowCount, growBlocks });
-    tokensLeft -= rowCount;
+    spend(rowCount, firstRow, scoredRows);
     blocksLeft -= growBlocks + idleHitBlocks;
     prefill.take(firstRow, rowCount);
   }

@@ -1,15 +1,16 @@
 // How much a step may compute so that it is over soon: a cancellation, a newcomer and everybody's next token wait for the step that runs. Work
 // is counted in rows of no context; a row's attention to each earlier row adds to it. By the row rule it does not matter where chunks are cut.
+import { kvBlockTokens } from "../contracts/block-key.ts";
 
 /** What a step with prefill in it should take at most. */
-export const stepMs = 50;
+export const stepMs = 60;
 /**
  * Work that prefill gets in each step, however slow: with less, a step's fixed cost (weights read for few rows) would be most of it. A model so
  * large, or a machine so busy, that this takes longer than stepMs has longer steps.
  */
 export const leastWork = 128;
-/** Nor fewer rows of a request, for the same reason, than these: to where rows look far back, little of the fixed cost is left. */
-export const leastChunkRows = 16;
+/** Nor has a request's chunk fewer rows than these: each reads the whole context once. */
+export const leastChunkRows = Math.ceil(kvBlockTokens / 3);
 /** Of the steps before, what each one more leaves of their weight. */
 const memory = 0.8;
 

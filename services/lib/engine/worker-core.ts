@@ -34,7 +34,7 @@ export interface WorkerOptions {
 /** Kept back of drainMs for what comes after draining. */
 const afterDrainMs = 1_000;
 
-export type ControlHandler = (message: Control, respond: (body: object) => void) => void;
+export type ControlHandler = (message: Control, respond: (body: object, tail?: Uint32Array) => void) => void;
 
 export class WorkerCore {
   readonly workerId: string;
@@ -79,7 +79,7 @@ export class WorkerCore {
     this.engine.onChange = () => this.state.changed();
     bus.subscribe(this.subjects.control(this.workerId), (message) => {
       const { body } = decodeMessage(Control, message.data);
-      const respond = (answer: object) => message.respond?.(encodeMessage(answer));
+      const respond = (answer: object, tail?: Uint32Array) => message.respond?.(encodeMessage(answer, tail));
       if (body.kind === "drain") {
         this.drain();
         respond({ ok: true });

@@ -67,6 +67,9 @@ export function checkAnswers(played: Played): string[] {
       wrong(`ended after ${Math.round(tookMs)} ms, faults account for ${faultMs}, all work for ${Math.round(workMs)}`);
     }
     // Whatever it got is the beginning of the right answer, and all of it where the request ended well.
+    // All of them, or with no token yet none.
+    if (request.promptTop !== null && client.tokens.length > 0 && client.scores.join() !== right.scores.join())
+      wrong(`scores of the prompt differ: ${client.scores.length} came, ${right.scores.length} are right (${client.outcome})`);
     for (const what of ["tokens", "digests", "logprobs"] as const) {
       if (what === "logprobs" && request.logprobs === null) continue;
       const got = client[what].map(String);

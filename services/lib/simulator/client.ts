@@ -1,5 +1,6 @@
 // The users of a run: each reads one answer to its end, or leaves before.
 import { PelagicError } from "../contracts/errors.ts";
+import type { PromptScores } from "../contracts/prompt-scores.ts";
 import type { Generation } from "../../gateway/generation.ts";
 import type { RequestRouting } from "../../gateway/request-routing.ts";
 import type { SimGateway } from "./nodes.ts";
@@ -19,6 +20,8 @@ export class Client {
   readonly tokens: number[] = [];
   readonly digests: string[] = [];
   readonly logprobs: number[] = [];
+  /** With its first token, all of them. */
+  scores: string[] = [];
   outcome = "not begun";
   message = "";
   isOver = false;
@@ -92,6 +95,7 @@ export class Client {
     const { leavesAfter } = this.request;
     try {
       for await (const batch of generation) {
+        if (this.tokens.length === 0 && generation.promptScores !== null) this.scores = scoresOf(generation.promptScores);
         this.tokens.push(...batch.tokens);
         this.digests.push(...batch.digests);
         this.logprobs.push(...batch.logprobs.map(({ logprob }) => logprob));
@@ -124,4 +128,8 @@ export class Client {
     const numericsId = this.routing?.chosen?.identity.split(".")[1];
     this.couldBeResumed = numericsId !== undefined && this.cluster.couldResume(numericsId, this.gateway.node);
   }
+}
+
+export function scoresOf(scores: PromptScores): string[] {
+  return Array.from({ length: scores.next - 1 }, (_, i) => JSON.stringify(scores.at(i + 1)));
 }

@@ -327,4 +327,16 @@ export const mutants: readonly Mutant[] = [
     replace: "",
     aim: { point: "abort-transfer", kind: "delay" },
   },
+  {
+    name: "cached rows stand for rows that are to be scored",
+    file: engine,
+    find: "scoredRows(entry) > 0 ? entry.scoreRow : rows",
+    replace: "rows",
+  },
+  {
+    name: "an answer does not wait for its prompt's scores",
+    file: generation,
+    find: "const mayGo = !this.lacksScores;",
+    replace: "const mayGo = true;",
+  },
 ];

@@ -216,6 +216,7 @@ export class SimGateway {
       maxTokens: request.maxTokens,
       cacheSalt: request.tenant,
       localPrefillTokens: this.scenario.localPrefillTokens,
+      isScored: request.promptTop !== null,
     });
     const generation = this.client.start(
       {
@@ -236,6 +237,7 @@ export class SimGateway {
           ...(request.seed % 2 === 0 && { ttftMs: hurryMs }),
         },
         deadlineMs,
+        ...(request.promptTop !== null && { promptTop: request.promptTop }),
         digests: true,
       },
       routing,

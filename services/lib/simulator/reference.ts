@@ -1,5 +1,7 @@
 // What is right: the answer of one model that shares nothing with anybody, and how long that takes.
-import type { RunResult } from "../engine/model-runner.ts";
+import { PromptScores } from "../contracts/prompt-scores.ts";
+import type { RunResult, SampledToken, SequenceResult } from "../engine/model-runner.ts";
+import { scoresOf } from "./client.ts";
 import { type Build, promptOf, type Scenario, type SimRequest } from "./scenario.ts";
 import { SimRunner } from "./sim-runner.ts";
 
@@ -7,6 +9,7 @@ export interface Answer {
   tokens: number[];
   digests: string[];
   logprobs: number[];
+  scores: string[];
   end: "stop" | "length";
 }
 
@@ -22,7 +25,7 @@ export async function referenceAnswer(request: SimRequest, scenario: Scenario, b
   const blocks = Array.from({ length: Math.ceil((prompt.length + request.maxTokens) / 64) }, (_, i) => i);
   const runner = new SimRunner(blocks.length, null, scenario, build);
   const output: number[] = [];
-  const answer: Answer = { tokens: output, digests: [], logprobs: [], end: "length" };
+  const answer: Answer = { tokens: output, digests: [], logprobs: [], scores: [], end: "length" };
   let tokens = prompt;
   let firstRow = 0;
   while (output.length < request.maxTokens) {
@@ -34,7 +37,8 @@ export async function referenceAnswer(request: SimRequest, scenario: Scenario, b
           firstRow,
           promptLength: prompt.length,
           blocks,
-          logitsFrom: end - 1,
+          logitsFrom: request.promptTop !== null && firstRow === 0 ? 0 : end - 1,
+          ...(request.promptTop !== null && firstRow === 0 && { scores: { next: prompt.subarray(1), top: request.promptTop } }),
           sampling: {
             temperature: request.temperature,
             seed: BigInt(request.seed),
@@ -48,12 +52,10 @@ export async function referenceAnswer(request: SimRequest, scenario: Scenario, b
       ],
       { digests: true },
     );
-    const { sampled, digests } = (result as RunResult).sequences[0] as {
-      sampled: { token: number; logprob: number };
-      digests: bigint[];
-    };
+    const { sampled, digests, scored } = (result as RunResult).sequences[0] as SequenceResult & { sampled: SampledToken };
+    if (scored !== undefined) answer.scores = scoresOf(packed(scored, prompt.length, request.promptTop ?? 0));
     output.push(sampled.token);
-    answer.digests.push((digests[0] as bigint).toString(16).padStart(16, "0"));
+    answer.digests.push((digests.at(-1) as bigint).toString(16).padStart(16, "0"));
     answer.logprobs.push(sampled.logprob);
     if (request.stopTokenIds.includes(sampled.token)) {
       answer.end = "stop";
@@ -63,6 +65,13 @@ export async function referenceAnswer(request: SimRequest, scenario: Scenario, b
     firstRow = end;
   }
   return answer;
+}
+
+/** As they come over the bus: in float32. */
+function packed(scored: readonly SampledToken[], promptLength: number, top: number): PromptScores {
+  const scores = new PromptScores(promptLength, top);
+  for (const one of scored) scores.push(one);
+  return scores;
 }
 
 /** Of what each build would answer: what agrees longest with these digests. */

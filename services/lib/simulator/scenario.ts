@@ -48,6 +48,8 @@ export interface SimRequest {
   presencePenalty: number;
   stopTokenIds: number[];
   logprobs: number | null;
+  /** Of the prompt's own tokens. */
+  promptTop: number | null;
   /** The client goes away after so many tokens, or after so many ms. */
   leavesAfter: { tokens: number } | { ms: number } | null;
 }
@@ -303,7 +305,7 @@ function reach(point: ProtocolPoint, scenario: Scenario, request: SimRequest, ra
 
 function makeRequest(random: Random, index: number): SimRequest {
   const sharedTokens = random.pick([0, 64, 130, 200]);
-  return {
+  const request = {
     id: `r${index}`,
     atMs: random.between(0, 600),
     gateway: random.between(0, 1),
@@ -320,6 +322,7 @@ function makeRequest(random: Random, index: number): SimRequest {
     logprobs: random.chance(0.3) ? 2 : null,
     leavesAfter: random.chance(0.15) ? random.pick([{ tokens: random.between(0, 20) }, { ms: random.between(0, 200) }]) : null,
   };
+  return { ...request, promptTop: request.seed % 6 === 0 ? 2 : null };
 }
 
 function makeFault(random: Random, aim: Partial<Fault> = {}): Fault {

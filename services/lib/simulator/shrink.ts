@@ -43,6 +43,7 @@ function* smaller(scenario: Scenario): Generator<Scenario> {
       { presencePenalty: 0 },
       { stopTokenIds: [] },
       { logprobs: null },
+      { promptTop: null },
       { leavesAfter: null },
     ];
     for (const change of simpler) {

@@ -120,7 +120,11 @@ export class SimRunner implements ModelRunner {
     for (let row = Math.max(sequence.firstRow, sequence.logitsFrom); row < end; row++) {
       const [low, high] = this.logits(sequence, row);
       if (digests) result.digests.push((BigInt(high) << 32n) | BigInt(low));
-      if (row === end - 1 && sequence.sampling) result.sampled = sample(low, sequence.sampling, row);
+      const next = sequence.scores?.next[row - Math.max(sequence.firstRow, sequence.logitsFrom)];
+      if (next !== undefined) {
+        result.scored ??= [];
+        result.scored.push(scored(low, next, sequence.scores?.top ?? 0));
+      } else if (row === end - 1 && sequence.sampling) result.sampled = sample(low, sequence.sampling, row);
     }
     return result;
   }
@@ -179,11 +183,17 @@ function sample(logits: number, sampling: RowSampling, row: number): SampledToke
     for (const token of sampling.outputTokens ?? []) noise = mix(noise, token);
     noise = mix(noise, sampling.promptTokens?.length ?? 0);
   }
-  const top: [number, number][] = Array.from({ length: sampling.logprobs ?? 0 }, (_, i) => [
-    mix(noise, i) % vocabSize,
-    -1 - (logits % 97) / 97,
-  ]);
-  return { token: noise % vocabSize, logprob: sampling.logprobs === undefined ? Number.NaN : -(logits % 1009) / 1009, top };
+  const logprob = sampling.logprobs === undefined ? Number.NaN : -(logits % 1009) / 1009;
+  return { token: noise % vocabSize, logprob, rank: 0, top: tops(logits, noise, sampling.logprobs ?? 0) };
+}
+
+function scored(logits: number, token: number, top: number): SampledToken {
+  const noise = mix(logits, token);
+  return { token, logprob: -(noise % 1009) / 1009, rank: 1 + (noise % vocabSize), top: tops(logits, logits, top) };
+}
+
+function tops(logits: number, noise: number, count: number): [number, number][] {
+  return Array.from({ length: count }, (_, i) => [mix(noise, i) % vocabSize, -1 - (logits % 97) / 97]);
 }
 
 /** One round of murmur3: every bit of both goes into the result. */

@@ -3,7 +3,7 @@
 import { createHash } from "node:crypto";
 import { kvBlockTokens } from "../../contracts/block-key.ts";
 import { frameHeaderBytes, headerIntact, payloadIntact, sealFrame } from "../../contracts/frame.ts";
-import type { ModelRunner, RunOptions, RunResult, SequenceWork } from "../model-runner.ts";
+import type { ModelRunner, RunOptions, RunResult, SampledToken, SequenceWork } from "../model-runner.ts";
 
 const layerCount = 3;
 const vocabSize = 97;
@@ -64,9 +64,11 @@ export class CacheRunner implements ModelRunner {
         const end = sequence.firstRow + sequence.tokens.length;
         const digests: bigint[] = [];
         for (let row = Math.max(sequence.firstRow, sequence.logitsFrom); row < end; row++) digests.push(this.rowDigest(sequence, row));
-        if (!sequence.sampling || digests.length === 0) return { digests };
+        const scored = Array.from(sequence.scores?.next ?? [], (token, i) => scoreOf(digests[i] as bigint, token));
+        const result = { digests, ...(sequence.scores && { scored }) };
+        if (!sequence.sampling || digests.length === 0) return result;
         const last = digests[digests.length - 1] as bigint;
-        return { digests, sampled: { token: Number(last % BigInt(vocabSize)), logprob: -1, top: [] } };
+        return { ...result, sampled: { token: Number(last % BigInt(vocabSize)), logprob: -1, rank: 0, top: [] } };
       }),
     };
   }
@@ -119,4 +121,8 @@ export class CacheRunner implements ModelRunner {
     if (block >= this.blockCount || row >= kvBlockTokens) throw new Error(`block ${block} row ${row}`);
     return ((layer * this.blockCount + block) * kvBlockTokens + row) * rowBytes;
   }
+}
+
+function scoreOf(digest: bigint, token: number): SampledToken {
+  return { token, logprob: -Number((digest + BigInt(token)) % 1009n), rank: 1, top: [] };
 }
