@@ -2,13 +2,12 @@
 // again out. It remembers nothing: whatever happened since, the next round starts from what is there.
 import { isDeepStrictEqual } from "node:util";
 import { type ModelService, poolNames, type PoolName } from "../api/model-service.ts";
-import type { ModelServiceStatus } from "../api/status.ts";
 import { acceptanceOf } from "./acceptance.ts";
 import { conditionsOf, findingsOf, type PoolFacts } from "./conditions.ts";
 import type { PlannerConfig } from "./config.ts";
 import { planDeletion } from "./deletion.ts";
 import { differs, withHash } from "./difference.ts";
-import { conditionEvents, type PlannedEvent } from "./events.ts";
+import { type PlannedEvent, statusEvents } from "./events.ts";
 import type { ObjectReference } from "./kubernetes.ts";
 import { fieldManager, finalizer, replicasAnnotation } from "./names.ts";
 import type { Observed } from "./observed.ts";
@@ -63,21 +62,27 @@ export function plan(service: ModelService, observed: Observed, config: PlannerC
   };
 }
 
-/** For an object that this version cannot read, which the API server should have refused: it says so and touches nothing. */
-export function planUnreadable(earlier: ModelServiceStatus | undefined, generation: number, problem: string, nowMs: number): Plan {
-  const finding = {
-    status: "False" as const,
-    reason: "InvalidSpec",
-    message: `The spec cannot be read: ${problem}. Correct it and apply it again.`,
-  };
-  const conditions = conditionsOf({ Ready: finding, Accepted: finding }, earlier?.conditions ?? [], generation, nowMs);
+/**
+ * For an object that this version cannot read, which the API server should have refused: it says so and touches nothing. A deletion is not
+ * held up: the garbage collector stops the workers, and they drain.
+ */
+export function planUnreadable(
+  { metadata, status: earlier }: Pick<ModelService, "metadata" | "status">,
+  problem: string,
+  nowMs: number,
+): Plan {
+  const { generation, deletionTimestamp, finalizers } = metadata;
+  const unreadable = { reason: "InvalidSpec", message: `The spec cannot be read: ${problem}. Correct it and apply it again.` };
+  const failed = { ...unreadable, status: "False" as const };
+  const findings = { Ready: failed, Accepted: failed, Degraded: { ...unreadable, status: "True" as const } };
+  const conditions = conditionsOf(findings, earlier?.conditions ?? [], generation, nowMs);
   const status = { ...earlier, observedGeneration: generation, conditions };
   return {
-    finalizer: "keep",
+    finalizer: deletionTimestamp !== undefined && finalizers.includes(finalizer) ? "remove" : "keep",
     apply: [],
     prune: [],
-    status: isDeepStrictEqual(status, earlier) ? undefined : status,
-    events: conditionEvents(earlier?.conditions ?? [], conditions),
+    status: deletionTimestamp !== undefined || isDeepStrictEqual(status, earlier) ? undefined : status,
+    events: statusEvents(earlier, status),
     requeueAfterMs: undefined,
   };
 }

@@ -3,7 +3,7 @@ import { isDeepStrictEqual } from "node:util";
 import { type ModelService, type PoolName, servedNameOf } from "../api/model-service.ts";
 import type { ModelServiceStatus } from "../api/status.ts";
 import { conditionsOf, type Findings, type PoolFacts } from "./conditions.ts";
-import { conditionEvents } from "./events.ts";
+import { statusEvents } from "./events.ts";
 
 export function statusOf(service: ModelService, findings: Findings, pools: Record<PoolName, PoolFacts>, nowMs: number) {
   const { generation } = service.metadata;
@@ -20,7 +20,7 @@ export function statusOf(service: ModelService, findings: Findings, pools: Recor
   };
   return {
     status: isDeepStrictEqual(status, service.status) ? undefined : status,
-    events: conditionEvents(earlier, conditions),
+    events: statusEvents(service.status, status),
   };
 }
 
