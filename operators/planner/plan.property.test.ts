@@ -173,7 +173,7 @@ const runs = { numRuns: 100 };
 describe("planning, with anything happening in between", () => {
   it("does nothing twice, prunes nothing that is wanted, and ends in the objects that the spec wants", () => {
     fc.assert(
-      fc.property(spec, fc.array(action, { maxLength: 60 }), (first, actions) => {
+      fc.property(spec, fc.array(action, { maxLength: 60, size: "max" }), (first, actions) => {
         const run = new Run();
         run.change(first);
         for (const next of actions) run.act(next);
@@ -208,7 +208,7 @@ describe("planning, with anything happening in between", () => {
 
   it("changes a running pool without ever having fewer ready than it wants", () => {
     fc.assert(
-      fc.property(spec, spec, fc.array(action, { maxLength: 80 }), (first, second, actions) => {
+      fc.property(spec, spec, fc.array(action, { maxLength: 80, size: "max" }), (first, second, actions) => {
         const run = new Run();
         // The same number before and after, by the spec: then every moment must have as many.
         const replicas = { prefill: first.pools.prefill.replicas, decode: first.pools.decode.replicas };
@@ -263,38 +263,43 @@ describe("planning, with anything happening in between", () => {
 
   it("drains decode before prefill when it is deleted, and then lets go", () => {
     fc.assert(
-      fc.property(spec, fc.array(action, { maxLength: 30 }), fc.array(action, { maxLength: 60 }), (first, before, after) => {
-        const run = new Run();
-        run.change(first);
-        for (const next of before) run.act(next);
-        run.plan();
-        const { cluster } = run;
-        cluster.service = structuredClone(cluster.service);
-        cluster.service.metadata.deletionTimestamp = new Date(run.nowMs).toISOString();
-        const prefillWanted = () => [...cluster.objects.keys()].filter((key) => key.endsWith("prefill") && !key.startsWith("Pod"));
-        const wantedBefore = prefillWanted().map((key) => cluster.workload(key)?.replicas);
-        const checked = () => {
-          if (!cluster.service.metadata.finalizers.includes(finalizer)) {
-            expect(cluster.pods, "gone only when nothing runs").toEqual([]);
-          } else if (cluster.pods.some((pod) => pod.pool === "decode")) {
-            expect(prefillWanted().map((key) => cluster.workload(key)?.replicas)).toEqual(wantedBefore);
+      fc.property(
+        spec,
+        fc.array(action, { maxLength: 30, size: "max" }),
+        fc.array(action, { maxLength: 60, size: "max" }),
+        (first, before, after) => {
+          const run = new Run();
+          run.change(first);
+          for (const next of before) run.act(next);
+          run.plan();
+          const { cluster } = run;
+          cluster.service = structuredClone(cluster.service);
+          cluster.service.metadata.deletionTimestamp = new Date(run.nowMs).toISOString();
+          const prefillWanted = () => [...cluster.objects.keys()].filter((key) => key.endsWith("prefill") && !key.startsWith("Pod"));
+          const wantedBefore = prefillWanted().map((key) => cluster.workload(key)?.replicas);
+          const checked = () => {
+            if (!cluster.service.metadata.finalizers.includes(finalizer)) {
+              expect(cluster.pods, "gone only when nothing runs").toEqual([]);
+            } else if (cluster.pods.some((pod) => pod.pool === "decode")) {
+              expect(prefillWanted().map((key) => cluster.workload(key)?.replicas)).toEqual(wantedBefore);
+            }
+          };
+          for (const next of after) {
+            if (["change", "scale"].includes(next.do)) continue;
+            if (!cluster.service.metadata.finalizers.includes(finalizer)) break;
+            if (next.do === "plan") cluster.carryOut(plan(cluster.service, cluster.observe(), config, run.nowMs), finalizer);
+            else run.act(next);
+            checked();
           }
-        };
-        for (const next of after) {
-          if (["change", "scale"].includes(next.do)) continue;
-          if (!cluster.service.metadata.finalizers.includes(finalizer)) break;
-          if (next.do === "plan") cluster.carryOut(plan(cluster.service, cluster.observe(), config, run.nowMs), finalizer);
-          else run.act(next);
-          checked();
-        }
-        for (let round = 0; round < 20 && cluster.service.metadata.finalizers.includes(finalizer); round++) {
-          cluster.carryOut(plan(cluster.service, cluster.observe(), config, run.nowMs), finalizer);
-          checked();
-          for (const key of [...cluster.objects.keys()]) if (!key.startsWith("Pod")) while (cluster.control(key));
-          cluster.pods = cluster.pods.filter((pod) => !pod.stopping);
-        }
-        expect(cluster.service.metadata.finalizers).not.toContain(finalizer);
-      }),
+          for (let round = 0; round < 20 && cluster.service.metadata.finalizers.includes(finalizer); round++) {
+            cluster.carryOut(plan(cluster.service, cluster.observe(), config, run.nowMs), finalizer);
+            checked();
+            for (const key of [...cluster.objects.keys()]) if (!key.startsWith("Pod")) while (cluster.control(key));
+            cluster.pods = cluster.pods.filter((pod) => !pod.stopping);
+          }
+          expect(cluster.service.metadata.finalizers).not.toContain(finalizer);
+        },
+      ),
       runs,
     );
   });

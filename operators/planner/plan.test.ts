@@ -81,6 +81,19 @@ describe("a first round", () => {
     expect(after).toEqual({ finalizer: "keep", apply: [], prune: [], status: undefined, events: [], requeueAfterMs: undefined });
   });
 
+  it("goes on changing until old workers have drained, and what is being deleted is made anew once it is gone", () => {
+    const service = modelService({}, { finalizers: [finalizer] });
+    const leaving = { deletionTimestamp: "2026-01-01T00:00:00Z" };
+    const draining = round(service, { ...made(service), pods: [pod(service, { phase: "Running" }, leaving)] });
+    expect(found(draining, "Progressing")).toMatchObject({ status: "True", message: "decode: 1 of 1 ready, 1 finish their requests." });
+    const observed = made(service);
+    const deployments = (observed.deployments ?? []).map((each) => ({ ...each, metadata: { ...each.metadata, ...leaving } }));
+    const going = round({ ...service, spec: { ...service.spec, image: "example.com/pelagic:2" } }, { ...observed, deployments });
+    expect(going.apply).toEqual([]);
+    expect(found(going, "Progressing").status).toBe("True");
+    expect(round(service, { ...observed, deployments: [] }).apply.map(({ object }) => object.kind)).toEqual(["Deployment", "Deployment"]);
+  });
+
   it("keeps the time since when a condition is what it is", () => {
     const service = modelService();
     const first = round(service);

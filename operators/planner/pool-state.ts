@@ -26,7 +26,7 @@ export function poolState(service: ModelService, pool: PoolName, workloads: Work
     replicas: sum(({ status }) => status?.replicas),
     ready: sum(({ status }) => status?.readyReplicas),
     draining,
-    settled: workloads.length === 1 && workloads.every(isSettled) && draining === 0,
+    settled: workloads.every(isSettled) && draining === 0,
     problem: problemOf(service, pool, workloads, own),
   };
 }
@@ -39,5 +39,9 @@ export function isOver({ status }: Pod): boolean {
 function isSettled({ metadata, spec, status }: Workload): boolean {
   const wanted = spec?.replicas ?? 1;
   const seen = status?.observedGeneration === undefined ? status !== undefined : status.observedGeneration >= (metadata.generation ?? 0);
-  return seen && [status?.replicas, status?.readyReplicas, status?.updatedReplicas].every((count) => (count ?? 0) === wanted);
+  return (
+    seen &&
+    metadata.deletionTimestamp === undefined &&
+    [status?.replicas, status?.readyReplicas, status?.updatedReplicas].every((count) => (count ?? 0) === wanted)
+  );
 }

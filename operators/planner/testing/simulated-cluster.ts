@@ -34,7 +34,6 @@ export class SimulatedCluster {
   service: ModelService;
   leaderWorkerSetApi = true;
   scaling: NonNullable<Observed["scaling"]> = {};
-  /** Written by anyone but us, such as an HPA. */
   private uids = 0;
 
   constructor(service: ModelService) {
@@ -65,6 +64,9 @@ export class SimulatedCluster {
       }
     }
     stored.applied.set(manager, structuredClone(object));
+    const nobodys = [...stored.applied.values()].every(({ spec }) => spec.replicas === undefined);
+    if (existing !== undefined && nobodys && object.kind !== "PodDisruptionBudget")
+      throw new Error(`${key}: nobody owns replicas any more`);
     if (JSON.stringify(this.specOf(stored)) !== before) stored.generation++;
     this.objects.set(key, stored);
   }
