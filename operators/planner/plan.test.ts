@@ -166,7 +166,8 @@ describe("what stands in the way is told, with what to do", () => {
     expect(found(planned, "Degraded")).toMatchObject({ status: "True", reason });
     expect(found(planned, "Ready").status).toBe("False");
     expect(planned.events.filter(({ type }) => type === "Warning")).toHaveLength(1);
-    // One that is leaving, or ready, is no problem any more.
+    // One that is leaving, or has ended, is no problem any more.
+    expect(found(unready([pod(service, { ...status, phase: "Failed" })]), "Degraded").status).toBe("False");
     expect(found(unready([pod(service, status, { deletionTimestamp: "2026-01-01T00:00:00Z" })]), "Degraded").status).toBe("False");
   });
 
