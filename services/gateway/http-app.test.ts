@@ -481,12 +481,25 @@ describe("failures", () => {
       );
       socket.pause();
       await waitFor(() => stack.gateway.admission.running === 1);
-      await waitFor(() => stack.gateway.admission.running === 0, 10_000);
+      await waitFor(() => stack.gateway.admission.running === 0, 60_000);
       expect(await stack.registry.metrics()).toContain(
         `pelagic_gateway_requests_total{endpoint="chat",outcome="cancelled",model_name="test-model"} ${cancelled + 1}`,
       );
       socket.destroy();
     }
+  });
+});
+
+describe("what a body takes", () => {
+  it("counts until its answer ends; of fields without effect nothing is kept", async () => {
+    stack.decode.script = () => say("abc", { hangAfter: 1 });
+    const sent = JSON.stringify(chatBody({ stream: true, metadata: { text: "x".repeat(100_000) } }));
+    const response = await post("/v1/chat/completions", sent);
+    expect(stack.gateway.bodyBudget.usedBytes).toBe(sent.length);
+    await response.body?.cancel();
+    await waitFor(() => stack.gateway.bodyBudget.usedBytes === 0);
+    const ignored = { user: "a", metadata: { a: 1 }, store: true, verbosity: [[]] };
+    expect(ChatCompletionRequest.parse(chatBody(ignored))).toEqual(ChatCompletionRequest.parse(chatBody()));
   });
 });
 

@@ -44,6 +44,7 @@ export interface Serving {
   times: RequestTimes;
   /** Aborted when the client goes away. */
   gone: AbortSignal;
+  /** At the end: parts of the body live as long as the answer. */
   releaseBody(): void;
   terms: Terms | null;
   place: Place | null;
@@ -142,7 +143,6 @@ async function tokenize(serving: Serving, { hosted, parsed, terms }: Asked, maxP
   const { gone, times } = serving;
   const limits = { signal: gone, timeoutMs: terms.deadlineMs - (performance.now() - times.arrivedMs) };
   const prompts = await Promise.all(parsed.prompts.map((source) => encodePrompt(hosted, source, parsed, maxPositions, limits)));
-  serving.releaseBody();
   times.ended("tokenize");
   if (gone.aborted) throw new PelagicError("cancelled", "the client went away");
   checkPromptLogprobs(parsed, prompts);
