@@ -240,14 +240,15 @@ describe("nothing is half made", () => {
   });
 
   it("where another has the served name first", () => {
-    const older = modelService({ servedName: "same" }, { name: "older", creationTimestamp: "2026-01-01T00:00:00Z" });
+    const older = modelService({ servedName: "same" }, { name: "older", namespace: "x", creationTimestamp: "2026-01-01T00:00:00Z" });
     const younger = modelService({ servedName: "same" }, { name: "a-younger", creationTimestamp: "2026-01-02T00:00:00Z" });
-    const elsewhere = modelService({ servedName: "same" }, { name: "x", namespace: "other", creationTimestamp: "2025-01-01T00:00:00Z" });
-    const all = [younger, elsewhere, older];
-    expect(servedNameOwner(older, all)).toBeUndefined();
-    expect(servedNameOwner(younger, all)).toBe("older");
-    expect(servedNameOwner(modelService({}, { name: "same", creationTimestamp: "2026-01-03T00:00:00Z" }), all)).toBe("older");
-    const planned = round(younger, { servedNameOwner: "older" });
+    const named = modelService({}, { name: "same", creationTimestamp: "2026-01-03T00:00:00Z" });
+    const all = [younger, named, modelService({}, { name: "other", creationTimestamp: "2025-01-01T00:00:00Z" }), older];
+    expect(all.map((each) => servedNameOwner(each, all))).toEqual(["x/older", "x/older", undefined, undefined]);
+    const twin = modelService({ servedName: "same" }, { name: "older", namespace: "w", creationTimestamp: "2026-01-01T00:00:00Z" });
+    expect(servedNameOwner(older, [older, twin])).toBe("w/older");
+    expect(servedNameOwner(twin, [older, twin])).toBeUndefined();
+    const planned = round(younger, { servedNameOwner: "x/older" });
     expect(planned.apply).toEqual([]);
     expect(found(planned, "Accepted")).toMatchObject({ reason: "ServedNameTaken" });
   });
