@@ -308,6 +308,27 @@ describe("autoscaling", () => {
     expect(written(round(never, decided(0)))).toEqual([2, 2]);
   });
 
+  it("is waited for at the number that is, also at zero; an external one begins at the least", () => {
+    const at = (replicas: number) => {
+      const observed = made(slo);
+      for (const deployment of observed.deployments ?? []) deployment.spec = { ...deployment.spec, replicas };
+      return round(slo, observed).status?.pools?.decode?.desired;
+    };
+    expect([at(0), at(1), at(3), at(9)]).toEqual([0, 2, 3, 4]);
+    const external = modelService({ autoscaling: { policy: "external", prefill: range, decode: range } });
+    const planned = round(external);
+    expect(planned.status?.pools?.decode?.desired).toBe(2);
+    expect(
+      planned.apply.map(({ object, fieldManager }) => [fieldManager, object.kind, (object.spec as { replicas?: number }).replicas]),
+    ).toEqual(
+      ["prefill", "decode"].flatMap(() => [
+        ["pelagic-operator", "Deployment", undefined],
+        ["pelagic-operator", "PodDisruptionBudget", undefined],
+        ["pelagic-operator-replicas", "Deployment", 2],
+      ]),
+    );
+  });
+
   it("tells a new number as an event, and a new reason alone not", () => {
     const first = round(slo, { ...made(slo), ...decided(2) });
     const service = { ...slo, ...(first.status && { status: first.status }) };

@@ -70,7 +70,13 @@ export async function startApiServer({ flags = [], controllers = [] }: ApiServer
   if (missing !== undefined) throw new Error(missing);
   const dir = mkdtempSync(join(tmpdir(), "pelagic-api-"));
   const children: ChildProcess[] = [];
+  // A test that ends without stop() leaves nothing running.
+  const killAll = () => {
+    for (const child of children) child.kill("SIGKILL");
+  };
+  process.once("exit", killAll);
   const stop = async () => {
+    process.off("exit", killAll);
     // The API server first: without its store it only complains.
     for (const child of children.reverse()) await kill(child);
     rmSync(dir, { recursive: true, force: true });
