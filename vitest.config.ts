@@ -18,7 +18,7 @@ export default defineConfig({
         extends: true,
         test: {
           name: "unit",
-          include: ["services/**/*.test.ts", "loadtest/*.test.ts", "tests/house/*.test.ts"],
+          include: ["services/**/*.test.ts", "operators/**/*.test.ts", "loadtest/*.test.ts", "tests/house/*.test.ts"],
           sequence: { groupOrder: 0 },
         },
       },
@@ -27,12 +27,13 @@ export default defineConfig({
         test: {
           name: "integration",
           include: ["tests/**/*.test.ts"],
-          exclude: ["tests/house/**", "tests/e2e/**", "tests/clients/**"],
+          exclude: ["tests/house/**", "tests/e2e/**", "tests/clients/**", "tests/cluster/**"],
           ...oneByOne,
           sequence: { groupOrder: 1 },
         },
       },
       { extends: true, test: { name: "e2e", include: ["tests/e2e/**/*.test.ts"], ...oneByOne, sequence: { groupOrder: 2 } } },
+      { extends: true, test: { name: "cluster", include: ["tests/cluster/**/*.test.ts"], ...oneByOne, sequence: { groupOrder: 4 } } },
       { extends: true, test: { name: "clients", include: ["tests/clients/**/*.test.ts"], ...oneByOne, sequence: { groupOrder: 3 } } },
     ],
   },
