@@ -23,14 +23,15 @@ await runProcess({
     );
     const core = await WorkerCore.load("decode", config, metricsPort, control, log);
     loaded = core;
-    onStop(() => core.stop());
     const { vocabSize } = core.runner.info;
     const grammars = new GrammarThreads({
       workerUrl: new URL("../lib/grammar/grammar-thread.js", import.meta.url),
       modelDir: config.model,
       vocabularySize: vocabSize,
     });
+    // After the requests that wait for them have been let go to other workers.
     onStop(() => grammars.close());
+    onStop(() => core.stop());
     const worker = new DecodeWorker(core, control, data, {
       constraints: (spec) => new GrammarConstraint(grammars, vocabSize, spec),
       ...(tracer && { tracer }),

@@ -193,3 +193,45 @@ test("a worker that dies in mid-answer costs the format nothing", async () => {
     async () => (await workersOf(stack)).filter(({ workerId, state }) => workerId.startsWith("decode") && state === "ready").length === 2,
   );
 }, 120_000);
+
+test("the only decode worker may be told to stop: what it does not finish goes on in its next life", async () => {
+  const lone = await startStack({ prefill: 1, decode: 1 });
+  try {
+    const ask = async () => {
+      const response = await fetch(`${lone.baseUrl}/v1/chat/completions`, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: JSON.stringify({
+          ...{
+            model: lone.modelName,
+            messages: messages("Numbers!"),
+            temperature: 1,
+            seed: 5,
+            max_tokens: 4_000,
+            thinking: { type: "disabled" },
+          },
+          response_format: jsonSchema({
+            type: "array",
+            items: { type: "integer", minimum: 100, maximum: 999 },
+            minItems: 800,
+            maxItems: 800,
+          }),
+        }),
+      });
+      return {
+        status: response.status,
+        text: await response.text().then((body) => JSON.parse(body).choices?.[0]?.message.content ?? body),
+      };
+    };
+    const undisturbed = await ask();
+    expect(JSON.parse(undisturbed.text)).toHaveLength(800);
+    const answer = ask();
+    await waitFor("it runs", async () =>
+      (await workersOf(lone)).some(({ workerId, requests }) => workerId === "decode-0" && requests.running > 0),
+    );
+    lone.processes.find(({ name }) => name === "decode-0")?.kill("SIGTERM");
+    expect(await answer).toEqual(undisturbed);
+  } finally {
+    await lone.stop();
+  }
+}, 240_000);
