@@ -1,5 +1,5 @@
 // Calls to the API server. Where it is, how it is trusted and who we are come from @kubernetes/client-node; the calls are our own
-// (docs/decisions/0701-own-calls-to-the-api-server.md): one kept connection for many of them, a bound on each, plain JSON in and out.
+// (docs/decisions/0705-own-calls-to-the-api-server.md): one kept connection for many of them, a bound on each, plain JSON in and out.
 import { Agent, type RequestOptions, request as httpsRequest } from "node:https";
 import { Agent as HttpAgent, type IncomingMessage, request as httpRequest } from "node:http";
 import type { KubeConfig } from "@kubernetes/client-node";
