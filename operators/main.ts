@@ -41,7 +41,12 @@ await runProcess({
       // A container that starts again is another one.
       identity: `${hostname()}_${randomBytes(4).toString("hex")}`,
       concurrency,
-      informerTimes: { ...informerTimes, inactivityMs: watchInactivityMs },
+      // A watch that was begun and then silent was none that failed.
+      informerTimes: {
+        ...informerTimes,
+        inactivityMs: watchInactivityMs,
+        healthyMs: Math.min(informerTimes.healthyMs, watchInactivityMs),
+      },
       log,
       metrics,
     });

@@ -159,6 +159,7 @@ export class Informer<T extends ApiObject> {
         query,
         signal: AbortSignal.any([this.stopper.signal, silence.signal]),
       });
+      this.heardMs = performance.now();
       for await (const line of lines) {
         watchdog.refresh();
         this.heardMs = performance.now();

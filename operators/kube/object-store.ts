@@ -52,6 +52,8 @@ export class ObjectStore<T extends ApiObject> {
 
   /** Unless something newer of it is known. */
   put(object: T): void {
+    // Who wrote which field is half of an object, and nobody's business here.
+    delete (object.metadata as { managedFields?: unknown }).managedFields;
     const known = this.objects.get(keyOf(object));
     const sameOne = known?.metadata.uid === object.metadata.uid;
     if (known !== undefined && sameOne && !isNewer(object.metadata.resourceVersion, known.metadata.resourceVersion)) return;

@@ -38,6 +38,7 @@ export class Operator {
   private readonly elector: Elector;
   private readonly runner: QueueRunner;
   private readonly events: EventSender;
+  private stopping = false;
 
   constructor(options: OperatorOptions) {
     const { log, identity } = options;
@@ -53,7 +54,8 @@ export class Operator {
         if (leads) this.watched.everyService();
       },
     });
-    const leftMs = () => this.elector.leftMs();
+    // Who stops begins no more writes: a round ends with the one that is under way.
+    const leftMs = () => (this.stopping ? 0 : this.elector.leftMs());
     this.events = new EventSender(this.client, identity, () => this.elector.leads, log, metrics.eventDropped);
     this.watched = new WatchedCluster({
       client: this.client,
@@ -93,8 +95,9 @@ export class Operator {
     this.elector.start();
   }
 
-  /** Ends the rounds that run, then gives the Lease back: the next leader finds nothing half written by us still under way. */
+  /** Lets the rounds that run end, then gives the Lease back: the next leader finds nothing half written by us still under way. */
   async stop(): Promise<void> {
+    this.stopping = true;
     await this.runner.stop();
     await this.events.stop(eventsStopMs);
     await this.elector.stop();

@@ -1,13 +1,15 @@
 // A real API server for one test: etcd and kube-apiserver as child processes on free loopback ports, with their state in a folder that goes
 // with them. No node, no controllers: what is written stays as it was written, which is all that a CRD, RBAC, a chart or an operator needs.
 import { type ChildProcess, execFile, spawn } from "node:child_process";
-import { createWriteStream, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createWriteStream, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { request } from "node:https";
 import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
-import { delimiter, join } from "node:path";
+import { join } from "node:path";
 import { promisify } from "node:util";
-import { inTree } from "../../services/cli/tree.ts";
+import { apiServerMissing, clusterBinary } from "../../services/cli/cluster-binaries.ts";
+
+export { apiServerMissing };
 
 export interface ApiAnswer {
   status: number;
@@ -41,21 +43,6 @@ export interface TestApiServer {
 const startTimeoutMs = 60_000;
 const adminToken = "administrator";
 
-/** Folders where the control plane's binaries may be: what `./pelagic cluster` builds, or PELAGIC_CLUSTER_BIN. */
-function binary(name: string): string | undefined {
-  const dirs = [process.env.PELAGIC_CLUSTER_BIN ?? "", inTree(".cache", "cluster", "bin"), ...(process.env.PATH ?? "").split(delimiter)];
-  return dirs
-    .filter((dir) => dir !== "")
-    .map((dir) => join(dir, name))
-    .find((path) => existsSync(path));
-}
-
-/** Why no API server can be started here; undefined where one can. For describe.skipIf and the words beside it. */
-export function apiServerMissing(): string | undefined {
-  const missing = ["etcd", "kube-apiserver"].filter((name) => binary(name) === undefined);
-  return missing.length === 0 ? undefined : `no ${missing.join(" and ")} in PELAGIC_CLUSTER_BIN, .cache/cluster/bin or PATH`;
-}
-
 /** `flags`: more of kube-apiserver's. */
 export async function startApiServer(flags: string[] = []): Promise<TestApiServer> {
   const missing = apiServerMissing();
@@ -69,7 +56,7 @@ export async function startApiServer(flags: string[] = []): Promise<TestApiServe
   };
   const start = (name: string, args: string[]) => {
     const log = createWriteStream(join(dir, `${name}.log`));
-    const child = spawn(binary(name) as string, args, { stdio: ["ignore", "pipe", "pipe"], cwd: dir });
+    const child = spawn(clusterBinary(name) as string, args, { stdio: ["ignore", "pipe", "pipe"], cwd: dir });
     child.stdout.pipe(log, { end: false });
     child.stderr.pipe(log, { end: false });
     children.push(child);

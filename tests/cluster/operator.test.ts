@@ -1,5 +1,7 @@
 // The operator process against a real API server: what it makes, mends, takes away and says, and what that costs in calls.
+import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { inTree } from "../../services/cli/tree.ts";
 import { fieldManager, finalizer, serviceLabel } from "../../operators/planner/names.ts";
 import { apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";
 import { type OperatorProcess, startOperator } from "./operator-process.ts";
@@ -203,6 +205,15 @@ describe.skipIf(missing !== undefined)(`the operator${missing ? ` (${missing})` 
     await server.call("DELETE", "/api/v1/namespaces/default/pods/leaving-decode-0", { body: { gracePeriodSeconds: 0 } });
     await objectWhere(server, `${deploymentsPath}/leaving-prefill`, (each) => each.spec.replicas === 0);
     await gone(server, `${servicesPath}/leaving`);
+  });
+
+  it("shows the metrics that are documented, and no others", async () => {
+    const table = readFileSync(inTree("docs", "observability.md"), "utf8");
+    const documented = [...table.matchAll(/^\| `(pelagic_operator_\w+)` \| (\w+) /gm)].map(([, name, kind]) => `${name} ${kind}`);
+    const shown = [...(await operator.get("/metrics")).text.matchAll(/^# TYPE (pelagic_\w+) (\w+)$/gm)].map(
+      ([, name, kind]) => `${name} ${kind}`,
+    );
+    expect(shown.sort()).toEqual(documented.sort());
   });
 
   it("ends on SIGTERM with the Lease released", async () => {
