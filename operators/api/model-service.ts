@@ -240,7 +240,7 @@ export const ModelServiceSpec = z
       .regex(/^[A-Za-z0-9]([A-Za-z0-9._:/-]*[A-Za-z0-9])?$/)
       .optional()
       .describe(
-        "The model's name in requests; the ModelService's own name unless given. Of two in a namespace with the same name, only the older is served.",
+        "The model's name in requests; the ModelService's own name unless given. Of two with the same name, in whatever namespaces, only the older is served.",
       ),
     image: imageReference.optional().describe("The worker image; the operator's own (--worker-image) unless given."),
     imagePullPolicy: pullPolicy.optional().describe("When a node pulls the worker image; Kubernetes' own default unless given."),

@@ -13,7 +13,8 @@ export function clusterBinary(name: string): string | undefined {
 }
 
 /** Why no API server can be started here; undefined where one can. */
-export function apiServerMissing(): string | undefined {
-  const missing = ["etcd", "kube-apiserver"].filter((name) => clusterBinary(name) === undefined);
+export function apiServerMissing(withControllers = false): string | undefined {
+  const needed = ["etcd", "kube-apiserver", ...(withControllers ? ["kube-controller-manager"] : [])];
+  const missing = needed.filter((name) => clusterBinary(name) === undefined);
   return missing.length === 0 ? undefined : `no ${missing.join(" and ")} in PELAGIC_CLUSTER_BIN, .cache/cluster/bin or PATH`;
 }

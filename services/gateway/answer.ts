@@ -43,6 +43,8 @@ export interface AnswerOptions {
 export class Answer {
   private readonly options: AnswerOptions;
   private readonly generations: (Generation | null)[];
+  /** When tokens of each came first and last. */
+  private readonly tokenMs: { first: number; last: number }[] = [];
   private readonly firsts: Promise<void>[] = [];
   private readonly seenFirst: (() => void)[] = [];
   /** Why the others need not go on. */
@@ -181,11 +183,11 @@ export class Answer {
     if (this.failure !== null) throw this.failure;
     const generation = choice.start();
     this.generations[index] = generation;
-    let lastMs: number | null = null;
     for await (const batch of generation) {
       const nowMs = performance.now();
-      this.options.onTokens(lastMs === null ? null : (nowMs - lastMs) / 1000);
-      lastMs = nowMs;
+      const times = this.tokenMs[index];
+      this.options.onTokens(times === undefined ? null : (nowMs - times.last) / 1000);
+      this.tokenMs[index] = { first: times?.first ?? nowMs, last: nowMs };
       this.seenFirst[prompt]?.();
       const pieces: OutputPiece[] = [];
       const used = promptOnly ? 0 : assembler.push(batch.tokens, batch.logprobs, pieces);
@@ -199,6 +201,14 @@ export class Answer {
     if (pieces.length > 0) await put(pieces, {});
     const reason = promptOnly ? "length" : assembler.stopped ? "stop" : (generation.end?.reason ?? "stop");
     return { reason: reason === "stop" && assembler.calls > 0 ? "tool_calls" : reason, stop: assembler.stop };
+  }
+
+  /** From one token to the next, of each answer that has two. */
+  tokenSeconds(): number[] {
+    return this.options.choices.flatMap(({ assembler: { completionTokens } }, index) => {
+      const times = this.tokenMs[index];
+      return times === undefined || completionTokens < 2 ? [] : [(times.last - times.first) / 1000 / (completionTokens - 1)];
+    });
   }
 
   private report(tokens: Uint32Array, digests: string[]): TokenReport {

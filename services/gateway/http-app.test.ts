@@ -624,6 +624,14 @@ describe("several answers", () => {
     expect((await post("/v1/chat/completions", chatBody({ ...long, n: 6, stream: true }))).status).toBe(200);
   });
 
+  it("count one by one for the time from token to token", async () => {
+    await post("/v1/chat/completions", chatBody({ n: 3 }));
+    await waitFor(() => stack.gateway.admission.running === 0);
+    expect(await stack.registry.metrics()).toContain(
+      'gen_ai_server_time_per_output_token_seconds_count{endpoint="chat",model_name="test-model"} 3',
+    );
+  });
+
   it("end together when one fails", async () => {
     stack.decode.script = (body) =>
       body.sampling.choice === 1 ? { tokens: [97], error: new PelagicError("internal", "broken") } : say("x".repeat(1000), { gapMs: 5 });

@@ -98,9 +98,11 @@ await runProcess({
     const tracer = await startTracing({ name, id: config.gatewayId }, process.env, log);
     onStop(() => tracer?.close());
     const callers = new Callers();
+    let keyFile: KeyFile | null = null;
     if (config.apiKeys !== undefined) {
       try {
         const file = new KeyFile(config.apiKeys, log, (ring) => callers.use(ring));
+        keyFile = file;
         onStop(() => file.close());
       } catch (error) {
         throw new ConfigError(`--api-keys (PELAGIC_API_KEYS): ${error instanceof Error ? error.message : String(error)}`);
@@ -179,6 +181,7 @@ await runProcess({
       waiting: () => admission.waiting,
       cancelling: () => client.cancellationsPending,
       bodyBytes: () => bodyBudget.usedBytes,
+      keysUnread: () => keyFile?.isUnread ?? false,
       pools: () =>
         Array.from(models, ([modelName, { room }]) => ({
           modelName,

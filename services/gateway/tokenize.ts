@@ -10,7 +10,7 @@ import type { Place } from "./admission/admission.ts";
 import { visitOf } from "./admission/callers.ts";
 import { standingOf } from "./admission/terms.ts";
 import { sendJson } from "./http-response.ts";
-import { parseBody, readJsonBody } from "./json-body.ts";
+import { bodyLimits, parseBody, readJsonBody } from "./json-body.ts";
 import { conversationOf } from "./messages-request.ts";
 import type { Gateway } from "./gateway.ts";
 import { chooseModel } from "./model-choice.ts";
@@ -63,10 +63,10 @@ async function answer<S extends z.ZodType<{ model?: string | null }>>(
 ): Promise<void> {
   const gone = new AbortController();
   response.on("close", () => gone.abort());
-  const read = await readJsonBody(request, gateway.limits.maxBodyBytes, gateway.bodyBudget);
+  const { caller } = visitOf(response);
+  const read = await readJsonBody(request, bodyLimits(gateway, request, caller));
   let place: Place | null = null;
   try {
-    const { caller } = visitOf(response);
     const { encoder, model } = chooseModel(gateway.models, read.body.model, caller);
     const body = parseBody(schema, read.body);
     if (encoder === null || model.table === null)

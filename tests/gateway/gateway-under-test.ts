@@ -85,6 +85,7 @@ export async function startGatewayUnderTest(
       waiting: () => admission.waiting,
       cancelling: () => client.cancellationsPending,
       bodyBytes: () => bodyBudget.usedBytes,
+      keysUnread: () => false,
       pools: () =>
         Array.from(models, ([modelName, { room }]) => ({
           modelName,
