@@ -81,29 +81,31 @@ export class Answer {
       // Who finds no reader there says so where it is waited for.
       if (comment !== "" && this.begun.some(({ wasAccepted }) => wasAccepted)) put(comment).catch(() => undefined);
     }, this.options.keepAliveMs / 4);
+    // Of each answer: goes out with its first piece, not before it. Empty: it has.
+    const openings: (string | null)[] = choices.map(() => null);
+    const open = (index: number) => {
+      const choice = choices[index] as Choice;
+      openings[index] ??= format.opening(index, this.usage([choice]), this.generations[index]?.promptScores ?? null);
+    };
+    const withOpening = (index: number, events: string) => {
+      open(index);
+      const all = openings[index] + events;
+      openings[index] = "";
+      return all;
+    };
     let endings: Ending[];
     try {
       endings = await this.all(async (choice, index) => {
-        // Goes out with the first piece, not before it.
-        let opening: string | null = null;
-        const open = () => {
-          opening ??= format.opening(index, this.usage([choice]), this.generations[index]?.promptScores ?? null);
-        };
-        const withOpening = (events: string) => {
-          const all = opening + events;
-          opening = "";
-          return all;
-        };
         const usage = () => (this.options.continuousUsage ? this.usage([choice]) : null);
         const ending = await this.consume(choice, index, async (pieces, report) => {
-          open();
+          open(index);
           const events = format.pieces(index, pieces, report, usage());
           if (events === "") return;
-          await put(withOpening(events));
+          await put(withOpening(index, events));
           if (this.generations[index]?.end === null) await pace.turn();
         });
-        open();
-        const finish = withOpening(format.finish(index, ending, usage()));
+        open(index);
+        const finish = withOpening(index, format.finish(index, ending, usage()));
         if (choices.length > 1) await put(finish);
         else this.lastEvents = finish;
         return ending;
@@ -111,7 +113,8 @@ export class Answer {
     } catch (error) {
       const failure = toPelagicError(error);
       if (!writer.started || failure.code === "cancelled") throw failure;
-      await writer.write(format.failure(failure));
+      // Only a comment may have gone out, and clients of some forms take no other event for the first.
+      await writer.write(choices.length === 1 ? withOpening(0, format.failure(failure)) : format.failure(failure));
       writer.end();
       return failure.code;
     } finally {

@@ -320,7 +320,7 @@ function readyMaxPositions(gateway: Gateway, { name }: ServedModel): number {
 async function encodePrompt(
   { model, encoder }: HostedModel,
   source: PromptSource,
-  { wanted, bannedWords, common }: ParsedRequest,
+  { wanted, bannedWords, common, promptField }: ParsedRequest,
   maxPositions: number,
   limits: EncodeLimits,
 ): Promise<EncodedPrompt> {
@@ -338,7 +338,7 @@ async function encodePrompt(
   const also = { ...(wanted && { format: wanted }), ...(bannedWords && { bannedWords }) };
   if ("tokens" in source) return { ...(await encoder.encode({ kind: "ids", ...also }, limits)), tokens: last(source.tokens) };
   // What is cut off may be any length.
-  if (!common.truncate_prompt_tokens) checkPromptBytes(source, model, maxPositions);
+  if (!common.truncate_prompt_tokens) checkPromptBytes(source, model, maxPositions, promptField);
   const encoded = await encoder.encode({ ...source.job, ...also }, limits);
   return { ...encoded, tokens: last(encoded.tokens) };
 }

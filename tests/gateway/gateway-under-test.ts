@@ -77,7 +77,7 @@ export async function startGatewayUnderTest(
     models,
     client,
     directory,
-    callers: new Callers(),
+    callers: new Callers({ thisMachineOnly: true }),
     admission,
     bodyBudget,
     metrics: new GatewayMetrics(registry, {
