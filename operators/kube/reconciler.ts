@@ -1,6 +1,6 @@
 // One round for one ModelService: snapshot, plan, and what the plan says, in its order. A round that fails part-way is begun anew by the queue.
 import type { Log } from "../../services/lib/contracts/bus.ts";
-import { ModelService } from "../api/model-service.ts";
+import { ModelService, servedNameOf } from "../api/model-service.ts";
 import { ModelServiceStatus } from "../api/status.ts";
 import type { PlannerConfig } from "../planner/config.ts";
 import type { KubernetesObject } from "../planner/kubernetes.ts";
@@ -108,7 +108,7 @@ export class Reconciler {
     const claim = await this.claimOf(key, service);
     const owner = servedNameOwner(
       service,
-      watched.services.store.group(service.metadata.namespace).map(({ metadata, spec }) => ({ metadata, spec: spec ?? {} })),
+      watched.sameName(servedNameOf(service)).map(({ metadata, spec }) => ({ metadata, spec: spec ?? {} })),
     );
     const observed: Observed = {
       ...watched.observe(key, found),

@@ -54,7 +54,7 @@ export class WatchedCluster {
       ...shared,
       namespace,
       resource: modelServiceResource,
-      groupOf: ({ metadata }) => metadata.namespace,
+      groupOf: servedName,
       changed: (before, after) => this.serviceChanged(before, after),
     });
     this.deployments = new Informer(this.ownOptions<Watched<Workload>>(workloadKinds.Deployment, "Deployment"));
@@ -149,9 +149,14 @@ export class WatchedCluster {
     const names = new Set([before, after].flatMap((each) => (each === undefined ? [] : [servedName(each)])));
     if (names.size === 1 && before !== undefined && after !== undefined) return;
     // Who waits for a served name may have it now.
-    for (const other of this.services.store.group(one.metadata.namespace)) {
-      if (other !== after && names.has(servedName(other))) changed(keyOf(other), false);
+    for (const name of names) {
+      for (const other of this.sameName(name)) if (other !== after) changed(keyOf(other), false);
     }
+  }
+
+  /** In any namespace: the ModelServices with this served name. */
+  sameName(servedName: string): RawModelService[] {
+    return this.services.store.group(servedName);
   }
 
   /** The definition came, or went: from then on LeaderWorkerSets are watched, or no more. */

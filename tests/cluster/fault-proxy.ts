@@ -84,6 +84,8 @@ export async function startFaultProxy(server: TestApiServer): Promise<FaultProxy
     const { host: _, ...headers } = request.headers;
     const outgoing = httpsRequest(new URL(request.url ?? "/", server.url), { method: request.method, headers, agent }, (upstream) => {
       response.writeHead(upstream.statusCode ?? 502, upstream.headers);
+      // A watch's answer begins before there is anything to tell.
+      response.flushHeaders();
       upstream.pipe(response);
       upstream.on("error", () => response.destroy());
       if (!watch) return;

@@ -136,6 +136,17 @@ describe.skipIf(missing !== undefined)(`the operator${missing ? ` (${missing})` 
     await objectWhere(server, `${servicesPath}/taken`, (each) => condition(each, "Accepted")?.status === "True");
   });
 
+  it("gives a served name to the next one as soon as it is free", async () => {
+    await applyService(server, "holder", { servedName: "shared" });
+    await objectWhere(server, `${servicesPath}/holder`, (each) => condition(each, "Accepted")?.status === "True");
+    // The older one has it; ages are counted in seconds.
+    await new Promise((resolve) => setTimeout(resolve, 1100));
+    await applyService(server, "waiter", { servedName: "shared" });
+    await objectWhere(server, `${servicesPath}/waiter`, (each) => condition(each, "Accepted")?.reason === "ServedNameTaken");
+    await applyService(server, "holder", { servedName: "own" });
+    await objectWhere(server, `${servicesPath}/waiter`, (each) => condition(each, "Accepted")?.status === "True");
+  });
+
   it("says what the API server refuses, and goes on when it no longer does", async () => {
     const quota = { metadata: { name: "none" }, spec: { hard: { "count/deployments.apps": "0" } } };
     await server.call("POST", "/api/v1/namespaces", { body: { metadata: { name: "full" } } });
