@@ -31,6 +31,11 @@ export interface ReconcilerOptions {
 /** A bound claim is looked at again after so long. */
 const claimMs = 5 * 60_000;
 
+/** Of an apply: it will not do as it is, however often it is tried. */
+const refusals = [400, 403, 422];
+/** Of events that tell of a plan's writes. */
+const doneReasons = ["Created", "Changed", "Pruned"];
+
 class RefusedError extends Error {
   override name = "RefusedError";
 }
@@ -67,13 +72,15 @@ export class Reconciler {
 
   private async attempt(key: string): Promise<{ requeueAfterMs: number | undefined; wrote: boolean }> {
     const { watched, writer } = this.options;
-    if (!writer.leads) throw new NotLeadingError("another one leads");
+    if (!writer.leads) {
+      this.forget(key);
+      throw new NotLeadingError("another one leads");
+    }
     // Called again when everything is listed.
     if (!watched.synced) return { requeueAfterMs: undefined, wrote: false };
     const raw = watched.services.store.get(key);
     if (raw === undefined) {
-      this.refused.delete(key);
-      this.claims.delete(key);
+      this.forget(key);
       return { requeueAfterMs: undefined, wrote: false };
     }
     let planned = await this.plan(key, raw, []);
@@ -84,12 +91,15 @@ export class Reconciler {
         raw,
         found.filter(({ metadata }) => !watched.isWatched(metadata, key)),
       );
+    // What was refused is no longer wanted.
+    if (planned.apply.length === 0 && this.refused.delete(key)) planned = await this.plan(key, raw, []);
     try {
       await this.carryOut(key, raw, planned);
     } catch (error) {
       if (!(error instanceof RefusedError)) throw error;
       // It is said in the status, and tried again later.
-      await this.finish(key, await this.plan(key, raw, []));
+      const { status, events } = await this.plan(key, raw, []);
+      await this.finish(key, { status, events: events.filter(({ reason }) => !doneReasons.includes(reason)) });
       throw error;
     }
     const wrote =
@@ -97,6 +107,11 @@ export class Reconciler {
       planned.status !== undefined ||
       planned.finalizer !== "keep";
     return { requeueAfterMs: planned.requeueAfterMs, wrote };
+  }
+
+  private forget(key: string): void {
+    this.refused.delete(key);
+    this.claims.delete(key);
   }
 
   private async plan(key: string, raw: RawModelService, found: KubernetesObject[]): Promise<Plan> {
@@ -126,7 +141,7 @@ export class Reconciler {
       try {
         watched.learn(await writer.apply(application));
       } catch (error) {
-        if (!(error instanceof ApiError) || (error.status !== 403 && error.status !== 422)) throw error;
+        if (!(error instanceof ApiError) || !refusals.includes(error.status)) throw error;
         const { kind, metadata } = application.object;
         this.refused.set(key, { object: `${kind} ${metadata.name}`, message: error.message });
         throw new RefusedError(error.message);
@@ -139,7 +154,7 @@ export class Reconciler {
   }
 
   /** Status and events. */
-  private async finish(key: string, planned: Plan): Promise<void> {
+  private async finish(key: string, planned: Pick<Plan, "status" | "events">): Promise<void> {
     const { watched, writer, events } = this.options;
     const raw = watched.services.store.get(key);
     if (raw === undefined) return;

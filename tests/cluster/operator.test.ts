@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { inTree } from "../../services/cli/tree.ts";
 import { fieldManager, finalizer, serviceLabel } from "../../operators/planner/names.ts";
 import { apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";
+import { operatorAccount } from "./operator-account.ts";
 import { type OperatorProcess, startOperator } from "./operator-process.ts";
 import {
   applyService,
@@ -25,7 +26,7 @@ beforeAll(async () => {
   if (missing !== undefined) return;
   server = await startApiServer();
   await installCrd(server);
-  operator = await startOperator(server.kubeconfig);
+  operator = await startOperator(await operatorAccount(server));
 });
 afterAll(async () => {
   await operator?.end();
@@ -162,6 +163,13 @@ describe.skipIf(missing !== undefined)(`the operator${missing ? ` (${missing})` 
     const object = await objectWhere(server, `${path}/refused`, (each) => condition(each, "Accepted")?.reason === "Refused");
     expect(condition(object, "Accepted").message).toMatch(/Deployment refused-prefill.*quota/);
     expect(await operator.metric("pelagic_operator_queue_failing")).toBe(1);
+    // Told is what was refused, and not that it was made.
+    const eventsPath = "/apis/events.k8s.io/v1/namespaces/full/events";
+    await server.until("the event", async () => {
+      const reasons = (await server.call("GET", eventsPath)).body.items.map(({ reason }: { reason: string }) => reason);
+      expect(reasons).not.toContain("Created");
+      return reasons.includes("Refused") ? true : undefined;
+    });
     await server.call("DELETE", "/api/v1/namespaces/full/resourcequotas/none");
     await objectWhere(server, `${path}/refused`, (each) => condition(each, "Accepted")?.status === "True");
   });
