@@ -1,6 +1,7 @@
 // The stages of ./pelagic test: what each runs, and how many passed and failed in it.
 import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { chromiumBinary } from "./chromium-binary.ts";
+import { apiServerMissing } from "./cluster-binaries.ts";
 import { messageOf } from "./cli-error.ts";
 import { buildNative, cmakeBuild, nativeTools, releaseBuild, sanitizerBuild, type NativeBuild } from "./native-build.ts";
 import { natsServerBinary } from "./nats-binary.ts";
@@ -47,6 +48,21 @@ export function testStages(fast: boolean): Stage[] {
     { name: "published clients and load tools", slow: true, run: (print) => vitest(["clients"], print) },
   ];
   return stages.filter((stage) => !(fast && stage.slow));
+}
+
+/** Apart from the others: what they need is built in minutes, or not there at all. */
+export function clusterStages(): Stage[] {
+  return [
+    commandStage("build", "npm", ["run", "--silent", "build"]),
+    {
+      name: "operator, CRD and planner on a real API server",
+      run: async (print) => {
+        const missing = apiServerMissing();
+        if (missing !== undefined) return { passed: 0, failed: 0, skipped: [`all tests on an API server: ${missing}`] };
+        return vitest(["cluster"], print);
+      },
+    },
+  ];
 }
 
 async function build(print: (text: string) => void): Promise<StageResult> {

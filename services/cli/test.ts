@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 import { messageOf } from "./cli-error.ts";
 import { formatSeconds, formatTable } from "./terminal.ts";
-import { testStages, type StageResult } from "./test-stages.ts";
+import { clusterStages, testStages, type StageResult } from "./test-stages.ts";
 
 interface StageReport extends StageResult {
   stage: string;
@@ -14,15 +14,16 @@ export function register(program: Command): void {
     .command("test")
     .description("run every test and check")
     .option("--fast", "without the sanitizers, the end-to-end tests and published clients")
+    .option("--cluster", "only what needs a Kubernetes API server, which the other tests leave out")
     .option("--json", "print the summary as JSON before the last line")
     .addHelpText("after", "\nExample:\n  ./pelagic test --fast")
     .action(test);
 }
 
-async function test(options: { fast?: boolean; json?: boolean }): Promise<void> {
+async function test(options: { fast?: boolean; cluster?: boolean; json?: boolean }): Promise<void> {
   const print = (text: string) => process.stdout.write(text);
   const reports: StageReport[] = [];
-  for (const stage of testStages(options.fast ?? false)) {
+  for (const stage of options.cluster ? clusterStages() : testStages(options.fast ?? false)) {
     print(`\n== ${stage.name}\n`);
     const begunMs = performance.now();
     let result: StageResult;

@@ -2,13 +2,15 @@
 // with them. No node, and no controllers but those asked for: what is written stays as it was written, which is all that a CRD, RBAC or a
 // chart needs.
 import { type ChildProcess, execFile, spawn } from "node:child_process";
-import { createWriteStream, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { createWriteStream, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { request } from "node:https";
 import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
-import { delimiter, join } from "node:path";
+import { join } from "node:path";
 import { promisify } from "node:util";
-import { inTree } from "../../services/cli/tree.ts";
+import { apiServerMissing, clusterBinary } from "../../services/cli/cluster-binaries.ts";
+
+export { apiServerMissing };
 
 export interface ApiAnswer {
   status: number;
@@ -42,22 +44,6 @@ export interface TestApiServer {
 const startTimeoutMs = 60_000;
 const adminToken = "administrator";
 
-/** Folders where the control plane's binaries may be: what `./pelagic cluster` builds, or PELAGIC_CLUSTER_BIN. */
-function binary(name: string): string | undefined {
-  const dirs = [process.env.PELAGIC_CLUSTER_BIN ?? "", inTree(".cache", "cluster", "bin"), ...(process.env.PATH ?? "").split(delimiter)];
-  return dirs
-    .filter((dir) => dir !== "")
-    .map((dir) => join(dir, name))
-    .find((path) => existsSync(path));
-}
-
-/** Why no API server can be started here; undefined where one can. For describe.skipIf and the words beside it. */
-export function apiServerMissing(withControllers = false): string | undefined {
-  const needed = ["etcd", "kube-apiserver", ...(withControllers ? ["kube-controller-manager"] : [])];
-  const missing = needed.filter((name) => binary(name) === undefined);
-  return missing.length === 0 ? undefined : `no ${missing.join(" and ")} in PELAGIC_CLUSTER_BIN, .cache/cluster/bin or PATH`;
-}
-
 export interface ApiServerOptions {
   /** More flags for kube-apiserver. */
   flags?: string[];
@@ -83,7 +69,7 @@ export async function startApiServer({ flags = [], controllers = [] }: ApiServer
   };
   const start = (name: string, args: string[]) => {
     const log = createWriteStream(join(dir, `${name}.log`));
-    const child = spawn(binary(name) as string, args, { stdio: ["ignore", "pipe", "pipe"], cwd: dir });
+    const child = spawn(clusterBinary(name) as string, args, { stdio: ["ignore", "pipe", "pipe"], cwd: dir });
     child.stdout.pipe(log, { end: false });
     child.stderr.pipe(log, { end: false });
     children.push(child);

@@ -1,0 +1,240 @@
+// One round for one ModelService: snapshot, plan, and what the plan says, in its order. A round that fails part-way is begun anew by the queue.
+import type { Log } from "../../services/lib/contracts/bus.ts";
+import { ModelService, servedNameOf } from "../api/model-service.ts";
+import { ModelServiceStatus } from "../api/status.ts";
+import type { PlannerConfig } from "../planner/config.ts";
+import type { KubernetesObject } from "../planner/kubernetes.ts";
+import { fieldManager } from "../planner/names.ts";
+import { type Observed, servedNameOwner } from "../planner/observed.ts";
+import { plan, planUnreadable } from "../planner/plan.ts";
+import type { Plan } from "../planner/planned.ts";
+import { type ApiClient, ApiError } from "./api-client.ts";
+import type { EventSender } from "./events.ts";
+import type { ApiObject } from "./object-store.ts";
+import { objectPath, pluralOf } from "./resources.ts";
+import type { RawModelService, WatchedCluster } from "./watched.ts";
+import { NotLeadingError, type Writer } from "./writer.ts";
+import type { Outcome } from "./work-queue.ts";
+
+export type RoundResult = "settled" | "changed" | "refused" | "failed" | "not_leading";
+
+export interface ReconcilerOptions {
+  client: ApiClient;
+  watched: WatchedCluster;
+  writer: Writer;
+  events: EventSender;
+  config: PlannerConfig;
+  log: Log;
+  ended: (result: RoundResult, seconds: number) => void;
+}
+
+/** A bound claim is looked at again after so long. */
+const claimMs = 5 * 60_000;
+
+/** Of an apply: it will not do as it is, however often it is tried. */
+const refusals = [400, 403, 422];
+/** Of events that tell of a plan's writes. */
+const doneReasons = ["Created", "Changed", "Pruned"];
+
+class RefusedError extends Error {
+  override name = "RefusedError";
+}
+
+export class Reconciler {
+  /** Of ModelServices of which an apply was refused. */
+  private readonly refused = new Map<string, NonNullable<Observed["refused"]>>();
+  private readonly claims = new Map<string, { claim: string; phase: string; atMs: number }>();
+
+  constructor(private readonly options: ReconcilerOptions) {}
+
+  /** Never rejects. */
+  async round(key: string): Promise<Outcome> {
+    const begunMs = performance.now();
+    let result: RoundResult = "failed";
+    try {
+      const { requeueAfterMs, wrote } = await this.attempt(key);
+      result = wrote ? "changed" : "settled";
+      return { ok: true, requeueAfterMs };
+    } catch (error) {
+      // Who leads next begins with every ModelService.
+      if (error instanceof NotLeadingError) {
+        result = "not_leading";
+        return { ok: true };
+      }
+      if (error instanceof RefusedError) result = "refused";
+      const { status = undefined, retryAfterMs = undefined } = error instanceof ApiError ? error : {};
+      this.options.log.warn({ modelService: key, status, error: describe(error) }, "a round failed, and is begun anew later");
+      return { ok: false, retryAfterMs };
+    } finally {
+      this.options.ended(result, (performance.now() - begunMs) / 1000);
+    }
+  }
+
+  private async attempt(key: string): Promise<{ requeueAfterMs: number | undefined; wrote: boolean }> {
+    const { watched, writer } = this.options;
+    if (!writer.leads) {
+      this.forget(key);
+      throw new NotLeadingError("another one leads");
+    }
+    // Called again when everything is listed.
+    if (!watched.synced) return { requeueAfterMs: undefined, wrote: false };
+    const raw = watched.services.store.get(key);
+    if (raw === undefined) {
+      this.forget(key);
+      return { requeueAfterMs: undefined, wrote: false };
+    }
+    let planned = await this.plan(key, raw, []);
+    const found = await this.unseen(key, planned);
+    if (found.length > 0)
+      planned = await this.plan(
+        key,
+        raw,
+        found.filter(({ metadata }) => !watched.isWatched(metadata, key)),
+      );
+    // What was refused is no longer wanted.
+    if (planned.apply.length === 0 && this.refused.delete(key)) planned = await this.plan(key, raw, []);
+    try {
+      await this.carryOut(key, raw, planned);
+    } catch (error) {
+      if (!(error instanceof RefusedError)) throw error;
+      // It is said in the status, and tried again later.
+      const { status, events } = await this.plan(key, raw, []);
+      await this.finish(key, { status, events: events.filter(({ reason }) => !doneReasons.includes(reason)) });
+      throw error;
+    }
+    const wrote =
+      planned.apply.length + planned.prune.length + planned.events.length > 0 ||
+      planned.status !== undefined ||
+      planned.finalizer !== "keep";
+    return { requeueAfterMs: planned.requeueAfterMs, wrote };
+  }
+
+  private forget(key: string): void {
+    this.refused.delete(key);
+    this.claims.delete(key);
+  }
+
+  private async plan(key: string, raw: RawModelService, found: KubernetesObject[]): Promise<Plan> {
+    const { watched, config } = this.options;
+    const parsed = ModelService.safeParse({ ...raw, ...identity });
+    if (!parsed.success) return planUnreadable(unreadable(raw), problemOf(parsed.error.issues), Date.now());
+    const service = parsed.data;
+    const refused = this.refused.get(key);
+    const claim = await this.claimOf(key, service);
+    const owner = servedNameOwner(
+      service,
+      watched.sameName(servedNameOf(service)).map(({ metadata, spec }) => ({ metadata, spec: spec ?? {} })),
+    );
+    const observed: Observed = {
+      ...watched.observe(key, found),
+      ...(claim !== undefined && { claim }),
+      ...(owner !== undefined && { servedNameOwner: owner }),
+      ...(refused !== undefined && { refused }),
+    };
+    return plan(service, observed, config, Date.now());
+  }
+
+  private async carryOut(key: string, raw: RawModelService, planned: Plan): Promise<void> {
+    const { watched, writer } = this.options;
+    if (planned.finalizer === "add") watched.learn(await writer.finalizer(raw, "add"));
+    for (const application of planned.apply) {
+      try {
+        watched.learn(await writer.apply(application));
+      } catch (error) {
+        if (!(error instanceof ApiError) || !refusals.includes(error.status)) throw error;
+        const { kind, metadata } = application.object;
+        this.refused.set(key, { object: `${kind} ${metadata.name}`, message: error.message });
+        throw new RefusedError(error.message);
+      }
+    }
+    if (planned.apply.length > 0) this.refused.delete(key);
+    for (const reference of planned.prune) await writer.prune(reference);
+    await this.finish(key, planned);
+    if (planned.finalizer === "remove") await this.letGo(key);
+  }
+
+  /** Status and events. */
+  private async finish(key: string, planned: Pick<Plan, "status" | "events">): Promise<void> {
+    const { watched, writer, events } = this.options;
+    const raw = watched.services.store.get(key);
+    if (raw === undefined) return;
+    if (planned.status !== undefined) watched.learn(await writer.status(raw, planned.status));
+    for (const event of planned.events)
+      events.tell(raw.metadata as Required<Pick<typeof raw.metadata, "name" | "namespace" | "uid">>, event);
+  }
+
+  private async letGo(key: string): Promise<void> {
+    const { watched, writer } = this.options;
+    const raw = watched.services.store.get(key);
+    if (raw === undefined) return;
+    await writer.finalizer(raw, "remove").catch((error: unknown) => {
+      if (!(error instanceof ApiError) || error.status !== 404) throw error;
+    });
+  }
+
+  /**
+   * What is to be made and is there already: someone else's without our label, which a forced apply would take over, or ours and newer than
+   * the watch. Watched is only what has the label, since a cluster has many Deployments.
+   */
+  private async unseen(key: string, { apply }: Plan): Promise<KubernetesObject[]> {
+    const { client, watched } = this.options;
+    const answers = apply.map(async ({ object: { apiVersion, kind, metadata }, fieldManager: manager }) => {
+      const known = watched.lookup(kind, metadata);
+      if (manager !== fieldManager || (known !== undefined && watched.isWatched(known.metadata, key))) return [];
+      const found = known ?? (await getOrUndefined<ApiObject>(client, { apiVersion, kind, ...metadata }));
+      if (found === undefined) return [];
+      if (watched.isWatched(found.metadata, key)) watched.learn({ ...found, kind });
+      return [{ ...found, apiVersion, kind } as KubernetesObject];
+    });
+    return (await Promise.all(answers)).flat();
+  }
+
+  private async claimOf(key: string, { spec, metadata }: ModelService): Promise<string | undefined> {
+    const claim = spec.model.pvc?.claimName;
+    if (claim === undefined || metadata.deletionTimestamp !== undefined) return undefined;
+    const known = this.claims.get(key);
+    const nowMs = performance.now();
+    if (known?.claim === claim && known.phase === "Bound" && nowMs - known.atMs < claimMs) return known.phase;
+    const reference = { apiVersion: "v1", kind: "PersistentVolumeClaim", namespace: metadata.namespace, name: claim };
+    const found = await getOrUndefined<ApiObject & { status?: { phase?: string } }>(this.options.client, reference);
+    const phase = found === undefined ? "missing" : (found.status?.phase ?? "Pending");
+    this.claims.set(key, { claim, phase, atMs: nowMs });
+    return phase;
+  }
+}
+
+/** Items of a list come without their kind. */
+const identity = { apiVersion: "pelagic.dev/v1alpha1", kind: "ModelService" };
+
+/** The parts of an object that cannot be read as a whole: metadata is the API server's own, the status ours where it is sound. */
+function unreadable(raw: RawModelService): Pick<ModelService, "metadata" | "status"> {
+  const status = ModelServiceStatus.safeParse(raw.status);
+  return {
+    metadata: ModelService.shape.metadata.parse(raw.metadata),
+    status: status.success ? status.data : undefined,
+  };
+}
+
+function problemOf(issues: { path: PropertyKey[]; message: string }[]): string {
+  return issues
+    .slice(0, 5)
+    .map(({ path, message }) => `${path.join(".")}: ${message}`)
+    .join("; ");
+}
+
+async function getOrUndefined<T>(
+  client: ApiClient,
+  reference: { apiVersion: string; kind: string; namespace: string; name: string },
+): Promise<T | undefined> {
+  try {
+    return await client.call<T>("GET", objectPath(reference), { resource: pluralOf(reference.kind) });
+  } catch (error) {
+    if (error instanceof ApiError && error.status === 404) return undefined;
+    throw error;
+  }
+}
+
+function describe(error: unknown): string {
+  if (error instanceof ApiError || error instanceof RefusedError) return error.message;
+  return error instanceof Error ? (error.stack ?? error.message) : String(error);
+}

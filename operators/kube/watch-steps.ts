@@ -1,0 +1,60 @@
+// When an informer lists, when it watches, and how long it waits before: as a pure function of how its last step ended.
+import { type BackoffBounds, backoffMs } from "./backoff.ts";
+
+export interface WatchTimes extends BackoffBounds {
+  /** A watch that lived so long was a good one. */
+  healthyMs: number;
+  /** So often everything is listed anew, in case that a watch left something out. */
+  relistMs: number;
+}
+
+export interface WatchState {
+  /** To watch from; undefined: list first. */
+  version: string | undefined;
+  /** Steps in a row that brought nothing. A list alone does not end them: what lists and then cannot watch must not list for ever. */
+  failures: number;
+  listedMs: number;
+}
+
+export type StepEnd =
+  | { kind: "listed"; version: string }
+  /** A watch that was closed by the server, or cut. */
+  | { kind: "closed"; version: string; livedMs: number; heard: boolean }
+  /** The version is too old, or unknown to the server. */
+  | { kind: "gone" }
+  | { kind: "failed"; retryAfterMs?: number | undefined };
+
+export const neverListed: WatchState = { version: undefined, failures: 0, listedMs: Number.NEGATIVE_INFINITY };
+
+export interface NextStep {
+  kind: "list" | "watch";
+  afterMs: number;
+}
+
+export function afterStep(
+  state: WatchState,
+  end: StepEnd,
+  nowMs: number,
+  times: WatchTimes,
+  random: number,
+): { state: WatchState; next: NextStep } {
+  if (end.kind === "listed")
+    // Whoever keeps failing to watch waits between list and watch, too.
+    return {
+      state: { ...state, version: end.version, listedMs: nowMs },
+      next: { kind: "watch", afterMs: state.failures === 0 ? 0 : backoffMs(state.failures, times, random) },
+    };
+  const healthy = end.kind === "closed" && (end.heard || end.livedMs >= times.healthyMs);
+  const failures = healthy ? 0 : state.failures + 1;
+  const version = end.kind === "gone" ? undefined : end.kind === "closed" ? end.version : state.version;
+  const relist = nowMs - state.listedMs >= times.relistMs;
+  // All of a process's watches end together when the server does.
+  const waitMs = healthy ? random * times.baseMs : backoffMs(failures, times, random);
+  return {
+    state: { version: relist ? undefined : version, failures, listedMs: state.listedMs },
+    next: {
+      kind: version === undefined || relist ? "list" : "watch",
+      afterMs: Math.max(waitMs, (end.kind === "failed" ? end.retryAfterMs : 0) ?? 0),
+    },
+  };
+}

@@ -1,0 +1,147 @@
+// The operator behind a proxy that misbehaves: it converges each time, and asks no more than it should meanwhile.
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";
+import { type Fault, type FaultProxy, type SeenRequest, startFaultProxy } from "./fault-proxy.ts";
+import { type OperatorProcess, startOperator } from "./operator-process.ts";
+import { applyService, condition, deploymentsPath, gone, installCrd, objectWhere, servicesPath } from "./service-objects.ts";
+
+const missing = apiServerMissing();
+let server: TestApiServer;
+let proxy: FaultProxy;
+let operator: OperatorProcess;
+const inactivityMs = 3000;
+/** As long as a leader may go without a renewal. */
+const faultMs = 7000;
+/** Five watches, the queue, events: each alone asks about six times in seven seconds, twice as long between each time. */
+const mostCalls = 60;
+
+beforeAll(async () => {
+  if (missing !== undefined) return;
+  server = await startApiServer();
+  await installCrd(server);
+  proxy = await startFaultProxy(server);
+  operator = await startOperator(proxy.kubeconfig, ["--watch-inactivity-ms", String(inactivityMs)]);
+  await server.until("a leader", async () => ((await operator.leads()) ? true : undefined));
+});
+afterEach(() => proxy?.fault());
+afterAll(async () => {
+  await operator?.end();
+  await proxy?.stop();
+  await server?.stop();
+});
+
+const work = (from: number) => proxy.seen.slice(from).filter(({ lease }) => !lease);
+const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** A ModelService is made and another one changed while the fault lasts; both must be as wanted in the end. */
+async function through(name: string, begin: () => void, end: () => void): Promise<SeenRequest[]> {
+  await applyService(server, `${name}-old`);
+  await objectWhere(server, `${servicesPath}/${name}-old`, (each) => condition(each, "Ready") !== undefined);
+  const from = proxy.seen.length;
+  begin();
+  await applyService(server, `${name}-new`);
+  await applyService(server, `${name}-old`, { pools: { decode: { replicas: 4 } } });
+  await sleep(faultMs);
+  const during = work(from);
+  end();
+  for (const each of ["old", "new"]) {
+    const generation = each === "old" ? 2 : 1;
+    await objectWhere(server, `${deploymentsPath}/${name}-${each}-decode`, ({ spec }) => spec.replicas === (each === "old" ? 4 : 1));
+    await objectWhere(server, `${servicesPath}/${name}-${each}`, ({ status }) => status?.observedGeneration === generation);
+    await server.call("DELETE", `${servicesPath}/${name}-${each}`);
+    await gone(server, `${servicesPath}/${name}-${each}`);
+  }
+  console.log(`${name}: ${during.length} calls in ${faultMs} ms, ${during.filter(({ watch }) => watch).length} of them watches`);
+  return during;
+}
+
+const everything: Record<string, Fault> = {
+  drop: "drop",
+  hang: "hang",
+  delay: { delayMs: 1500 },
+  "answer-410": { status: 410 },
+  "answer-429": { status: 429, retryAfterSeconds: 2 },
+  "answer-500": { status: 500 },
+};
+
+describe.skipIf(missing !== undefined)(`the operator behind a bad network${missing ? ` (${missing})` : ""}`, () => {
+  for (const [name, fault] of Object.entries(everything)) {
+    it(`converges after the API server was of no use for a while: ${name}`, async () => {
+      const during = await through(
+        name,
+        () => {
+          proxy.watches("cut");
+          proxy.fault(() => fault);
+        },
+        () => proxy.fault(),
+      );
+      expect(during.length).toBeLessThan(mostCalls);
+      if (name === "answer-429") {
+        // Asked to wait two seconds, each waits two seconds.
+        const lists = during.filter(({ path }) => path.includes("/pods?"));
+        for (const [i, { atMs }] of lists.entries()) expect(atMs - (lists[i - 1]?.atMs ?? 0)).toBeGreaterThan(1990);
+      }
+    });
+  }
+
+  it("does not wait for a watch that hangs for ever", async () => {
+    // Nothing ends the fault: the watches that are frozen stay so.
+    const during = await through(
+      "frozen",
+      () => proxy.watches("freeze"),
+      () => undefined,
+    );
+    expect(during.length).toBeLessThan(mostCalls);
+    expect(await operator.metric("pelagic_operator_informer_ends_total", { why: "silent" })).toBeGreaterThan(0);
+  });
+
+  it("goes on where its watches are cut again and again", async () => {
+    let timer: NodeJS.Timeout | undefined;
+    const during = await through(
+      "cut",
+      () => {
+        timer = setInterval(() => proxy.watches("cut"), 200);
+      },
+      () => clearInterval(timer),
+    );
+    expect(during.length).toBeLessThan(2 * mostCalls);
+  });
+
+  it("lists anew where each watch is answered 410, and less and less often", async () => {
+    const during = await through(
+      "expired",
+      () => {
+        proxy.watches("expire");
+        proxy.fault(({ watch }) => (watch ? { status: 410 } : undefined));
+      },
+      () => proxy.fault(),
+    );
+    expect(during.length).toBeLessThan(2 * mostCalls);
+    expect(await operator.metric("pelagic_operator_informer_ends_total", { why: "gone" })).toBeGreaterThan(0);
+  });
+
+  it("tries writes that fail again, less and less often, each object for itself", async () => {
+    const during = await through(
+      "unwritable",
+      () => proxy.fault(({ method, path }) => (method === "PATCH" && path.includes("/deployments/") ? { status: 500 } : undefined)),
+      () => proxy.fault(),
+    );
+    const tries = during.filter(({ method, path }) => method === "PATCH" && path.includes("/deployments/"));
+    expect(tries.length).toBeGreaterThanOrEqual(4);
+    expect(tries.length).toBeLessThanOrEqual(12);
+    expect(await operator.metric("pelagic_operator_queue_failing")).toBe(0);
+  });
+
+  it("says that it is not ready while it hears nothing, and is again afterwards", async () => {
+    proxy.watches("freeze");
+    proxy.fault(() => "hang");
+    await server.until("not ready", async () => ((await operator.get("/ready")).status === 503 ? true : undefined));
+    expect(JSON.parse((await operator.get("/ready")).text).reason).toContain("the API server says nothing about");
+    expect((await operator.get("/health")).status).toBe(200);
+    expect(await operator.metric("pelagic_operator_informer_silent_seconds", { resource: "pods" })).toBeGreaterThan(
+      2 * (inactivityMs / 1000) - 1,
+    );
+    proxy.fault();
+    await server.until("ready", async () => ((await operator.get("/ready")).status === 200 ? true : undefined));
+  });
+});

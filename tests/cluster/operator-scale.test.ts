@@ -1,0 +1,93 @@
+// Many ModelServices: how long the operator takes, what each costs in calls, and that its memory does not grow with changes.
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";
+import { type OperatorProcess, startOperator } from "./operator-process.ts";
+import { applyService, installCrd, servicesPath } from "./service-objects.ts";
+
+const missing = apiServerMissing();
+const count = 200;
+const rounds = 5;
+let server: TestApiServer;
+let operator: OperatorProcess;
+
+beforeAll(async () => {
+  if (missing !== undefined) return;
+  server = await startApiServer();
+  await installCrd(server);
+  operator = await startOperator(server.kubeconfig);
+});
+afterAll(async () => {
+  await operator?.end();
+  await server?.stop();
+});
+
+const names = Array.from({ length: count }, (_, i) => `many-${i}`);
+const total = "pelagic_operator_api_requests_total";
+
+async function calls(): Promise<number> {
+  const parts = await Promise.all([
+    operator.metric(total),
+    operator.metric(total, { verb: "WATCH" }),
+    operator.metric(total, { resource: "leases" }),
+  ]);
+  return (parts[0] as number) - (parts[1] as number) - (parts[2] as number);
+}
+
+/** All are at this generation, and nobody waits for a round. */
+async function converged(generation: number): Promise<void> {
+  await poll("all to converge", 240_000, async () => {
+    const items = (await server.call("GET", servicesPath)).body.items as { status?: { observedGeneration?: number } }[];
+    const done = items.filter(({ status }) => status?.observedGeneration === generation).length;
+    return done === count && (await operator.metric("pelagic_operator_queue_depth")) === 0;
+  });
+}
+
+async function poll(what: string, boundMs: number, holds: () => Promise<boolean>): Promise<void> {
+  const endMs = Date.now() + boundMs;
+  while (!(await holds())) {
+    if (Date.now() > endMs) throw new Error(`${what}: not within ${boundMs} ms`);
+    await new Promise((resolve) => setTimeout(resolve, 500));
+  }
+}
+
+async function eventsSent(): Promise<void> {
+  let before = -1;
+  await poll("no more calls", 240_000, async () => {
+    const now = await calls();
+    const same = now === before;
+    before = now;
+    if (!same) await new Promise((resolve) => setTimeout(resolve, 1500));
+    return same;
+  });
+}
+
+describe.skipIf(missing !== undefined)(`${count} ModelServices${missing ? ` (${missing})` : ""}`, () => {
+  it("converge with few calls each, and 1,000 changes leave no memory behind", { timeout: 1_200_000 }, async () => {
+    const begunMs = performance.now();
+    for (const name of names) await applyService(server, name);
+    await converged(1);
+    const seconds = (performance.now() - begunMs) / 1000;
+    await eventsSent();
+    const each = (await calls()) / count;
+    expect(each).toBeLessThanOrEqual(14.5);
+
+    const heaps: number[] = [];
+    let changeCalls = 0;
+    for (let round = 1; round <= rounds; round++) {
+      const before = await calls();
+      for (const name of names) await applyService(server, name, { pools: { decode: { replicas: 1 + round } } });
+      await converged(1 + round);
+      await eventsSent();
+      changeCalls += (await calls()) - before;
+      heaps.push(await operator.metric("nodejs_heap_size_used_bytes"));
+    }
+    const residents = await operator.metric("process_resident_memory_bytes");
+    console.log(
+      `${count} ModelServices: ${seconds.toFixed(0)} s, ${each.toFixed(1)} calls each; ${count * rounds} changes: ${(changeCalls / count / rounds).toFixed(1)} calls each, ` +
+        `heap ${heaps.map((bytes) => (bytes / 2 ** 20).toFixed(0)).join(", ")} MiB after each ${count}, ${(residents / 2 ** 20).toFixed(0)} MiB resident`,
+    );
+    // A collection may be due: what is held grows by less than half from the first change to the last.
+    expect(heaps.at(-1)).toBeLessThan(1.5 * (heaps[0] as number) + 16 * 2 ** 20);
+    expect(changeCalls / count / rounds).toBeLessThanOrEqual(5);
+  });
+});

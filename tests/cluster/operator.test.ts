@@ -1,0 +1,244 @@
+// The operator process against a real API server: what it makes, mends, takes away and says, and what that costs in calls.
+import { readFileSync } from "node:fs";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { inTree } from "../../services/cli/tree.ts";
+import { fieldManager, finalizer, serviceLabel } from "../../operators/planner/names.ts";
+import { apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";
+import { operatorAccount } from "./operator-account.ts";
+import { type OperatorProcess, startOperator } from "./operator-process.ts";
+import {
+  applyService,
+  budgetsPath,
+  condition,
+  deploymentsPath,
+  gone,
+  installCrd,
+  makeReady,
+  objectWhere,
+  servicesPath,
+} from "./service-objects.ts";
+
+const missing = apiServerMissing();
+let server: TestApiServer;
+let operator: OperatorProcess;
+
+beforeAll(async () => {
+  if (missing !== undefined) return;
+  server = await startApiServer();
+  await installCrd(server);
+  operator = await startOperator(await operatorAccount(server));
+});
+afterAll(async () => {
+  await operator?.end();
+  await server?.stop();
+});
+
+/** Calls so far, but for watches and the Lease. */
+async function calls(): Promise<number> {
+  const [all, watches, leases] = await Promise.all([
+    operator.metric("pelagic_operator_api_requests_total"),
+    operator.metric("pelagic_operator_api_requests_total", { verb: "WATCH" }),
+    operator.metric("pelagic_operator_api_requests_total", { resource: "leases" }),
+  ]);
+  return all - watches - leases;
+}
+
+async function settled(): Promise<number> {
+  let [before, sinceMs] = [await calls(), Date.now()];
+  return server.until("no more calls", async () => {
+    const now = await calls();
+    if (now !== before) [before, sinceMs] = [now, Date.now()];
+    return Date.now() - sinceMs > 2000 ? now : undefined;
+  });
+}
+
+describe.skipIf(missing !== undefined)(`the operator${missing ? ` (${missing})` : ""}`, () => {
+  it("makes what a ModelService wants, owned and said, and then calls no more", async () => {
+    await applyService(server, "first", { pools: { decode: { replicas: 2 } } });
+    const object = await objectWhere(server, `${servicesPath}/first`, (each) => condition(each, "Ready")?.reason === "WorkersStarting");
+    expect(object.metadata.finalizers).toEqual([finalizer]);
+    for (const pool of ["prefill", "decode"]) {
+      for (const path of [deploymentsPath, budgetsPath]) {
+        const { body } = await server.call("GET", `${path}/first-${pool}`);
+        expect(body.metadata.ownerReferences).toMatchObject([
+          { kind: "ModelService", name: "first", uid: object.metadata.uid, controller: true },
+        ]);
+        expect(body.metadata.labels[serviceLabel]).toBe("first");
+        expect(body.metadata.managedFields).toMatchObject([{ manager: fieldManager, operation: "Apply" }]);
+      }
+      await makeReady(server, `first-${pool}`);
+    }
+    const ready = await objectWhere(server, `${servicesPath}/first`, (each) => condition(each, "Ready")?.status === "True");
+    expect(ready.status).toMatchObject({ observedGeneration: 1, pools: { decode: { workers: "2/2" } } });
+    const events = await server.call("GET", "/apis/events.k8s.io/v1/namespaces/default/events");
+    const notes = events.body.items.map(({ note }: { note: string }) => note);
+    expect(notes).toContain("Created Deployment first-decode");
+
+    const before = await settled();
+    await new Promise((resolve) => setTimeout(resolve, 65_000));
+    expect((await calls()) - before).toBe(0);
+    expect((await operator.get("/ready")).status).toBe(200);
+  });
+
+  it("spends few calls on one more", async () => {
+    const before = await settled();
+    await applyService(server, "cheap");
+    await objectWhere(server, `${servicesPath}/cheap`, (each) => condition(each, "Ready") !== undefined);
+    const spent = (await settled()) - before;
+    // Whether the four names are free, the finalizer, four objects, the status, four events.
+    expect(spent).toBeLessThanOrEqual(14);
+  });
+
+  it("follows a changed spec, and puts right what others change", async () => {
+    await applyService(server, "changing");
+    const path = `${deploymentsPath}/changing-decode`;
+    await objectWhere(server, path, () => true);
+    await applyService(server, "changing", { image: "example.com/pelagic:2", pools: { decode: { replicas: 3 } } });
+    const imageOf = (each: { spec: { template: { spec: { containers: { image: string }[] } } } }) =>
+      each.spec.template.spec.containers[0]?.image;
+    await objectWhere(server, path, (each) => imageOf(each) === "example.com/pelagic:2" && each.spec.replicas === 3);
+    await objectWhere(server, `${servicesPath}/changing`, (each) => each.status?.observedGeneration === 2);
+
+    const merge = "application/merge-patch+json";
+    await server.call("PATCH", path, { body: { spec: { replicas: 7 } }, contentType: merge });
+    await objectWhere(server, path, (each) => each.spec.replicas === 3);
+    // Without its label it is out of sight, and is looked for before it is made again.
+    await server.call("PATCH", path, { body: { metadata: { labels: { [serviceLabel]: null } } }, contentType: merge });
+    await objectWhere(server, path, (each) => each.metadata.labels[serviceLabel] === "changing");
+    await server.call("DELETE", `${budgetsPath}/changing-decode`);
+    await objectWhere(server, `${budgetsPath}/changing-decode`, () => true);
+  });
+
+  it("takes away what is ours and no longer wanted", async () => {
+    await applyService(server, "pruned");
+    const { metadata } = await objectWhere(server, `${budgetsPath}/pruned-decode`, () => true);
+    const { labels, ownerReferences } = metadata;
+    const stray = { apiVersion: "policy/v1", kind: "PodDisruptionBudget", metadata: { name: "pruned-former", labels, ownerReferences } };
+    const made = await server.call("POST", budgetsPath, {
+      body: { ...stray, spec: { maxUnavailable: 1, selector: { matchLabels: labels } } },
+    });
+    expect(made.status).toBe(201);
+    await gone(server, `${budgetsPath}/pruned-former`);
+    expect((await server.call("GET", `${budgetsPath}/pruned-decode`)).body.metadata.uid).toBe(metadata.uid);
+  });
+
+  it("leaves alone what is someone else's, and says so", async () => {
+    const selector = { app: "other" };
+    const template = { metadata: { labels: selector }, spec: { containers: [{ name: "c", image: "example.com/other" }] } };
+    const spec = { selector: { matchLabels: selector }, template };
+    const made = await server.call("POST", deploymentsPath, { body: { metadata: { name: "taken-prefill" }, spec } });
+    expect(made.status).toBe(201);
+    await applyService(server, "taken");
+    const object = await objectWhere(server, `${servicesPath}/taken`, (each) => condition(each, "Accepted")?.status === "False");
+    expect(condition(object, "Accepted").reason).toBe("NameOccupied");
+    expect((await server.call("GET", `${deploymentsPath}/taken-prefill`)).body.metadata.generation).toBe(1);
+    expect((await server.call("GET", `${deploymentsPath}/taken-decode`)).status).toBe(404);
+    await server.call("DELETE", `${deploymentsPath}/taken-prefill`);
+    await objectWhere(server, `${servicesPath}/taken`, (each) => condition(each, "Accepted")?.status === "True");
+  });
+
+  it("gives a served name to the next one as soon as it is free", async () => {
+    await applyService(server, "holder", { servedName: "shared" });
+    await objectWhere(server, `${servicesPath}/holder`, (each) => condition(each, "Accepted")?.status === "True");
+    // The older one has it; ages are counted in seconds.
+    await new Promise((resolve) => setTimeout(resolve, 1100));
+    await applyService(server, "waiter", { servedName: "shared" });
+    await objectWhere(server, `${servicesPath}/waiter`, (each) => condition(each, "Accepted")?.reason === "ServedNameTaken");
+    await applyService(server, "holder", { servedName: "own" });
+    await objectWhere(server, `${servicesPath}/waiter`, (each) => condition(each, "Accepted")?.status === "True");
+  });
+
+  it("says what the API server refuses, and goes on when it no longer does", async () => {
+    const quota = { metadata: { name: "none" }, spec: { hard: { "count/deployments.apps": "0" } } };
+    await server.call("POST", "/api/v1/namespaces", { body: { metadata: { name: "full" } } });
+    await server.call("POST", "/api/v1/namespaces/full/resourcequotas", { body: quota });
+    await server.call("PATCH", "/api/v1/namespaces/full/resourcequotas/none/status", {
+      body: { status: { hard: quota.spec.hard, used: { "count/deployments.apps": "0" } } },
+      contentType: "application/merge-patch+json",
+    });
+    const path = "/apis/pelagic.dev/v1alpha1/namespaces/full/modelservices";
+    await server.call("POST", path, {
+      body: { apiVersion: "pelagic.dev/v1alpha1", kind: "ModelService", metadata: { name: "refused" }, spec: { model: { embedded: {} } } },
+    });
+    const object = await objectWhere(server, `${path}/refused`, (each) => condition(each, "Accepted")?.reason === "Refused");
+    expect(condition(object, "Accepted").message).toMatch(/Deployment refused-prefill.*quota/);
+    expect(await operator.metric("pelagic_operator_queue_failing")).toBe(1);
+    // Told is what was refused, and not that it was made.
+    const eventsPath = "/apis/events.k8s.io/v1/namespaces/full/events";
+    await server.until("the event", async () => {
+      const reasons = (await server.call("GET", eventsPath)).body.items.map(({ reason }: { reason: string }) => reason);
+      expect(reasons).not.toContain("Created");
+      return reasons.includes("Refused") ? true : undefined;
+    });
+    await server.call("DELETE", "/api/v1/namespaces/full/resourcequotas/none");
+    await objectWhere(server, `${path}/refused`, (each) => condition(each, "Accepted")?.status === "True");
+  });
+
+  it("knows LeaderWorkerSets from the moment that the cluster does", async () => {
+    await applyService(server, "wide", { pools: { decode: { nodesPerReplica: 2 } } });
+    const object = await objectWhere(server, `${servicesPath}/wide`, (each) => condition(each, "Accepted")?.status === "False");
+    expect(condition(object, "Accepted").reason).toBe("LeaderWorkerSetMissing");
+    const open = { type: "object", "x-kubernetes-preserve-unknown-fields": true };
+    await server.call("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", {
+      body: {
+        metadata: {
+          name: "leaderworkersets.leaderworkerset.x-k8s.io",
+          annotations: { "api-approved.kubernetes.io": "unapproved, a test's own" },
+        },
+        spec: {
+          group: "leaderworkerset.x-k8s.io",
+          names: { kind: "LeaderWorkerSet", plural: "leaderworkersets" },
+          scope: "Namespaced",
+          versions: [
+            {
+              name: "v1",
+              served: true,
+              storage: true,
+              schema: { openAPIV3Schema: { type: "object", properties: { spec: open, status: open } } },
+            },
+          ],
+        },
+      },
+    });
+    await objectWhere(server, "/apis/leaderworkerset.x-k8s.io/v1/namespaces/default/leaderworkersets/wide-decode", () => true);
+    await objectWhere(server, `${servicesPath}/wide`, (each) => condition(each, "Accepted")?.status === "True");
+  });
+
+  it("drains before it lets a deleted one go", async () => {
+    await applyService(server, "leaving");
+    await objectWhere(server, `${deploymentsPath}/leaving-decode`, () => true);
+    const pod = {
+      metadata: { name: "leaving-decode-0", labels: { [serviceLabel]: "leaving", "pelagic.dev/pool": "decode" } },
+      spec: { containers: [{ name: "c", image: "example.com/pelagic:1" }] },
+    };
+    expect((await server.call("POST", "/api/v1/namespaces/default/pods", { body: pod })).status).toBe(201);
+    await server.until("the pod to be seen", async () =>
+      (await operator.metric("pelagic_operator_informer_objects", { resource: "pods" })) === 1 ? true : undefined,
+    );
+    await server.call("DELETE", `${servicesPath}/leaving`);
+    await objectWhere(server, `${deploymentsPath}/leaving-decode`, (each) => each.spec.replicas === 0);
+    // Decode has a pod still: prefill stays, and so does the object.
+    const object = await objectWhere(server, `${servicesPath}/leaving`, (each) => condition(each, "Ready")?.reason === "Deleting");
+    expect(object.metadata.finalizers).toEqual([finalizer]);
+    expect((await server.call("GET", `${deploymentsPath}/leaving-prefill`)).body.spec.replicas).toBe(1);
+    await server.call("DELETE", "/api/v1/namespaces/default/pods/leaving-decode-0", { body: { gracePeriodSeconds: 0 } });
+    await objectWhere(server, `${deploymentsPath}/leaving-prefill`, (each) => each.spec.replicas === 0);
+    await gone(server, `${servicesPath}/leaving`);
+  });
+
+  it("shows the metrics that are documented, and no others", async () => {
+    const table = readFileSync(inTree("docs", "observability.md"), "utf8");
+    const documented = [...table.matchAll(/^\| `(pelagic_operator_\w+)` \| (\w+) /gm)].map(([, name, kind]) => `${name} ${kind}`);
+    const shown = [...(await operator.get("/metrics")).text.matchAll(/^# TYPE (pelagic_\w+) (\w+)$/gm)].map(
+      ([, name, kind]) => `${name} ${kind}`,
+    );
+    expect(shown.sort()).toEqual(documented.sort());
+  });
+
+  it("ends on SIGTERM with the Lease released", async () => {
+    const lease = "/apis/coordination.k8s.io/v1/namespaces/default/leases/pelagic-operator";
+    expect((await server.call("GET", lease)).body.spec.holderIdentity).not.toBe("");
+    expect(await operator.end()).toBe(0);
+    expect((await server.call("GET", lease)).body.spec.holderIdentity ?? "").toBe("");
+  });
+});
