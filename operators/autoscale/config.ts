@@ -26,7 +26,7 @@ export const constants = {
   /** Excess work that waits should be done within so long. */
   backlogSeconds: 30,
   /** Part of a replica's capacity that is planned for, at first and at most, and at least after violations. */
-  utilisation: 0.75,
+  utilisation: { prefill: 0.75, decode: 0.85 },
   leastUtilisation: 0.35,
   /** After a violation at less than what is planned for, this part of it. */
   utilisationCut: 0.88,

@@ -90,8 +90,7 @@ export interface Planned {
 }
 
 export const plannedAtFirst: Planned = {
-  prefill: constants.utilisation,
-  decode: constants.utilisation,
+  ...constants.utilisation,
   violations: 0,
   taughtAtSeconds: null,
 };
@@ -134,8 +133,14 @@ export function teach(
   needs: { prefill: PoolNeed; decode: PoolNeed },
 ): Planned {
   const kept = Math.exp(-Math.max(0, snapshot.intervalSeconds) / constants.utilisationSeconds);
-  const faded = (part: number) => constants.utilisation - (constants.utilisation - part) * kept;
-  const next: Planned = { ...planned, prefill: faded(planned.prefill), decode: faded(planned.decode), violations: 0 };
+  const faded = (part: number, full: number) => full - (full - part) * kept;
+  const { utilisation: full } = constants;
+  const next: Planned = {
+    ...planned,
+    prefill: faded(planned.prefill, full.prefill),
+    decode: faded(planned.decode, full.decode),
+    violations: 0,
+  };
   const pool = found?.pool ?? null;
   if (pool === null || !isSettled(snapshot.prefill) || !isSettled(snapshot.decode)) return next;
   const utilisation = needs[pool].utilisation;

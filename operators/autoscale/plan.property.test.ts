@@ -132,11 +132,11 @@ describe("beside a slow and obvious planner, which keeps everything and searches
         (Math.max(0, snapshot.runningRequests + snapshot.waitingRequests - batch * snapshot.decode.wanted) * eachOutput) / 60;
       const enough = {
         prefill: (n: number, part: number) => n * 2000 * part >= input / 0.75 + overPrefill - 1e-5,
-        decode: (n: number, part: number) => n * rate * part >= output / 0.75 + overDecode - 1e-5,
+        decode: (n: number, part: number) => n * rate * part >= output / 0.85 + overDecode - 1e-5,
       };
       const share = {
         prefill: Math.min(1, (20 * 2000) / (input / 0.75 + overPrefill)),
-        decode: Math.min(1, (20 * rate) / (output / 0.75 + overDecode)),
+        decode: Math.min(1, (20 * rate) / (output / 0.85 + overDecode)),
       };
       const decide = (pool: "prefill" | "decode", other: "prefill" | "decode") => {
         const search = (fits: (n: number) => boolean) => {

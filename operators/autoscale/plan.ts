@@ -58,9 +58,10 @@ export function planAutoscale(snapshot: Snapshot, config: AutoscaleConfig, befor
   const found = violation(snapshot, config);
   const planned = teach(plannedBefore, snapshot, found, needsAt(profile, snapshot, config, plannedBefore));
   const needs = needsAt(profile, snapshot, config, planned);
+  const asked = (snapshot.requestsPerSecond ?? 0) > 0 || snapshot.runningRequests > 0 || snapshot.waitingRequests > 0;
   // Who does not know whether there are requests does not call it idle.
-  const busy = snapshot.requestsPerSecond !== 0 || snapshot.runningRequests > 0 || snapshot.waitingRequests > 0;
-  const busyAtSeconds = busy ? snapshot.atSeconds : (before?.busyAtSeconds ?? snapshot.atSeconds);
+  const idle = !asked && snapshot.requestsPerSecond !== null;
+  const busyAtSeconds = idle ? (before?.busyAtSeconds ?? snapshot.atSeconds) : snapshot.atSeconds;
   const memories = {
     prefill: remember(before?.prefill, snapshot.prefill, config.prefill, snapshot.atSeconds),
     decode: remember(before?.decode, snapshot.decode, config.decode, snapshot.atSeconds),
@@ -70,12 +71,13 @@ export function planAutoscale(snapshot: Snapshot, config: AutoscaleConfig, befor
     decode: possibleShare(needs.decode, config.decode, memories.decode, snapshot.atSeconds),
   };
   const asleep = snapshot.prefill.wanted === 0 && snapshot.decode.wanted === 0;
-  const idleSeconds = snapshot.atSeconds - busyAtSeconds;
-  const sleeps = config.scaleToZeroAfterSeconds !== null && !busy && (asleep || idleSeconds >= config.scaleToZeroAfterSeconds);
+  const { scaleToZeroAfterSeconds } = config;
+  const idleLong = idle && scaleToZeroAfterSeconds !== null && snapshot.atSeconds - busyAtSeconds >= scaleToZeroAfterSeconds;
+  const sleeps = idleLong || (asleep && !asked && scaleToZeroAfterSeconds !== null);
   const decide = (pool: PoolName, other: PoolName): { decision: PoolDecision; memory: PoolMemory } => {
     const memory = memories[pool];
     const made = sleeps
-      ? { decision: idle(config.scaleToZeroAfterSeconds as number), recommended: [] }
+      ? { decision: asleepFor(scaleToZeroAfterSeconds as number), recommended: [] }
       : decidePool({
           pool,
           snapshot,
@@ -84,7 +86,7 @@ export function planAutoscale(snapshot: Snapshot, config: AutoscaleConfig, befor
           memory,
           need: needs[pool],
           share: shares[other],
-          wakes: asleep && busy && config.scaleToZeroAfterSeconds !== null,
+          wakes: asleep && asked && scaleToZeroAfterSeconds !== null,
           found: found?.pool === pool || (found?.pool === null && pool === "prefill") ? found : null,
         });
     const decision = sameWords(memory.decision, made.decision);
@@ -229,7 +231,7 @@ function recommend(need: PoolNeed, wanted: number, share: number, within: (numbe
 /** Not one more for what arithmetic lost. */
 const ceil = (value: number) => Math.ceil(value - 1e-9);
 
-function idle(afterSeconds: number): PoolDecision {
+function asleepFor(afterSeconds: number): PoolDecision {
   return {
     kind: "Idle",
     replicas: 0,
