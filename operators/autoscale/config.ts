@@ -32,6 +32,9 @@ export const constants = {
   utilisationCut: 0.88,
   /** Cuts fade with this time constant. */
   utilisationSeconds: 3600,
+  /** An SLO missed so soon after a pool got fewer: it is held twice as long from then on, up to so many times; which fades like a cut. */
+  regretSeconds: 900,
+  mostHold: 8,
   /** Fewer replicas only where they would be used less than this part of what is planned for. */
   downBand: 0.85,
   /** TPOT is planned for at this part of its SLO: steps beside prefill are longer. */

@@ -35,6 +35,10 @@ interface PoolMemory {
   recommended: readonly { atSeconds: number; replicas: number }[];
   refusal: Refusal | null;
   decision: PoolDecision | null;
+  /** When it got fewer last, until that was regretted. */
+  fewerAtSeconds: number | null;
+  /** Fewer must have been enough for so many times stabilizationSeconds: more than 1 where that was regretted. */
+  hold: number;
 }
 
 /** Kept by the operator from one snapshot to the next; null after a start. */
@@ -62,10 +66,9 @@ export function planAutoscale(snapshot: Snapshot, config: AutoscaleConfig, befor
   // Who does not know whether there are requests does not call it idle.
   const idle = !asked && snapshot.requestsPerSecond !== null;
   const busyAtSeconds = idle ? (before?.busyAtSeconds ?? snapshot.atSeconds) : snapshot.atSeconds;
-  const memories = {
-    prefill: remember(before?.prefill, snapshot.prefill, config.prefill, snapshot.atSeconds),
-    decode: remember(before?.decode, snapshot.decode, config.decode, snapshot.atSeconds),
-  };
+  const memoryOf = (pool: PoolName) =>
+    regret(remember(before?.[pool], snapshot[pool], config[pool], snapshot.atSeconds), snapshot, found?.pool === pool);
+  const memories = { prefill: memoryOf("prefill"), decode: memoryOf("decode") };
   const shares = {
     prefill: possibleShare(needs.prefill, config.prefill, memories.prefill, snapshot.atSeconds),
     decode: possibleShare(needs.decode, config.decode, memories.decode, snapshot.atSeconds),
@@ -82,7 +85,7 @@ export function planAutoscale(snapshot: Snapshot, config: AutoscaleConfig, befor
           pool,
           snapshot,
           range: config[pool],
-          stabilizationSeconds: config.stabilizationSeconds,
+          stabilizationSeconds: Math.round(config.stabilizationSeconds * memory.hold),
           memory,
           need: needs[pool],
           share: shares[other],
@@ -90,7 +93,9 @@ export function planAutoscale(snapshot: Snapshot, config: AutoscaleConfig, befor
           found: found?.pool === pool || (found?.pool === null && pool === "prefill") ? found : null,
         });
     const decision = sameWords(memory.decision, made.decision);
-    return { decision, memory: { recommended: made.recommended, refusal: memory.refusal, decision } };
+    const fewerAtSeconds =
+      decision.kind === "Fewer" && decision.replicas < snapshot[pool].wanted ? snapshot.atSeconds : memory.fewerAtSeconds;
+    return { decision, memory: { ...memory, recommended: made.recommended, decision, fewerAtSeconds } };
   };
   const prefill = decide("prefill", "decode");
   const decode = decide("decode", "prefill");
@@ -110,8 +115,22 @@ function needsAt(profile: Profile, snapshot: Snapshot, config: AutoscaleConfig, 
 
 /** After a start what is there now counts as recommended now: nothing goes before stabilizationSeconds have passed. */
 function remember(before: PoolMemory | undefined, pool: PoolSnapshot<unknown>, range: PoolRange, atSeconds: number): PoolMemory {
-  const memory = before ?? { recommended: [{ atSeconds, replicas: pool.wanted }], refusal: null, decision: null };
+  const memory = before ?? {
+    recommended: [{ atSeconds, replicas: pool.wanted }],
+    refusal: null,
+    decision: null,
+    fewerAtSeconds: null,
+    hold: 1,
+  };
   return { ...memory, refusal: refusalAfter(memory.refusal, pool, range, atSeconds) };
+}
+
+/** Load that comes back sooner than workers start: what was taken away too soon is held longer the next time. */
+function regret(memory: PoolMemory, { atSeconds, intervalSeconds }: Snapshot, violated: boolean): PoolMemory {
+  const faded = 1 + (memory.hold - 1) * Math.exp(-Math.max(0, intervalSeconds) / constants.utilisationSeconds);
+  if (!violated || memory.fewerAtSeconds === null || atSeconds - memory.fewerAtSeconds > constants.regretSeconds)
+    return { ...memory, hold: faded };
+  return { ...memory, hold: Math.min(constants.mostHold, faded * 2), fewerAtSeconds: null };
 }
 
 /** What part of its need a pool can get at all. The other one gets no more than the same part: it would wait for this one. */
@@ -195,7 +214,7 @@ function decidePool(question: PoolQuestion): Made {
       return { decision: say("Fewer", wanted - removed, why), recommended };
     }
     if (lately(recommended, atSeconds - question.stabilizationSeconds / 2) < wanted) {
-      const reason = `fewer would do, but have not yet for stabilizationSeconds (${question.stabilizationSeconds})`;
+      const reason = `fewer would do, but have not yet for long enough (stabilizationSeconds, longer after an SLO was missed with fewer)`;
       return { decision: say("Stabilizing", wanted, reason), recommended };
     }
   }

@@ -63,10 +63,6 @@ export class PrefillWorker extends Worker {
     return !this.working && this.queue.length === 0;
   }
 
-  get waiting(): number {
-    return this.queue.length;
-  }
-
   take(tokens: number, done: () => void): void {
     this.queuedTokens += tokens;
     this.queue.push({ tokens, atMs: this.events.nowMs, done });
@@ -96,7 +92,8 @@ export class PrefillWorker extends Worker {
       ...gaugeSeries("pelagic_queued_prefill_tokens", this.queuedTokens),
       ...gaugeSeries("pelagic_prefilled_tokens_total", this.computedTokens),
       ...gaugeSeries("pelagic_prefill_tokens_per_second", this.tokensPerSecond),
-      ...gaugeSeries("vllm:num_requests_waiting", this.waiting),
+      ...gaugeSeries("vllm:num_requests_waiting", this.queue.length),
+      ...gaugeSeries("vllm:num_requests_running", this.working ? 1 : 0),
       ...this.computing.series("pelagic_prefill_compute_seconds", {}),
     ]);
   }
