@@ -153,6 +153,8 @@ export function send(
     });
     call.on("response", onResponse);
     call.on("error", (error) => end("cut", error.message));
+    // What it took to write the body down was the generator's time, not the server's.
+    record.sentMs = nowMs();
     call.end(body);
   });
 }

@@ -2,6 +2,7 @@
 // one of its clients is free. A session's further turns follow its answers.
 import { setMaxListeners } from "node:events";
 import { type Message, type Planned, send, type Target } from "./client.ts";
+import { NoticeLag } from "./notice-lag.ts";
 import { type PromptShape, promptText, type WordCost } from "./prompts.ts";
 import { type Uniform, uniform } from "./random.ts";
 import type { RequestRecord } from "./record.ts";
@@ -17,10 +18,21 @@ export interface LoadPlan {
   sessions: PlannedSession[];
   /** In a closed loop. */
   clients: number | null;
+  /** How long first turns are sent; null: until the last answer, as clients of a closed loop do. */
+  sendingMs: number | null;
   thinkSeconds: number;
   /** Of the requests, so many are left after a part of their answer. */
   cancelShare: number;
   seed: number;
+}
+
+/** What comes of it. */
+export interface LoadRun {
+  records: RequestRecord[];
+  /** How late this process noticed what happened, evenly over the run. */
+  noticeLagsMs: number[];
+  /** The plan's, or until it was stopped. */
+  sendingMs: number | null;
 }
 
 export interface Progress {
@@ -44,10 +56,12 @@ const progressMs = 1_000;
 /** A stop is heard within this time. */
 const maxWaitMs = 200;
 
-export async function generate(plan: LoadPlan, { target, wordCost, signal, onProgress }: GeneratorOptions): Promise<RequestRecord[]> {
+export async function generate(plan: LoadPlan, { target, wordCost, signal, onProgress }: GeneratorOptions): Promise<LoadRun> {
   setMaxListeners(0, signal);
   const records: RequestRecord[] = [];
   const random: Uniform = uniform(plan.seed + 17);
+  let stoppedMs = Number.POSITIVE_INFINITY;
+  const noticeLag = new NoticeLag();
   const beganMs = performance.now();
   const nowMs = () => performance.now() - beganMs;
   let sent = 0;
@@ -65,11 +79,14 @@ export async function generate(plan: LoadPlan, { target, wordCost, signal, onPro
     records.push(record);
     return { text, record };
   };
-  const runSession = async ({ turns }: PlannedSession, session: number, scheduledMs: number) => {
+  // Texts are made before it is time: a long one must not make its own request late.
+  const firstText = ({ turns: [first] }: PlannedSession) => (first === undefined ? "" : promptText(first.shape, wordCost));
+  const runSession = async ({ turns }: PlannedSession, session: number, first: string, scheduledMs: number) => {
     const messages: Message[] = [];
+    let prompt = first;
     let atMs = scheduledMs;
-    for (const [turn, { shape, outputTokens }] of turns.entries()) {
-      messages.push({ role: "user", content: promptText(shape, wordCost) });
+    for (const [turn, { outputTokens }] of turns.entries()) {
+      messages.push({ role: "user", content: prompt });
       const cancelAfter = random() < plan.cancelShare ? 1 + Math.floor((random() * outputTokens) / 2) : null;
       const index = sent;
       const unsent = (from: number, why: string) => {
@@ -90,32 +107,46 @@ export async function generate(plan: LoadPlan, { target, wordCost, signal, onPro
       // They were offered: a server that fails first turns does not have fewer requests to fail.
       if (record.outcome !== "ok") return unsent(turn + 1, `turn ${turn + 1} of the conversation failed`);
       messages.push({ role: "assistant", content: text });
-      if (turn + 1 === turns.length) return;
+      const next = turns[turn + 1];
+      if (next === undefined) return;
+      prompt = promptText(next.shape, wordCost);
       await until(nowMs() + plan.thinkSeconds * 1000, nowMs, signal);
       atMs = record.endMs + plan.thinkSeconds * 1000;
     }
   };
+  const onStop = () => {
+    stoppedMs = nowMs();
+  };
+  signal.addEventListener("abort", onStop);
+  let noticeLagsMs: number[];
   try {
     if (plan.clients !== null) {
       const left = [...plan.sessions.entries()];
       const client = async () => {
-        for (let next = left.shift(); next !== undefined && !signal.aborted; next = left.shift())
-          await runSession(next[1], next[0], nowMs());
+        for (let next = left.shift(); next !== undefined && !signal.aborted; next = left.shift()) {
+          const text = firstText(next[1]);
+          await runSession(next[1], next[0], text, nowMs());
+        }
       };
       await Promise.all(Array.from({ length: plan.clients }, client));
     } else {
       const running: Promise<void>[] = [];
       for (const [session, planned] of plan.sessions.entries()) {
         const atMs = planned.atMs ?? 0;
+        const text = firstText(planned);
         if (!(await until(atMs, nowMs, signal))) break;
-        running.push(runSession(planned, session, atMs));
+        running.push(runSession(planned, session, text, atMs));
       }
       await Promise.all(running);
     }
   } finally {
     clearInterval(timer);
+    signal.removeEventListener("abort", onStop);
+    noticeLagsMs = noticeLag.stop();
   }
-  return records.sort((a, b) => a.scheduledMs - b.scheduledMs);
+  records.sort((a, b) => a.scheduledMs - b.scheduledMs);
+  const sendingMs = plan.sendingMs === null ? null : Math.min(plan.sendingMs, stoppedMs);
+  return { records, noticeLagsMs, sendingMs };
 }
 
 /** False where the run was stopped. A timer is up to a millisecond late, which counts as lag. */

@@ -7,8 +7,10 @@ import { generate, type LoadPlan } from "./generator.ts";
 import { htmlReport } from "./html.ts";
 import { closedLoop, openLoop } from "./plan.ts";
 import { compareReports, formatReport } from "./report.ts";
+import { lagsOf } from "./notice-lag.ts";
 import { measureWordCost, runKnee, runLoad } from "./run.ts";
-import { summarise } from "./summary.ts";
+import type { RequestRecord } from "./record.ts";
+import { type Slo, summarise } from "./summary.ts";
 
 interface Body {
   messages: { role: string; content: string }[];
@@ -76,8 +78,11 @@ afterEach(async () => {
 const lengths = { promptTokens: 60, outputTokens: 10, spread: 0, turns: 1, sharedShare: 0 };
 const common = { thinkSeconds: 0, cancelShare: 0, seed: 1 };
 const wordCost = { base: 8, perWord: 1 };
-const run = (plan: LoadPlan, signal = new AbortController().signal) =>
+const runWhole = (plan: LoadPlan, signal = new AbortController().signal) =>
   generate(plan, { target, wordCost, signal, onProgress: () => undefined });
+const run = async (...of: Parameters<typeof runWhole>) => (await runWhole(...of)).records;
+const sum = (records: RequestRecord[], slo: Slo = anySlo, noticeLagsMs: number[] = []) =>
+  summarise({ records, noticeLagsMs, sendingMs: null }, slo);
 const arrivals = { kind: "constant" as const, ratePerSecond: 100, endRatePerSecond: 100, durationSeconds: 0.2, burstiness: 1 };
 const anySlo = { ttftSeconds: Number.POSITIVE_INFINITY, tpotSeconds: Number.POSITIVE_INFINITY };
 
@@ -92,14 +97,11 @@ test("an open loop sends every request in its time, and counts tokens, not event
     expect(record.endMs).toBeGreaterThanOrEqual(record.lastTokenMs as number);
   }
   expect(bodies.every((body) => body.max_tokens === 10 && body.ignore_eos === true)).toBe(true);
-  const summary = summarise(records, anySlo);
+  const summary = sum(records);
   expect(summary).toMatchObject({ offered: 20, goodput: { good: 20, share: 1, attains99: true } });
   // 10 tokens: 9 gaps, whatever number of events they came in.
   const { firstTokenMs, lastTokenMs } = records[0] as (typeof records)[0];
-  expect(summarise(records.slice(0, 1), anySlo).tpotSeconds?.mean).toBeCloseTo(
-    ((lastTokenMs as number) - (firstTokenMs as number)) / 9_000,
-    9,
-  );
+  expect(sum(records.slice(0, 1)).tpotSeconds?.mean).toBeCloseTo(((lastTokenMs as number) - (firstTokenMs as number)) / 9_000, 9);
 });
 
 test("refusals, errors, cuts and silence are told apart, and all of them are misses", async () => {
@@ -128,7 +130,7 @@ test("refusals, errors, cuts and silence are told apart, and all of them are mis
   expect(records.map(({ outcome }) => outcome)).toEqual(["refused", "refused", "error", "cut", "timeout", "cut", "error", "error", "ok"]);
   expect(records[0]?.error).toBe("503: no: 503");
   expect(records[6]?.error).toBe("lost");
-  expect(summarise(records, anySlo).goodput).toMatchObject({ good: 1, share: 1 / 9, attains90: false });
+  expect(sum(records).goodput).toMatchObject({ good: 1, share: 1 / 9, attains90: false });
 });
 
 test("a closed loop has never more requests open than clients", async () => {
@@ -158,13 +160,13 @@ test("turns that follow a failed one were offered, too, and are misses", async (
   const records = await run(closedLoop(1, 2, { ...common, lengths: { ...lengths, turns: 4, outputTokens: 4 } }));
   const outcomes = records.map(({ session, turn, outcome }) => [session, turn, outcome].join(" "));
   expect(outcomes.sort()).toEqual(["0 0 ok", "0 1 refused", "0 2 unsent", "0 3 unsent", "1 0 ok", "1 1 ok", "1 2 ok", "1 3 ok"]);
-  expect(summarise(records, anySlo)).toMatchObject({ offered: 8, byOutcome: { unsent: 2 }, goodput: { good: 5, share: 5 / 8 } });
+  expect(sum(records)).toMatchObject({ offered: 8, byOutcome: { unsent: 2 }, goodput: { good: 5, share: 5 / 8 } });
 });
 
 test("clients that leave are counted apart, and the server sees them go", async () => {
   const records = await run(openLoop(arrivals, { ...common, cancelShare: 1, lengths: { ...lengths, outputTokens: 200 } }));
   expect(records.every(({ outcome, outputTokens }) => outcome === "cancelled" && outputTokens > 0)).toBe(true);
-  expect(summarise(records, anySlo)).toMatchObject({ offered: 20, byOutcome: { cancelled: 20 }, goodput: { good: 0, share: 0 } });
+  expect(sum(records)).toMatchObject({ offered: 20, byOutcome: { cancelled: 20 }, goodput: { good: 0, share: 0 } });
   for (const bound = performance.now() + 5_000; leftEarly < 20 && performance.now() < bound; )
     await new Promise((resolve) => setTimeout(resolve, 10));
   expect(leftEarly).toBe(20);
@@ -179,25 +181,66 @@ test("a stopped run ends at once with what there is", async () => {
   expect(records.every(({ outcome }) => outcome === "cancelled")).toBe(true);
 });
 
-test("lateness of the generator makes the figures void", async () => {
+test("lateness of the generator makes the figures void, in sending and in noticing", async () => {
   const records = await run(openLoop(arrivals, { ...common, lengths }));
-  expect(
-    summarise(
-      records.map((record) => ({ ...record, sentMs: record.scheduledMs + 1 })),
-      anySlo,
-    ).refused,
-  ).toBeNull();
-  const late = summarise(
-    records.map((record) => ({ ...record, sentMs: record.scheduledMs + 60 })),
-    anySlo,
-  );
-  expect(late.refused).toContain("60 ms late");
+  const sentLate = (ms: number) => records.map((record) => ({ ...record, sentMs: record.scheduledMs + ms }));
+  const soon = Array.from({ length: 99 }, () => 1);
+  expect(sum(sentLate(1), anySlo, [...soon, 500]).refused).toBeNull();
+  expect(sum(sentLate(60), anySlo, soon).refused).toContain("sent requests 60 ms late");
+  expect(sum(sentLate(1), anySlo, [...soon, 500, 500]).refused).toContain("noticed answers 500 ms late");
+  const asked = { ...anySlo, ttftSeconds: 100 };
+  expect(sum(sentLate(60), asked, [500, 500]).refused).toBeNull();
+});
+
+test("a busy generator is noticed in a closed loop, too", async () => {
+  answer = (...of) => {
+    // The server shares the generator's process.
+    for (const until = performance.now() + 50; performance.now() < until; );
+    return good(...of);
+  };
+  const made = await runWhole(closedLoop(2, 10, { ...common, lengths: { ...lengths, outputTokens: 2 } }));
+  expect(summarise(made, anySlo).refused).toContain("noticed answers");
+});
+
+test("what is offered is of the time of sending, and the drain is told apart", async () => {
+  const [record] = await run(closedLoop(1, 1, { ...common, lengths }));
+  const of = (scheduledMs: number, endMs: number) => ({ ...(record as RequestRecord), scheduledMs, sentMs: scheduledMs, endMs });
+  const open = summarise({ records: [of(0, 900), of(1_000, 9_000)], noticeLagsMs: [], sendingMs: 2_000 }, anySlo);
+  expect(open).toMatchObject({ sendingSeconds: 2, drainSeconds: 7, durationSeconds: 9, offeredPerSecond: 1, completedPerSecond: 2 / 9 });
+  expect(open.goodput.goodPerSecond).toBe(1);
+  // Nothing came in the rest of the time, which was offered time all the same.
+  expect(summarise({ records: [of(0, 900)], noticeLagsMs: [], sendingMs: 2_000 }, anySlo)).toMatchObject({
+    offeredPerSecond: 0.5,
+    drainSeconds: 0,
+  });
+  const later = summarise({ records: [of(0, 900), of(4_000, 5_000)], noticeLagsMs: [], sendingMs: 2_000 }, anySlo);
+  expect(later).toMatchObject({ sendingSeconds: 4, drainSeconds: 1 });
+  const closed = summarise({ records: [of(0, 900), of(1_000, 4_000)], noticeLagsMs: [], sendingMs: null }, anySlo);
+  expect(closed).toMatchObject({ sendingSeconds: 4, drainSeconds: 0, offeredPerSecond: 0.5 });
+  const atOnce = summarise({ records: [of(0, 900), of(0, 4_000)], noticeLagsMs: [], sendingMs: 0 }, anySlo);
+  expect(atOnce).toMatchObject({ sendingSeconds: 4, drainSeconds: 0 });
+});
+
+test("plans say how long they send, and a stop ends it", async () => {
+  expect(openLoop(arrivals, { ...common, lengths }).sendingMs).toBe(200);
+  expect(closedLoop(1, 1, { ...common, lengths }).sendingMs).toBeNull();
+  const stop = new AbortController();
+  setTimeout(() => stop.abort(), 50);
+  const made = await runWhole(openLoop({ ...arrivals, durationSeconds: 600 }, { ...common, lengths }), stop.signal);
+  expect(made.sendingMs).toBeLessThan(600_000);
+});
+
+test("a turn of the event loop counts for every moment that it held up", () => {
+  expect(lagsOf(100, 99)).toEqual([]);
+  expect(lagsOf(100, 101)).toEqual([1]);
+  expect(lagsOf(100, 121)).toEqual([21, 16, 11, 6, 1]);
 });
 
 test("a run measures what a word costs, and its report is text, HTML and comparable", async () => {
   const signal = new AbortController().signal;
   expect(await measureWordCost(target, signal)).toEqual({ perWord: 1, base: 8 });
-  const slo = { ttftSeconds: 10, tpotSeconds: 10 };
+  // Late as it may be where tests run: nothing here depends on it.
+  const slo = { ttftSeconds: 1_000, tpotSeconds: 1_000 };
   const report = await runLoad(openLoop(arrivals, { ...common, lengths }), {
     ...{ target, slo, options: { rate: 100 }, signal },
     ...{ onProgress: () => undefined, onNote: () => undefined },
@@ -242,5 +285,5 @@ test("the knee of a server that refuses what is beyond its capacity is found for
 test("a summary takes any number of requests", async () => {
   const [record] = await run(closedLoop(1, 1, { ...common, lengths }));
   const many = Array.from({ length: 300_000 }, () => record as NonNullable<typeof record>);
-  expect(summarise(many, anySlo)).toMatchObject({ offered: 300_000, goodput: { share: 1 } });
+  expect(sum(many)).toMatchObject({ offered: 300_000, goodput: { share: 1 } });
 });

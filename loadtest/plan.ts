@@ -23,13 +23,14 @@ interface Common {
 
 export function openLoop(arrivals: ArrivalOptions, common: Common): LoadPlan {
   const times = arrivalTimes(arrivals, uniform(common.seed));
-  return { ...settings(common), clients: null, sessions: sessionsOf(times, common) };
+  return { ...settings(common), clients: null, sendingMs: arrivals.durationSeconds * 1000, sessions: sessionsOf(times, common) };
 }
 
 export function closedLoop(clients: number, sessions: number, common: Common): LoadPlan {
   return {
     ...settings(common),
     clients,
+    sendingMs: null,
     sessions: sessionsOf(
       Array.from({ length: sessions }, () => null),
       common,
@@ -42,7 +43,7 @@ export function traceLoop(requests: readonly TraceRequest[], common: Omit<Common
     atMs,
     turns: [{ shape: { promptTokens, seed: common.seed * 1_000_000 + i, blocks }, outputTokens }],
   }));
-  return { ...settings(common), clients: null, sessions };
+  return { ...settings(common), clients: null, sendingMs: requests.at(-1)?.atMs ?? 0, sessions };
 }
 
 const settings = ({ thinkSeconds, cancelShare, seed }: Omit<Common, "lengths">) => ({ thinkSeconds, cancelShare, seed });

@@ -4,7 +4,7 @@ import type { Percentiles, Summary } from "./summary.ts";
 
 export interface LoadReport {
   kind: "pelagic-load";
-  version: 2;
+  version: 3;
   startedAt: string;
   target: { baseUrl: string; model: string; endpoint: string };
   /** As given on the command line, defaults included. */
@@ -28,7 +28,7 @@ export function formatReport({ summary, target, knee }: LoadReport): string {
   const ends = Object.entries(byOutcome).filter(([, count]) => count > 0);
   return [
     `${target.model} at ${target.baseUrl}`,
-    `${summary.offered} requests in ${summary.durationSeconds.toFixed(1)} s: ${ends.map(([name, count]) => `${count} ${name}`).join(", ")}`,
+    `${summary.offered} requests in ${summary.sendingSeconds.toFixed(1)} s, ended ${summary.drainSeconds.toFixed(1)} s later: ${ends.map(([name, count]) => `${count} ${name}`).join(", ")}`,
     `${summary.offeredPerSecond.toFixed(2)} offered/s, ${summary.completedPerSecond.toFixed(2)} completed/s, ${summary.outputTokensPerSecond.toFixed(0)} output tokens/s, ${summary.promptTokensPerSecond.toFixed(0)} prompt tokens/s (${(100 * summary.cachedPromptShare).toFixed(0)}% cached)`,
     "",
     `${"milliseconds".padEnd(22)}${["mean", "p50", "p90", "p99", "max"].map((name) => name.padStart(10)).join("")}`,
@@ -38,7 +38,8 @@ export function formatReport({ summary, target, knee }: LoadReport): string {
     ...row("between tokens", summary.interTokenSeconds),
     ...row("longest tenth of gaps", summary.tbtSeconds),
     ...row("end to end", summary.endToEndSeconds),
-    ...row("generator's lag", summary.lagSeconds),
+    ...row("sent late", summary.lagSeconds),
+    ...row("noticed late", summary.noticeLagSeconds),
     "",
     `goodput (TTFT <= ${seconds(goodput.slo.ttftSeconds)}, TPOT <= ${seconds(goodput.slo.tpotSeconds)}): ${goodput.goodPerSecond.toFixed(2)} good requests/s, ${(100 * goodput.share).toFixed(1)}% of all offered; 90% ${goodput.attains90 ? "attained" : "missed"}, 99% ${goodput.attains99 ? "attained" : "missed"}`,
     ...(knee?.found ?? []).map(({ attainment, ratePerSecond }) =>

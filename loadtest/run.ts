@@ -83,9 +83,9 @@ export async function runKnee(
 
 async function once(plan: LoadPlan, wordCost: WordCost, { target, slo, signal, onProgress }: LoadRunOptions) {
   if (plan.sessions.length === 0) throw new LoadError("the load has no requests: a higher rate or a longer time");
-  const records = await generate(plan, { target, wordCost, signal, onProgress });
-  if (records.length === 0) throw new LoadError("stopped before the first request");
-  return { records, summary: summarise(records, slo) };
+  const made = await generate(plan, { target, wordCost, signal, onProgress });
+  if (made.records.length === 0) throw new LoadError("stopped before the first request");
+  return { records: made.records, summary: summarise(made, slo) };
 }
 
 function reportOf(
@@ -98,7 +98,7 @@ function reportOf(
   const { baseUrl, model, endpoint } = run.target;
   return {
     kind: "pelagic-load",
-    version: 2,
+    version: 3,
     startedAt,
     target: { baseUrl, model, endpoint },
     options: run.options,

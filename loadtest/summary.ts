@@ -1,4 +1,5 @@
 // Records -> figures. Pure. The denominator of every share is all requests that were offered, but for those that we left ourselves.
+import type { LoadRun } from "./generator.ts";
 import { outcomes, type Outcome, type RequestRecord } from "./record.ts";
 
 export interface Percentiles {
@@ -17,6 +18,11 @@ export interface Slo {
 }
 
 export interface Summary {
+  /** While requests were sent: what was offered and what of it was good is of this time. */
+  sendingSeconds: number;
+  /** From then on to the last answer's end; 0 in a closed loop, whose clients send until then. */
+  drainSeconds: number;
+  /** Both: what was completed, and tokens, are of all of it. */
   durationSeconds: number;
   offered: number;
   byOutcome: Record<Outcome, number>;
@@ -36,8 +42,10 @@ export interface Summary {
   tbtSeconds: Percentiles | null;
   endToEndSeconds: Percentiles | null;
   goodput: { slo: Slo; good: number; share: number; goodPerSecond: number; attains90: boolean; attains99: boolean };
-  /** How late the generator sent. */
+  /** How late the generator sent, beside its plan; a client of a closed loop has none. */
   lagSeconds: Percentiles | null;
+  /** How late it noticed what happened, in every mode: times of tokens are as late. */
+  noticeLagSeconds: Percentiles | null;
   /** Why these figures are not to be used; null where they are. */
   refused: string | null;
 }
@@ -50,9 +58,17 @@ const lagShareOfSlo = 0.02;
 export function percentiles(values: readonly number[]): Percentiles | null {
   if (values.length === 0) return null;
   const sorted = Float64Array.from(values).sort();
-  // Nearest rank.
-  const at = (share: number) => sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] as number;
+  const at = (share: number) => nearestRank(sorted, share);
   return { mean: sorted.reduce((sum, value) => sum + value, 0) / sorted.length, p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1) };
+}
+
+/** NaN of none. */
+export function quantile(values: readonly number[], share: number): number {
+  return nearestRank(Float64Array.from(values).sort(), share);
+}
+
+function nearestRank(sorted: Float64Array, share: number): number {
+  return sorted[Math.max(0, Math.ceil(share * sorted.length) - 1)] ?? Number.NaN;
 }
 
 /** However many there are; Math.max takes no more than a stack of them. */
@@ -75,25 +91,31 @@ export function isGood(record: RequestRecord, slo: Slo): boolean {
   return (ttftOf(record) ?? Number.POSITIVE_INFINITY) <= slo.ttftSeconds && (tpotOf(record) ?? 0) <= slo.tpotSeconds;
 }
 
-export function summarise(records: readonly RequestRecord[], slo: Slo): Summary {
+export function summarise({ records, noticeLagsMs, sendingMs }: LoadRun, slo: Slo): Summary {
   const asked = records.filter(({ outcome }) => outcome !== "cancelled");
   const ok = records.filter(({ outcome }) => outcome === "ok");
-  const beganMs = records.reduce((least, { scheduledMs }) => Math.min(least, scheduledMs), Number.POSITIVE_INFINITY);
-  const seconds = Math.max(1e-9, (largest(records.map(({ endMs }) => endMs)) - beganMs) / 1000);
+  const endMs = largest(records.map((record) => record.endMs));
+  // Further turns of conversations are sent later. A trace of one moment has no time of sending: then all of the run is.
+  const lastSentMs = largest(records.map(({ scheduledMs }) => scheduledMs));
+  const sentUntilMs = sendingMs === null ? endMs : Math.max(sendingMs, lastSentMs) || endMs;
+  const sending = Math.max(1e-9, sentUntilMs / 1000);
+  const seconds = Math.max(1e-9, Math.max(endMs, sentUntilMs) / 1000);
   const sum = (of: readonly RequestRecord[], what: "promptTokens" | "outputTokens" | "cachedTokens") =>
     of.reduce((total, record) => total + record[what], 0);
   const each = (of: (record: RequestRecord) => number | null) => percentiles(ok.map(of).filter((value) => value !== null));
   const good = asked.filter((record) => isGood(record, slo)).length;
   const share = asked.length === 0 ? 0 : good / asked.length;
   const lag = percentiles(records.map(({ sentMs, scheduledMs }) => Math.max(0, sentMs - scheduledMs) / 1000));
-  const lagBound = Math.max(lagBoundSeconds, Number.isFinite(slo.ttftSeconds) ? lagShareOfSlo * slo.ttftSeconds : 0);
+  const noticeLag = percentiles(noticeLagsMs.map((lag) => lag / 1000));
   return {
+    sendingSeconds: sending,
+    drainSeconds: seconds - sending,
     durationSeconds: seconds,
     offered: records.length,
     byOutcome: Object.fromEntries(
       outcomes.map((one) => [one, records.filter(({ outcome }) => outcome === one).length]),
     ) as Summary["byOutcome"],
-    offeredPerSecond: records.length / seconds,
+    offeredPerSecond: records.length / sending,
     completedPerSecond: ok.length / seconds,
     outputTokensPerSecond: sum(records, "outputTokens") / seconds,
     promptTokensPerSecond: sum(records, "promptTokens") / seconds,
@@ -104,15 +126,20 @@ export function summarise(records: readonly RequestRecord[], slo: Slo): Summary 
     interTokenSeconds: percentiles(ok.flatMap(({ gapsMs }) => gapsMs).map((gap) => gap / 1000)),
     tbtSeconds: each(({ gapsMs }) => longestTenth(gapsMs)),
     endToEndSeconds: each(({ endMs, scheduledMs }) => (endMs - scheduledMs) / 1000),
-    goodput: { slo, good, share, goodPerSecond: good / seconds, attains90: share >= 0.9, attains99: share >= 0.99 },
+    goodput: { slo, good, share, goodPerSecond: good / sending, attains90: share >= 0.9, attains99: share >= 0.99 },
     lagSeconds: lag,
-    refused:
-      records.length === 0
-        ? "no request was sent"
-        : lag !== null && lag.p99 > lagBound
-          ? `the generator was ${(lag.p99 * 1000).toFixed(0)} ms late at p99, more than ${(lagBound * 1000).toFixed(0)} ms: use fewer requests, or a machine of its own`
-          : null,
+    noticeLagSeconds: noticeLag,
+    refused: records.length === 0 ? "no request was sent" : lateness({ "sent requests": lag, "noticed answers": noticeLag }, slo),
   };
+}
+
+function lateness(lags: Record<string, Percentiles | null>, slo: Slo): string | null {
+  const bound = Math.max(lagBoundSeconds, Number.isFinite(slo.ttftSeconds) ? lagShareOfSlo * slo.ttftSeconds : 0);
+  const ms = (seconds: number) => `${(seconds * 1000).toFixed(0)} ms`;
+  const late = Object.entries(lags).flatMap(([what, lag]) =>
+    lag !== null && lag.p99 > bound ? [`the generator ${what} ${ms(lag.p99)} late at p99`] : [],
+  );
+  return late.length === 0 ? null : `${late.join(", and ")}, more than ${ms(bound)}: use fewer requests, or a machine of its own`;
 }
 
 function longestTenth(gapsMs: readonly number[]): number | null {

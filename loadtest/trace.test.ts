@@ -1,3 +1,4 @@
+import fc from "fast-check";
 import { expect, test } from "vitest";
 import { promptText } from "./prompts.ts";
 import { parseTrace, TraceError } from "./trace.ts";
@@ -48,4 +49,26 @@ test("prompts have the wanted number of words, and equal blocks give equal words
   expect([one.length, two.length]).toEqual([50, 50]);
   expect(one.slice(0, 20)).toEqual(two.slice(0, 20));
   expect(one.slice(20, 40)).not.toEqual(two.slice(20, 40));
+});
+
+test("any shape gives so many of the words, and prompts begin alike as far as their blocks do", () => {
+  const blocks = fc.record({ ids: fc.array(fc.nat(50), { maxLength: 8 }), tokensEach: fc.integer({ min: 1, max: 60 }) });
+  const shape = fc.record({ promptTokens: fc.integer({ min: 1, max: 300 }), seed: fc.nat(1_000), blocks });
+  fc.assert(
+    fc.property(shape, fc.nat(1_000), fc.integer({ min: 1, max: 5 }), (one, seed, perWord) => {
+      const cost = { base: 7, perWord };
+      const words = (text: string) => text.split(" ");
+      const [a, b] = [words(promptText(one, cost)), words(promptText({ ...one, seed }, cost))];
+      expect(a).toHaveLength(Math.max(1, Math.round(Math.max(1, one.promptTokens - 7) / perWord)));
+      expect(a.every((word) => /^[a-z]{4}$/.test(word))).toBe(true);
+      const shared = one.blocks.ids.length * Math.max(1, Math.round(one.blocks.tokensEach / perWord));
+      expect(a.slice(0, shared)).toEqual(b.slice(0, shared));
+      expect(promptText(one, cost)).toBe(a.join(" "));
+    }),
+  );
+});
+
+test("a prompt is what it has always been, so that loads of one seed are the same load", () => {
+  const blocks = { ids: [4, 5], tokensEach: 2 };
+  expect(promptText({ promptTokens: 6, seed: 9, blocks }, { base: 0, perWord: 1 })).toBe("snow food boat name face care");
 });

@@ -49,7 +49,9 @@ const imageReference = z
 const Embedded = z.object({}).describe("The small model that is in the worker image: for a first look, needs nothing else.");
 
 const ModelClaim = z.object({
-  claimName: ObjectName.describe("A PersistentVolumeClaim of the same namespace. It is mounted read-only by every worker."),
+  claimName: ObjectName.describe(
+    "A PersistentVolumeClaim of the same namespace. Every worker mounts it read-only; its files must be readable for user 65532.",
+  ),
   path: innerPath.optional().describe("The model's folder inside the volume; the volume's root unless given."),
 });
 
@@ -237,7 +239,9 @@ export const ModelServiceSpec = z
       .max(128)
       .regex(/^[A-Za-z0-9]([A-Za-z0-9._:/-]*[A-Za-z0-9])?$/)
       .optional()
-      .describe("The model's name in requests; the ModelService's own name unless given. No two of a namespace may share one."),
+      .describe(
+        "The model's name in requests; the ModelService's own name unless given. Of two with the same name, in whatever namespaces, only the older is served.",
+      ),
     image: imageReference.optional().describe("The worker image; the operator's own (--worker-image) unless given."),
     imagePullPolicy: pullPolicy.optional().describe("When a node pulls the worker image; Kubernetes' own default unless given."),
     kv: z

@@ -2,12 +2,13 @@
 // prefill. The finalizer holds the object until then, but not for ever: a pod on a lost node never ends.
 import { type ModelService, poolNames, type PoolName } from "../api/model-service.ts";
 import type { Findings, PoolFacts } from "./conditions.ts";
+import { isOver } from "./kubernetes.ts";
 import { finalizer, poolLabel } from "./names.ts";
 import type { Observed } from "./observed.ts";
 import { ownObjects, replicasOnly } from "./own-objects.ts";
 import type { Application, Plan } from "./planned.ts";
 import { terminationGraceSeconds } from "./pod-template.ts";
-import { isOver, poolState } from "./pool-state.ts";
+import { poolState } from "./pool-state.ts";
 import { statusOf } from "./status.ts";
 
 /** For the scheduler, the controllers and the kubelet to do their parts. */

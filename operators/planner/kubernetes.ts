@@ -65,6 +65,11 @@ export interface Pod {
   status?: { phase?: string; conditions?: ObjectCondition[]; containerStatuses?: ContainerStatus[] };
 }
 
+/** A pod that has ended holds nothing and nobody; one that was evicted stays to be looked at. */
+export function isOver({ status }: Pod): boolean {
+  return status?.phase === "Succeeded" || status?.phase === "Failed";
+}
+
 export interface ObjectReference {
   apiVersion: string;
   kind: string;

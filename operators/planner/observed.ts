@@ -33,12 +33,16 @@ interface Named {
   spec: { servedName?: string };
 }
 
-/** The other ModelService of the namespace with the same served name, where it is the older one (by name where both are equally old). */
+/**
+ * The other ModelService with the same served name, where it is the older one (by name where both are equally old). In any namespace: all
+ * workers of an operator are on one bus, where a gateway tells models apart by name.
+ */
 export function servedNameOwner(service: Named, all: Named[]): string | undefined {
   const servedName = ({ metadata, spec }: Named) => spec.servedName ?? metadata.name;
-  const age = ({ metadata }: Named) => `${metadata.creationTimestamp ?? ""} ${metadata.name}`;
-  return all
-    .filter(({ metadata }) => metadata.namespace === service.metadata.namespace && metadata.name !== service.metadata.name)
-    .filter((other) => servedName(other) === servedName(service) && age(other) < age(service))
-    .sort((a, b) => (age(a) < age(b) ? -1 : 1))[0]?.metadata.name;
+  const fullName = ({ metadata }: Named) => `${metadata.namespace}/${metadata.name}`;
+  const age = (each: Named) => `${each.metadata.creationTimestamp ?? ""} ${fullName(each)}`;
+  const older = all
+    .filter((other) => fullName(other) !== fullName(service) && servedName(other) === servedName(service) && age(other) < age(service))
+    .sort((a, b) => (age(a) < age(b) ? -1 : 1))[0];
+  return older && fullName(older);
 }

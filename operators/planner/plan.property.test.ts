@@ -1,4 +1,5 @@
 // The planner against a slow, obvious cluster: changes of the spec, controllers, starts, crashes and ends in any order.
+import { deepStrictEqual } from "node:assert/strict";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { z } from "zod";
@@ -77,21 +78,16 @@ class Run {
     this.nowMs += 1000;
     const observed = cluster.observe();
     const planned = plan(cluster.service, observed, config, this.nowMs);
-    expect(plan(cluster.service, observed, config, this.nowMs), "the same twice").toEqual(planned);
+    deepStrictEqual(plan(cluster.service, observed, config, this.nowMs), planned, "the same twice");
     this.expectNothingWantedPruned(planned);
     this.expectReadyKept(planned);
     cluster.carryOut(planned, finalizer);
     const again = plan(cluster.service, cluster.observe(), config, this.nowMs + 500);
     // Status may follow what was done; nothing is done twice.
-    expect({ apply: again.apply, prune: again.prune, finalizer: again.finalizer }, "nothing left to do").toEqual({
-      apply: [],
-      prune: [],
-      finalizer: "keep",
-    });
+    deepStrictEqual([again.apply, again.prune, again.finalizer], [[], [], "keep"], "nothing left to do");
     cluster.carryOut(again, finalizer);
     const third = plan(cluster.service, cluster.observe(), config, this.nowMs + 900);
-    expect(third.status, "status is what it was").toBeUndefined();
-    expect(third.events).toEqual([]);
+    deepStrictEqual([third.status, third.events], [undefined, []], "status is what it was");
     return planned;
   }
 
@@ -168,141 +164,158 @@ function condition(service: ModelService, type: ConditionType): Condition | unde
   return service.status?.conditions?.find((each) => each.type === type);
 }
 
-const runs = { numRuns: 100 };
+const runs = { numRuns: 60 };
+const timeoutMs = 240_000;
 
 describe("planning, with anything happening in between", () => {
-  it("does nothing twice, prunes nothing that is wanted, and ends in the objects that the spec wants", () => {
-    fc.assert(
-      fc.property(spec, fc.array(action, { maxLength: 60, size: "max" }), (first, actions) => {
-        const run = new Run();
-        run.change(first);
-        for (const next of actions) run.act(next);
-        run.settle();
-        const { cluster } = run;
-        const { service } = cluster;
-        expect([...cluster.objects.keys()].sort()).toEqual(wantedObjects(service).sort());
-        for (const pool of poolNames) {
-          const key = wantedObjects(service).find((each) => each.endsWith(`/ms-${pool}`) && !each.startsWith("Pod")) as string;
-          const workload = cluster.workload(key);
-          const { policy } = service.spec.autoscaling;
-          const range = service.spec.autoscaling[pool];
-          if (policy === "none") expect(workload?.replicas).toBe(service.spec.pools[pool].replicas);
-          if (policy === "slo") {
-            expect(workload?.replicas).toBeGreaterThanOrEqual(range?.minReplicas ?? 0);
-            expect(workload?.replicas).toBeLessThanOrEqual(range?.maxReplicas ?? 0);
-          }
-          const pods = cluster.podsOf(key);
-          expect(pods.length).toBe(workload?.replicas);
-          expect(pods.every((pod) => pod.revision === workload?.revision)).toBe(true);
-          expect(service.status?.pools?.[pool]?.workers).toBe(`${workload?.replicas}/${workload?.replicas}`);
-        }
-        expect(cluster.pods.length).toBe(poolNames.reduce((sum, pool) => sum + (service.status?.pools?.[pool]?.desired ?? 0), 0));
-        expect(condition(service, "Progressing")?.status).toBe("False");
-        expect(condition(service, "Degraded")?.status).toBe("False");
-        expect(condition(service, "Ready")?.status).toBe((service.status?.pools?.decode?.desired ?? 0) > 0 ? "True" : "False");
-        expect(service.status?.observedGeneration).toBe(service.metadata.generation);
-      }),
-      runs,
-    );
-  });
-
-  it("changes a running pool without ever having fewer ready than it wants", () => {
-    fc.assert(
-      fc.property(spec, spec, fc.array(action, { maxLength: 80, size: "max" }), (first, second, actions) => {
-        const run = new Run();
-        // The same number before and after, by the spec: then every moment must have as many.
-        const replicas = { prefill: first.pools.prefill.replicas, decode: first.pools.decode.replicas };
-        const fixed = (changed: RandomSpec): RandomSpec => ({
-          ...changed,
-          autoscaling: undefined,
-          pools: {
-            prefill: { ...changed.pools.prefill, replicas: replicas.prefill },
-            decode: { ...changed.pools.decode, replicas: replicas.decode },
-          },
-        });
-        run.change(fixed(first));
-        run.settle();
-        run.change(fixed(second));
-        for (const next of actions) {
-          if (["crash", "scale", "change"].includes(next.do)) continue;
-          run.act(next);
-          for (const pool of poolNames) {
-            const ready = run.cluster.pods.filter((pod) => pod.pool === pool && pod.ready && !pod.stopping).length;
-            expect(ready).toBeGreaterThanOrEqual(replicas[pool]);
-          }
-        }
-      }),
-      runs,
-    );
-  });
-
-  it("leaves replicas to an external autoscaler from the moment that it is told to, at the number that was", () => {
-    fc.assert(
-      fc.property(fc.integer({ min: 1, max: 3 }), fc.integer({ min: 1, max: 5 }), (before, external) => {
-        const run = new Run();
-        const pools = { prefill: pool(before), decode: pool(before) };
-        const autoscaling = { policy: "external" as const, prefill: { maxReplicas: 3 }, decode: { minReplicas: 2, maxReplicas: 3 } };
-        run.change({ pools, image: undefined, autoscaling: undefined });
-        run.settle();
-        run.change({ pools, image: undefined, autoscaling });
-        run.settle();
-        expect(run.cluster.workload("Deployment/ms-decode")?.replicas).toBe(before);
-        run.scale(external, external);
-        run.settle();
-        run.change({ pools, image: "example.com/pelagic:9", autoscaling });
-        run.settle();
-        expect(run.cluster.workload("Deployment/ms-decode")?.replicas).toBe(external);
-        expect(run.cluster.service.status?.pools?.decode?.desired).toBe(external);
-        run.change({ pools, image: undefined, autoscaling: undefined });
-        run.settle();
-        expect(run.cluster.workload("Deployment/ms-decode")?.replicas).toBe(before);
-      }),
-      { numRuns: 30 },
-    );
-  });
-
-  it("drains decode before prefill when it is deleted, and then lets go", () => {
-    fc.assert(
-      fc.property(
-        spec,
-        fc.array(action, { maxLength: 30, size: "max" }),
-        fc.array(action, { maxLength: 60, size: "max" }),
-        (first, before, after) => {
+  it(
+    "does nothing twice, prunes nothing that is wanted, and ends in the objects that the spec wants",
+    () => {
+      fc.assert(
+        fc.property(spec, fc.array(action, { maxLength: 60, size: "max" }), (first, actions) => {
           const run = new Run();
           run.change(first);
-          for (const next of before) run.act(next);
-          run.plan();
+          for (const next of actions) run.act(next);
+          run.settle();
           const { cluster } = run;
-          cluster.service = structuredClone(cluster.service);
-          cluster.service.metadata.deletionTimestamp = new Date(run.nowMs).toISOString();
-          const prefillWanted = () => [...cluster.objects.keys()].filter((key) => key.endsWith("prefill") && !key.startsWith("Pod"));
-          const wantedBefore = prefillWanted().map((key) => cluster.workload(key)?.replicas);
-          const checked = () => {
-            if (!cluster.service.metadata.finalizers.includes(finalizer)) {
-              expect(cluster.pods, "gone only when nothing runs").toEqual([]);
-            } else if (cluster.pods.some((pod) => pod.pool === "decode")) {
-              expect(prefillWanted().map((key) => cluster.workload(key)?.replicas)).toEqual(wantedBefore);
+          const { service } = cluster;
+          expect([...cluster.objects.keys()].sort()).toEqual(wantedObjects(service).sort());
+          for (const pool of poolNames) {
+            const key = wantedObjects(service).find((each) => each.endsWith(`/ms-${pool}`) && !each.startsWith("Pod")) as string;
+            const workload = cluster.workload(key);
+            const { policy } = service.spec.autoscaling;
+            const range = service.spec.autoscaling[pool];
+            if (policy === "none") expect(workload?.replicas).toBe(service.spec.pools[pool].replicas);
+            if (policy === "slo") {
+              expect(workload?.replicas).toBeGreaterThanOrEqual(range?.minReplicas ?? 0);
+              expect(workload?.replicas).toBeLessThanOrEqual(range?.maxReplicas ?? 0);
             }
-          };
-          for (const next of after) {
-            if (["change", "scale"].includes(next.do)) continue;
-            if (!cluster.service.metadata.finalizers.includes(finalizer)) break;
-            if (next.do === "plan") cluster.carryOut(plan(cluster.service, cluster.observe(), config, run.nowMs), finalizer);
-            else run.act(next);
-            checked();
+            const pods = cluster.podsOf(key);
+            expect(pods.length).toBe(workload?.replicas);
+            expect(pods.every((pod) => pod.revision === workload?.revision)).toBe(true);
+            expect(service.status?.pools?.[pool]?.workers).toBe(`${workload?.replicas}/${workload?.replicas}`);
           }
-          for (let round = 0; round < 20 && cluster.service.metadata.finalizers.includes(finalizer); round++) {
-            cluster.carryOut(plan(cluster.service, cluster.observe(), config, run.nowMs), finalizer);
-            checked();
-            for (const key of [...cluster.objects.keys()]) if (!key.startsWith("Pod")) while (cluster.control(key));
-            cluster.pods = cluster.pods.filter((pod) => !pod.stopping);
+          expect(cluster.pods.length).toBe(poolNames.reduce((sum, pool) => sum + (service.status?.pools?.[pool]?.desired ?? 0), 0));
+          expect(condition(service, "Progressing")?.status).toBe("False");
+          expect(condition(service, "Degraded")?.status).toBe("False");
+          expect(condition(service, "Ready")?.status).toBe((service.status?.pools?.decode?.desired ?? 0) > 0 ? "True" : "False");
+          expect(service.status?.observedGeneration).toBe(service.metadata.generation);
+        }),
+        runs,
+      );
+    },
+    timeoutMs,
+  );
+
+  it(
+    "changes a running pool without ever having fewer ready than it wants",
+    () => {
+      fc.assert(
+        fc.property(spec, spec, fc.array(action, { maxLength: 80, size: "max" }), (first, second, actions) => {
+          const run = new Run();
+          // The same number before and after, by the spec: then every moment must have as many.
+          const replicas = { prefill: first.pools.prefill.replicas, decode: first.pools.decode.replicas };
+          const fixed = (changed: RandomSpec): RandomSpec => ({
+            ...changed,
+            autoscaling: undefined,
+            pools: {
+              prefill: { ...changed.pools.prefill, replicas: replicas.prefill },
+              decode: { ...changed.pools.decode, replicas: replicas.decode },
+            },
+          });
+          run.change(fixed(first));
+          run.settle();
+          run.change(fixed(second));
+          for (const next of actions) {
+            if (["crash", "scale", "change"].includes(next.do)) continue;
+            run.act(next);
+            for (const pool of poolNames) {
+              const ready = run.cluster.pods.filter((pod) => pod.pool === pool && pod.ready && !pod.stopping).length;
+              expect(ready).toBeGreaterThanOrEqual(replicas[pool]);
+            }
           }
-          expect(cluster.service.metadata.finalizers).not.toContain(finalizer);
-        },
-      ),
-      runs,
-    );
-  });
+        }),
+        runs,
+      );
+    },
+    timeoutMs,
+  );
+
+  it(
+    "leaves replicas to an external autoscaler from the moment that it is told to, at the number that was",
+    () => {
+      fc.assert(
+        fc.property(fc.integer({ min: 1, max: 3 }), fc.integer({ min: 1, max: 5 }), (before, external) => {
+          const run = new Run();
+          const pools = { prefill: pool(before), decode: pool(before) };
+          const autoscaling = { policy: "external" as const, prefill: { maxReplicas: 3 }, decode: { minReplicas: 2, maxReplicas: 3 } };
+          run.change({ pools, image: undefined, autoscaling: undefined });
+          run.settle();
+          run.change({ pools, image: undefined, autoscaling });
+          run.settle();
+          expect(run.cluster.workload("Deployment/ms-decode")?.replicas).toBe(before);
+          run.scale(external, external);
+          run.settle();
+          run.change({ pools, image: "example.com/pelagic:9", autoscaling });
+          run.settle();
+          expect(run.cluster.workload("Deployment/ms-decode")?.replicas).toBe(external);
+          expect(run.cluster.service.status?.pools?.decode?.desired).toBe(external);
+          run.change({ pools, image: undefined, autoscaling: undefined });
+          run.settle();
+          expect(run.cluster.workload("Deployment/ms-decode")?.replicas).toBe(before);
+        }),
+        { numRuns: 30 },
+      );
+    },
+    timeoutMs,
+  );
+
+  it(
+    "drains decode before prefill when it is deleted, and then lets go",
+    () => {
+      fc.assert(
+        fc.property(
+          spec,
+          fc.array(action, { maxLength: 30, size: "max" }),
+          fc.array(action, { maxLength: 60, size: "max" }),
+          (first, before, after) => {
+            const run = new Run();
+            run.change(first);
+            for (const next of before) run.act(next);
+            run.plan();
+            const { cluster } = run;
+            cluster.service = structuredClone(cluster.service);
+            cluster.service.metadata.deletionTimestamp = new Date(run.nowMs).toISOString();
+            const prefillWanted = () => [...cluster.objects.keys()].filter((key) => key.endsWith("prefill") && !key.startsWith("Pod"));
+            const wantedBefore = prefillWanted().map((key) => cluster.workload(key)?.replicas);
+            const checked = () => {
+              if (!cluster.service.metadata.finalizers.includes(finalizer)) {
+                expect(cluster.pods, "gone only when nothing runs").toEqual([]);
+              } else if (cluster.pods.some((pod) => pod.pool === "decode")) {
+                expect(prefillWanted().map((key) => cluster.workload(key)?.replicas)).toEqual(wantedBefore);
+              }
+            };
+            for (const next of after) {
+              if (["change", "scale"].includes(next.do)) continue;
+              if (!cluster.service.metadata.finalizers.includes(finalizer)) break;
+              if (next.do === "plan") cluster.carryOut(plan(cluster.service, cluster.observe(), config, run.nowMs), finalizer);
+              else run.act(next);
+              checked();
+            }
+            for (let round = 0; round < 20 && cluster.service.metadata.finalizers.includes(finalizer); round++) {
+              cluster.carryOut(plan(cluster.service, cluster.observe(), config, run.nowMs), finalizer);
+              checked();
+              for (const key of [...cluster.objects.keys()]) if (!key.startsWith("Pod")) while (cluster.control(key));
+              cluster.pods = cluster.pods.filter((pod) => !pod.stopping);
+            }
+            expect(cluster.service.metadata.finalizers).not.toContain(finalizer);
+          },
+        ),
+        runs,
+      );
+    },
+    timeoutMs,
+  );
 });
 
 function pool(replicas: number) {

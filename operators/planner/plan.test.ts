@@ -166,7 +166,8 @@ describe("what stands in the way is told, with what to do", () => {
     expect(found(planned, "Degraded")).toMatchObject({ status: "True", reason });
     expect(found(planned, "Ready").status).toBe("False");
     expect(planned.events.filter(({ type }) => type === "Warning")).toHaveLength(1);
-    // One that is leaving, or ready, is no problem any more.
+    // One that is leaving, or has ended, is no problem any more.
+    expect(found(unready([pod(service, { ...status, phase: "Failed" })]), "Degraded").status).toBe("False");
     expect(found(unready([pod(service, status, { deletionTimestamp: "2026-01-01T00:00:00Z" })]), "Degraded").status).toBe("False");
   });
 
@@ -239,14 +240,15 @@ describe("nothing is half made", () => {
   });
 
   it("where another has the served name first", () => {
-    const older = modelService({ servedName: "same" }, { name: "older", creationTimestamp: "2026-01-01T00:00:00Z" });
+    const older = modelService({ servedName: "same" }, { name: "older", namespace: "x", creationTimestamp: "2026-01-01T00:00:00Z" });
     const younger = modelService({ servedName: "same" }, { name: "a-younger", creationTimestamp: "2026-01-02T00:00:00Z" });
-    const elsewhere = modelService({ servedName: "same" }, { name: "x", namespace: "other", creationTimestamp: "2025-01-01T00:00:00Z" });
-    const all = [younger, elsewhere, older];
-    expect(servedNameOwner(older, all)).toBeUndefined();
-    expect(servedNameOwner(younger, all)).toBe("older");
-    expect(servedNameOwner(modelService({}, { name: "same", creationTimestamp: "2026-01-03T00:00:00Z" }), all)).toBe("older");
-    const planned = round(younger, { servedNameOwner: "older" });
+    const named = modelService({}, { name: "same", creationTimestamp: "2026-01-03T00:00:00Z" });
+    const all = [younger, named, modelService({}, { name: "other", creationTimestamp: "2025-01-01T00:00:00Z" }), older];
+    expect(all.map((each) => servedNameOwner(each, all))).toEqual(["x/older", "x/older", undefined, undefined]);
+    const twin = modelService({ servedName: "same" }, { name: "older", namespace: "w", creationTimestamp: "2026-01-01T00:00:00Z" });
+    expect(servedNameOwner(older, [older, twin])).toBe("w/older");
+    expect(servedNameOwner(twin, [older, twin])).toBeUndefined();
+    const planned = round(younger, { servedNameOwner: "x/older" });
     expect(planned.apply).toEqual([]);
     expect(found(planned, "Accepted")).toMatchObject({ reason: "ServedNameTaken" });
   });
@@ -304,6 +306,27 @@ describe("autoscaling", () => {
     expect(found(zero, "DecodeReady")).toMatchObject({ status: "True", reason: "ScaledToZero" });
     const never = { ...slo, spec: ModelServiceSpec.parse({ ...slo.spec, autoscaling: { policy: "slo", prefill: range, decode: range } }) };
     expect(written(round(never, decided(0)))).toEqual([2, 2]);
+  });
+
+  it("is waited for at the number that is, also at zero; an external one begins at the least", () => {
+    const at = (replicas: number) => {
+      const observed = made(slo);
+      for (const deployment of observed.deployments ?? []) deployment.spec = { ...deployment.spec, replicas };
+      return round(slo, observed).status?.pools?.decode?.desired;
+    };
+    expect([at(0), at(1), at(3), at(9)]).toEqual([0, 2, 3, 4]);
+    const external = modelService({ autoscaling: { policy: "external", prefill: range, decode: range } });
+    const planned = round(external);
+    expect(planned.status?.pools?.decode?.desired).toBe(2);
+    expect(
+      planned.apply.map(({ object, fieldManager }) => [fieldManager, object.kind, (object.spec as { replicas?: number }).replicas]),
+    ).toEqual(
+      ["prefill", "decode"].flatMap(() => [
+        ["pelagic-operator", "Deployment", undefined],
+        ["pelagic-operator", "PodDisruptionBudget", undefined],
+        ["pelagic-operator-replicas", "Deployment", 2],
+      ]),
+    );
   });
 
   it("tells a new number as an event, and a new reason alone not", () => {

@@ -1,6 +1,6 @@
 // Why a pool's workers are not ready, in words that tell a person what to do. The first that is found in the order below is told.
 import type { ModelService, PoolName } from "../api/model-service.ts";
-import type { ContainerState, Pod, Workload } from "./kubernetes.ts";
+import { type ContainerState, isOver, type Pod, type Workload } from "./kubernetes.ts";
 import { workerContainer } from "./pod-template.ts";
 
 export interface Problem {
@@ -20,7 +20,7 @@ type Finder = (pod: Pod, service: ModelService, pool: PoolName) => Problem | und
 const finders: Finder[] = [pullProblem, creationProblem, memoryProblem, crashProblem, schedulingProblem];
 
 export function problemOf(service: ModelService, pool: PoolName, workloads: Workload[], pods: Pod[]): Problem | undefined {
-  const waiting = pods.filter((pod) => pod.metadata.deletionTimestamp === undefined && !isReady(pod));
+  const waiting = pods.filter((pod) => pod.metadata.deletionTimestamp === undefined && !isOver(pod) && !isReady(pod));
   for (const find of finders) {
     for (const pod of waiting) {
       const problem = find(pod, service, pool);

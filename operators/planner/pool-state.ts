@@ -1,6 +1,6 @@
 // What a pool is doing, from its workloads and pods: how many workers are ready, whether a change is under way, what stands in its way.
 import type { ModelService, PoolName } from "../api/model-service.ts";
-import type { Pod, Workload } from "./kubernetes.ts";
+import { isOver, type Pod, type Workload } from "./kubernetes.ts";
 import { poolLabel } from "./names.ts";
 import { type Problem, problemOf } from "./pod-problems.ts";
 
@@ -29,11 +29,6 @@ export function poolState(service: ModelService, pool: PoolName, workloads: Work
     settled: workloads.every(isSettled) && draining === 0,
     problem: problemOf(service, pool, workloads, own),
   };
-}
-
-/** A pod that has ended holds nothing and nobody. */
-export function isOver({ status }: Pod): boolean {
-  return status?.phase === "Succeeded" || status?.phase === "Failed";
 }
 
 function isSettled({ metadata, spec, status }: Workload): boolean {

@@ -25,10 +25,16 @@ export function wantedReplicas(
     return { desired, written: desired, reason: `spec.pools.${pool}.replicas is ${desired}` };
   }
   if (autoscaling.policy === "external")
-    return { desired: current?.spec?.replicas ?? 1, written: undefined, reason: "an external autoscaler writes the workload's replicas" };
+    return {
+      desired: current?.spec?.replicas ?? range.minReplicas,
+      written: undefined,
+      reason: "an external autoscaler writes the workload's replicas",
+    };
   const within = (replicas: number) => Math.min(range.maxReplicas, Math.max(range.minReplicas, replicas));
   if (decision === undefined) {
-    const desired = within(current?.spec?.replicas ?? range.minReplicas);
+    const now = current?.spec?.replicas ?? range.minReplicas;
+    // An operator that starts anew does not wake what sleeps.
+    const desired = now === 0 && autoscaling.scaleToZeroAfterSeconds !== undefined ? 0 : within(now);
     return { desired, written: desired, reason: "autoscaling has not decided yet" };
   }
   const toZero = decision.replicas === 0 && autoscaling.scaleToZeroAfterSeconds !== undefined;

@@ -3,12 +3,13 @@
 import { cpus } from "node:os";
 import { type ClientRequest, request } from "node:http";
 import type { Command } from "commander";
+import { uniform } from "../../loadtest/random.ts";
+import { quantile } from "../../loadtest/summary.ts";
 import { type Bus, type BusSubscription, silentLog } from "../lib/contracts/bus.ts";
 import { Control, ControlReply, Dispatch } from "../lib/contracts/messages.ts";
 import { decodeMessage } from "../lib/contracts/wire.ts";
 import { connectBus } from "../lib/runtime/nats-bus.ts";
-import { type BenchReport, type BenchRow, commit, formatReport } from "./bench-engine.ts";
-import { quantile } from "./bench-gateway/measure.ts";
+import { atMost, type BenchRow, type BenchTarget, commit, printReport } from "./bench-report.ts";
 import { CliError } from "./cli-error.ts";
 import { prepareFirst } from "./prepare.ts";
 import { type Stack, startStack } from "./stack/stack.ts";
@@ -28,6 +29,7 @@ const kinds = [
   { what: "streamed, in mid-answer", stream: true, promptTokens: 100, leaveAt: "deltas" },
   { what: "streamed, during prefill", stream: true, promptTokens: 3_000, leaveAt: "dispatch" },
   { what: "not streamed, in mid-answer", stream: false, promptTokens: 100, leaveAt: "deltas" },
+  { what: "not streamed, during prefill", stream: false, promptTokens: 3_000, leaveAt: "dispatch" },
 ] as const;
 /** After the first message of that kind. */
 const leaveAfterMs = 50;
@@ -44,25 +46,25 @@ export function register(bench: Command): void {
       await prepareFirst();
       const stack = await startStack({ observer: true });
       try {
-        const rows = await benchCancel(stack, options);
+        const { rows, targets } = await benchCancel(stack, options);
         const machine = `${cpus()[0]?.model ?? "unknown processor"}, ${cpus().length} cores`;
-        const report: BenchReport = { bench: "cancel", machine, commit: commit(), rows };
-        process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : formatReport(report));
+        printReport({ bench: "cancel", machine, commit: commit(), rows, targets }, options.json);
       } finally {
         await stack.stop();
       }
     });
 }
 
-async function benchCancel(stack: Stack, { requests, streams }: Options): Promise<BenchRow[]> {
+async function benchCancel(stack: Stack, { requests, streams }: Options): Promise<{ rows: BenchRow[]; targets: BenchTarget[] }> {
   const { user, password } = stack.credentialsFor("observer");
   const bus = await connectBus({ servers: stack.natsUrl, user, password, name: "observer", log: silentLog });
   const others = Array.from({ length: streams }, (_, n) => keepStreaming(stack, n));
   try {
     const rows: BenchRow[] = [];
+    const targets: BenchTarget[] = [];
     for (const kind of kinds) {
       const times: number[] = [];
-      for (let n = 0; n < requests; n++) times.push(await leaveOnce(stack, bus, kind, n));
+      for (let n = 0; n < requests; n++) times.push(await leaveOnce(stack, bus, kind, kinds.indexOf(kind) * requests + n));
       for (const q of [0.5, 0.99]) {
         const value = Number(quantile(times, q).toPrecision(3));
         rows.push({
@@ -73,8 +75,9 @@ async function benchCancel(stack: Stack, { requests, streams }: Options): Promis
           ratio: Number((value / boundMs).toPrecision(3)),
         });
       }
+      targets.push(atMost(`${kind.what}, p99`, quantile(times, 0.99), "ms", boundMs));
     }
-    return rows;
+    return { rows, targets };
   } finally {
     for (const other of others) other.stop();
     await bus.close();
@@ -82,7 +85,7 @@ async function benchCancel(stack: Stack, { requests, streams }: Options): Promis
 }
 
 async function leaveOnce(stack: Stack, bus: Bus, kind: (typeof kinds)[number], seed: number): Promise<number> {
-  const requestId = `leaves-${kinds.indexOf(kind)}-${seed}`;
+  const requestId = `leaves-${seed}`;
   const heard = new RequestOnBus(bus, requestId);
   try {
     // The subscription must stand before there is something to hear.
@@ -197,7 +200,8 @@ function send(
   seed: number,
   requestId?: string,
 ): ClientRequest {
-  const prompt = Array.from({ length: promptTokens }, (_, i) => (Math.imul(i + 1, 2_654_435_761) ^ Math.imul(seed + 1, 40_503)) & 0xff);
+  const random = uniform(seed);
+  const prompt = Array.from({ length: promptTokens }, () => Math.floor(random() * 256));
   const body = JSON.stringify({ model: stack.modelName, prompt, stream, max_tokens: 1_000, ignore_eos: true });
   const sent = request(`${stack.baseUrl}/v1/completions`, {
     method: "POST",

@@ -1,6 +1,5 @@
 // bench engine: prefill and decode through the serving scheduler, beside what this machine's memory and arithmetic allow, measured in the
 // same run with the same threads.
-import { execFileSync } from "node:child_process";
 import { readFileSync } from "node:fs";
 import { cpus } from "node:os";
 import { join } from "node:path";
@@ -11,25 +10,10 @@ import { runLocal } from "../lib/engine/local.ts";
 import { loadNativeRunner, type NativeRunner } from "../lib/engine/model-runner.ts";
 import { nativeModule } from "../lib/engine/native.ts";
 import { stepMs } from "../lib/engine/step-work.ts";
+import { type BenchReport, type BenchRow, commit, printReport } from "./bench-report.ts";
 import { prepareFirst } from "./prepare.ts";
 import { embeddedModel } from "./stack/model-folder.ts";
 import { count, maxThreads } from "./up.ts";
-
-export interface BenchRow {
-  what: string;
-  value: number;
-  unit: string;
-  ceiling: number;
-  ratio: number;
-}
-
-/** The form of every bench in the project. */
-export interface BenchReport {
-  bench: string;
-  machine: string;
-  commit: string;
-  rows: BenchRow[];
-}
 
 const repeats = 5;
 const contextTokens = 128;
@@ -46,8 +30,7 @@ export function register(bench: Command): void {
     .addHelpText("after", "\nExample:\n  ./pelagic bench engine --json")
     .action(async (options: { model?: string; threads: number; kvDtype: "float32" | "bfloat16"; json?: boolean }) => {
       await prepareFirst();
-      const report = await benchEngine(options.model ?? embeddedModel(), options.threads, options.kvDtype);
-      process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : formatReport(report));
+      printReport(await benchEngine(options.model ?? embeddedModel(), options.threads, options.kvDtype), options.json);
     });
 }
 
@@ -72,7 +55,7 @@ export async function benchEngine(dir: string, threads: number, kvDtype: "float3
       rows.push(row(`decode batch ${batch}`, batch / seconds, "tokens/s", batch / Math.max(readSeconds, batch === 1 ? 0 : fmaSeconds)));
     }
     const readRate = await native.measureReadBandwidth(runner.info.weightBytes, threads);
-    return { bench: "engine", machine: machine(threads, fmaRate, readRate), commit: commit(), rows };
+    return { bench: "engine", machine: machine(threads, fmaRate, readRate), commit: commit(), rows, targets: [] };
   } finally {
     await runner.close();
   }
@@ -163,22 +146,4 @@ function median(values: number[]): number {
 function machine(threads: number, fmaRate: number, readRate: number): string {
   const model = cpus()[0]?.model ?? "unknown processor";
   return `${model}, ${threads} threads, ${nativeModule().bestIsa()}, ${(fmaRate / 1e9).toFixed(0)} GFLOP/s FMA, ${(readRate / 1e9).toFixed(1)} GB/s read`;
-}
-
-export function commit(): string {
-  try {
-    const hash = execFileSync("git", ["rev-parse", "--short", "HEAD"], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
-    const dirty = execFileSync("git", ["status", "--porcelain", "-uno"], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }).trim();
-    return dirty === "" ? hash : `${hash}+changes`;
-  } catch {
-    return "unknown";
-  }
-}
-
-export function formatReport(report: BenchReport): string {
-  const lines = report.rows.map(
-    (r) =>
-      `${r.what.padEnd(20)} ${String(r.value).padStart(10)} ${r.unit.padEnd(10)} ceiling ${String(r.ceiling).padStart(10)}   ratio ${r.ratio.toFixed(2)}`,
-  );
-  return `${report.bench}: ${report.machine}, commit ${report.commit}\n${lines.join("\n")}\n`;
 }

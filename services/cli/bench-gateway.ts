@@ -1,13 +1,15 @@
 // bench gateway: what our gateway adds to a request, beside the same request as a bare dispatch over NATS, and beside what nginx and a published
 // gateway add to one over HTTP; or with --streams, how it carries many streams at once, some of whose readers stall.
 import { cpus } from "node:os";
-import type { Command } from "commander";
-import { type BenchReport, type BenchRow, commit, formatReport } from "./bench-engine.ts";
-import { type Latency, measureLatency, measureSaturation, quantile, type Saturation } from "./bench-gateway/measure.ts";
+import { type Command, Option } from "commander";
+import { quantile } from "../../loadtest/summary.ts";
+import { type Latency, measureLatency, measureSaturation, type Saturation } from "./bench-gateway/measure.ts";
 import { runStreams, type StreamsResult } from "./bench-gateway/streams.ts";
 import { stubWorkerId, withPeers, withStubStack } from "./bench-gateway/surroundings.ts";
+import { type Carried, coreTargets, latencyTargets, type StreamsRun, streamsTargets } from "./bench-gateway/targets.ts";
 import { httpWay, natsWay, type Way } from "./bench-gateway/ways.ts";
 import { Workload } from "./bench-gateway/workload.ts";
+import { type BenchRow, type BenchTarget, commit, printReport } from "./bench-report.ts";
 import { prepareFirst } from "./prepare.ts";
 import { embeddedModel } from "./stack/model-folder.ts";
 import { count } from "./up.ts";
@@ -23,6 +25,11 @@ interface Options {
 }
 
 type Progress = (text: string) => void;
+
+interface Part {
+  rows: BenchRow[];
+  targets: BenchTarget[];
+}
 
 const promptTokens = 1_000;
 const answerTokens = 64;
@@ -42,28 +49,32 @@ export function register(bench: Command): void {
     .option("--rounds <n>", "requests by each way, one at a time", count(10, 100_000), 300)
     .option("--concurrency <n>", "streams at once by each way, for the rate", count(1, 4_096), 512)
     .option("--seconds <n>", "how long the rate of each way is measured", count(1, 600), 10)
-    .option("--streams <n>", "instead: so many streams at once, without and with readers that stall", count(1, 4_000))
+    .addOption(
+      new Option("--streams [n]", "instead: so many streams at once (2000), without and with readers that stall")
+        .argParser(count(1, 4_000))
+        .preset("2000"),
+    )
     .option("--stalled <n>", "of these, how many readers stall", count(0, 1_000), 100)
     .option("--json", "print the report as JSON")
-    .addHelpText("after", "\nExamples:\n  ./pelagic bench gateway --json\n  ./pelagic bench gateway --streams 2000")
+    .addHelpText("after", "\nExamples:\n  ./pelagic bench gateway --json\n  ./pelagic bench gateway --streams")
     .action(async (options: Options) => {
       await prepareFirst();
       const progress: Progress = (text) => options.json || process.stderr.write(`${text}\n`);
       const model = options.model ?? embeddedModel();
       const workload = new Workload(model, promptTokens, answerTokens);
       progress(`prompts of ${workload.promptTokens} tokens, answers of ${answerTokens}`);
-      const rows =
+      const parts =
         options.streams === undefined
-          ? [...(await latencyRows(model, workload, options, progress)), ...(await saturationRows(model, workload, options, progress))]
-          : await streamsRows(model, workload, options.streams, options.stalled, progress);
+          ? [await latencyPart(model, workload, options, progress), await saturationPart(model, workload, options, progress)]
+          : [await streamsPart(model, workload, options.streams, options.stalled, progress)];
+      const [rows, targets] = [parts.flatMap((part) => part.rows), parts.flatMap((part) => part.targets)];
       const machine = `${cpus()[0]?.model ?? "unknown processor"}, ${cpus().length} cores`;
-      const report: BenchReport = { bench: "gateway", machine, commit: commit(), rows };
-      process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : formatReport(report));
+      printReport({ bench: "gateway", machine, commit: commit(), rows, targets }, options.json);
     });
 }
 
-/** The ceiling of what is added is what the same request takes without it. */
-function latencyRows(model: string, workload: Workload, { rounds }: Options, progress: Progress): Promise<BenchRow[]> {
+/** The ceiling of what is added is what the same request takes without it. Added is the difference of two quantiles, not a quantile of differences. */
+function latencyPart(model: string, workload: Workload, { rounds }: Options, progress: Progress): Promise<Part> {
   return withPeers(model, stepMs.latency, progress, (peers) =>
     withStubStack(model, stepMs.latency, {}, async ({ nats, url }) => {
       for (const what of peers.missing) progress(`left out: ${what}`);
@@ -74,21 +85,23 @@ function latencyRows(model: string, workload: Workload, { rounds }: Options, pro
       const others = peers.peers.map(({ name, target }) => httpWay(name, target, workload));
       const latencies = await measureLatency([bare, ours, direct, ...others], rounds);
       const of = (way: Way) => latencies.get(way) as Latency;
-      return [[ours, bare] as const, ...others.map((other) => [other, direct] as const)].flatMap(([way, base]) =>
+      const added = (way: Way, base: Way, which: keyof Latency, q: number) => quantile(of(way)[which], q) - quantile(of(base)[which], q);
+      const rows = [[ours, bare] as const, ...others.map((other) => [other, direct] as const)].flatMap(([way, base]) =>
         (["firstMs", "totalMs"] as const).flatMap((which) =>
           [0.5, 0.99].map((q) => {
-            const without = quantile(of(base)[which], q);
-            const what = `${way.name}: added to the ${which === "firstMs" ? "first token" : "end"}, p${q * 100}`;
-            return row(what, quantile(of(way)[which], q) - without, "ms", without);
+            const what = `${way.name}: p${q * 100} of the ${which === "firstMs" ? "first token" : "end"}, more than by ${base.name}`;
+            return row(what, added(way, base, which, q), "ms", quantile(of(base)[which], q));
           }),
         ),
       );
+      const targets = latencyTargets({ firstMs: added(ours, bare, "firstMs", 0.5), totalMs: added(ours, bare, "totalMs", 0.5) });
+      return { rows, targets };
     }),
   );
 }
 
 /** The ceiling of streams a core is nginx's, where it was to be had. */
-function saturationRows(model: string, workload: Workload, options: Options, progress: Progress): Promise<BenchRow[]> {
+function saturationPart(model: string, workload: Workload, options: Options, progress: Progress): Promise<Part> {
   return withPeers(model, stepMs.saturation, progress, (peers) =>
     withStubStack(model, stepMs.saturation, {}, async ({ nats, url, pids }) => {
       const measured = new Map<string, Saturation>();
@@ -102,7 +115,7 @@ function saturationRows(model: string, workload: Workload, options: Options, pro
       await saturate(natsWay("bare NATS", nats, stubWorkerId, workload), { server, stub });
       for (const { name, target, pid } of peers.peers) await saturate(httpWay(name, target, workload), { itself: pid });
       const aCore = (name: string) => 1 / (measured.get(name)?.cpuSeconds.itself ?? Number.NaN);
-      return [...measured].flatMap(([name, { cpuSeconds, residentBytes, pieces, streamsPerSecond }]) => {
+      const rows = [...measured].flatMap(([name, { cpuSeconds, residentBytes, pieces, streamsPerSecond }]) => {
         const seconds = Object.entries(cpuSeconds).map(([process, value]) => `${process} ${(value * 1000).toFixed(2)}`);
         progress(`${name}: ${streamsPerSecond.toFixed(0)} streams/s; processor ms a stream: ${seconds.join(", ")}`);
         const shared = row(`${name}: pieces that ${answerTokens} tokens come in`, pieces, "", answerTokens);
@@ -114,13 +127,21 @@ function saturationRows(model: string, workload: Workload, options: Options, pro
           row(`${name}: memory`, memory, "MiB", memory),
         ];
       });
+      const carried = (name: string | undefined): Carried | null => {
+        const one = name === undefined ? undefined : measured.get(name);
+        return one === undefined || name === undefined ? null : { streamsACore: aCore(name), pieces: one.pieces };
+      };
+      const [published] = peers.peers.filter(({ name }) => name !== "nginx");
+      const ours = carried("gateway") as Carried;
+      return { rows, targets: coreTargets({ ours, nginx: carried("nginx"), published: carried(published?.name) }) };
     }),
   );
 }
 
 /** The same readers beside others that read, then beside some that stall. The ceiling of jitter is that of bare NATS in the same run. */
-async function streamsRows(model: string, workload: Workload, streams: number, stalled: number, progress: Progress): Promise<BenchRow[]> {
+async function streamsPart(model: string, workload: Workload, streams: number, stalled: number, progress: Progress): Promise<Part> {
   const rows: BenchRow[] = [];
+  const runs: StreamsRun[] = [];
   const reading = streams - stalled;
   for (const [what, also] of [
     [`${streams} streams`, stalled],
@@ -138,6 +159,7 @@ async function streamsRows(model: string, workload: Workload, streams: number, s
       }),
     );
     progress(describe(result));
+    runs.push({ asked: reading + also, right: result.firstMs.length, jitterP99Ms: quantile(result.jitterMs, 0.99) });
     rows.push(
       row(`${what}: right and whole`, result.firstMs.length, "streams", reading + also),
       ...([0.5, 0.99] as const).map((q) =>
@@ -147,7 +169,7 @@ async function streamsRows(model: string, workload: Workload, streams: number, s
       row(`${what}: gateway's memory`, result.gateway.peakBytes / mib, "MiB", result.gateway.peakBytes / mib),
     );
   }
-  return rows;
+  return { rows, targets: streamsTargets(runs[0] as StreamsRun, runs[1] as StreamsRun) };
 }
 
 function describe({ wrong, stalledEnds, gateway, seconds }: StreamsResult): string {

@@ -1,7 +1,7 @@
 // bench kv: what moving latents from prefill to decode costs, in bytes a second, in memory and in the time to the first token.
 import { cpus } from "node:os";
 import type { Command } from "commander";
-import { type BenchReport, type BenchRow, commit, formatReport } from "./bench-engine.ts";
+import { atLeast, atMost, type BenchRow, type BenchTarget, commit, printReport } from "./bench-report.ts";
 import { measureMemory, processMib } from "./bench-kv/memory.ts";
 import { frameSizes, measureThroughput } from "./bench-kv/throughput.ts";
 import { measureTtft } from "./bench-kv/ttft.ts";
@@ -20,6 +20,7 @@ interface Options {
 const mib = 1024 * 1024;
 /** The default of PELAGIC_RECEIVE_BUDGET_MIB. */
 const receiveBudgetMib = 16;
+const promised = { ofBareMessages: 0.85, ofLocalTtft: 1.05 };
 const promptLengths = [2_048, 4_096, 8_000];
 /** A multiple of 64, so that both caches can be compared whole. */
 const longTransfer = { tokens: 100_032, layers: 5, budgetBytes: receiveBudgetMib * mib, stalls: 4, stallMs: 2_000 };
@@ -38,9 +39,11 @@ export function register(bench: Command): void {
       const sizes = options.frames === "none" ? [] : options.frames.split(",").map(sizeOf);
       await prepareFirst();
       const rows: BenchRow[] = [];
+      const targets: BenchTarget[] = [];
       for (const size of sizes) {
         const { product, bare, productCpu, bareCpu } = await measureThroughput(size, options.runs, receiveBudgetMib * mib);
         rows.push(row(`frames of ${size.name}`, product / 1e6, "MB/s", bare / 1e6));
+        targets.push(atLeast(`frames of ${size.name} beside bare messages`, product / bare, "", promised.ofBareMessages));
         rows.push(row(`processor time of a ${size.name} frame`, productCpu * 1e6, "us", bareCpu * 1e6));
       }
       if (options.memory) {
@@ -48,22 +51,21 @@ export function register(bench: Command): void {
         const allowed = receiveBudgetMib + processMib;
         rows.push(row("sender's memory, 100,000 tokens, stalls", sender / mib, "MiB", allowed));
         rows.push(row("receiver's memory, 100,000 tokens, stalls", receiver / mib, "MiB", allowed));
+        for (const [who, bytes] of Object.entries({ sender, receiver }))
+          targets.push(atMost(`${who}'s memory`, bytes / mib, "MiB", allowed));
       }
       let pinned = "";
       if (options.ttft) {
         const measured = await measureTtft(promptLengths, options.runs);
         pinned = measured.pinned ? ", each worker on a core of its own" : ", workers not pinned to cores";
         for (const { promptTokens, apart, local } of measured.rows) {
-          rows.push(row(`TTFT of ${promptTokens} tokens, prefill apart`, apart * 1e3, "ms", local * 1e3));
+          const what = `TTFT of ${promptTokens} tokens, prefill apart`;
+          rows.push(row(what, apart * 1e3, "ms", local * 1e3));
+          targets.push(atMost(`${what}, beside prefill in decode`, apart / local, "", promised.ofLocalTtft));
         }
       }
-      const report: BenchReport = {
-        bench: "kv",
-        machine: `${cpus()[0]?.model ?? "unknown processor"}, ${cpus().length} cores${pinned}`,
-        commit: commit(),
-        rows,
-      };
-      process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : formatReport(report));
+      const machine = `${cpus()[0]?.model ?? "unknown processor"}, ${cpus().length} cores${pinned}`;
+      printReport({ bench: "kv", machine, commit: commit(), rows, targets }, options.json);
     });
 }
 

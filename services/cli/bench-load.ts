@@ -5,8 +5,8 @@ import { join } from "node:path";
 import type { Command } from "commander";
 import type { LoadReport } from "../../loadtest/report.ts";
 import { parseAnnouncement } from "../lib/runtime/process.ts";
-import { type BenchReport, commit, formatReport } from "./bench-engine.ts";
-import { compare, largestDifference, type Measured, medianRun, type Run, type Served, servedFigures } from "./bench-load/compare.ts";
+import { commit, printReport } from "./bench-report.ts";
+import { compare, type Measured, medianRun, type Run, type Served, servedFigures, targetsOf } from "./bench-load/compare.ts";
 import { CliError } from "./cli-error.ts";
 import { NoPythonEnv, pythonEnv } from "./python-env.ts";
 import { type CommandResult, lastLines, runCommand } from "./run-command.ts";
@@ -48,9 +48,7 @@ export function register(bench: Command): void {
       const { load, aiperf } = await runs(options, await aiperfPython(progress), progress);
       const rows = compare(medianRun(load), medianRun(aiperf));
       const machine = `${cpus()[0]?.model ?? "unknown processor"}, ${cpus().length} cores`;
-      const report: BenchReport = { bench: "load", machine, commit: commit(), rows };
-      process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : formatReport(report));
-      progress(`largest difference of the two: ${(100 * largestDifference(rows)).toFixed(2)}%`);
+      printReport({ bench: "load", machine, commit: commit(), rows, targets: targetsOf(rows) }, options.json);
     });
 }
 

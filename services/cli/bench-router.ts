@@ -5,7 +5,7 @@ import type { Command } from "commander";
 import { comparePolicies, type Comparison } from "../lib/simulator/routing/compare.ts";
 import { drawComparison } from "../lib/simulator/routing/draw.ts";
 import { readTrace } from "../lib/simulator/routing/trace.ts";
-import { type BenchRow, commit } from "./bench-engine.ts";
+import { type BenchReport, type BenchRow, commit } from "./bench-report.ts";
 import { CliError } from "./cli-error.ts";
 import { formatTable } from "./terminal.ts";
 import { inTree } from "./tree.ts";
@@ -51,7 +51,7 @@ function benchRouter(options: RouterOptions): void {
     writeFileSync(options.svg, drawComparison(results));
   }
   if (options.json) {
-    const report = { bench: "router", machine: "simulated", commit: commit(), rows: results.flatMap(rowsOf) };
+    const report: BenchReport = { bench: "router", machine: "simulated", commit: commit(), rows: results.flatMap(rowsOf), targets: [] };
     process.stdout.write(`${JSON.stringify(report)}\n`);
     return;
   }

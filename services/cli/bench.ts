@@ -9,7 +9,11 @@ import * as kv from "./bench-kv.ts";
 import * as load from "./bench-load.ts";
 
 export function register(program: Command): void {
-  const bench = program.command("bench").description("measure something beside the ceiling or the peer measured in the same run");
+  const bench = program
+    .command("bench")
+    .description(
+      "measure something beside the ceiling or the peer measured in the same run; exit code 1 where a target that the bench states is missed",
+    );
   engine.register(bench);
   router.register(bench);
   kv.register(bench);

@@ -2,6 +2,7 @@
 // (evaluate.py, Python's standard library), so that a figure from here and one from training are of the same questions by the same rule.
 import { spawn } from "node:child_process";
 import type { Command } from "commander";
+import { keyFor } from "./api-key.ts";
 import { CliError, messageOf } from "./cli-error.ts";
 import { runningInstance } from "./instances.ts";
 import { interruptedExitCode, onInterrupt } from "./interrupt.ts";
@@ -46,7 +47,7 @@ async function evaluate(options: EvalOptions): Promise<void> {
   const interrupt = onInterrupt(() => stack?.killAll());
   try {
     let { baseUrl, model } = options;
-    let key = process.env.OPENAI_API_KEY;
+    const key = keyFor(baseUrl, process.env);
     if (baseUrl === undefined) {
       const instance = runningInstance();
       if (instance === undefined) {
@@ -55,14 +56,13 @@ async function evaluate(options: EvalOptions): Promise<void> {
       }
       baseUrl = `${stack?.baseUrl ?? `http://127.0.0.1:${instance?.port}`}/v1`;
       model ??= stack?.modelName ?? instance?.models[0]?.name;
-      key = process.env.PELAGIC_API_KEY;
     }
     const args = [inTree("models", "recipe", "evaluate.py"), "--base-url", baseUrl, "--each", String(options.each)];
     if (model !== undefined) args.push("--model", model);
     if (options.kinds !== undefined) args.push("--kinds", options.kinds);
     if (!options.think) args.push("--thinking-off");
     if (options.json) args.push("--json", "-");
-    const exitCode = await runToEnd(python, args, { ...process.env, OPENAI_API_KEY: key || "none" }, interrupt);
+    const exitCode = await runToEnd(python, args, { ...process.env, OPENAI_API_KEY: key ?? "none" }, interrupt);
     if (interrupt.aborted) throw new CliError("cancelled", interruptedExitCode);
     process.exitCode = exitCode;
   } catch (error) {

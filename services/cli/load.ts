@@ -9,11 +9,15 @@ import { closedLoop, openLoop, traceLoop } from "../../loadtest/plan.ts";
 import { compareReports, formatReport, type LoadReport } from "../../loadtest/report.ts";
 import { LoadError, runKnee, runLoad } from "../../loadtest/run.ts";
 import { readTrace, TraceError } from "../../loadtest/trace.ts";
+import { keyFor } from "./api-key.ts";
 import { CliError, messageOf } from "./cli-error.ts";
 import { runningInstance } from "./instances.ts";
 import { interruptedExitCode, onInterrupt } from "./interrupt.ts";
 import { isTerminal } from "./terminal.ts";
 import { count, number } from "./up.ts";
+
+/** Unless told otherwise. */
+const closedLoopSessions = 100;
 
 interface LoadOptions {
   baseUrl?: string;
@@ -27,7 +31,7 @@ interface LoadOptions {
   burstiness: number;
   duration: number;
   clients?: number;
-  requests: number;
+  requests?: number;
   trace?: string;
   timeScale: number;
   lengthScale: number;
@@ -58,7 +62,7 @@ export function register(program: Command): void {
     .option("--base-url <url>", "such as http://host:8000/v1 (default: the instance that runs here)")
     .option("--model <name>", "as the server calls it (default: the first that it lists)")
     .addOption(new Option("--endpoint <kind>", "which API").choices(["chat", "completions"]).default("chat"))
-    .option("--api-key <key>", "sent as a bearer token (default: OPENAI_API_KEY, if set)")
+    .option("--api-key <key>", "sent as a bearer token (default: OPENAI_API_KEY; for the instance that runs here PELAGIC_API_KEY)")
     .option("--header <name: value>", "a further header; may be given again", append, [])
     .optionsGroup("When requests are sent:")
     .option("--rate <r>", "requests per second, whatever becomes of earlier ones", number(1e-3), 1)
@@ -67,7 +71,7 @@ export function register(program: Command): void {
     .option("--burstiness <shape>", "of gamma's gaps: 1 is Poisson, less is burstier", number(0.01), 0.5)
     .option("--duration <seconds>", "how long requests are sent", number(0.1), 30)
     .option("--clients <n>", "a closed loop instead: so many clients, each with its next request after its last", count(1))
-    .option("--requests <n>", "sessions in a closed loop, or at most so many of a trace", count(1), 100)
+    .option("--requests <n>", "sessions in a closed loop (default: 100), or at most so many of a trace (default: all)", count(1))
     .option("--trace <file>", "a trace instead: Mooncake's JSON lines, Azure's or BurstGPT's CSV, perhaps gzipped")
     .option("--time-scale <x>", "2: the trace twice as slow", number(1e-6), 1)
     .option("--length-scale <x>", "0.5: its prompts and answers half as long", number(1e-6), 1)
@@ -130,13 +134,13 @@ async function load(options: LoadOptions): Promise<void> {
     const target = await targetOf(options, signal);
     const { apiKey: _, header: __, ...told } = options;
     const run = { target, slo, options: { ...told }, signal, onProgress, onNote };
-    if (options.knee === undefined) report = await runLoad(planOf(options), run);
+    if (options.knee === undefined) report = await runLoad(planOf(options, onNote), run);
     else {
       if (options.clients !== undefined || options.trace !== undefined)
         throw new CliError("--knee needs rates: not with --clients or --trace");
       if (options.sloTtft === undefined && options.sloTpot === undefined)
         throw new CliError("--knee: say with --slo-ttft and --slo-tpot what is good");
-      report = await runKnee((rate) => planOf({ ...options, rate, endRate: rate }), options.rate, options.knee, run);
+      report = await runKnee((rate) => planOf({ ...options, rate, endRate: rate }, onNote), options.rate, options.knee, run);
     }
   } catch (error) {
     if (signal.aborted) throw new CliError("cancelled", interruptedExitCode);
@@ -156,15 +160,17 @@ async function load(options: LoadOptions): Promise<void> {
   if (report.summary.byOutcome.ok === 0) throw new CliError(`no request succeeded: ${firstError(report)}`);
 }
 
-function planOf(options: LoadOptions): LoadPlan {
+function planOf(options: LoadOptions, onNote: (text: string) => void): LoadPlan {
   const { seed, promptTokens, outputTokens, spread, turns } = options;
   const common = { thinkSeconds: options.think, cancelShare: options.cancel, seed };
   const lengths = { promptTokens, outputTokens, spread, turns, sharedShare: options.shared };
   if (options.trace !== undefined) {
     const requests = readTrace(options.trace, { time: options.timeScale, length: options.lengthScale });
-    return traceLoop(requests.slice(0, options.requests), common);
+    const sent = requests.slice(0, options.requests);
+    onNote(`${sent.length} of the trace's ${requests.length} requests are sent`);
+    return traceLoop(sent, common);
   }
-  if (options.clients !== undefined) return closedLoop(options.clients, options.requests, { ...common, lengths });
+  if (options.clients !== undefined) return closedLoop(options.clients, options.requests ?? closedLoopSessions, { ...common, lengths });
   const { arrivals: kind, rate, endRate, duration, burstiness } = options;
   const arrivals = { kind, ratePerSecond: rate, endRatePerSecond: endRate ?? rate, durationSeconds: duration, burstiness };
   return openLoop(arrivals, { ...common, lengths });
@@ -186,7 +192,7 @@ async function targetOf(options: LoadOptions, signal: AbortSignal): Promise<Targ
     if (options.sloTtft !== undefined) headers["x-slo-ttft-ms"] = milliseconds(options.sloTtft);
     if (options.sloTpot !== undefined) headers["x-slo-tpot-ms"] = milliseconds(options.sloTpot);
   }
-  const key = options.apiKey ?? process.env.OPENAI_API_KEY;
+  const key = options.apiKey ?? keyFor(options.baseUrl, process.env);
   if (key !== undefined && key !== "") headers.authorization = `Bearer ${key}`;
   for (const header of options.header) {
     const at = header.indexOf(":");
@@ -218,7 +224,7 @@ function compare(files: string[]): void {
     } catch (error) {
       throw new CliError(`${file}: ${messageOf(error)}`);
     }
-    if (report.kind === "pelagic-load" && report.version !== 2)
+    if (report.kind === "pelagic-load" && report.version !== 3)
       throw new CliError(`${file}: a report of version ${report.version}, which this one cannot read`);
     if (report.kind !== "pelagic-load") throw new CliError(`${file}: no report of ./pelagic load`);
     return report;

@@ -140,7 +140,7 @@ export class Answer {
     });
     this.options.beforeFirst();
     const given = best === undefined ? answers : bestOf(answers, choices, best);
-    sendJson(this.options.response, format.whole(given, this.usage()));
+    await sendJson(this.options.response, format.whole(given, this.usage()), this.options.stallMs);
     return outcomeOf(given.map(({ ending }) => ending));
   }
 

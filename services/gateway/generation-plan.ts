@@ -63,6 +63,24 @@ export function planGeneration(
   };
 }
 
+/** Tokens of answers that are held until all are whole, and logprobs beside them; of the most likely each counts. */
+const maxHeldValues = 2 ** 20;
+
+/** Refuses what would be too much to hold. A stream holds nothing. */
+export function checkHeld(
+  { stream }: CommonRequest,
+  { candidates, logprobs, askedTokensField }: { candidates: number; logprobs: number | undefined; askedTokensField: string },
+  plans: readonly GenerationPlan[],
+): void {
+  const perToken = logprobs === undefined ? 1 : 2 + logprobs;
+  const held = candidates * perToken * plans.reduce((sum, { maxTokens }) => sum + maxTokens, 0);
+  if (stream || held <= maxHeldValues) return;
+  const what = `up to ${held} tokens and logprobs, of all answers together`;
+  throw new PelagicError("invalid_request", `${askedTokensField}: ${what}: at most ${maxHeldValues} without stream`, {
+    param: askedTokensField,
+  });
+}
+
 function tokenRules(
   request: CommonRequest,
   thinkingTokens: number | null | undefined,

@@ -92,11 +92,7 @@ function chatGeneration(model: ServedModel, request: ChatCompletionRequest, form
 function parseResponses(rules: Rules, model: ServedModel, body: Record<string, unknown>): GenerationRequest {
   const request = validate(rules, ResponsesRequest, body);
   const chat = chatOfResponses(request);
-  return chatGeneration(
-    model,
-    chat,
-    () => new ResponsesFormat({ request, model: model.name, table: model.table, thinking: thinkingWanted(chat) }),
-  );
+  return chatGeneration(model, chat, () => new ResponsesFormat({ request, model: model.name, table: model.table }));
 }
 
 function parseMessages(rules: Rules, model: ServedModel, body: Record<string, unknown>): GenerationRequest {

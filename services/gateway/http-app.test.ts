@@ -465,26 +465,41 @@ describe("failures", () => {
     }
   });
 
-  it("a reader that stalls loses its stream after a bound", async () => {
+  it("a reader that stalls loses its stream, or its whole answer, after a bound", async () => {
     // More than the kernel's buffers take.
     stack.decode.state = { maxPositions: 200_000 };
     stack.decode.sayState();
     await waitFor(() => stack.gateway.directory.snapshot().workers[0]?.maxPositions === 200_000);
     stack.decode.script = () => say("a".repeat(80_000), { tokensPerDelta: 200 });
     const { hostname, port } = new URL(stack.url);
-    const socket = connect({ host: hostname, port: Number(port) });
-    socket.on("error", () => undefined);
-    const body = JSON.stringify(chatBody({ stream: true, logprobs: true, top_logprobs: 2, max_tokens: 100_000 }));
-    socket.write(
-      `POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
-    );
-    socket.pause();
-    await waitFor(() => stack.gateway.admission.running === 1);
-    await waitFor(() => stack.gateway.admission.running === 0, 10_000);
-    expect(await stack.registry.metrics()).toContain(
-      'pelagic_gateway_requests_total{endpoint="chat",outcome="cancelled",model_name="test-model"} 1',
-    );
-    socket.destroy();
+    for (const [cancelled, stream] of [true, false].entries()) {
+      const socket = connect({ host: hostname, port: Number(port) });
+      socket.on("error", () => undefined);
+      const body = JSON.stringify(chatBody({ stream, logprobs: true, top_logprobs: 2, max_tokens: 100_000 }));
+      socket.write(
+        `POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n\r\n${body}`,
+      );
+      socket.pause();
+      await waitFor(() => stack.gateway.admission.running === 1);
+      await waitFor(() => stack.gateway.admission.running === 0, 60_000);
+      expect(await stack.registry.metrics()).toContain(
+        `pelagic_gateway_requests_total{endpoint="chat",outcome="cancelled",model_name="test-model"} ${cancelled + 1}`,
+      );
+      socket.destroy();
+    }
+  });
+});
+
+describe("what a body takes", () => {
+  it("counts until its answer ends; of fields without effect nothing is kept", async () => {
+    stack.decode.script = () => say("abc", { hangAfter: 1 });
+    const sent = JSON.stringify(chatBody({ stream: true, metadata: { text: "x".repeat(100_000) } }));
+    const response = await post("/v1/chat/completions", sent);
+    expect(stack.gateway.bodyBudget.usedBytes).toBe(sent.length);
+    await response.body?.cancel();
+    await waitFor(() => stack.gateway.bodyBudget.usedBytes === 0);
+    const ignored = { user: "a", metadata: { a: 1 }, store: true, verbosity: [[]] };
+    expect(ChatCompletionRequest.parse(chatBody(ignored))).toEqual(ChatCompletionRequest.parse(chatBody()));
   });
 });
 
@@ -512,6 +527,24 @@ describe("several answers", () => {
     expect(answer.usage).toMatchObject({ prompt_tokens: 7, completion_tokens: 18 });
     expect(stack.decode.dispatches.map(({ body }) => body.sampling.choice)).toEqual([0, 1, 2]);
     expect(new Set(stack.decode.dispatches.map(({ body }) => body.sampling.seed)).size).toBe(1);
+  });
+
+  it("wait until the workers have a place for each, before prefill is spent; more than they can ever take are refused", async () => {
+    const say = async (waiting: number) => {
+      stack.decode.state = { requests: { running: 1, waiting, maxWaiting: 4 } };
+      stack.decode.sayState();
+      await waitFor(() => stack.gateway.directory.snapshot().workers[0]?.requests.waiting === waiting);
+    };
+    await say(1);
+    const answer = post("/v1/chat/completions", chatBody({ n: 4 }));
+    await waitFor(() => stack.gateway.admission.waiting === 1);
+    expect(stack.decode.dispatches).toHaveLength(0);
+    await say(0);
+    expect(ChatCompletion.parse(await (await answer).json()).choices).toHaveLength(4);
+    expect(await errorOf(await post("/v1/chat/completions", chatBody({ n: 5 })))).toMatchObject({ status: 400, param: "n" });
+    const prompt = Array.from({ length: 5 }, () => "hi");
+    expect(await errorOf(await post("/v1/completions", { model: "test-model", prompt }))).toMatchObject({ status: 400, param: "prompt" });
+    expect(stack.decode.dispatches).toHaveLength(4);
   });
 
   it("streamed: each opens, goes on and ends under its index, and the usage comes once", async () => {
@@ -580,6 +613,15 @@ describe("several answers", () => {
       ["1", null],
       ["2", null],
     ]);
+  });
+
+  it("are refused where they are more than may be held until all are whole; streamed nothing is held", async () => {
+    const long = { max_tokens: 8_000, logprobs: true, top_logprobs: 20 };
+    const refusal = await errorOf(await post("/v1/chat/completions", chatBody({ ...long, n: 6 })));
+    expect(refusal).toMatchObject({ status: 400, param: "max_tokens", message: expect.stringContaining("1056000") });
+    expect(stack.decode.dispatches).toHaveLength(0);
+    expect((await post("/v1/chat/completions", chatBody({ ...long, n: 5 }))).status).toBe(200);
+    expect((await post("/v1/chat/completions", chatBody({ ...long, n: 6, stream: true }))).status).toBe(200);
   });
 
   it("end together when one fails", async () => {

@@ -30,7 +30,7 @@ export class ByteBudget {
   }
 }
 
-/** `release` gives the body's bytes back to the budget; call it once what was read is no longer held. */
+/** `release` gives the body's bytes back to the budget; call it at the request's end: parts of what was read live as long. */
 export interface JsonBody {
   body: Record<string, unknown>;
   release(): void;

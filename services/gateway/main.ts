@@ -54,8 +54,8 @@ const GatewayConfig = z.object({
   maxQueued: positive.default(1024),
   queueMs: positive.default(30_000),
   maxBodyMib: positive.default(16),
-  /** All bodies in memory together. */
-  bodyBudgetMib: positive.default(128),
+  /** Of all requests that are here, together. */
+  bodyBudgetMib: positive.default(256),
   defaultMaxTokens: positive.default(32_768),
   deadlineMs: positive.default(600_000),
   leaseMs: positive.max(maxLeaseMs).default(10_000),
@@ -221,7 +221,7 @@ await runProcess({
             files: join(import.meta.dirname, "..", "..", "console"),
             notReady: () => whyNotReady(gateway)?.message ?? null,
           });
-    const server = createHttpServer(createHandler(gateway, console), config);
+    const { server, answering } = createHttpServer(createHandler(gateway, console), config);
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
       // Who comes at once with many others waits in the kernel, and is not turned away.
@@ -247,9 +247,10 @@ await runProcess({
       const stopped = new Promise<void>((resolve) => server.close(() => resolve()));
       server.closeIdleConnections();
       const until = performance.now() + config.drainMs - closingMs;
-      while (admission.running > 0 && performance.now() < until) await sleep(20);
+      // Also what is still being sent, so that it is told, and what a slow reader has yet to take.
+      while (answering() > 0 && performance.now() < until) await sleep(20);
       client.cancelAll(new PelagicError("shutting_down", "the gateway is shutting down; try again elsewhere"));
-      while ((admission.running > 0 || client.cancellationsPending > 0) && performance.now() < until + closingMs / 2) await sleep(20);
+      while ((answering() > 0 || client.cancellationsPending > 0) && performance.now() < until + closingMs / 2) await sleep(20);
       server.closeAllConnections();
       await stopped;
     });

@@ -3,7 +3,7 @@ import type { ChatCompletionRequest, ChatMessage } from "../lib/contracts/http.t
 import type { CountTokensRequest, MessagesMessage, MessagesRequest } from "../lib/contracts/http-messages.ts";
 import type { z } from "zod";
 
-type Conversation = z.output<typeof CountTokensRequest>;
+type Conversation = Omit<z.output<typeof CountTokensRequest>, "output_config">;
 
 export function chatOfMessages(request: MessagesRequest): ChatCompletionRequest {
   const format = request.output_config?.format;

@@ -14,8 +14,6 @@ export interface ResponsesFormatOptions {
   request: ResponsesRequest;
   model: string;
   table: TokenTable | null;
-  /** The answer has reasoning, be it empty. */
-  thinking: boolean;
 }
 
 export class ResponsesFormat implements AnswerFormat {

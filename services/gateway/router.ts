@@ -52,7 +52,7 @@ const defaultPrefillTokensPerSecond = 2_000;
 const defaultDecodeStepSeconds = 0.02;
 const defaultTransferBytesPerSecond = 100e6;
 /** Output tokens in which a request's load is felt: answers differ, and only the order of magnitude matters. */
-const typicalAnswerTokens = 256;
+export const typicalAnswerTokens = 256;
 /**
  * Every second that we compute is taken from whoever comes after us, on any worker: so a cached prefix is worth more than our own time. On a
  * decode worker it is also taken from the steps of the requests that run there. Counted once, however many they are: prefill comes in

@@ -10,7 +10,7 @@ import { estimate, refuseLate } from "./admission/foresight.ts";
 import { standingOf, type Terms, termsOf } from "./admission/terms.ts";
 import { Answer, type Choice } from "./answer.ts";
 import type { Endpoint } from "./gateway-metrics.ts";
-import { type GenerationPlan, planGeneration, tenantSalt } from "./generation-plan.ts";
+import { checkHeld, type GenerationPlan, planGeneration, tenantSalt } from "./generation-plan.ts";
 import { type GenerationRequest as ParsedRequest, parseGeneration } from "./generation-request.ts";
 import { inEndpointsWords } from "./field-names.ts";
 import type { Gateway, HostedModel } from "./gateway.ts";
@@ -24,15 +24,12 @@ import { checkPromptLogprobs } from "./prompt-logprobs.ts";
 import { checkPromptBytes, type PromptSource } from "./prompt-source.ts";
 import { servedContext } from "./readiness.ts";
 import { RequestRouting } from "./request-routing.ts";
-import { explainRoute } from "./router.ts";
+import { explainRoute, typicalAnswerTokens } from "./router.ts";
 import type { ServedModel } from "./served-model.ts";
 import type { EncodeLimits } from "./tokenizer-pool.ts";
 import { countTokens, endRequest, modelLabel } from "./request-end.ts";
 import { RequestTimes } from "./request-times.ts";
 import { parentOf } from "../lib/contracts/trace.ts";
-
-/** Of an answer, counted against a key's tokens before it is made: most allow far more than they use. */
-const typicalAnswerTokens = 256;
 
 /** What a request has come to so far; its end tells of it (request-end.ts), whatever ended it. */
 export interface Serving {
@@ -47,6 +44,7 @@ export interface Serving {
   times: RequestTimes;
   /** Aborted when the client goes away. */
   gone: AbortSignal;
+  /** At the end: parts of the body live as long as the answer. */
   releaseBody(): void;
   terms: Terms | null;
   place: Place | null;
@@ -123,10 +121,16 @@ async function read(serving: Serving): Promise<Asked> {
 }
 
 /** Waits for a place, after the body: a slow sender takes none. Returns the context that the workers have. */
-async function enter(serving: Serving, { hosted, terms, standing }: Asked): Promise<number> {
+async function enter(serving: Serving, { hosted, parsed, terms, standing }: Asked): Promise<number> {
   const { gateway, gone, times } = serving;
+  const answers = parsed.prompts.length * parsed.candidates;
+  if (!hosted.room.couldTake(answers)) {
+    const param = parsed.candidates > 1 ? "n" : "prompt";
+    throw new PelagicError("invalid_request", `${param}: ${answers} answers are more than the workers take at once`, { param });
+  }
   serving.place = await gateway.admission.enter(standing, {
     room: hosted.room,
+    answers,
     waitMs: Math.min(terms.deadlineMs, terms.ttftMs ?? Number.POSITIVE_INFINITY),
     signal: gone,
   });
@@ -139,7 +143,6 @@ async function tokenize(serving: Serving, { hosted, parsed, terms }: Asked, maxP
   const { gone, times } = serving;
   const limits = { signal: gone, timeoutMs: terms.deadlineMs - (performance.now() - times.arrivedMs) };
   const prompts = await Promise.all(parsed.prompts.map((source) => encodePrompt(hosted, source, parsed, maxPositions, limits)));
-  serving.releaseBody();
   times.ended("tokenize");
   if (gone.aborted) throw new PelagicError("cancelled", "the client went away");
   checkPromptLogprobs(parsed, prompts);
@@ -173,11 +176,12 @@ function choicesOf(
   const { priority, ttftMs, deadlineMs } = terms;
   const routings: RequestRouting[] = [];
   let tokens = 0;
+  const { defaultMaxTokens } = gateway.limits;
+  const plans = prompts.map((prompt) => planGeneration(parsed.common, parsed, prompt, model, { maxPositions, defaultMaxTokens }));
+  checkHeld(parsed.common, parsed, plans);
   const choices = prompts.flatMap((prompt, index) => {
-    const plan = planGeneration(parsed.common, parsed, prompt, model, {
-      maxPositions,
-      defaultMaxTokens: gateway.limits.defaultMaxTokens,
-    });
+    const plan = plans[index] as GenerationPlan;
+    // Counted against a key's tokens before it is made: most allow far more than they use.
     tokens += prompt.tokens.length + parsed.candidates * Math.min(plan.maxTokens, typicalAnswerTokens);
     return Array.from({ length: parsed.candidates }, (_, choice): Choice => {
       const routing = routingOf(gateway, model, parsed, prompt, plan, cacheSalt);

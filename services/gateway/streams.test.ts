@@ -64,7 +64,7 @@ describe("a stream in which nothing comes", () => {
 describe("the server", () => {
   async function serve(more: Partial<HttpServerOptions> = {}) {
     stack = await startGatewayUnderTest();
-    const server = createHttpServer(createHandler(stack.gateway), { maxConnections: 10, headersMs: 200, requestMs: 200, ...more });
+    const { server } = createHttpServer(createHandler(stack.gateway), { maxConnections: 10, headersMs: 200, requestMs: 200, ...more });
     server.listen(0, "127.0.0.1");
     await once(server, "listening");
     const { port } = server.address() as AddressInfo;

@@ -9,6 +9,7 @@ import { chatPrompt, checkPromptBytes, checkTokenId, type TextSource } from "./p
 import type { Place } from "./admission/admission.ts";
 import { visitOf } from "./admission/callers.ts";
 import { standingOf } from "./admission/terms.ts";
+import { sendJson } from "./http-response.ts";
 import { parseBody, readJsonBody } from "./json-body.ts";
 import { conversationOf } from "./messages-request.ts";
 import type { Gateway } from "./gateway.ts";
@@ -18,7 +19,7 @@ import type { ServedModel } from "./served-model.ts";
 import type { Encoder } from "./tokenizer-pool.ts";
 
 export function tokenize(gateway: Gateway, request: Request, response: Response): Promise<void> {
-  return answer(gateway, TokenizeRequest, request, async (body, { model, encoder, table, signal }) => {
+  return answer(gateway, TokenizeRequest, request, response, async (body, { model, encoder, table, signal }) => {
     const { messages, chat_template_kwargs, tools, prompt, add_special_tokens } = body;
     const text = prompt ?? "";
     const source: TextSource = messages
@@ -27,30 +28,29 @@ export function tokenize(gateway: Gateway, request: Request, response: Response)
     const maxPositions = servedContext(gateway.directory, model.name);
     if (maxPositions !== null) checkPromptBytes(source, model, maxPositions);
     const { tokens } = await encoder.encode(source.job, { signal, timeoutMs: gateway.limits.deadlineMs });
-    response.json({
+    return {
       count: tokens.length,
       max_model_len: maxPositions,
       tokens: [...tokens],
       token_strs: body.return_token_strs ? Array.from(tokens, (id) => textOf(table, [id])) : null,
-    } satisfies Tokenized);
+    } satisfies Tokenized;
   });
 }
 
 export function detokenize(gateway: Gateway, request: Request, response: Response): Promise<void> {
-  return answer(gateway, DetokenizeRequest, request, ({ tokens }, { model, table }) => {
+  return answer(gateway, DetokenizeRequest, request, response, ({ tokens }, { model, table }) => {
     for (const id of tokens) checkTokenId(id, model, "tokens");
-    response.json({ prompt: textOf(table, tokens) } satisfies Detokenized);
-    return Promise.resolve();
+    return Promise.resolve({ prompt: textOf(table, tokens) } satisfies Detokenized);
   });
 }
 
 export function countTokens(gateway: Gateway, request: Request, response: Response): Promise<void> {
-  return answer(gateway, CountTokensRequest, request, async (body, { model, encoder, signal }) => {
+  return answer(gateway, CountTokensRequest, request, response, async (body, { model, encoder, signal }) => {
     const source = chatPrompt(conversationOf(body), model);
     const maxPositions = servedContext(gateway.directory, model.name);
     if (maxPositions !== null) checkPromptBytes(source, model, maxPositions);
     const { tokens } = await encoder.encode(source.job, { signal, timeoutMs: gateway.limits.deadlineMs });
-    response.json({ input_tokens: tokens.length } satisfies CountedTokens);
+    return { input_tokens: tokens.length } satisfies CountedTokens;
   });
 }
 
@@ -58,21 +58,23 @@ async function answer<S extends z.ZodType<{ model?: string | null }>>(
   gateway: Gateway,
   schema: S,
   request: Request,
-  respond: (body: z.output<S>, by: { model: ServedModel; encoder: Encoder; table: TokenTable; signal: AbortSignal }) => Promise<void>,
+  response: Response,
+  respond: (body: z.output<S>, by: { model: ServedModel; encoder: Encoder; table: TokenTable; signal: AbortSignal }) => Promise<object>,
 ): Promise<void> {
   const gone = new AbortController();
-  request.res?.on("close", () => gone.abort());
+  response.on("close", () => gone.abort());
   const read = await readJsonBody(request, gateway.limits.maxBodyBytes, gateway.bodyBudget);
   let place: Place | null = null;
   try {
-    const { caller } = visitOf(request.res as Response);
+    const { caller } = visitOf(response);
     const { encoder, model } = chooseModel(gateway.models, read.body.model, caller);
     const body = parseBody(schema, read.body);
     if (encoder === null || model.table === null)
       throw new PelagicError("invalid_request", `the model ${model.name} has no tokenizer.json`);
     const standing = standingOf({ priority: caller.priority, ttftMs: null }, caller, "", performance.now());
     place = await gateway.admission.enter(standing, { signal: gone.signal });
-    await respond(body, { model, encoder, table: model.table, signal: gone.signal });
+    const answered = await respond(body, { model, encoder, table: model.table, signal: gone.signal });
+    await sendJson(response, answered, gateway.limits.stallMs);
   } finally {
     place?.leave();
     read.release();

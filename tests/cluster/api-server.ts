@@ -1,5 +1,6 @@
 // A real API server for one test: etcd and kube-apiserver as child processes on free loopback ports, with their state in a folder that goes
-// with them. No node, no controllers: what is written stays as it was written, which is all that a CRD, RBAC, a chart or an operator needs.
+// with them. No node, and no controllers but those asked for: what is written stays as it was written, which is all that a CRD, RBAC or a
+// chart needs.
 import { type ChildProcess, execFile, spawn } from "node:child_process";
 import { createWriteStream, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { request } from "node:https";
@@ -51,18 +52,31 @@ function binary(name: string): string | undefined {
 }
 
 /** Why no API server can be started here; undefined where one can. For describe.skipIf and the words beside it. */
-export function apiServerMissing(): string | undefined {
-  const missing = ["etcd", "kube-apiserver"].filter((name) => binary(name) === undefined);
+export function apiServerMissing(withControllers = false): string | undefined {
+  const needed = ["etcd", "kube-apiserver", ...(withControllers ? ["kube-controller-manager"] : [])];
+  const missing = needed.filter((name) => binary(name) === undefined);
   return missing.length === 0 ? undefined : `no ${missing.join(" and ")} in PELAGIC_CLUSTER_BIN, .cache/cluster/bin or PATH`;
 }
 
-/** `flags`: more of kube-apiserver's. */
-export async function startApiServer(flags: string[] = []): Promise<TestApiServer> {
-  const missing = apiServerMissing();
+export interface ApiServerOptions {
+  /** More flags for kube-apiserver. */
+  flags?: string[];
+  /** Controllers of kube-controller-manager to run beside it: "deployment-controller" and the like. None unless given. */
+  controllers?: string[];
+}
+
+export async function startApiServer({ flags = [], controllers = [] }: ApiServerOptions = {}): Promise<TestApiServer> {
+  const missing = apiServerMissing(controllers.length > 0);
   if (missing !== undefined) throw new Error(missing);
   const dir = mkdtempSync(join(tmpdir(), "pelagic-api-"));
   const children: ChildProcess[] = [];
+  // A test that ends without stop() leaves nothing running.
+  const killAll = () => {
+    for (const child of children) child.kill("SIGKILL");
+  };
+  process.once("exit", killAll);
   const stop = async () => {
+    process.off("exit", killAll);
     // The API server first: without its store it only complains.
     for (const child of children.reverse()) await kill(child);
     rmSync(dir, { recursive: true, force: true });
@@ -111,6 +125,11 @@ export async function startApiServer(flags: string[] = []): Promise<TestApiServe
     // The namespace that most tests use is made a moment after the server is ready.
     await until("the default namespace", async () => ((await call("GET", "/api/v1/namespaces/default")).status === 200 ? true : undefined));
     writeFileSync(kubeconfig, kubeconfigText(url, certificate), { mode: 0o600 });
+    if (controllers.length > 0)
+      start("kube-controller-manager", [
+        ...["--kubeconfig", kubeconfig, "--controllers", controllers.join(","), "--leader-elect=false"],
+        ...["--secure-port", "0", "--service-account-private-key-file", key, "--root-ca-file", certificate],
+      ]);
     const apply = (path: string, object: unknown, fieldManager = "test") =>
       call("PATCH", `${path}?fieldManager=${fieldManager}&force=true&fieldValidation=Strict`, {
         body: object,

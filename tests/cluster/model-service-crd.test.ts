@@ -1,8 +1,9 @@
 // The generated CRD in a real API server: accepted, defaults filled in, what is wrong refused in words that name the field.
 import { readFileSync } from "node:fs";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { parse } from "yaml";
-import { ModelService } from "../../operators/api/model-service.ts";
+import fc from "fast-check";
+import { parse, parseAllDocuments } from "yaml";
+import { ModelService, ModelServiceSpec } from "../../operators/api/model-service.ts";
 import { examples } from "../../operators/api/reference.ts";
 import { inTree } from "../../services/cli/tree.ts";
 import { type ApiAnswer, apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";
@@ -21,6 +22,50 @@ beforeAll(async () => {
   await server.until("the ModelService API", async () => ((await server.call("GET", path)).status === 200 ? true : undefined));
 });
 afterAll(async () => server?.stop());
+
+const maybe = <T>(arbitrary: fc.Arbitrary<T>) => fc.option(arbitrary, { nil: undefined });
+const range = fc
+  .integer({ min: 1, max: 1000 })
+  .chain((maxReplicas) =>
+    fc.record({ maxReplicas: fc.constant(maxReplicas), minReplicas: maybe(fc.integer({ min: 1, max: maxReplicas })) }),
+  );
+const quantity = fc.constantFrom("500m", 2, "1.5Gi", "1e3", "+3", ".5", "7E");
+const validPool = (backend: "cpu" | "cuda") =>
+  fc.record({
+    backend: fc.constant(backend),
+    replicas: maybe(fc.integer({ min: 0, max: 1000 })),
+    gpus: backend === "cuda" ? maybe(fc.integer({ min: 1, max: 8 })) : fc.constant(undefined),
+    nodesPerReplica: maybe(fc.integer({ min: 1, max: 64 })),
+    threads: maybe(fc.integer({ min: 1, max: 1024 })),
+    resources: maybe(fc.record({ limits: maybe(fc.dictionary(fc.constantFrom("cpu", "memory", "example.com/nic"), quantity)) })),
+    nodeSelector: maybe(fc.dictionary(fc.constantFrom("a", "example.com/b-c", "d.e_f"), fc.constantFrom("", "x", "a.b_c-D"))),
+    tolerations: maybe(fc.array(fc.constantFrom({ operator: "Exists" }, { key: "a", effect: "NoExecute", tolerationSeconds: 3 }))),
+    topologySpread: maybe(fc.boolean()),
+    drainSeconds: maybe(fc.integer({ min: 1, max: 86_400 })),
+  });
+const validSpec = fc.constantFrom("cpu" as const, "cuda" as const).chain((backend) =>
+  fc.record({
+    model: fc.constantFrom(
+      { embedded: {} },
+      { pvc: { claimName: "a.b-c" } },
+      { pvc: { claimName: "a", path: "b/c..d/.e" } },
+      { hostPath: { path: "/" } },
+      { image: { reference: "registry:5000/a/b@sha256:0123" } },
+    ),
+    servedName: maybe(fc.constantFrom("a", "DeepSeek-R1", "deepseek-ai/DeepSeek-V3.1:latest")),
+    kv: maybe(fc.constantFrom({}, { dtype: "float32" })),
+    pools: fc.record({ prefill: validPool(backend), decode: validPool(backend) }),
+    slo: fc.record({ ttftSeconds: fc.constantFrom(1, 0.0001, 3600), tpotSeconds: fc.constantFrom(1, 0.0001, 60) }),
+    autoscaling: maybe(
+      fc.record({
+        policy: fc.constantFrom("none", "slo", "external"),
+        prefill: range,
+        decode: range,
+        stabilizationSeconds: maybe(fc.nat(3600)),
+      }),
+    ),
+  }),
+);
 
 /** As kubectl does it: an unknown field is an error. */
 function create(object: unknown, dryRun = false): Promise<ApiAnswer> {
@@ -45,6 +90,28 @@ describe.skipIf(missing !== undefined)(`ModelService in an API server${missing =
       expect(metadata.namespace).toBe("default");
     }
   });
+
+  it("takes what earlier versions took, and reads it as they did", async () => {
+    const kept = parseAllDocuments(readFileSync(inTree("tests", "cluster", "kept-model-services.yaml"), "utf8")).map((each) => each.toJS());
+    expect(kept.length).toBeGreaterThan(2);
+    for (const object of kept) {
+      const created = await create(object, true);
+      expect(created.body.message).toBeUndefined();
+      expect(ModelService.parse(created.body).spec).toMatchObject(object.spec);
+    }
+  });
+
+  it("takes whatever the schema gives, and adds the defaults that the operator adds", async () => {
+    await fc.assert(
+      fc.asyncProperty(validSpec, async (spec) => {
+        const object = { apiVersion: "pelagic.dev/v1alpha1", kind: "ModelService", metadata: { name: "random" }, spec };
+        const created = await create(object, true);
+        expect(created.body.message).toBeUndefined();
+        expect(created.body.spec).toEqual(ModelServiceSpec.parse(JSON.parse(JSON.stringify(spec))));
+      }),
+      { numRuns: 100 },
+    );
+  }, 120_000);
 
   it("shows the columns of status", async () => {
     const status = {

@@ -104,7 +104,13 @@ async function round(service: ModelService) {
     expect(answer.status).toBeLessThan(300);
   }
   for (const { name, uid, ...reference } of planned.prune)
-    expect((await server.call("DELETE", `${pathOf(reference)}/${name}`, { body: { preconditions: { uid } } })).status).toBe(200);
+    expect(
+      (
+        await server.call("DELETE", `${pathOf(reference)}/${name}`, {
+          body: { apiVersion: "v1", kind: "DeleteOptions", preconditions: { uid } },
+        })
+      ).status,
+    ).toBe(200);
   return planned;
 }
 

@@ -70,8 +70,3 @@ export async function measureSaturation(
     pieces: counted.reduce((sum, { pieces }) => sum + pieces, 0) / counted.length,
   };
 }
-
-export function quantile(values: readonly number[], q: number): number {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))] ?? Number.NaN;
-}

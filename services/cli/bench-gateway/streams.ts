@@ -7,7 +7,6 @@ import { cpuSeconds, forgetPeak, residentBytes } from "../process-figures.ts";
 import { findOnPath } from "../run-command.ts";
 import { inTree } from "../tree.ts";
 import { askHttp } from "./http-client.ts";
-import { quantile } from "./measure.ts";
 import { readAnswer } from "./received.ts";
 import { type StubStack, stubWorkerId } from "./surroundings.ts";
 import type { Workload } from "./workload.ts";
@@ -131,8 +130,4 @@ async function stalledReaders(url: string, workload: Workload, options: StreamsO
     if (!done || !workload.isAnswer(questions[index]?.seed ?? 0, text)) throw new CliError("a reader that had stalled got a wrong answer");
   }
   return ends;
-}
-
-export function jitterLine(jitterMs: readonly number[]): string {
-  return [0.5, 0.99, 1].map((q) => `p${q * 100} ${quantile(jitterMs, q).toFixed(1)}`).join(", ");
 }

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { compare, largestDifference, type Measured, medianRun, type Run, servedFigures } from "./compare.ts";
+import { compare, largestDifference, type Measured, medianRun, type Run, servedFigures, targetsOf } from "./compare.ts";
 
 const ms = fc.double({ min: 1, max: 10_000, noNaN: true });
 const statistics = fc.record({ mean: ms, p50: ms, p90: ms });
@@ -42,6 +42,17 @@ test("tools that say the same differ by nothing, and a difference in either figu
       const rows = compare(scaled(aiperf, first ? by : 1, first ? 1 : by), aiperf);
       expect(largestDifference(rows)).toBeCloseTo(Math.abs(by - 1), 3);
       expect(rows).toHaveLength(18);
+    }),
+  );
+});
+
+test("a difference beyond three hundredths, either way and of either figure, misses the target", () => {
+  fc.assert(
+    fc.property(run, fc.double({ min: 0.5, max: 2, noNaN: true }), fc.boolean(), (aiperf, by, first) => {
+      // Figures are rounded to five digits.
+      fc.pre(Math.abs(Math.abs(by - 1) - 0.03) > 1e-3);
+      const [target] = targetsOf(compare(scaled(aiperf, first ? by : 1, first ? 1 : by), aiperf));
+      expect(target?.met).toBe(Math.abs(by - 1) < 0.03);
     }),
   );
 });

@@ -1,6 +1,6 @@
 // What two load generators say of the same load on the same stub, and what the stub says it did. Pure.
 import { type Percentiles, percentiles } from "../../../loadtest/summary.ts";
-import type { BenchRow } from "../bench-engine.ts";
+import { atMost, type BenchRow, type BenchTarget } from "../bench-report.ts";
 
 /** One request, by the clock of the stub. */
 export interface Served {
@@ -64,6 +64,13 @@ export function compare(load: Run, aiperf: Run): BenchRow[] {
       ];
     }),
   );
+}
+
+/** Equal within this share. */
+const promisedDifference = 0.03;
+
+export function targetsOf(rows: readonly BenchRow[]): BenchTarget[] {
+  return [atMost("largest difference of load and aiperf", largestDifference(rows), "", promisedDifference)];
 }
 
 /** As a share: of the two tools, over both figures. */

@@ -1,6 +1,7 @@
 // What a run counts, and what it must not see.
 import { readFileSync } from "node:fs";
 import { basename } from "node:path";
+import { quantile } from "../../../loadtest/summary.ts";
 import type { Stack } from "../stack/stack.ts";
 
 export interface Violation {
@@ -38,9 +39,8 @@ export function countIn(tree: Tree, path: string[]): void {
 
 export function percentiles(values: number[]): { count: number; p50: number; p90: number; p99: number; max: number } | null {
   if (values.length === 0) return null;
-  const sorted = [...values].sort((a, b) => a - b);
-  const at = (share: number) => round(sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] as number);
-  return { count: sorted.length, p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1) };
+  const at = (share: number) => round(quantile(values, share));
+  return { count: values.length, p50: at(0.5), p90: at(0.9), p99: at(0.99), max: at(1) };
 }
 
 export function round(value: number): number {

@@ -7,6 +7,7 @@ import type { Clock } from "../../lib/contracts/bus.ts";
 import { PelagicError } from "../../lib/contracts/errors.ts";
 import { mayWait } from "../../lib/fair-queue/fair-order.ts";
 import { RequestQueue, type Standing } from "../../lib/fair-queue/request-queue.ts";
+import { retryAfter } from "./retry-after.ts";
 import type { Room } from "./room.ts";
 
 export interface AdmissionOptions {
@@ -21,6 +22,8 @@ export interface AdmissionOptions {
 export interface EnterOptions {
   /** At the workers; absent: the request needs none. */
   room?: Room;
+  /** So many places there, all at once: a place that another takes meanwhile would be missed when prefill is spent. */
+  answers?: number;
   /** The client's own patience. */
   waitMs?: number;
   signal?: AbortSignal;
@@ -28,7 +31,7 @@ export interface EnterOptions {
 
 /** What one request holds. */
 export interface Place {
-  /** It was sent to a worker, whose own account counts it from now on. */
+  /** One of its answers was asked of a worker, whose own account counts it from now on. */
   dispatched(): void;
   /** It is over. Without effect the second time. */
   leave(): void;
@@ -37,13 +40,13 @@ export interface Place {
 interface Waiter {
   tenant: string;
   room: Room | undefined;
+  answers: number;
   admit(): void;
   refuse(error: PelagicError): void;
 }
 
 /** What workers say changes all the time. */
 const lookMs = 50;
-const retryBoundsMs = { least: 1_000, most: 60_000 };
 
 export class Admission {
   private readonly options: AdmissionOptions;
@@ -77,13 +80,15 @@ export class Admission {
   }
 
   /** Rejects with what to answer where the request cannot enter. */
-  enter(standing: Standing, { room, waitMs = Number.POSITIVE_INFINITY, signal }: EnterOptions = {}): Promise<Place> {
+  enter(standing: Standing, { room, answers = 1, waitMs = Number.POSITIVE_INFINITY, signal }: EnterOptions = {}): Promise<Place> {
     const { clock, maxWaiting, maxWaitMs } = this.options;
     const { tenant } = standing;
     if (this.closed) return Promise.reject(shuttingDown());
     if (signal?.aborted) return Promise.reject(cancelled());
-    // Who waits does so for room, or because its tenant has its share: nobody is overtaken that could go.
-    if (this.mayEnter(tenant) && (!room || room.takes(tenant, room.places))) return Promise.resolve(this.take(tenant, room));
+    // Workers may have room since somebody looked last: who waits and can go comes first.
+    const left = this.admitWaiting();
+    if (this.mayEnter(tenant) && (!room || room.takes(tenant, left.get(room) ?? room.places, answers)))
+      return Promise.resolve(this.take(tenant, room, answers));
     if (!mayWait(this.waitingOf.get(tenant) ?? 0, this.queue.size, maxWaiting)) {
       return Promise.reject(this.overloaded(`${this.queue.size} requests are waiting already`));
     }
@@ -98,10 +103,11 @@ export class Admission {
       const waiter: Waiter = {
         tenant,
         room,
+        answers,
         admit: () => {
           this.queue.serve(waiter);
           stopWaiting();
-          resolve(this.take(tenant, room));
+          resolve(this.take(tenant, room, answers));
         },
         refuse: (error) => {
           stopWaiting();
@@ -112,7 +118,7 @@ export class Admission {
       const stopTimer = clock.setTimer(boundMs, () => waiter.refuse(this.overloaded(`the request waited ${Math.round(boundMs)} ms`)));
       signal?.addEventListener("abort", onAbort, { once: true });
       add(this.waitingOf, tenant, 1);
-      this.queue.add(waiter, standing, 1, clock.nowMs());
+      this.queue.add(waiter, standing, answers, clock.nowMs());
       this.look();
     });
   }
@@ -131,10 +137,10 @@ export class Admission {
     return mayWait(this.runningOf.get(tenant) ?? 0, this.running, this.options.maxRunning);
   }
 
-  private take(tenant: string, room: Room | undefined): Place {
+  private take(tenant: string, room: Room | undefined, answers: number): Place {
     this.running++;
     add(this.runningOf, tenant, 1);
-    const atWorkers = room?.enter(tenant);
+    const atWorkers = room?.enter(tenant, answers);
     let left = false;
     return {
       dispatched: () => atWorkers?.dispatched(),
@@ -150,23 +156,26 @@ export class Admission {
     };
   }
 
-  private admitWaiting(): void {
-    if (this.closed || this.queue.size === 0) return;
-    this.queue.age(this.options.clock.nowMs());
-    // Asked once for all that wait.
+  /** Returns the places that each room has for who comes now, where somebody waits for it. */
+  private admitWaiting(): Map<Room, number> {
     const places = new Map<Room, number>();
+    if (this.closed || this.queue.size === 0) return places;
+    this.queue.age(this.options.clock.nowMs());
     for (const waiter of [...this.queue]) {
-      const { tenant, room } = waiter;
-      if (this.running >= this.options.maxRunning) return;
+      const { tenant, room, answers } = waiter;
+      if (this.running >= this.options.maxRunning) return places;
       if (!this.mayEnter(tenant)) continue;
       if (room) {
         const left = places.get(room) ?? room.places;
-        const takes = room.takes(tenant, left);
-        places.set(room, takes ? left - 1 : left);
+        const takes = room.takes(tenant, left, answers);
+        // Who needs more places than there are gets the next ones: it would wait for ever behind those that need one.
+        const isNext = !takes && !mayWait(answers - 1, answers - 1, left);
+        places.set(room, takes ? left - answers : isNext ? 0 : left);
         if (!takes) continue;
       }
       waiter.admit();
     }
+    return places;
   }
 
   /** Workers may have room although nobody left here. */
@@ -189,8 +198,9 @@ export class Admission {
 
   /** To be tried again when those who wait now will have found a place. */
   private overloaded(why: string): PelagicError {
-    const retryAfterMs = Math.min(Math.max((this.queue.size + 1) * this.leaveEveryMs, retryBoundsMs.least), retryBoundsMs.most);
-    return new PelagicError("overloaded", `${why}; try again later`, { retryAfterMs });
+    return new PelagicError("overloaded", `${why}; try again later`, {
+      retryAfterMs: retryAfter((this.queue.size + 1) * this.leaveEveryMs),
+    });
   }
 }
 

@@ -1,8 +1,9 @@
 // Refuses at the door what would be too late: prefill spent on it is taken from requests that can still be in time. Pure, of the snapshot.
 import { PelagicError } from "../../lib/contracts/errors.ts";
 import { type PriorityClass, priorityClasses } from "../../lib/contracts/messages.ts";
-import type { Route } from "../router.ts";
+import { type Route, typicalAnswerTokens } from "../router.ts";
 import type { RoutingSnapshot, WorkerView } from "../state-view.ts";
+import { retryAfter } from "./retry-after.ts";
 import type { Terms } from "./terms.ts";
 
 export interface Estimate {
@@ -11,10 +12,6 @@ export interface Estimate {
   /** From its arrival at the worker to its first token. */
   firstTokenSeconds: number;
 }
-
-/** As the router has it: answers differ, and only the order of magnitude matters. */
-const typicalAnswerTokens = 256;
-const retryBoundsMs = { least: 1_000, most: 60_000 };
 
 /** null: the workers of this route have not measured how fast they are, and what nobody knows is held against no request. */
 export function estimate(snapshot: RoutingSnapshot, route: Route, priority: PriorityClass): Estimate | null {
@@ -50,7 +47,7 @@ function late(what: string, allowedMs: number, seconds: number, lateMs: number):
   return new PelagicError(
     "overloaded",
     `the first token would come after about ${seconds.toPrecision(2)} s, and the request's ${what} is ${allowedMs} ms; try again later`,
-    { retryAfterMs: Math.min(Math.max(lateMs, retryBoundsMs.least), retryBoundsMs.most) },
+    { retryAfterMs: retryAfter(lateMs) },
   );
 }
 

@@ -53,5 +53,8 @@ export const toolName = z
 export const exactlyOne = (...names: string[]) => ({
   oneOf: names.map((name) => ({ required: [name], properties: { [name]: { not: { enum: [null, false] } } } })),
 });
-/** Accepted without effect. */
-export const anything = z.unknown().optional();
+/** Accepted without effect, and not kept. */
+export const anything = z
+  .unknown()
+  .transform(() => undefined)
+  .optional();
