@@ -1,5 +1,7 @@
 // What the autoscaler is told by the user, and the constants that nobody has to set.
 
+import type { ModelServiceSpec } from "../api/model-service.ts";
+
 export interface PoolRange {
   minReplicas: number;
   maxReplicas: number;
@@ -14,6 +16,14 @@ export interface AutoscaleConfig {
   stabilizationSeconds: number;
   /** null: never to zero. */
   scaleToZeroAfterSeconds: number | null;
+}
+
+/** null: nothing is to be decided, or the SLOs to decide by are missing (policy external may be without). */
+export function autoscaleConfigOf(spec: Pick<ModelServiceSpec, "autoscaling" | "slo">): AutoscaleConfig | null {
+  const { policy, prefill, decode, stabilizationSeconds, scaleToZeroAfterSeconds = null } = spec.autoscaling;
+  if (policy === "none" || prefill === undefined || decode === undefined || spec.slo === undefined) return null;
+  const { ttftSeconds, tpotSeconds } = spec.slo;
+  return { prefill, decode, ttftSeconds, tpotSeconds, stabilizationSeconds, scaleToZeroAfterSeconds };
 }
 
 export const constants = {

@@ -4,8 +4,8 @@ import { isWarm, meanOf, type Profile, stepTime } from "./profile.ts";
 import type { PoolSnapshot, Snapshot } from "./snapshot.ts";
 
 export interface PoolNeed {
-  /** Replicas at what is planned for; null: not known yet. */
-  replicas: number | null;
+  /** Replicas at what is planned for: for what arrives, and for what waits; null: not known yet. */
+  replicas: { arriving: number; waiting: number } | null;
   /** Of what ready replicas could do: load without backlog. */
   utilisation: number | null;
   /** For a person: what there is to do, and what a replica does. */
@@ -42,7 +42,7 @@ export function prefillNeed(profile: Profile, snapshot: Snapshot, config: Autosc
   const usual = pace * ready(snapshot.prefill) * (config.ttftSeconds / 2);
   const backlog = Math.max(0, queued - usual) / constants.backlogSeconds;
   return {
-    replicas: (rate / planned + backlog) / pace,
+    replicas: { arriving: rate / planned / pace, waiting: backlog / pace },
     utilisation: ratio(rate, pace * ready(snapshot.prefill)),
     load: `${count(rate)} prompt tokens/s arrive and ${count(queued)} wait; a replica computes ${count(pace)} a second, planned to ${percent(planned)}`,
   };
@@ -61,7 +61,7 @@ export function decodeNeed(profile: Profile, snapshot: Snapshot, config: Autosca
     ? `no step is short enough for a TPOT of ${config.tpotSeconds} s`
     : `with ${count(capacity.batch)} at once`;
   return {
-    replicas: (rate / planned + backlog) / capacity.tokensPerSecond,
+    replicas: { arriving: rate / planned / capacity.tokensPerSecond, waiting: backlog / capacity.tokensPerSecond },
     utilisation: ratio(rate, capacity.tokensPerSecond * ready(snapshot.decode)),
     load: `${count(rate)} output tokens/s are asked for, ${count(snapshot.runningRequests)} requests run and ${count(snapshot.waitingRequests)} wait; a replica does ${count(capacity.tokensPerSecond)} a second (${limit}), planned to ${percent(planned)}`,
   };

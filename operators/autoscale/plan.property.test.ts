@@ -131,8 +131,8 @@ describe("beside a slow and obvious planner, which keeps everything and searches
       const overDecode =
         (Math.max(0, snapshot.runningRequests + snapshot.waitingRequests - batch * snapshot.decode.wanted) * eachOutput) / 60;
       const enough = {
-        prefill: (n: number, part: number) => n * 2000 * part >= input / 0.75 + overPrefill - 1e-5,
-        decode: (n: number, part: number) => n * rate * part >= output / 0.85 + overDecode - 1e-5,
+        prefill: (n: number, band: number, part: number) => n * 2000 * band >= (input / 0.75) * part + overPrefill - 1e-5,
+        decode: (n: number, band: number, part: number) => n * rate * band >= (output / 0.85) * part + overDecode - 1e-5,
       };
       const share = {
         prefill: Math.min(1, (20 * 2000) / (input / 0.75 + overPrefill)),
@@ -145,20 +145,19 @@ describe("beside a slow and obvious planner, which keeps everything and searches
         };
         const { wanted } = snapshot[pool];
         let number = wanted;
-        const up = search((n) => enough[pool](n, 1));
-        // With the other one's share of the load: as if each replica did so much more.
+        const up = search((n) => enough[pool](n, 1, 1));
         if (up > wanted)
           number = Math.max(
             wanted,
             Math.min(
               up,
-              search((n) => enough[pool](n, 1 / share[other])),
+              search((n) => enough[pool](n, 1, share[other])),
             ),
           );
         else
           number = Math.min(
             wanted,
-            search((n) => enough[pool](n, 0.85)),
+            search((n) => enough[pool](n, 0.85, 1)),
           );
         this.recommended[pool].push([snapshot.atSeconds, number]);
         if (number > wanted) return Math.min(number, Math.max(2 * wanted, wanted + 2));

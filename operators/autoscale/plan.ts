@@ -133,10 +133,10 @@ function regret(memory: PoolMemory, { atSeconds, intervalSeconds }: Snapshot, vi
   return { ...memory, hold: Math.min(constants.mostHold, faded * 2), fewerAtSeconds: null };
 }
 
-/** What part of its need a pool can get at all. The other one gets no more than the same part: it would wait for this one. */
+/** What part of its need a pool can get at all. The other one gets no more than the same part of what arrives: it would wait for this one. */
 function possibleShare({ replicas }: PoolNeed, { maxReplicas }: PoolRange, { refusal }: PoolMemory, atSeconds: number): number {
-  if (replicas === null || replicas <= 0) return 1;
-  return Math.min(1, Math.min(maxReplicas, limitNow(refusal, atSeconds)) / replicas);
+  const wanted = replicas === null ? 0 : replicas.arriving + replicas.waiting;
+  return wanted > 0 ? Math.min(1, Math.min(maxReplicas, limitNow(refusal, atSeconds)) / wanted) : 1;
 }
 
 interface PoolQuestion {
@@ -171,6 +171,7 @@ function decidePool(question: PoolQuestion): Made {
 
   const why = found === null ? need.load : `${found.what}; ${need.load}`;
   const { number, limitedByOther } = recommend(need, wanted, share, within);
+  const needed = need.replicas === null ? 0 : need.replicas.arriving + need.replicas.waiting;
   const cut = atSeconds - question.stabilizationSeconds;
   const recommended = [
     ...memory.recommended.filter((entry) => entry.atSeconds > cut && entry.replicas > number),
@@ -200,7 +201,7 @@ function decidePool(question: PoolQuestion): Made {
   }
   if (number > wanted) {
     const next = Math.min(number, step(wanted));
-    const most = number === range.maxReplicas && (need.replicas ?? 0) > number ? `; maxReplicas is ${range.maxReplicas}` : "";
+    const most = number === range.maxReplicas && needed > number ? `; maxReplicas is ${range.maxReplicas}` : "";
     return { decision: say("More", next, `${why}${most}`), recommended };
   }
   if (number < wanted) {
@@ -223,7 +224,7 @@ function decidePool(question: PoolQuestion): Made {
       decision: say("OtherPoolLimits", wanted, "the load needs more, but the other pool cannot get what it would need, too"),
       recommended,
     };
-  if ((need.replicas ?? 0) > range.maxReplicas)
+  if (needed > range.maxReplicas)
     return { decision: say("AtMaximum", wanted, `the load needs more than maxReplicas (${range.maxReplicas})`), recommended };
   return { decision: say("Enough", wanted, "the load needs neither more nor fewer"), recommended };
 }
@@ -238,12 +239,13 @@ function lately(recommended: PoolMemory["recommended"], sinceSeconds: number): n
 /** The number that the need speaks for, within a band around what is there. */
 function recommend(need: PoolNeed, wanted: number, share: number, within: (number: number) => number) {
   if (need.replicas === null) return { number: within(wanted), limitedByOther: false };
-  const up = within(ceil(need.replicas));
+  const { arriving, waiting } = need.replicas;
+  const up = within(ceil(arriving + waiting));
   if (up > wanted) {
-    const shared = within(ceil(need.replicas * share));
+    const shared = within(ceil(arriving * share + waiting));
     return { number: Math.max(within(wanted), Math.min(up, shared)), limitedByOther: shared < up };
   }
-  const down = within(ceil(need.replicas / constants.downBand));
+  const down = within(ceil((arriving + waiting) / constants.downBand));
   return { number: Math.min(within(wanted), down), limitedByOther: false };
 }
 

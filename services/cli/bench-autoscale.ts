@@ -6,7 +6,7 @@ import { type Comparison, compare, type Run } from "../../operators/autoscale/si
 import { drawComparison } from "../../operators/autoscale/simulation/draw.ts";
 import { scenario, scenarioNames } from "../../operators/autoscale/simulation/scenarios.ts";
 import { Random } from "../lib/simulator/random.ts";
-import { type BenchRow, commit } from "./bench-engine.ts";
+import { atLeast, atMost, type BenchReport, type BenchRow, type BenchTarget, commit, printReport } from "./bench-report.ts";
 import { CliError } from "./cli-error.ts";
 import { inTree } from "./tree.ts";
 import { count } from "./up.ts";
@@ -48,12 +48,33 @@ function benchAutoscale(options: AutoscaleOptions): void {
     mkdirSync(dirname(options.svg), { recursive: true });
     writeFileSync(options.svg, drawComparison(comparisons));
   }
-  if (options.json) {
-    const report = { bench: "autoscale", machine: "simulated", commit: commit(), rows: comparisons.flatMap(rowsOf) };
-    process.stdout.write(`${JSON.stringify(report)}\n`);
-    return;
-  }
-  for (const comparison of comparisons) process.stdout.write(`\n${markdown(comparison)}\n`);
+  const report: BenchReport = {
+    bench: "autoscale",
+    machine: "simulated",
+    commit: commit(),
+    rows: comparisons.flatMap(rowsOf),
+    targets: comparisons.flatMap(targetsOf),
+  };
+  if (!options.json) for (const comparison of comparisons) process.stdout.write(`\n${markdown(comparison)}\n`);
+  printReport(options.json ? report : { ...report, rows: [] }, options.json);
+}
+
+/** More within SLOs for less than HPAs on queue depth; and where the load changes its kind, more than the best static split of equal cost. */
+function targetsOf({ scenario: name, planner, hpaWaiting, staticEqualHours }: Comparison): BenchTarget[] {
+  return [
+    atLeast(`${name}: within SLOs, beside the best HPA on waiting`, planner.attained, "of requests", hpaWaiting.attained),
+    atMost(`${name}: replica-hours, beside that HPA`, planner.replicaHours, "h", hpaWaiting.replicaHours),
+    ...(name === "both"
+      ? [
+          atLeast(
+            `${name}: within SLOs, beside the best static split of as many replica-hours`,
+            planner.attained,
+            "of requests",
+            staticEqualHours.attained,
+          ),
+        ]
+      : []),
+  ];
 }
 
 /** What the table shows of a comparison. */
