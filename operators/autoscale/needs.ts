@@ -73,7 +73,7 @@ function decodeCapacity(profile: Profile, config: AutoscaleConfig): DecodeCapaci
   const wanted = config.tpotSeconds * constants.tpotMargin;
   const hopeless = step.base + step.each > wanted;
   const seconds = Math.max(wanted, 1.25 * step.base + step.each);
-  const cacheEach = meanOf(profile.cacheOfSequence);
+  const cacheEach = meanOf(profile.cacheOfRequest);
   const bySteps = (seconds - step.base) / step.each;
   const byCache = cacheEach === null ? bySteps : constants.cacheLimit / cacheEach;
   const batch = Math.max(1, Math.min(bySteps, byCache));

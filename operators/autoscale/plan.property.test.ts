@@ -53,7 +53,7 @@ function snapshotOf(at: number, prefill: number, decode: number, load: Load): Sn
       replicas: readyPods<DecodeSample>(decode, {
         batch: batch > 0 ? batch : null,
         stepSeconds: 0.025 + 0.001 * batch,
-        cacheUsage: batch / 400,
+        cacheOfRequest: load.outputTokens / 1e5,
       }),
     },
   };
@@ -121,10 +121,7 @@ describe("beside a slow and obvious planner, which keeps everything and searches
         snapshot.prefill.replicas.reduce((sum, r) => sum + (r.sample?.queuedTokens ?? 0), 0) + snapshot.waitingRequests * eachInput;
       const [base, each] = this.line();
       const seconds = Math.max(0.045, 1.25 * base + each);
-      const cacheEach = long((s) => {
-        const { batch, cacheUsage } = (s.decode.replicas[0] as Replica<DecodeSample>).sample as DecodeSample;
-        return batch === null || cacheUsage === null || cacheUsage <= 0 ? null : cacheUsage / Math.max(1, batch);
-      });
+      const cacheEach = long((s) => ((s.decode.replicas[0] as Replica<DecodeSample>).sample as DecodeSample).cacheOfRequest);
       const batch = Math.max(1, Math.min((seconds - base) / each, cacheEach > 0 ? 0.85 / cacheEach : 1e9));
       const rate = batch / (base + each * batch);
       const overPrefill = Math.max(0, queued - 2000 * snapshot.prefill.wanted) / 30;
@@ -194,7 +191,7 @@ describe("beside a slow and obvious planner, which keeps everything and searches
         for (const { snapshot, decision } of follow(loads, config, { prefill: from, decode: from }))
           expect({ prefill: decision.prefill.replicas, decode: decision.decode.replicas }).toEqual(obvious.plan(snapshot));
       }),
-      { numRuns: 200 },
+      { numRuns: 100 },
     );
   });
 });
@@ -228,7 +225,7 @@ describe("whatever it is told", () => {
     prefillQueueSeconds: perhaps,
     admissionSeconds: perhaps,
     prefill: pods(fc.record({ tokensPerSecond: perhaps, queuedTokens: anyNumber })),
-    decode: pods(fc.record({ batch: perhaps, stepSeconds: perhaps, cacheUsage: perhaps })),
+    decode: pods(fc.record({ batch: perhaps, stepSeconds: perhaps, cacheOfRequest: perhaps })),
   });
   const range = fc
     .tuple(fc.integer({ min: 1, max: 10 }), fc.integer({ min: 0, max: 10 }))
@@ -266,7 +263,7 @@ describe("whatever it is told", () => {
           expect((decision.prefill.replicas === 0) === (decision.decode.replicas === 0)).toBe(true);
         }
       }),
-      { numRuns: 300 },
+      { numRuns: 150 },
     );
   });
 
@@ -278,7 +275,7 @@ describe("whatever it is told", () => {
           ...given,
           atSeconds: intervalSeconds,
           prefill: { wanted: 3, replicas: readyPods(3, { tokensPerSecond, queuedTokens: 500 }, stateSeconds) },
-          decode: { wanted: 3, replicas: readyPods(3, { batch: 9, stepSeconds, cacheUsage: stepSeconds }, stateSeconds) },
+          decode: { wanted: 3, replicas: readyPods(3, { batch: 9, stepSeconds, cacheOfRequest: stepSeconds }, stateSeconds) },
         });
         expect(planAutoscale(with_(a, b), config, state)).toEqual(planAutoscale(with_(null, null), config, state));
       }),

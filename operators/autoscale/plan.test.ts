@@ -26,7 +26,7 @@ const prefillPool = (count: number, queuedTokens = 0): PoolSnapshot<PrefillSampl
 });
 const decodePool = (count: number): PoolSnapshot<DecodeSample> => ({
   wanted: count,
-  replicas: ready(count, { batch: 10, stepSeconds: 0.035, cacheUsage: 0.1 }),
+  replicas: ready(count, { batch: 10, stepSeconds: 0.035, cacheOfRequest: 0.01 }),
 });
 
 /** Two requests a second of 1,000 and 100 tokens: about 1.3 replicas of prefill and 0.5 of decode. */

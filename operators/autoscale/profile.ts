@@ -28,8 +28,8 @@ export interface Profile {
   longOutput: Average;
   prefillPace: Average;
   steps: StepLine;
-  /** Of a decode worker's KV blocks, held by one sequence. */
-  cacheOfSequence: Average;
+  /** Of a decode worker's KV blocks, held by one request. */
+  cacheOfRequest: Average;
 }
 
 const nothing: Average = { sum: 0, weight: 0 };
@@ -44,7 +44,7 @@ export const emptyProfile: Profile = {
   longOutput: nothing,
   prefillPace: nothing,
   steps: { weight: 0, batch: 0, seconds: 0, batchSquared: 0, batchSeconds: 0 },
-  cacheOfSequence: nothing,
+  cacheOfRequest: nothing,
 };
 
 /** null: nothing was seen. */
@@ -65,7 +65,7 @@ function warmSamples<S>({ replicas }: PoolSnapshot<S>): S[] {
 }
 
 function mean(values: readonly (number | null)[]): number | null {
-  const known = values.filter((value) => value !== null && Number.isFinite(value) && value > 0) as number[];
+  const known = values.filter((value) => value !== null && Number.isFinite(value) && value > 1e-9) as number[];
   return known.length === 0 ? null : known.reduce((sum, value) => sum + value, 0) / known.length;
 }
 
@@ -85,10 +85,7 @@ export function learn(profile: Profile, snapshot: Snapshot): Profile {
     longOutput: slowly(profile.longOutput, snapshot.outputTokensPerSecond),
     prefillPace: slowly(profile.prefillPace, mean(warmSamples(snapshot.prefill).map(({ tokensPerSecond }) => tokensPerSecond))),
     steps: decode.reduce((line, { batch, stepSeconds }) => takeStep(line, batch, stepSeconds), forgetSteps(profile.steps, seconds)),
-    cacheOfSequence: slowly(
-      profile.cacheOfSequence,
-      mean(decode.map(({ batch, cacheUsage }) => (batch === null || cacheUsage === null ? null : cacheUsage / Math.max(1, batch)))),
-    ),
+    cacheOfRequest: slowly(profile.cacheOfRequest, mean(decode.map(({ cacheOfRequest }) => cacheOfRequest))),
   };
 }
 

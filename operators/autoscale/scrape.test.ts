@@ -93,9 +93,9 @@ describe("two scrapes", () => {
 
   it("give each worker's own samples", () => {
     const worker = (sum: number, count: number) =>
-      `pelagic_step_sequences_sum ${sum}\npelagic_step_sequences_count ${count}\npelagic_decode_step_seconds 0.02\nvllm:kv_cache_usage_perc{model_name="m"} 0.4`;
+      `pelagic_step_sequences_sum ${sum}\npelagic_step_sequences_count ${count}\npelagic_decode_step_seconds 0.02\nvllm:kv_cache_usage_perc{model_name="m"} 0.4\nvllm:num_requests_running{model_name="m"} 8`;
     const { decode } = between(scrape(0, { decode: [worker(100, 50)] }), scrape(15, { decode: [worker(700, 150)] }));
-    expect(decode.replicas[0]?.sample).toEqual({ batch: 6, stepSeconds: 0.02, cacheUsage: 0.4 });
+    expect(decode.replicas[0]?.sample).toEqual({ batch: 6, stepSeconds: 0.02, cacheOfRequest: 0.05 });
   });
 
   it("take from prefill's time what computing alone takes", () => {

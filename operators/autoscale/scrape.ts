@@ -78,7 +78,7 @@ export function snapshotOf({ modelName, before, now, prefill, decode }: Observed
       return {
         batch: earlier === undefined ? null : meanGrowth([{ before: earlier, now: series }], "pelagic_step_sequences"),
         stepSeconds: known(series, "pelagic_decode_step_seconds"),
-        cacheUsage: known(series, "vllm:kv_cache_usage_perc"),
+        cacheOfRequest: cacheOfRequest(series),
       };
     }),
   };
@@ -123,6 +123,11 @@ function gauge(series: Series, name: string, labels: Labels = {}): number {
 /** null: absent, or zero as long as nothing was measured. */
 function known(series: Series, name: string): number | null {
   return gauge(series, name) || null;
+}
+
+function cacheOfRequest(series: Series): number | null {
+  const running = gauge(series, "vllm:num_requests_running");
+  return running > 0 ? gauge(series, "vllm:kv_cache_usage_perc") / running : null;
 }
 
 const sameLabels = (a: Sample, b: Sample) => fits(a, b.labels) && Object.keys(a.labels).length === Object.keys(b.labels).length;

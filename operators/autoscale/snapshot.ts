@@ -22,8 +22,8 @@ export interface DecodeSample {
   batch: number | null;
   /** A step without prefill. */
   stepSeconds: number | null;
-  /** Share of its KV blocks that requests hold, 0 to 1. */
-  cacheUsage: number | null;
+  /** Share of its KV blocks that one of its requests holds, mean of those that run now. */
+  cacheOfRequest: number | null;
 }
 
 export interface PoolSnapshot<Sample> {
