@@ -39,7 +39,7 @@ export const pools: Pick<AutoscaleConfig, "prefill" | "decode"> = { prefill: ran
 const waitingTargets = [0.5, 1, 2, 4, 8];
 const runningTargets = [0.5, 1, 2, 4].flatMap((prefill) => [8, 12, 16, 24].map((decode) => ({ prefill, decode })));
 /** Static splits are tried up to so many replicas in all. */
-const mostStatic = 18;
+const mostStatic = 16;
 
 /** `seeded`: the same chance for each run. */
 export function compare(scenario: Scenario, seeded: () => () => number): Comparison {
