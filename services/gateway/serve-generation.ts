@@ -16,7 +16,7 @@ import { inEndpointsWords } from "./field-names.ts";
 import type { Gateway, HostedModel } from "./gateway.ts";
 import { sendError } from "./http-error.ts";
 import type { GatewayResponse } from "./http-response.ts";
-import { readJsonBody } from "./json-body.ts";
+import { bodyLimits, readJsonBody } from "./json-body.ts";
 import { chooseModel } from "./model-choice.ts";
 import { OutputAssembler } from "./output-assembler.ts";
 import type { EncodedPrompt } from "./prompt-encoder.ts";
@@ -106,7 +106,7 @@ function begin(gateway: Gateway, endpoint: Endpoint, request: IncomingMessage, r
 
 async function read(serving: Serving): Promise<Asked> {
   const { gateway, endpoint, request, visit, times } = serving;
-  const { body, release } = await readJsonBody(request, gateway.limits.maxBodyBytes, gateway.bodyBudget);
+  const { body, release } = await readJsonBody(request, bodyLimits(gateway, request, visit.caller));
   serving.releaseBody = release;
   times.ended("read body");
   const terms = termsOf(request.headers, visit.caller, body.priority, gateway.limits.deadlineMs);
@@ -128,10 +128,12 @@ async function enter(serving: Serving, { hosted, parsed, terms, standing }: Aske
     const param = parsed.candidates > 1 ? "n" : "prompt";
     throw new PelagicError("invalid_request", `${param}: ${answers} answers are more than the workers take at once`, { param });
   }
+  const elapsedMs = performance.now() - times.arrivedMs;
   serving.place = await gateway.admission.enter(standing, {
     room: hosted.room,
     answers,
-    waitMs: Math.min(terms.deadlineMs, terms.ttftMs ?? Number.POSITIVE_INFINITY),
+    ...(terms.ttftMs !== null && { waitMs: terms.ttftMs - elapsedMs }),
+    leftMs: terms.deadlineMs - elapsedMs,
     signal: gone,
   });
   const maxPositions = readyMaxPositions(gateway, hosted.model);
@@ -318,7 +320,7 @@ function readyMaxPositions(gateway: Gateway, { name }: ServedModel): number {
 async function encodePrompt(
   { model, encoder }: HostedModel,
   source: PromptSource,
-  { wanted, bannedWords, common }: ParsedRequest,
+  { wanted, bannedWords, common, promptField }: ParsedRequest,
   maxPositions: number,
   limits: EncodeLimits,
 ): Promise<EncodedPrompt> {
@@ -336,7 +338,7 @@ async function encodePrompt(
   const also = { ...(wanted && { format: wanted }), ...(bannedWords && { bannedWords }) };
   if ("tokens" in source) return { ...(await encoder.encode({ kind: "ids", ...also }, limits)), tokens: last(source.tokens) };
   // What is cut off may be any length.
-  if (!common.truncate_prompt_tokens) checkPromptBytes(source, model, maxPositions);
+  if (!common.truncate_prompt_tokens) checkPromptBytes(source, model, maxPositions, promptField);
   const encoded = await encoder.encode({ ...source.job, ...also }, limits);
   return { ...encoded, tokens: last(encoded.tokens) };
 }

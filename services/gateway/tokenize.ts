@@ -5,13 +5,13 @@ import { PelagicError } from "../lib/contracts/errors.ts";
 import { type Detokenized, DetokenizeRequest, type Tokenized, TokenizeRequest } from "../lib/contracts/http.ts";
 import { type CountedTokens, CountTokensRequest } from "../lib/contracts/http-messages.ts";
 import type { TokenTable } from "../lib/model/token-table.ts";
-import { chatPrompt, checkPromptBytes, checkTokenId, type TextSource } from "./prompt-source.ts";
+import { chatPrompt, checkPromptBytes, checkTokenId, longestField, type TextSource } from "./prompt-source.ts";
 import type { Place } from "./admission/admission.ts";
 import { visitOf } from "./admission/callers.ts";
 import { standingOf } from "./admission/terms.ts";
 import { sendJson } from "./http-response.ts";
-import { parseBody, readJsonBody } from "./json-body.ts";
-import { conversationOf } from "./messages-request.ts";
+import { bodyLimits, parseBody, readJsonBody } from "./json-body.ts";
+import { conversationOf, systemOf } from "./messages-request.ts";
 import type { Gateway } from "./gateway.ts";
 import { chooseModel } from "./model-choice.ts";
 import { servedContext } from "./readiness.ts";
@@ -20,13 +20,13 @@ import type { Encoder } from "./tokenizer-pool.ts";
 
 export function tokenize(gateway: Gateway, request: Request, response: Response): Promise<void> {
   return answer(gateway, TokenizeRequest, request, response, async (body, { model, encoder, table, signal }) => {
-    const { messages, chat_template_kwargs, tools, prompt, add_special_tokens } = body;
+    const { messages, prompt, add_special_tokens } = body;
     const text = prompt ?? "";
     const source: TextSource = messages
-      ? chatPrompt({ messages, chat_template_kwargs, tools }, model)
+      ? chatPrompt({ ...body, messages }, model)
       : { job: { kind: "text", text, special: add_special_tokens ?? true }, bytes: Buffer.byteLength(text) };
     const maxPositions = servedContext(gateway.directory, model.name);
-    if (maxPositions !== null) checkPromptBytes(source, model, maxPositions);
+    if (maxPositions !== null) checkPromptBytes(source, model, maxPositions, messages ? "messages" : "prompt");
     const { tokens } = await encoder.encode(source.job, { signal, timeoutMs: gateway.limits.deadlineMs });
     return {
       count: tokens.length,
@@ -48,7 +48,7 @@ export function countTokens(gateway: Gateway, request: Request, response: Respon
   return answer(gateway, CountTokensRequest, request, response, async (body, { model, encoder, signal }) => {
     const source = chatPrompt(conversationOf(body), model);
     const maxPositions = servedContext(gateway.directory, model.name);
-    if (maxPositions !== null) checkPromptBytes(source, model, maxPositions);
+    if (maxPositions !== null) checkPromptBytes(source, model, maxPositions, longestField(source, systemOf(body)));
     const { tokens } = await encoder.encode(source.job, { signal, timeoutMs: gateway.limits.deadlineMs });
     return { input_tokens: tokens.length } satisfies CountedTokens;
   });
@@ -63,10 +63,10 @@ async function answer<S extends z.ZodType<{ model?: string | null }>>(
 ): Promise<void> {
   const gone = new AbortController();
   response.on("close", () => gone.abort());
-  const read = await readJsonBody(request, gateway.limits.maxBodyBytes, gateway.bodyBudget);
+  const { caller } = visitOf(response);
+  const read = await readJsonBody(request, bodyLimits(gateway, request, caller));
   let place: Place | null = null;
   try {
-    const { caller } = visitOf(response);
     const { encoder, model } = chooseModel(gateway.models, read.body.model, caller);
     const body = parseBody(schema, read.body);
     if (encoder === null || model.table === null)

@@ -152,6 +152,8 @@ describe("admission", () => {
     void enter("running", "a");
     void enter("patient", "a");
     void enter("hasty", "a", { waitMs: 200 });
+    void enter("due", "a", { waitMs: 300, leftMs: 200 });
+    void enter("too late", "c", { leftMs: 0 });
     const controller = new AbortController();
     void enter("gone", "a", { signal: controller.signal });
     await clock.advance(0);
@@ -160,6 +162,7 @@ describe("admission", () => {
     expect(errors.get("gone")?.code).toBe("cancelled");
     await clock.advance(250);
     expect(errors.get("hasty")).toMatchObject({ code: "overloaded", message: "the request waited 200 ms; try again later" });
+    expect([errors.get("due")?.code, errors.get("too late")?.code]).toEqual(["deadline_exceeded", "deadline_exceeded"]);
     expect(errors.has("patient")).toBe(false);
     await clock.advance(1_000);
     expect(errors.get("patient")?.code).toBe("overloaded");

@@ -24,8 +24,9 @@ export interface EnterOptions {
   room?: Room;
   /** So many places there, all at once: a place that another takes meanwhile would be missed when prefill is spent. */
   answers?: number;
-  /** The client's own patience. */
+  /** The client's own patience, and what is left to its deadline. */
   waitMs?: number;
+  leftMs?: number;
   signal?: AbortSignal;
 }
 
@@ -80,11 +81,15 @@ export class Admission {
   }
 
   /** Rejects with what to answer where the request cannot enter. */
-  enter(standing: Standing, { room, answers = 1, waitMs = Number.POSITIVE_INFINITY, signal }: EnterOptions = {}): Promise<Place> {
+  enter(
+    standing: Standing,
+    { room, answers = 1, waitMs = Number.POSITIVE_INFINITY, leftMs = Number.POSITIVE_INFINITY, signal }: EnterOptions = {},
+  ): Promise<Place> {
     const { clock, maxWaiting, maxWaitMs } = this.options;
     const { tenant } = standing;
     if (this.closed) return Promise.reject(shuttingDown());
     if (signal?.aborted) return Promise.reject(cancelled());
+    if (leftMs <= 0) return Promise.reject(deadlineExceeded());
     // Workers may have room since somebody looked last: who waits and can go comes first.
     const left = this.admitWaiting();
     if (this.mayEnter(tenant) && (!room || room.takes(tenant, left.get(room) ?? room.places, answers)))
@@ -93,7 +98,7 @@ export class Admission {
       return Promise.reject(this.overloaded(`${this.queue.size} requests are waiting already`));
     }
     return new Promise((resolve, reject) => {
-      const boundMs = Math.min(waitMs, maxWaitMs);
+      const boundMs = Math.max(0, Math.min(waitMs, maxWaitMs, leftMs));
       const stopWaiting = () => {
         stopTimer();
         signal?.removeEventListener("abort", onAbort);
@@ -115,7 +120,9 @@ export class Admission {
         },
       };
       const onAbort = () => waiter.refuse(cancelled());
-      const stopTimer = clock.setTimer(boundMs, () => waiter.refuse(this.overloaded(`the request waited ${Math.round(boundMs)} ms`)));
+      const stopTimer = clock.setTimer(boundMs, () =>
+        waiter.refuse(boundMs === leftMs ? deadlineExceeded() : this.overloaded(`the request waited ${Math.round(boundMs)} ms`)),
+      );
       signal?.addEventListener("abort", onAbort, { once: true });
       add(this.waitingOf, tenant, 1);
       this.queue.add(waiter, standing, answers, clock.nowMs());
@@ -206,6 +213,10 @@ export class Admission {
 
 function shuttingDown(): PelagicError {
   return new PelagicError("shutting_down", "the gateway is shutting down; try again elsewhere");
+}
+
+function deadlineExceeded(): PelagicError {
+  return new PelagicError("deadline_exceeded", "the request's deadline passed before it had a place");
 }
 
 function cancelled(): PelagicError {

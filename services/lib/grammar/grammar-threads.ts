@@ -21,7 +21,7 @@ export interface GrammarThreadsOptions extends GrammarThreadData {
   callMs?: number;
 }
 
-/** The gateway has refused what takes longer than seconds (grammar-encoder.ts); this is against hanging. */
+/** The gateway has refused what takes longer than seconds (format-encoder.ts); this is against hanging. */
 const defaultCallMs = 60_000;
 /** Such a grammar is compiled in tenths of a second at most. */
 const smallCharacters = 16_384;
