@@ -16,7 +16,7 @@ export function drawComparison(comparisons: readonly Comparison[]): string {
   const height = panel.top + comparisons.length * rowHeight;
   const rows = comparisons.map((comparison, i) => {
     const y = panel.top + i * rowHeight;
-    return [scatter(comparison, panel.left, y + 20), course(comparison, panel.left + panel.width + panel.gap, y + 20)].join("\n");
+    return [scatter(comparison, panel.left, y + 20), drawCourse(comparison, panel.left + panel.width + panel.gap, y + 20)].join("\n");
   });
   const names = Object.entries(style).map(
     ([name, kind], i) => `<circle cx="${54 + i * 130}" cy="18" r="4" class="${kind}"/><text x="${62 + i * 130}" y="22">${name}</text>`,
@@ -52,7 +52,9 @@ function scatter({ scenario, hours, planner, others }: Comparison, left: number,
   ].join("\n");
 }
 
-function course({ scenario, hours, course: steps }: Comparison, left: number, top: number): string {
+function drawCourse({ scenario, hours, course }: Comparison, left: number, top: number): string {
+  // Without what was decided after the last request had come.
+  const steps = course.filter(({ atSeconds }) => atSeconds < hours * 3600);
   const x = (atSeconds: number) => left + (atSeconds / (hours * 3600)) * panel.width;
   const y = (replicas: number) => top + (1 - replicas / most.chosen) * panel.height;
   const line = (pool: "prefill" | "decode") => {
@@ -64,7 +66,7 @@ function course({ scenario, hours, course: steps }: Comparison, left: number, to
   };
   const minutes = [0, 0.25, 0.5, 0.75, 1].map((part) => part * hours * 60);
   return [
-    `<text x="${left}" y="${top - 10}" class="title">${scenario}: the planner's prefill (blue) and decode (green) replicas, by minute</text>`,
+    `<text x="${left}" y="${top - 10}" class="title">${scenario}: planner's prefill (blue) and decode (green), by minute</text>`,
     ...grid(left, top, [0, 4, 8, 12], most.chosen, String),
     ...minutes.map((m) => `<text x="${x(m * 60).toFixed(1)}" y="${top + panel.height + 14}" text-anchor="middle">${Math.round(m)}</text>`),
     line("prefill"),
