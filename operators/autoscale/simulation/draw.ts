@@ -66,7 +66,7 @@ function drawCourse({ scenario, hours, course }: Comparison, left: number, top: 
   };
   const minutes = [0, 0.25, 0.5, 0.75, 1].map((part) => part * hours * 60);
   return [
-    `<text x="${left}" y="${top - 10}" class="title">${scenario}: planner's prefill (blue) and decode (green), by minute</text>`,
+    `<text x="${left}" y="${top - 10}" class="title">${scenario}: planner's prefill (blue), decode (green) by minute</text>`,
     ...grid(left, top, [0, 4, 8, 12], most.chosen, String),
     ...minutes.map((m) => `<text x="${x(m * 60).toFixed(1)}" y="${top + panel.height + 14}" text-anchor="middle">${Math.round(m)}</text>`),
     line("prefill"),
