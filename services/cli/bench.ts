@@ -1,5 +1,6 @@
 // bench: one sub-command for each benchmark; all print the same form.
 import type { Command } from "commander";
+import * as autoscale from "./bench-autoscale.ts";
 import * as cancel from "./bench-cancel.ts";
 import * as engine from "./bench-engine.ts";
 import * as gateway from "./bench-gateway.ts";
@@ -19,4 +20,5 @@ export function register(program: Command): void {
   load.register(bench);
   gateway.register(bench);
   cancel.register(bench);
+  autoscale.register(bench);
 }

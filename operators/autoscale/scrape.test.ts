@@ -1,0 +1,159 @@
+import fc from "fast-check";
+import { describe, expect, it } from "vitest";
+import { parseMetrics, type Series } from "./metrics-text.ts";
+import { type Scrape, snapshotOf } from "./scrape.ts";
+
+const pod = (name: string) => ({ name, state: "ready" as const, stateSeconds: 100 });
+
+function scrape(atSeconds: number, texts: { gateways?: string[]; prefill?: string[]; decode?: string[] }): Scrape {
+  const named = (group: string, list: string[] = []): Map<string, Series> =>
+    new Map(list.map((text, i) => [`${group}-${i}`, parseMetrics(text)]));
+  return {
+    atSeconds,
+    gateways: named("gateway", texts.gateways),
+    prefill: named("prefill", texts.prefill),
+    decode: named("decode", texts.decode),
+  };
+}
+
+const between = (before: Scrape | null, now: Scrape) =>
+  snapshotOf({
+    modelName: "m",
+    before,
+    now,
+    prefill: { wanted: 1, pods: [pod("prefill-0")] },
+    decode: { wanted: 1, pods: [pod("decode-0")] },
+  });
+
+describe("Prometheus's text", () => {
+  it("is read with labels, escapes, timestamps and infinities; what is none is left out", () => {
+    const series = parseMetrics(
+      [
+        "# HELP a what",
+        "# TYPE a counter",
+        'a{x="1",y="a\\"b\\\\c\\nd, e}"} 2.5 1700000000000',
+        "a 3e2",
+        "b{} +Inf",
+        "c NaN",
+        "d{x=1} 5",
+        "no number",
+        "",
+        "e 7\r",
+      ].join("\n"),
+    );
+    expect(Object.fromEntries(series)).toEqual({
+      a: [
+        { labels: { x: "1", y: 'a"b\\c\nd, e}' }, value: 2.5 },
+        { labels: {}, value: 300 },
+      ],
+      b: [{ labels: {}, value: Number.POSITIVE_INFINITY }],
+      e: [{ labels: {}, value: 7 }],
+    });
+  });
+});
+
+describe("two scrapes", () => {
+  const ended = (stop: number, refused: number, noWorkers: number, waiting: number) =>
+    [
+      `pelagic_gateway_requests_total{endpoint="chat",outcome="stop",model_name="m"} ${stop}`,
+      `pelagic_gateway_requests_total{endpoint="chat",outcome="invalid_request",model_name="m"} ${refused}`,
+      `pelagic_gateway_requests_total{endpoint="chat",outcome="rate_limit_exceeded",model_name="m"} ${refused}`,
+      `pelagic_gateway_requests_total{endpoint="completions",outcome="no_workers",model_name="m"} ${noWorkers}`,
+      `pelagic_gateway_requests_total{endpoint="chat",outcome="stop",model_name="other"} ${stop * 100}`,
+      `pelagic_gateway_requests_waiting{model_name="m"} ${waiting}`,
+      'pelagic_gateway_requests_waiting{model_name="other"} 99',
+    ].join("\n");
+  const running = (count: number) => `vllm:num_requests_running{model_name="m"} ${count}\nvllm:num_requests_waiting{model_name="m"} 1`;
+
+  it("count what came: ended and not refused for itself, and more in the system than before", () => {
+    const before = scrape(100, { gateways: [ended(10, 5, 0, 2)], decode: [running(4)] });
+    const now = scrape(110, { gateways: [ended(30, 50, 3, 6)], decode: [running(7)] });
+    const snapshot = between(before, now);
+    // 20 answered, 3 without a worker, 4 more wait, 3 more run.
+    expect(snapshot.requestsPerSecond).toBeCloseTo(3);
+    expect(snapshot).toMatchObject({ intervalSeconds: 10, runningRequests: 7, waitingRequests: 7 });
+  });
+
+  it("take counters that began anew from zero, and processes that are new as unknown", () => {
+    const tokens = (computed: number, queued: number) =>
+      `pelagic_prefilled_tokens_total ${computed}\npelagic_queued_prefill_tokens ${queued}`;
+    const again = between(scrape(0, { prefill: [tokens(5000, 100)] }), scrape(10, { prefill: [tokens(200, 300)] }));
+    expect(again.inputTokensPerSecond).toBeCloseTo(40);
+    const joined = between(scrape(0, { prefill: [tokens(500, 0)] }), scrape(10, { prefill: [tokens(700, 0), tokens(1e9, 0)] }));
+    expect(joined.inputTokensPerSecond).toBeCloseTo(20);
+  });
+
+  it("say that nothing is known where nothing was said", () => {
+    const first = between(null, scrape(10, { gateways: [ended(1, 1, 1, 4)], decode: [running(2)] }));
+    expect(first).toMatchObject({ requestsPerSecond: null, ttftSeconds: null, tpotSeconds: null, waitingRequests: 5 });
+    const silent = between(scrape(0, {}), scrape(15, {}));
+    expect(silent).toMatchObject({ requestsPerSecond: null, prefillQueueSeconds: null, admissionSeconds: null });
+    expect(silent.prefill.replicas).toEqual([{ ...pod("prefill-0"), sample: null }]);
+  });
+
+  it("give each worker's own samples", () => {
+    const worker = (sum: number, count: number) =>
+      `pelagic_step_sequences_sum ${sum}\npelagic_step_sequences_count ${count}\npelagic_decode_step_seconds 0.02\nvllm:kv_cache_usage_perc{model_name="m"} 0.4\nvllm:num_requests_running{model_name="m"} 8`;
+    const { decode } = between(scrape(0, { decode: [worker(100, 50)] }), scrape(15, { decode: [worker(700, 150)] }));
+    expect(decode.replicas[0]?.sample).toEqual({ batch: 6, stepSeconds: 0.02, cacheOfRequest: 0.05 });
+  });
+
+  it("take from prefill's time what computing alone takes", () => {
+    const worker = (count: number, tokens: number) =>
+      [
+        `pelagic_prefill_queue_seconds_sum ${count * 0.5}\npelagic_prefill_queue_seconds_count ${count}`,
+        `pelagic_prefill_compute_seconds_sum ${count * 3}\npelagic_prefill_compute_seconds_count ${count}`,
+        `pelagic_prefilled_tokens_total ${tokens}\npelagic_prefill_tokens_per_second 1000`,
+      ].join("\n");
+    // 3.5 s there, of which 2,000 tokens take 2.
+    const snapshot = between(scrape(0, { prefill: [worker(0, 0)] }), scrape(15, { prefill: [worker(4, 8000)] }));
+    expect(snapshot.prefillQueueSeconds).toBeCloseTo(1.5);
+  });
+
+  it("add the gateway's queue and decode's to the time before admission", () => {
+    const gateway = (count: number) =>
+      `pelagic_gateway_phase_seconds_sum{phase="queue",model_name="m"} ${count * 2}\npelagic_gateway_phase_seconds_count{phase="queue",model_name="m"} ${count}\npelagic_gateway_phase_seconds_sum{phase="stream",model_name="m"} 900`;
+    const decode = (count: number) =>
+      `vllm:request_queue_time_seconds_sum{model_name="m"} ${count / 2}\nvllm:request_queue_time_seconds_count{model_name="m"} ${count}`;
+    const snapshot = between(
+      scrape(0, { gateways: [gateway(0)], decode: [decode(0)] }),
+      scrape(15, { gateways: [gateway(3)], decode: [decode(3)] }),
+    );
+    expect(snapshot.admissionSeconds).toBeCloseTo(2.5);
+  });
+});
+
+describe("quantiles", () => {
+  const bounds = [0.01, 0.05, 0.1, 0.5, 1, 5];
+  const histogram = (values: number[], endpoint: string) =>
+    [...bounds, Number.POSITIVE_INFINITY]
+      .map((bound) => {
+        const le = Number.isFinite(bound) ? String(bound) : "+Inf";
+        const below = values.filter((value) => value <= bound).length;
+        return `gen_ai_server_time_to_first_token_seconds_bucket{le="${le}",endpoint="${endpoint}",model_name="m"} ${below}`;
+      })
+      .join("\n");
+  const times = fc.array(fc.double({ min: 0.001, max: 20, noNaN: true }), { maxLength: 60 });
+
+  it("lie in the bucket of the true one, over all gateways and endpoints, of this interval alone", () => {
+    fc.assert(
+      fc.property(times, times, times, times, (old, chat, completions, second) => {
+        const before = scrape(0, { gateways: [`${histogram(old, "chat")}\n${histogram([], "completions")}`, histogram([], "chat")] });
+        const now = scrape(15, {
+          gateways: [`${histogram([...old, ...chat], "chat")}\n${histogram(completions, "completions")}`, histogram(second, "chat")],
+        });
+        const { ttftSeconds } = between(before, now);
+        const all = [...chat, ...completions, ...second].sort((a, b) => a - b);
+        if (all.length === 0) {
+          expect(ttftSeconds).toBeNull();
+          return;
+        }
+        const truth = all[Math.ceil(0.9 * all.length - 1e-9) - 1] as number;
+        const upper = bounds.find((bound) => truth <= bound) ?? 5;
+        const lower = truth > 5 ? 5 : (bounds[bounds.indexOf(upper) - 1] ?? 0);
+        expect(ttftSeconds).toBeGreaterThanOrEqual(lower - 1e-9);
+        expect(ttftSeconds).toBeLessThanOrEqual(upper + 1e-9);
+      }),
+    );
+  });
+});
