@@ -1,10 +1,12 @@
 // Writes the files that are derived from schemas; with --check, fails where a file differs instead. Run from the repository's root.
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
+import { composeNatsConfig } from "./compose-nats.ts";
 import { openApiDocument } from "../lib/contracts/openapi.ts";
 
 const generated: Record<string, string> = {
   "docs/openapi.json": `${JSON.stringify(openApiDocument())}\n`,
+  "deploy/images/nats.conf": composeNatsConfig(),
 };
 
 function current(path: string): string | null {

@@ -1,10 +1,11 @@
 // buildah with a store of this tree's own, so that the machine's images are not touched, and `rm -r .cache/cluster` forgets it.
-import { mkdirSync, renameSync, rmSync } from "node:fs";
+import { mkdirSync, readFileSync, renameSync, rmSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { runCommand, lastLines } from "../run-command.ts";
 import { CliError } from "../cli-error.ts";
 import { cacheDir } from "./layout.ts";
-import { must } from "./shell.ts";
+import { attempt, must } from "./shell.ts";
+import { mountsUnder } from "./mounts.ts";
 
 export interface ImageBuild {
   tag: string;
@@ -14,7 +15,10 @@ export interface ImageBuild {
 }
 
 const buildTimeoutMs = 3_600_000;
-const store = ["--root", join(cacheDir, "store"), "--runroot", join(cacheDir, "store-run"), "--storage-driver", "overlay"];
+const mostStoredBytes = 8 * 1024 ** 3;
+const storeDir = join(cacheDir, "store");
+const runDir = join(cacheDir, "store-run");
+const store = ["--root", storeDir, "--runroot", runDir, "--storage-driver", "overlay"];
 /** Containers need no namespaces of their own to compile in. */
 const env = { BUILDAH_ISOLATION: "chroot" };
 
@@ -45,7 +49,14 @@ export async function writeArchive(tag: string, path: string): Promise<void> {
   renameSync(partial, path);
 }
 
-/** What earlier builds of a tag left behind. */
-export async function pruneImages(): Promise<void> {
-  await runCommand("buildah", [...store, "rmi", "--prune"], { env, timeoutMs: 300_000 });
+/**
+ * After the last build: buildah leaves layers mounted. Layers of earlier builds stay, since they make the next one quick, until they take
+ * more than that much.
+ */
+export async function tidyStore(): Promise<void> {
+  const kib = Number.parseInt(await attempt("du", ["-skx", storeDir], 120_000), 10);
+  if (kib * 1024 > mostStoredBytes) await runCommand("buildah", [...store, "rmi", "--prune"], { env, timeoutMs: 300_000 });
+  for (const target of mountsUnder(readFileSync("/proc/mounts", "utf8"), storeDir)) await attempt("umount", ["-l", target]);
+  // It counts there what is mounted.
+  rmSync(runDir, { recursive: true, force: true });
 }

@@ -8,7 +8,7 @@ import { findOnPath } from "../run-command.ts";
 import { inTree } from "../tree.ts";
 import { ensureBases } from "./bases.ts";
 import { binaryPath } from "./binaries.ts";
-import { buildImage, imageExists, pruneImages, writeArchive } from "./buildah.ts";
+import { buildImage, imageExists, tidyStore, writeArchive } from "./buildah.ts";
 import { archiveDir, cacheDir, versions } from "./layout.ts";
 import { must } from "./shell.ts";
 
@@ -56,29 +56,32 @@ func main() {
 
 export async function ensureImages(options: { cuda?: boolean }, progress: Progress): Promise<ClusterImage[]> {
   mkdirSync(archiveDir, { recursive: true });
-  const images = [
-    await ensureImage(pauseTag, digestOf([pauseProgram]), progress, () => oneProgram(pauseTag, "pause", pauseBinary)),
-    await ensureImage(corednsTag, digestOf([corednsTag]), progress, () =>
-      oneProgram(corednsTag, "coredns", async () => binaryPath("coredns") as string),
-    ),
-    await ensureImage(natsTag, digestOf([natsTag]), progress, () =>
-      oneProgram(natsTag, "nats-server", () => natsServerBinary(progress.step)),
-    ),
-    await ensureImage(
-      pelagicTag,
-      sourcesDigest(["deploy", "kernels", "loadtest", "models/plankton", "operators", "services"]),
-      progress,
-      () => productImage(pelagicTag, "Dockerfile", progress),
-    ),
-  ];
-  if (options.cuda)
-    images.push(
-      await ensureImage(cudaTag, sourcesDigest(["deploy", "kernels", "models/plankton", "operators", "services"]), progress, () =>
-        productImage(cudaTag, "Dockerfile.cuda", progress),
+  try {
+    const images = [
+      await ensureImage(pauseTag, digestOf([pauseProgram]), progress, () => oneProgram(pauseTag, "pause", pauseBinary)),
+      await ensureImage(corednsTag, digestOf([corednsTag]), progress, () =>
+        oneProgram(corednsTag, "coredns", async () => binaryPath("coredns") as string),
       ),
-    );
-  if (images.some(({ built }) => built)) await pruneImages();
-  return images;
+      await ensureImage(natsTag, digestOf([natsTag]), progress, () =>
+        oneProgram(natsTag, "nats-server", () => natsServerBinary(progress.step)),
+      ),
+      await ensureImage(
+        pelagicTag,
+        sourcesDigest(["deploy", "kernels", "loadtest", "models/plankton", "operators", "services"]),
+        progress,
+        () => productImage(pelagicTag, "Dockerfile", progress),
+      ),
+    ];
+    if (options.cuda)
+      images.push(
+        await ensureImage(cudaTag, sourcesDigest(["deploy", "kernels", "models/plankton", "operators", "services"]), progress, () =>
+          productImage(cudaTag, "Dockerfile.cuda", progress),
+        ),
+      );
+    return images;
+  } finally {
+    await tidyStore();
+  }
 }
 
 export interface Progress {

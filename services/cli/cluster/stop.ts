@@ -17,6 +17,7 @@ import { CliError } from "../cli-error.ts";
 import { identifyProcess, isRunning, type ProcessIdentity, signalProcess, waitUntilGone } from "../stack/process-table.ts";
 import type { ClusterInstance } from "./instance.ts";
 import { cacheDir, containerdSocket, network, podNetworkName, stateDir } from "./layout.ts";
+import { mountsUnder } from "./mounts.ts";
 import { attempt } from "./shell.ts";
 
 /** Folders with fixed names that the kubelet, containerd and CNI make; where they were not there before, they go. The inner ones first. */
@@ -104,17 +105,6 @@ function childrenOf(parents: number[]): number[] {
     for (const [pid, parent] of parentOf) if (parents.includes(parent) || found.has(parent)) found.add(pid);
   }
   return [...found];
-}
-
-/** The inner ones first. */
-export function mountsUnder(table: string, dir: string): string[] {
-  return table
-    .split("\n")
-    .map((line) =>
-      (line.split(" ")[1] ?? "").replace(/\\([0-7]{3})/g, (_, octal: string) => String.fromCharCode(Number.parseInt(octal, 8))),
-    )
-    .filter((target) => target === dir || target.startsWith(`${dir}/`))
-    .reverse();
 }
 
 /** Of the kubelet, which has one name for all of its pods; on cgroup v1 in every hierarchy. */
