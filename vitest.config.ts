@@ -27,13 +27,15 @@ export default defineConfig({
         test: {
           name: "integration",
           include: ["tests/**/*.test.ts"],
-          exclude: ["tests/house/**", "tests/e2e/**", "tests/clients/**"],
+          exclude: ["tests/house/**", "tests/e2e/**", "tests/clients/**", "tests/cluster/**"],
           ...oneByOne,
           sequence: { groupOrder: 1 },
         },
       },
       { extends: true, test: { name: "e2e", include: ["tests/e2e/**/*.test.ts"], ...oneByOne, sequence: { groupOrder: 2 } } },
       { extends: true, test: { name: "clients", include: ["tests/clients/**/*.test.ts"], ...oneByOne, sequence: { groupOrder: 3 } } },
+      // Root, and a machine that can carry a node: ./pelagic test asks for it by name.
+      { extends: true, test: { name: "cluster", include: ["tests/cluster/**/*.test.ts"], ...oneByOne, sequence: { groupOrder: 4 } } },
     ],
   },
 });

@@ -53,25 +53,28 @@ export function register(program: Command): void {
 async function up(options: Options): Promise<void> {
   const progress = createProgress(progressMode(options));
   const begun = performance.now();
-  const ready = await withLock(progress.step, async () => {
-    await checkMachine();
-    const made = await makeImages(options, progress);
-    const instance = readInstance();
-    const state = checkedState(instance);
-    if (state === "running") {
-      await importImages(made.filter(({ built }) => built).map(({ archive }) => archive));
-      return { made, started: false };
-    }
-    if (state === "broken") {
-      progress.step("clearing a node that did not end well");
-      await stopNode(instance);
-    }
-    await startNode(
-      made.map(({ archive }) => archive),
-      progress.step,
-    );
-    return { made, started: true };
-  });
+  const ready = await withLock(
+    (text: string) => progress.step(text),
+    async () => {
+      await checkMachine();
+      const made = await makeImages(options, progress);
+      const instance = readInstance();
+      const state = checkedState(instance);
+      if (state === "running") {
+        await importImages(made.filter(({ built }) => built).map(({ archive }) => archive));
+        return { made, started: false };
+      }
+      if (state === "broken") {
+        progress.step("clearing a node that did not end well");
+        await stopNode(instance);
+      }
+      await startNode(
+        made.map(({ archive }) => archive),
+        (text: string) => progress.step(text),
+      );
+      return { made, started: true };
+    },
+  );
   progress.end();
   const report = { event: "up", kubeconfig: kubeconfigFile, started: ready.started, seconds: secondsSince(begun), images: ready.made };
   process.stdout.write(
@@ -83,13 +86,16 @@ async function up(options: Options): Promise<void> {
 
 async function images(options: Options): Promise<void> {
   const progress = createProgress(progressMode(options));
-  const made = await withLock(progress.step, async () => {
-    await checkMachine();
-    const all = await makeImages(options, progress);
-    const instance = readInstance();
-    if (instance?.tree === treeRoot && stateOf(instance) === "running") await importImages(all.map(({ archive }) => archive));
-    return all;
-  });
+  const made = await withLock(
+    (text: string) => progress.step(text),
+    async () => {
+      await checkMachine();
+      const all = await makeImages(options, progress);
+      const instance = readInstance();
+      if (instance?.tree === treeRoot && stateOf(instance) === "running") await importImages(all.map(({ archive }) => archive));
+      return all;
+    },
+  );
   progress.end();
   process.stdout.write(
     options.json
@@ -149,8 +155,8 @@ async function checkMachine(): Promise<MachineFacts> {
 }
 
 async function makeImages(options: Options, progress: Progress): Promise<ClusterImage[]> {
-  await installPackages(progress.step);
-  await buildBinaries(missingBinaries(), progress.step);
+  await installPackages((text: string) => progress.step(text));
+  await buildBinaries(missingBinaries(), (text: string) => progress.step(text));
   return await ensureImages(options, progress);
 }
 

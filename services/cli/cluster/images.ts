@@ -63,7 +63,7 @@ export async function ensureImages(options: { cuda?: boolean }, progress: Progre
         oneProgram(corednsTag, "coredns", async () => binaryPath("coredns") as string),
       ),
       await ensureImage(natsTag, digestOf([natsTag]), progress, () =>
-        oneProgram(natsTag, "nats-server", () => natsServerBinary(progress.step)),
+        oneProgram(natsTag, "nats-server", () => natsServerBinary((text) => progress.step(text))),
       ),
       await ensureImage(
         pelagicTag,
@@ -108,7 +108,7 @@ export function archiveOf(tag: string): string {
 }
 
 async function productImage(tag: string, dockerfile: string, progress: Progress): Promise<void> {
-  const bases = await ensureBases(progress.step);
+  const bases = await ensureBases((text) => progress.step(text));
   if (dockerfile === "Dockerfile.cuda" && !(await imageExists(pelagicTag)))
     throw new CliError(`${pelagicTag} is missing, on which ${tag} is built`);
   const args = { BUILD_IMAGE: bases.build, RUNTIME_IMAGE: bases.runtime, PELAGIC_IMAGE: pelagicTag };

@@ -24,15 +24,19 @@ import { attempt } from "./shell.ts";
 export const removedIfMissing = ["/var/lib/kubelet", "/var/log/containers", "/var/log/pods", "/var/lib/cni", "/run/containerd", "/opt/cni"];
 
 const stopMs = 15_000;
-/** The kubelet first, which would start containers again; containerd last, which ends them. */
-const stopOrder = ["kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"];
+/** They keep nothing that anyone wants, and wait for each other's connections. */
+const killMs = 3_000;
+const controlPlane = ["kube-proxy", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"];
+/** The kubelet ends first, which would start containers again; containerd last, which ends them. */
+const names = ["kubelet", ...controlPlane, "containerd"];
 const shim = "containerd-shim";
 
 /** Where it kept the logs, if it was to keep them. */
 export async function stopNode(instance: ClusterInstance | undefined, options: { keepLogs?: boolean } = {}): Promise<string | undefined> {
-  for (const name of stopOrder) await endProcesses(name);
+  await endProcesses(["kubelet"]);
+  await endProcesses(controlPlane);
   await endContainers();
-  await endProcesses("containerd");
+  await endProcesses(["containerd"]);
   await endShims();
   for (const family of ["ip", "ip6"]) await attempt("nft", ["delete", "table", family, "kube-proxy"]);
   for (const bridge of [network.podBridge, network.nodeBridge]) await attempt("ip", ["link", "del", bridge]);
@@ -61,12 +65,17 @@ export function whatIsLeft(): string[] {
   ];
 }
 
-async function endProcesses(name: string): Promise<void> {
-  for (const { identity } of nodeProcessesThatRun().filter((process) => process.name === name)) {
-    if (!signalProcess(identity, "SIGTERM") || (await waitUntilGone(identity, stopMs))) continue;
+async function endProcesses(meant: string[]): Promise<void> {
+  const end = async ({ identity }: { identity: ProcessIdentity }) => {
+    if (!signalProcess(identity, "SIGTERM") || (await waitUntilGone(identity, killMs))) return;
     signalProcess(identity, "SIGKILL");
     await waitUntilGone(identity, stopMs);
-  }
+  };
+  await Promise.all(
+    nodeProcessesThatRun()
+      .filter(({ name }) => meant.includes(name))
+      .map(end),
+  );
 }
 
 async function endContainers(): Promise<void> {
@@ -90,8 +99,7 @@ function nodeProcessesThatRun(): { name: string; identity: ProcessIdentity }[] {
   return pids().flatMap((pid) => {
     const [command, ...args] = read(`/proc/${pid}/cmdline`).split("\0") as [string, ...string[]];
     const name = basename(command);
-    const ours =
-      (stopOrder.includes(name) || name === "containerd" || name.startsWith(shim)) && args.some((arg) => arg.includes(`${stateDir}/`));
+    const ours = (names.includes(name) || name.startsWith(shim)) && args.some((arg) => arg.includes(`${stateDir}/`));
     const identity = identifyProcess(pid);
     return ours && isRunning(identity) ? [{ name, identity }] : [];
   });
