@@ -18,7 +18,7 @@ export default defineConfig({
         extends: true,
         test: {
           name: "unit",
-          include: ["services/**/*.test.ts", "loadtest/*.test.ts", "tests/house/*.test.ts"],
+          include: ["services/**/*.test.ts", "operators/**/*.test.ts", "loadtest/*.test.ts", "tests/house/*.test.ts"],
           sequence: { groupOrder: 0 },
         },
       },
@@ -33,6 +33,7 @@ export default defineConfig({
         },
       },
       { extends: true, test: { name: "e2e", include: ["tests/e2e/**/*.test.ts"], ...oneByOne, sequence: { groupOrder: 2 } } },
+      { extends: true, test: { name: "cluster", include: ["tests/cluster/**/*.test.ts"], ...oneByOne, sequence: { groupOrder: 4 } } },
       { extends: true, test: { name: "clients", include: ["tests/clients/**/*.test.ts"], ...oneByOne, sequence: { groupOrder: 3 } } },
       // Root, and a machine that can carry a node: ./pelagic test asks for it by name.
       { extends: true, test: { name: "cluster", include: ["tests/cluster/**/*.test.ts"], ...oneByOne, sequence: { groupOrder: 4 } } },

@@ -162,6 +162,18 @@ def locally(args, asked):
     return report
 
 
+def chosen_kinds(named, thinking):
+    """The kinds in `named`, a list with commas, each once; all that can be asked where it is None."""
+    can = [kind for kind in tasks.KINDS if thinking or kind in tasks.AT_A_GLANCE]
+    if named is None:
+        return can
+    kinds = list(dict.fromkeys(kind.strip() for kind in named.split(",")))
+    for kind in kinds:
+        if kind not in can:
+            raise ValueError(f"{kind!r} cannot be answered without a thought" if kind in tasks.KINDS else f"{kind!r} is none of {', '.join(can)}")
+    return kinds
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--base-url")
@@ -169,7 +181,7 @@ def main():
     p.add_argument("--key", default=os.environ.get("OPENAI_API_KEY", "none"))
     p.add_argument("--local")
     p.add_argument("--each", type=int, default=32, help="held-out questions of each kind")
-    p.add_argument("--kinds", default=",".join(tasks.KINDS))
+    p.add_argument("--kinds", help=f"only these of {','.join(tasks.KINDS)}")
     p.add_argument("--thinking-off", action="store_true")
     p.add_argument("--concurrency", type=int, default=8)
     p.add_argument("--timeout", type=float, default=120)
@@ -179,15 +191,15 @@ def main():
     p.add_argument("--failures", type=int, default=3, help="of each task that the report shows")
     p.add_argument("--json", help="write the report here; -: on stdout, instead of the table")
     args = p.parse_args()
-    kinds = args.kinds.split(",")
-    for kind in kinds:
-        if kind not in tasks.KINDS:
-            p.error(f"--kinds: {kind!r} is none of {', '.join(tasks.KINDS)}")
+    try:
+        kinds = chosen_kinds(args.kinds, not args.thinking_off)
+    except ValueError as error:
+        p.exit(2, f"--kinds: {error}\n")
     if bool(args.base_url) == bool(args.local):
         p.error("give either --base-url or --local")
+    if args.each < 1:
+        p.error("--each: 1 or more")
     asked = tasks.held_out_tasks(SEED, args.each, kinds, not args.thinking_off)
-    if not asked:
-        p.error(f"nothing to ask: {args.kinds} cannot be answered without a thought" if args.each > 0 else "--each: 1 or more")
     try:
         report = through_api(args, asked) if args.base_url else locally(args, asked)
     except Failed as error:

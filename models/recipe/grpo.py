@@ -25,7 +25,7 @@ import chat
 import data
 import tasks
 from evaluate import LocalEvaluator
-from export import load_model, write_folder
+from export import load_model, load_shards, save_shards, write_folder
 from sampler import Sampler
 from train import EVAL_SEED, balance
 
@@ -127,10 +127,30 @@ def padding_documents(bounds, position, used, tokens):
     return bounds, position
 
 
+def save_state(folder, model, optimizer, state):
+    """What --resume needs beyond the exported weights, in shards as small as theirs: float32 weights and AdamW's moments; the rest is `state.pt`."""
+    names = [n for n, _ in model.named_parameters()]
+    adam = optimizer.state_dict()
+    moments = {f"{names[i]}.{key}": t for i, of in adam["state"].items() for key, t in of.items()}
+    save_shards(folder, model.state_dict(), "policy")
+    save_shards(folder, moments, "moments")
+    torch.save({**state, "groups": adam["param_groups"]}, os.path.join(folder, "state.pt"))
+
+
+def load_state(folder, model, optimizer, device):
+    model.load_state_dict(load_shards(folder, "policy"))
+    state = torch.load(os.path.join(folder, "state.pt"), map_location=device, weights_only=False)  # has questions: our own file, never another's
+    moments = load_shards(folder, "moments")
+    adam = {i: {key: moments[f"{n}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+            for i, (n, _) in enumerate(model.named_parameters()) if f"{n}.step" in moments}
+    optimizer.load_state_dict({"state": adam, "param_groups": state.pop("groups")})
+    return state
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("start", help="exported folder")
-    p.add_argument("--out", required=True, help="BF16 folder, with state.pt to go on from")
+    p.add_argument("--out", required=True, help="BF16 folder, with what --resume goes on from")
     p.add_argument("--resume", action="store_true", help="go on from --out; the reference stays the start")
     p.add_argument("--iterations", type=int, default=10 ** 9)
     p.add_argument("--stop-after", type=float, default=1e9, help="seconds from the start of this command")
@@ -164,9 +184,7 @@ def main():
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.rate, betas=(.9, .95), weight_decay=0.)
     state = {"iteration": 0, "failing": None, "waiting": [], "history": []}
     if args.resume:
-        state = torch.load(os.path.join(args.out, "state.pt"), map_location=device, weights_only=False)
-        model.load_state_dict(state.pop("model"))
-        optimizer.load_state_dict(state.pop("optimizer"))
+        state = load_state(args.out, model, optimizer, device)
     history, waiting = state["history"], state["waiting"]
     if not args.no_compile:
         torch._dynamo.config.cache_size_limit = 64
@@ -261,8 +279,7 @@ def main():
     if iteration > evaluated:
         evaluate(iteration)
     write_folder(args.out, model, fp8=False)
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "iteration": iteration, "failing": failing,
-                "waiting": waiting, "history": history}, os.path.join(args.out, "state.pt"))
+    save_state(args.out, model, optimizer, {"iteration": iteration, "failing": failing, "waiting": waiting, "history": history})
     with open(os.path.join(args.out, "grpo.json"), "w") as f:
         json.dump(history, f)
     print(f"stopped after {time.time() - begin:.0f} s; weights in {args.out}", flush=True)

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 
-GRPO_KEYS = ("iteration", "right", "mixed_groups", "groups_right", "rate")
+GRPO_KEYS = ("iteration", "right", "groups", "mixed_groups", "groups_right", "rate")
 REPORTS = {"supervised": "sft-bf16.json", "grpo": "grpo.json", "bf16": "out-bf16.json", "fp8": "out-fp8.json"}
 
 

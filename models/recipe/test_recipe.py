@@ -1,4 +1,4 @@
-"""Checks that need no accelerator: python -m unittest test_recipe   (a few seconds; the transformers check is skipped without it)"""
+"""Checks that need no accelerator, but PyTorch: python -m unittest test_recipe   (about a minute; the transformers check is skipped without it)"""
 import http.server
 import json
 import os
@@ -154,6 +154,24 @@ class Architecture(unittest.TestCase):
             for seed in range(1, 16):
                 grpo.balance(model, worst(seed)[1], 3e-2)
             self.assertLess(worst(0)[0], before * .8)
+
+    def test_reinforcement_resumes_with_the_same_weights_and_moments(self):
+        def step(model, optimizer):
+            optimizer.zero_grad()
+            sum(p.square().sum() for n, p in model.named_parameters() if "lm_head" not in n).backward()  # as when a parameter had no gradient yet
+            optimizer.step()
+
+        model, other = tiny_model(), tiny_model(1)
+        one, two = (torch.optim.AdamW(m.parameters(), lr=1e-3) for m in (model, other))
+        step(model, one)
+        with tempfile.TemporaryDirectory() as folder:
+            grpo.save_state(folder, model, one, {"iteration": 7, "waiting": [(tasks.make(random.Random(1), "add"), [1], 1)]})
+            state = grpo.load_state(folder, other, two, "cpu")
+        self.assertEqual((state["iteration"], state["waiting"][0][0].kind), (7, "add"))
+        step(model, one)
+        step(other, two)
+        for (name, want), got in zip(model.state_dict().items(), other.state_dict().values()):
+            torch.testing.assert_close(got, want, rtol=0, atol=0, msg=name)
 
     def test_mtp_rate_and_loads_count_every_token(self):
         model = tiny_model()

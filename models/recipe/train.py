@@ -150,7 +150,7 @@ def main():
             last_eval = time.time()
             mark, mark_step = time.time(), step
     state["step"] = step
-    if not torch.isfinite(loss):
+    if step > first and not torch.isfinite(loss):
         raise SystemExit("the loss is not finite; the checkpoint is left as it was")
     save(args.out, model, optimizer, state)
     print(f"stopped at step {step} of {args.steps}, {time.time() - begin:.0f} s; checkpoint in {args.out}", flush=True)

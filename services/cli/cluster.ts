@@ -7,7 +7,7 @@ import { type ClusterImage, ensureImages } from "./cluster/images.ts";
 import { type ClusterInstance, readInstance, stateOf } from "./cluster/instance.ts";
 import { kubeconfigFile, stateDir } from "./cluster/layout.ts";
 import { withLock } from "./cluster/lock.ts";
-import { type MachineFacts, machineFacts, missingPackages, whyNoCluster } from "./cluster/machine.ts";
+import { machineFacts, missingPackages, whyNoCluster } from "./cluster/machine.ts";
 import { asAdmin, importImages, kubectl, startNode } from "./cluster/start.ts";
 import { stopNode, whatIsLeft } from "./cluster/stop.ts";
 import { must } from "./cluster/shell.ts";
@@ -53,10 +53,10 @@ export function register(program: Command): void {
 async function up(options: Options): Promise<void> {
   const progress = createProgress(progressMode(options));
   const begun = performance.now();
+  await checkMachine();
   const ready = await withLock(
     (text: string) => progress.step(text),
     async () => {
-      await checkMachine();
       const made = await makeImages(options, progress);
       const instance = readInstance();
       const state = checkedState(instance);
@@ -86,10 +86,10 @@ async function up(options: Options): Promise<void> {
 
 async function images(options: Options): Promise<void> {
   const progress = createProgress(progressMode(options));
+  await checkMachine();
   const made = await withLock(
     (text: string) => progress.step(text),
     async () => {
-      await checkMachine();
       const all = await makeImages(options, progress);
       const instance = readInstance();
       if (instance?.tree === treeRoot && stateOf(instance) === "running") await importImages(all.map(({ archive }) => archive));
@@ -113,6 +113,7 @@ async function images(options: Options): Promise<void> {
 }
 
 async function status(options: Options): Promise<void> {
+  if (existsSync(stateDir) && !isRoot()) throw new CliError("a node of this machine is root's to look into: run it with sudo");
   const instance = readInstance();
   const state = stateOf(instance);
   if (options.json) {
@@ -134,9 +135,8 @@ async function status(options: Options): Promise<void> {
 
 async function down(options: Options): Promise<void> {
   const instance = readInstance();
-  const root = process.getuid?.() === 0;
-  const anything = root ? whatIsLeft().length > 0 : existsSync(stateDir);
-  if (anything && !root) throw new CliError("a node of this machine is root's to end: run it with sudo");
+  const anything = isRoot() ? whatIsLeft().length > 0 : existsSync(stateDir);
+  if (anything && !isRoot()) throw new CliError("a node of this machine is root's to end: run it with sudo");
   const begun = performance.now();
   if (anything) {
     if (stateOf(instance) === "busy") throw new CliError(`process ${instance?.worker?.pid} is just starting it: end that first, or wait`);
@@ -146,12 +146,9 @@ async function down(options: Options): Promise<void> {
   else process.stdout.write(anything ? `ended after ${secondsSince(begun)} s, and nothing is left\n` : "no node runs\n");
 }
 
-/** Packages are installed here, since all else needs them. */
-async function checkMachine(): Promise<MachineFacts> {
-  const facts = await machineFacts(missingBinaries().map(({ name }) => name));
-  const reasons = whyNoCluster(facts);
+async function checkMachine(): Promise<void> {
+  const reasons = whyNoCluster(await machineFacts(missingBinaries().map(({ name }) => name)));
   if (reasons.length > 0) throw new CliError(`no node can run here: ${reasons.join("; ")}`);
-  return facts;
 }
 
 async function makeImages(options: Options, progress: Progress): Promise<ClusterImage[]> {
@@ -179,6 +176,10 @@ function checkedState(instance: ClusterInstance | undefined): "none" | "running"
   if (state === "running" && instance?.tree !== treeRoot)
     throw new CliError(`the machine's one node runs for ${instance?.tree}: ./pelagic cluster down ends it, there or here`);
   return state === "none" && whatIsLeft().length > 0 ? "broken" : state;
+}
+
+function isRoot(): boolean {
+  return process.getuid?.() === 0;
 }
 
 function secondsSince(begun: number): number {

@@ -1,12 +1,16 @@
 // Writes the files that are derived from schemas; with --check, fails where a file differs instead. Run from the repository's root.
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
-import { composeNatsConfig } from "./compose-nats.ts";
+import { modelServiceCrdYaml } from "../../operators/api/crd.ts";
+import { modelServiceReference } from "../../operators/api/reference.ts";
 import { openApiDocument } from "../lib/contracts/openapi.ts";
+import { composeNatsConfig } from "./compose-nats.ts";
 
 const generated: Record<string, string> = {
   "docs/openapi.json": `${JSON.stringify(openApiDocument())}\n`,
   "deploy/images/nats.conf": composeNatsConfig(),
+  "charts/pelagic/crds/pelagic.dev_modelservices.yaml": modelServiceCrdYaml(),
+  "docs/modelservice.md": modelServiceReference(),
 };
 
 function current(path: string): string | null {

@@ -1,5 +1,18 @@
 // ./pelagic keys: makes, lists and revokes the API keys in a file that gateways read (PELAGIC_API_KEYS). The file has hashes; a key is shown once.
-import { closeSync, existsSync, fsyncSync, openSync, readFileSync, renameSync, rmSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  fchmodSync,
+  fchownSync,
+  fstatSync,
+  fsyncSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeSync,
+} from "node:fs";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { createKey, hashKey, KeyEntry, maxKeys, parseKeysFile } from "../gateway/admission/api-keys.ts";
 import { type PriorityClass, priorityClasses } from "../lib/contracts/messages.ts";
@@ -110,6 +123,7 @@ function change(path: string, how: (entries: KeyEntry[]) => KeyEntry[]): void {
   try {
     const entries = how(existsSync(path) ? readKeysFile(path) : []);
     writeSync(file, `${JSON.stringify({ keys: entries }, null, 2)}\n`);
+    if (existsSync(path)) keepReaders(path, file);
     fsyncSync(file);
     renameSync(next, path);
   } catch (error) {
@@ -117,6 +131,18 @@ function change(path: string, how: (entries: KeyEntry[]) => KeyEntry[]): void {
     throw error;
   } finally {
     closeSync(file);
+  }
+}
+
+/** Who could read the old file reads the new one: a gateway of another user would go on with the old keys, those revoked among them. */
+function keepReaders(path: string, file: number): void {
+  const { uid, gid, mode } = statSync(path);
+  const own = fstatSync(file);
+  try {
+    if (own.uid !== uid || own.gid !== gid) fchownSync(file, uid, gid);
+    fchmodSync(file, mode & 0o777);
+  } catch (error) {
+    throw new CliError(`${path} is of user ${uid} and group ${gid}, which it would lose: run this as that user (${messageOf(error)})`);
   }
 }
 

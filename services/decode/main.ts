@@ -6,8 +6,7 @@ import { decodeFields, workerFields } from "../lib/engine/worker-config.ts";
 import { WorkerCore } from "../lib/engine/worker-core.ts";
 import { observeDecode, observeRowServer, observeWorker } from "../lib/engine/worker-metrics.ts";
 import { GrammarConstraint } from "../lib/grammar/constraint.ts";
-import { GrammarCompiler } from "../lib/grammar/matcher.ts";
-import { grammarVocabulary } from "../lib/grammar/vocabulary.ts";
+import { GrammarThreads } from "../lib/grammar/grammar-threads.ts";
 import { busFields, processFields } from "../lib/runtime/config.ts";
 import { runProcess } from "../lib/runtime/process.ts";
 import { openWorkerPorts } from "../lib/runtime/worker-ports.ts";
@@ -26,9 +25,14 @@ await runProcess({
     loaded = core;
     onStop(() => core.stop());
     const { vocabSize } = core.runner.info;
-    const compiler = new GrammarCompiler(() => grammarVocabulary(config.model, vocabSize));
+    const grammars = new GrammarThreads({
+      workerUrl: new URL("../lib/grammar/grammar-thread.js", import.meta.url),
+      modelDir: config.model,
+      vocabularySize: vocabSize,
+    });
+    onStop(() => grammars.close());
     const worker = new DecodeWorker(core, control, data, {
-      constraints: (spec) => new GrammarConstraint(compiler, vocabSize, spec),
+      constraints: (spec) => new GrammarConstraint(grammars, vocabSize, spec),
       ...(tracer && { tracer }),
       localPrefillTokens: config.localPrefillTokens,
       receiveBudgetBytes: config.receiveBudgetMib * 1024 * 1024,

@@ -38,7 +38,7 @@ export interface AnswerFormat {
   finish(index: number, ending: Ending, usage: Usage | null): string;
   /** After the last answer. */
   end(usage: Usage): string;
-  /** In place of what would have come; the stream ends with it. */
+  /** In place of what would have come; the stream ends with it. Behind its opening. */
   failure(error: PelagicError): string;
   whole(answers: WholeAnswer[], usage: Usage): object;
 }

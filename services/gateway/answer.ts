@@ -43,6 +43,8 @@ export interface AnswerOptions {
 export class Answer {
   private readonly options: AnswerOptions;
   private readonly generations: (Generation | null)[];
+  /** When tokens of each came first and last. */
+  private readonly tokenMs: { first: number; last: number }[] = [];
   private readonly firsts: Promise<void>[] = [];
   private readonly seenFirst: (() => void)[] = [];
   /** Why the others need not go on. */
@@ -79,29 +81,31 @@ export class Answer {
       // Who finds no reader there says so where it is waited for.
       if (comment !== "" && this.begun.some(({ wasAccepted }) => wasAccepted)) put(comment).catch(() => undefined);
     }, this.options.keepAliveMs / 4);
+    // Of each answer: goes out with its first piece, not before it. Empty: it has.
+    const openings: (string | null)[] = choices.map(() => null);
+    const open = (index: number) => {
+      const choice = choices[index] as Choice;
+      openings[index] ??= format.opening(index, this.usage([choice]), this.generations[index]?.promptScores ?? null);
+    };
+    const withOpening = (index: number, events: string) => {
+      open(index);
+      const all = openings[index] + events;
+      openings[index] = "";
+      return all;
+    };
     let endings: Ending[];
     try {
       endings = await this.all(async (choice, index) => {
-        // Goes out with the first piece, not before it.
-        let opening: string | null = null;
-        const open = () => {
-          opening ??= format.opening(index, this.usage([choice]), this.generations[index]?.promptScores ?? null);
-        };
-        const withOpening = (events: string) => {
-          const all = opening + events;
-          opening = "";
-          return all;
-        };
         const usage = () => (this.options.continuousUsage ? this.usage([choice]) : null);
         const ending = await this.consume(choice, index, async (pieces, report) => {
-          open();
+          open(index);
           const events = format.pieces(index, pieces, report, usage());
           if (events === "") return;
-          await put(withOpening(events));
+          await put(withOpening(index, events));
           if (this.generations[index]?.end === null) await pace.turn();
         });
-        open();
-        const finish = withOpening(format.finish(index, ending, usage()));
+        open(index);
+        const finish = withOpening(index, format.finish(index, ending, usage()));
         if (choices.length > 1) await put(finish);
         else this.lastEvents = finish;
         return ending;
@@ -109,7 +113,8 @@ export class Answer {
     } catch (error) {
       const failure = toPelagicError(error);
       if (!writer.started || failure.code === "cancelled") throw failure;
-      await writer.write(format.failure(failure));
+      // Only a comment may have gone out, and clients of some forms take no other event for the first.
+      await writer.write(choices.length === 1 ? withOpening(0, format.failure(failure)) : format.failure(failure));
       writer.end();
       return failure.code;
     } finally {
@@ -140,7 +145,7 @@ export class Answer {
     });
     this.options.beforeFirst();
     const given = best === undefined ? answers : bestOf(answers, choices, best);
-    sendJson(this.options.response, format.whole(given, this.usage()));
+    await sendJson(this.options.response, format.whole(given, this.usage()), this.options.stallMs);
     return outcomeOf(given.map(({ ending }) => ending));
   }
 
@@ -181,11 +186,11 @@ export class Answer {
     if (this.failure !== null) throw this.failure;
     const generation = choice.start();
     this.generations[index] = generation;
-    let lastMs: number | null = null;
     for await (const batch of generation) {
       const nowMs = performance.now();
-      this.options.onTokens(lastMs === null ? null : (nowMs - lastMs) / 1000);
-      lastMs = nowMs;
+      const times = this.tokenMs[index];
+      this.options.onTokens(times === undefined ? null : (nowMs - times.last) / 1000);
+      this.tokenMs[index] = { first: times?.first ?? nowMs, last: nowMs };
       this.seenFirst[prompt]?.();
       const pieces: OutputPiece[] = [];
       const used = promptOnly ? 0 : assembler.push(batch.tokens, batch.logprobs, pieces);
@@ -199,6 +204,14 @@ export class Answer {
     if (pieces.length > 0) await put(pieces, {});
     const reason = promptOnly ? "length" : assembler.stopped ? "stop" : (generation.end?.reason ?? "stop");
     return { reason: reason === "stop" && assembler.calls > 0 ? "tool_calls" : reason, stop: assembler.stop };
+  }
+
+  /** From one token to the next, of each answer that has two. */
+  tokenSeconds(): number[] {
+    return this.options.choices.flatMap(({ assembler: { completionTokens } }, index) => {
+      const times = this.tokenMs[index];
+      return times === undefined || completionTokens < 2 ? [] : [(times.last - times.first) / 1000 / (completionTokens - 1)];
+    });
   }
 
   private report(tokens: Uint32Array, digests: string[]): TokenReport {

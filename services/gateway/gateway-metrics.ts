@@ -30,7 +30,14 @@ export class GatewayMetrics {
 
   constructor(
     registry: Registry,
-    gauges: { running(): number; waiting(): number; cancelling(): number; bodyBytes(): number; pools(): readonly Pool[] },
+    gauges: {
+      running(): number;
+      waiting(): number;
+      cancelling(): number;
+      bodyBytes(): number;
+      keysUnread(): boolean;
+      pools(): readonly Pool[];
+    },
   ) {
     const registers = [registry];
     this.timeToFirstToken = new Histogram({
@@ -42,7 +49,7 @@ export class GatewayMetrics {
     });
     this.timePerOutputToken = new Histogram({
       name: "gen_ai_server_time_per_output_token_seconds",
-      help: "(last - first token time) / (tokens - 1), per request.",
+      help: "(last - first token time) / (tokens - 1), per answer.",
       labelNames: ["endpoint", "model_name"],
       buckets: tokenBucketsSeconds,
       registers,
@@ -147,6 +154,9 @@ export class GatewayMetrics {
     gauge("pelagic_gateway_requests_running", "Requests in the gateway.", gauges.running);
     gauge("pelagic_gateway_cancellations_pending", "Cancellations that decode has not yet confirmed.", gauges.cancelling);
     gauge("pelagic_gateway_body_bytes", "Request bodies held in memory.", gauges.bodyBytes);
+    gauge("pelagic_gateway_keys_unread", "1 while the keys file cannot be read and the keys before it are taken.", () =>
+      Number(gauges.keysUnread()),
+    );
     // A rate is asked for of what was there before the first request, too.
     for (const { modelName } of gauges.pools()) this.zero({ model_name: modelName });
     poolGauges([registry, this.pool], gauges.pools);

@@ -5,7 +5,7 @@ import { PelagicError } from "../lib/contracts/errors.ts";
 import type { ChatCompletionRequest, CompletionRequest } from "../lib/contracts/http.ts";
 import type { Constraint, Sampling, TokenRules } from "../lib/contracts/messages.ts";
 import type { EncodedPrompt } from "./prompt-encoder.ts";
-import { checkTokenId, promptField, tooLong } from "./prompt-source.ts";
+import { checkTokenId, tooLong } from "./prompt-source.ts";
 import type { ServedModel } from "./served-model.ts";
 
 /** Below it every other token's probability is 0 in float32, or dividing by it overflows: greedy by another name. */
@@ -28,8 +28,8 @@ export function planGeneration(
   extra: {
     askedTokens: number | null | undefined;
     askedTokensField: string;
-    /** The prompt came as messages. */
-    chat?: boolean;
+    /** Where the prompt came from. */
+    promptField: string;
     logprobs: number | undefined;
     thinkingTokens?: number | null | undefined;
   },
@@ -38,9 +38,9 @@ export function planGeneration(
   limits: { maxPositions: number; defaultMaxTokens: number },
 ): GenerationPlan {
   const promptTokens = prompt.tokens.length;
-  if (promptTokens === 0) throw new PelagicError("invalid_request", "the prompt is empty", { param: promptField(extra.chat ?? false) });
+  if (promptTokens === 0) throw new PelagicError("invalid_request", "the prompt is empty", { param: extra.promptField });
   const room = limits.maxPositions - promptTokens;
-  if (room < 1) throw tooLong(`${promptTokens} tokens in the prompt`, limits.maxPositions, promptField(extra.chat ?? false));
+  if (room < 1) throw tooLong(`${promptTokens} tokens in the prompt`, limits.maxPositions, extra.promptField);
   const { askedTokens, askedTokensField } = extra;
   if (askedTokens !== null && askedTokens !== undefined && askedTokens > room) {
     throw tooLong(`${promptTokens} tokens in the prompt and ${askedTokens} in the answer`, limits.maxPositions, askedTokensField);
@@ -61,6 +61,24 @@ export function planGeneration(
     constraint,
     rules: tokenRules(request, extra.thinkingTokens, [...stopTokenIds], prompt, model),
   };
+}
+
+/** Tokens of answers that are held until all are whole, and logprobs beside them; of the most likely each counts. */
+const maxHeldValues = 2 ** 20;
+
+/** Refuses what would be too much to hold. A stream holds nothing. */
+export function checkHeld(
+  { stream }: CommonRequest,
+  { candidates, logprobs, askedTokensField }: { candidates: number; logprobs: number | undefined; askedTokensField: string },
+  plans: readonly GenerationPlan[],
+): void {
+  const perToken = logprobs === undefined ? 1 : 2 + logprobs;
+  const held = candidates * perToken * plans.reduce((sum, { maxTokens }) => sum + maxTokens, 0);
+  if (stream || held <= maxHeldValues) return;
+  const what = `up to ${held} tokens and logprobs, of all answers together`;
+  throw new PelagicError("invalid_request", `${askedTokensField}: ${what}: at most ${maxHeldValues} without stream`, {
+    param: askedTokensField,
+  });
 }
 
 function tokenRules(

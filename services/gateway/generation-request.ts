@@ -14,8 +14,8 @@ import type { Endpoint } from "./gateway-metrics.ts";
 import type { CommonRequest } from "./generation-plan.ts";
 import { parseBody } from "./json-body.ts";
 import type { EncodedPrompt } from "./prompt-encoder.ts";
-import { chatPrompt, completionPrompts, type PromptSource, thinkingWanted } from "./prompt-source.ts";
-import { chatOfMessages } from "./messages-request.ts";
+import { chatPrompt, completionPrompts, longestField, type PromptSource, thinkingWanted } from "./prompt-source.ts";
+import { chatOfMessages, systemOf } from "./messages-request.ts";
 import { MessagesFormat } from "./messages-format.ts";
 import { chatOfResponses } from "./responses-request.ts";
 import { ResponsesFormat } from "./responses-format.ts";
@@ -27,6 +27,8 @@ export interface GenerationRequest {
   /** Sampling, stopping and reporting. */
   common: CommonRequest;
   prompts: PromptSource[];
+  /** The field to shorten where they are too long; a name of /v1/chat/completions (field-names.ts). */
+  promptField: string;
   /** Reasoning is told from the answer. */
   chat: boolean;
   wanted: TextFormat | undefined;
@@ -67,14 +69,21 @@ function parseChat(rules: Rules, model: ServedModel, body: Record<string, unknow
 }
 
 /** What every form of conversation becomes. */
-function chatGeneration(model: ServedModel, request: ChatCompletionRequest, format: GenerationRequest["format"]): GenerationRequest {
+function chatGeneration(
+  model: ServedModel,
+  request: ChatCompletionRequest,
+  format: GenerationRequest["format"],
+  instructions: { field: string; text: string } = { field: "messages", text: "" },
+): GenerationRequest {
   refuseStreamedPrompt(request);
   if (request.logprobs !== true && (request.top_logprobs ?? 0) > 0) {
     throw new PelagicError("invalid_request", "top_logprobs: needs logprobs: true", { param: "top_logprobs" });
   }
+  const prompt = chatPrompt(request, model);
   return {
     common: request,
-    prompts: [chatPrompt(request, model)],
+    prompts: [prompt],
+    promptField: longestField(prompt, instructions),
     chat: true,
     wanted: withTools(wantedFormat(request), request, model.toolSyntax),
     bannedWords: request.bad_words ?? undefined,
@@ -92,12 +101,14 @@ function chatGeneration(model: ServedModel, request: ChatCompletionRequest, form
 function parseResponses(rules: Rules, model: ServedModel, body: Record<string, unknown>): GenerationRequest {
   const request = validate(rules, ResponsesRequest, body);
   const chat = chatOfResponses(request);
-  return chatGeneration(model, chat, () => new ResponsesFormat({ request, model: model.name, table: model.table }));
+  const format = () => new ResponsesFormat({ request, model: model.name, table: model.table });
+  return chatGeneration(model, chat, format, { field: "instructions", text: request.instructions ?? "" });
 }
 
 function parseMessages(rules: Rules, model: ServedModel, body: Record<string, unknown>): GenerationRequest {
   const request = validate(rules, MessagesRequest, body);
-  return chatGeneration(model, chatOfMessages(request), () => new MessagesFormat({ model: model.name }));
+  const format = () => new MessagesFormat({ model: model.name });
+  return chatGeneration(model, chatOfMessages(request), format, systemOf(request));
 }
 
 function parseCompletion(rules: Rules, model: ServedModel, body: Record<string, unknown>): GenerationRequest {
@@ -116,6 +127,7 @@ function parseCompletion(rules: Rules, model: ServedModel, body: Record<string, 
   return {
     common: request,
     prompts,
+    promptField: "prompt",
     chat: false,
     wanted: wantedFormat(request),
     bannedWords: request.bad_words ?? undefined,

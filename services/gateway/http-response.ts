@@ -1,5 +1,6 @@
 // What the gateway's code sees of an HTTP response: Node's, and what is known of the request that it answers.
 import type { ServerResponse } from "node:http";
+import { PelagicError } from "../lib/contracts/errors.ts";
 import type { Visit } from "./admission/callers.ts";
 import type { ErrorForm } from "./http-error.ts";
 
@@ -21,7 +22,40 @@ declare global {
 
 export type GatewayResponse = ServerResponse & { locals: GatewayLocals };
 
-export function sendJson(response: ServerResponse, body: object): void {
+/** Written at once of an answer that is whole: a reader that takes so much within the bound is not stalled. */
+const pieceBytes = 65_536;
+
+/** Resolves when the reader has it, as far as a process can tell; throws `cancelled` where it is gone or takes nothing for stallMs. */
+export async function sendJson(response: ServerResponse, body: object, stallMs: number): Promise<void> {
+  const bytes = Buffer.from(JSON.stringify(body));
   response.setHeader("content-type", "application/json; charset=utf-8");
-  response.end(JSON.stringify(body));
+  response.setHeader("content-length", bytes.length);
+  for (let at = 0; at < bytes.length; at += pieceBytes) await writeBounded(response, bytes.subarray(at, at + pieceBytes), stallMs);
+  response.end();
+}
+
+/** Resolves when more may be written; throws `cancelled` where the reader is gone or takes nothing for stallMs. */
+export async function writeBounded(response: ServerResponse, data: string | Uint8Array, stallMs: number): Promise<void> {
+  checkReader(response);
+  if (response.write(data)) return;
+  await new Promise<void>((resolve) => {
+    const timer = setTimeout(() => {
+      // Reset, not closed: the kernel would keep for minutes what it has for a reader that does not read.
+      response.socket?.resetAndDestroy();
+      response.destroy();
+    }, stallMs);
+    const done = () => {
+      clearTimeout(timer);
+      response.off("drain", done);
+      response.off("close", done);
+      resolve();
+    };
+    response.on("drain", done);
+    response.on("close", done);
+  });
+  checkReader(response);
+}
+
+function checkReader(response: ServerResponse): void {
+  if (response.destroyed || response.writableEnded) throw new PelagicError("cancelled", "the reader is gone");
 }

@@ -17,8 +17,15 @@ const spareConnections = 100;
 /** Longer than load balancers keep theirs, or they would send a request on a connection that closes. */
 const keepAliveMs = 75_000;
 
-export function createHttpServer(app: RequestListener, { maxConnections, headersMs, requestMs }: HttpServerOptions): Server {
+export interface HttpServer {
+  server: Server;
+  /** Requests that have begun to arrive and whose answer has not gone out whole. */
+  answering(): number;
+}
+
+export function createHttpServer(app: RequestListener, { maxConnections, headersMs, requestMs }: HttpServerOptions): HttpServer {
   let open = 0;
+  let answering = 0;
   /** The answer on each connection that is being written, or was the last. */
   const answers = new WeakMap<Socket, ServerResponse>();
   const server = createServer(
@@ -33,6 +40,8 @@ export function createHttpServer(app: RequestListener, { maxConnections, headers
     },
     (request, response) => {
       answers.set(request.socket, response);
+      answering++;
+      response.once("close", () => answering--);
       if (open <= maxConnections) app(request, response);
       else {
         response.setHeader("connection", "close");
@@ -53,5 +62,5 @@ export function createHttpServer(app: RequestListener, { maxConnections, headers
   });
   server.on("connect", (_request, socket: Socket) => refuse(socket, "405 Method Not Allowed", notAProxy));
   server.on("checkExpectation", (_request, response) => sendError(response, unknownExpectation));
-  return server;
+  return { server, answering: () => answering };
 }

@@ -3,11 +3,15 @@ import type { IncomingMessage } from "node:http";
 import type { z } from "zod";
 import { PelagicError } from "../lib/contracts/errors.ts";
 import { firstIssue, oversizedField } from "../lib/contracts/http.ts";
+import type { Caller } from "./admission/api-keys.ts";
+import type { Gateway } from "./gateway.ts";
+import { mayWait } from "../lib/fair-queue/fair-order.ts";
 import { maxJsonDepth, whereTooDeep } from "./json-depth.ts";
 
-/** Bytes of request bodies that may be held at once. */
+/** Bytes of request bodies that may be held at once. However much one caller sends, others find a place (mayWait, of bytes). */
 export class ByteBudget {
   private readonly limit: number;
+  private readonly usedBy = new Map<string, number>();
   private used = 0;
 
   constructor(limit: number) {
@@ -18,25 +22,53 @@ export class ByteBudget {
     return this.used;
   }
 
-  take(bytes: number): void {
-    if (this.used + bytes > this.limit) {
+  take(caller: string, bytes: number): void {
+    if (!mayWait(this.ofCaller(caller) + bytes, this.used + bytes, this.limit)) {
       throw new PelagicError("overloaded", "too many request bytes are being read; try again later", { retryAfterMs: 1_000 });
     }
+    this.count(caller, bytes);
+  }
+
+  release(caller: string, bytes: number): void {
+    this.count(caller, -bytes);
+  }
+
+  private count(caller: string, bytes: number): void {
+    const now = this.ofCaller(caller) + bytes;
+    if (now === 0) this.usedBy.delete(caller);
+    else this.usedBy.set(caller, now);
     this.used += bytes;
   }
 
-  release(bytes: number): void {
-    this.used -= bytes;
+  private ofCaller(caller: string): number {
+    return this.usedBy.get(caller) ?? 0;
   }
 }
 
-/** `release` gives the body's bytes back to the budget; call it once what was read is no longer held. */
+export interface BodyLimits {
+  maxBytes: number;
+  budget: ByteBudget;
+  /** Whose share of the budget it takes. */
+  caller: string;
+  /** What has more than slowBytes here and brings no more than that in so long is refused: it would hold its share for nothing. */
+  slowMs?: number;
+}
+
+const slowBytes = 65_536;
+
+/** Who has no key is known by the address. */
+export function bodyLimits({ limits, bodyBudget }: Gateway, { socket }: IncomingMessage, { id }: Caller): BodyLimits {
+  return { maxBytes: limits.maxBodyBytes, budget: bodyBudget, caller: id ?? socket.remoteAddress ?? "" };
+}
+
+/** `release` gives the body's bytes back to the budget; call it at the request's end: parts of what was read live as long. */
 export interface JsonBody {
   body: Record<string, unknown>;
   release(): void;
 }
 
-export async function readJsonBody(request: IncomingMessage, maxBytes: number, budget: ByteBudget): Promise<JsonBody> {
+export async function readJsonBody(request: IncomingMessage, limits: BodyLimits): Promise<JsonBody> {
+  const { maxBytes, budget, caller } = limits;
   const contentType = request.headers["content-type"] ?? "";
   if (!/^application\/([\w.+-]+\+)?json\s*(;|$)/i.test(contentType)) {
     throw new PelagicError("invalid_request", "send the body as content-type: application/json");
@@ -47,29 +79,59 @@ export async function readJsonBody(request: IncomingMessage, maxBytes: number, b
   let taken = 0;
   const take = (bytes: number) => {
     if (taken + bytes > maxBytes) throw new PelagicError("request_too_large", `the body is larger than ${maxBytes} bytes`);
-    budget.take(bytes);
+    budget.take(caller, bytes);
     taken += bytes;
   };
   let released = false;
   const release = () => {
-    if (!released) budget.release(taken);
+    if (!released) budget.release(caller, taken);
     released = true;
   };
   try {
     const announced = Number(request.headers["content-length"] ?? 0);
     if (announced > maxBytes) throw new PelagicError("request_too_large", `the body is larger than ${maxBytes} bytes`);
     const chunks: Buffer[] = [];
-    // Leaving the loop must not close the connection: the refusal has yet to be sent on it.
-    for await (const chunk of request.iterator({ destroyOnReturn: false }) as AsyncIterable<Buffer>) {
+    await read(request, limits.slowMs ?? 10_000, (chunk) => {
       take(chunk.length);
       chunks.push(chunk);
-    }
+    });
     return { body: parse(Buffer.concat(chunks)), release };
   } catch (error) {
     release();
-    if (error instanceof PelagicError) throw error;
-    throw new PelagicError("cancelled", "the client went away while sending the body");
+    throw error;
   }
+}
+
+/** Without closing the connection at a refusal, which has yet to be sent on it. */
+async function read(request: IncomingMessage, slowMs: number, take: (chunk: Buffer) => void): Promise<void> {
+  let stop = () => {};
+  let [all, before] = [0, 0];
+  await new Promise<void>((resolve, reject) => {
+    const timer = setInterval(() => {
+      if (all > slowBytes && all - before < slowBytes) {
+        reject(new PelagicError("invalid_request", `the body came too slowly: fewer than ${slowBytes} bytes in ${slowMs / 1000} s`));
+      }
+      before = all;
+    }, slowMs);
+    const onData = (chunk: Buffer) => {
+      all += chunk.length;
+      try {
+        take(chunk);
+      } catch (error) {
+        reject(error);
+      }
+    };
+    const onGone = () => reject(new PelagicError("cancelled", "the client went away while sending the body"));
+    const on = { data: onData, end: resolve, error: onGone, close: onGone };
+    for (const [name, listener] of Object.entries(on)) request.on(name, listener);
+    stop = () => {
+      clearInterval(timer);
+      for (const [name, listener] of Object.entries(on)) request.off(name, listener);
+      request.pause();
+    };
+    // It is gone already.
+    if (request.destroyed && !request.readableEnded) onGone();
+  }).finally(() => stop());
 }
 
 function parse(bytes: Buffer): Record<string, unknown> {

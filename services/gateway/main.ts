@@ -21,6 +21,7 @@ import { consoleRoutes } from "./console/routes.ts";
 import { DispatchClient } from "./dispatch-client.ts";
 import type { Gateway, HostedModel } from "./gateway.ts";
 import { GatewayMetrics } from "./gateway-metrics.ts";
+import { FormatEncoder } from "./format-encoder.ts";
 import { createHandler } from "./http-app.ts";
 import { RecentRequests } from "./recent-requests.ts";
 import { startTracing } from "../lib/runtime/tracing.ts";
@@ -31,7 +32,6 @@ import { type NamedFolder, parseModelList } from "./model-list.ts";
 import { readyDecodeWorkers, whyModelNotReady, whyNotReady } from "./readiness.ts";
 import { servedModel } from "./served-model.ts";
 import { gatewayStatus } from "./status.ts";
-import { TokenizerPool } from "./tokenizer-pool.ts";
 import { WorkerDirectory } from "./worker-directory.ts";
 
 const positive = z.coerce.number().int().positive();
@@ -54,8 +54,8 @@ const GatewayConfig = z.object({
   maxQueued: positive.default(1024),
   queueMs: positive.default(30_000),
   maxBodyMib: positive.default(16),
-  /** All bodies in memory together. */
-  bodyBudgetMib: positive.default(128),
+  /** Of all requests that are here, together. */
+  bodyBudgetMib: positive.default(256),
   defaultMaxTokens: positive.default(32_768),
   deadlineMs: positive.default(600_000),
   leaseMs: positive.max(maxLeaseMs).default(10_000),
@@ -73,6 +73,8 @@ const GatewayConfig = z.object({
   tokenizerThreads: positive.default(Math.max(1, Math.min(4, Math.floor(availableParallelism() / 2)))),
   tokenizerQueue: positive.default(4096),
   tokenizerJobMs: positive.default(30_000),
+  /** A format whose grammar takes longer to compile is refused. The largest that are let through take about 2 s. */
+  grammarJobMs: positive.default(5_000),
   /** Allows internal request options. */
   debug: z.stringbool().default(false),
 });
@@ -97,10 +99,12 @@ await runProcess({
   async main({ config, log, metrics: registry, onStop, name }) {
     const tracer = await startTracing({ name, id: config.gatewayId }, process.env, log);
     onStop(() => tracer?.close());
-    const callers = new Callers();
+    const callers = new Callers({ thisMachineOnly: isLoopback(config.host) });
+    let keyFile: KeyFile | null = null;
     if (config.apiKeys !== undefined) {
       try {
         const file = new KeyFile(config.apiKeys, log, (ring) => callers.use(ring));
+        keyFile = file;
         onStop(() => file.close());
       } catch (error) {
         throw new ConfigError(`--api-keys (PELAGIC_API_KEYS): ${error instanceof Error ? error.message : String(error)}`);
@@ -115,17 +119,20 @@ await runProcess({
     });
     const talking = served.filter(({ model }) => model.table !== null);
     const pools = new Map(
-      talking.map(({ folder, model }): [string, TokenizerPool] => [
+      talking.map(({ folder, model }): [string, FormatEncoder] => [
         model.name,
-        new TokenizerPool({
-          workerUrl: new URL("./tokenizer-worker.js", import.meta.url),
-          modelPath: folder.path,
-          vocabularySize: folder.vocabularySize,
-          threads: Math.max(1, Math.floor(config.tokenizerThreads / talking.length)),
-          maxWaiting: config.tokenizerQueue,
-          jobTimeoutMs: config.tokenizerJobMs,
-          log,
-        }),
+        new FormatEncoder(
+          {
+            workerUrl: new URL("./tokenizer-worker.js", import.meta.url),
+            modelPath: folder.path,
+            vocabularySize: folder.vocabularySize,
+            threads: Math.max(1, Math.floor(config.tokenizerThreads / talking.length)),
+            maxWaiting: config.tokenizerQueue,
+            jobTimeoutMs: config.tokenizerJobMs,
+            log,
+          },
+          { workerUrl: new URL("./grammar-worker.js", import.meta.url), jobTimeoutMs: config.grammarJobMs },
+        ),
       ]),
     );
     const encoders = [...pools.values()];
@@ -179,6 +186,7 @@ await runProcess({
       waiting: () => admission.waiting,
       cancelling: () => client.cancellationsPending,
       bodyBytes: () => bodyBudget.usedBytes,
+      keysUnread: () => keyFile?.isUnread ?? false,
       pools: () =>
         Array.from(models, ([modelName, { room }]) => ({
           modelName,
@@ -221,7 +229,7 @@ await runProcess({
             files: join(import.meta.dirname, "..", "..", "console"),
             notReady: () => whyNotReady(gateway)?.message ?? null,
           });
-    const server = createHttpServer(createHandler(gateway, console), config);
+    const { server, answering } = createHttpServer(createHandler(gateway, console), config);
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
       // Who comes at once with many others waits in the kernel, and is not turned away.
@@ -247,9 +255,10 @@ await runProcess({
       const stopped = new Promise<void>((resolve) => server.close(() => resolve()));
       server.closeIdleConnections();
       const until = performance.now() + config.drainMs - closingMs;
-      while (admission.running > 0 && performance.now() < until) await sleep(20);
+      // Also what is still being sent, so that it is told, and what a slow reader has yet to take.
+      while (answering() > 0 && performance.now() < until) await sleep(20);
       client.cancelAll(new PelagicError("shutting_down", "the gateway is shutting down; try again elsewhere"));
-      while ((admission.running > 0 || client.cancellationsPending > 0) && performance.now() < until + closingMs / 2) await sleep(20);
+      while ((answering() > 0 || client.cancellationsPending > 0) && performance.now() < until + closingMs / 2) await sleep(20);
       server.closeAllConnections();
       await stopped;
     });

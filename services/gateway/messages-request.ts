@@ -3,7 +3,7 @@ import type { ChatCompletionRequest, ChatMessage } from "../lib/contracts/http.t
 import type { CountTokensRequest, MessagesMessage, MessagesRequest } from "../lib/contracts/http-messages.ts";
 import type { z } from "zod";
 
-type Conversation = z.output<typeof CountTokensRequest>;
+type Conversation = Omit<z.output<typeof CountTokensRequest>, "output_config">;
 
 export function chatOfMessages(request: MessagesRequest): ChatCompletionRequest {
   const format = request.output_config?.format;
@@ -22,12 +22,16 @@ export function chatOfMessages(request: MessagesRequest): ChatCompletionRequest 
   };
 }
 
+export function systemOf({ system }: Pick<Conversation, "system">) {
+  return { field: "system", text: textOf(system ?? "") };
+}
+
 export function conversationOf(request: Conversation) {
   const { tool_choice: choice, thinking } = request;
   const system = request.system ? [{ role: "system" as const, content: textOf(request.system) }] : [];
   return {
     model: request.model,
-    messages: [...system, ...request.messages.flatMap(messagesOf)] satisfies ChatMessage[],
+    messages: goingOn([...system, ...request.messages.flatMap(messagesOf)]),
     // Here it is off unless it is asked for.
     thinking: { type: thinking?.type ?? ("disabled" as const) },
     tools: request.tools?.map(({ name, description, input_schema: parameters }) => ({
@@ -44,13 +48,20 @@ export function conversationOf(request: Conversation) {
   };
 }
 
+/** Where the assistant has the last word the answer goes on from it. */
+function goingOn(messages: ChatMessage[]): ChatMessage[] {
+  const last = messages.at(-1);
+  if (last?.role !== "assistant" || last.tool_calls?.length) return messages;
+  return [...messages.slice(0, -1), { ...last, prefix: true }];
+}
+
 /** What tools gave comes first, then what the user says. */
 function messagesOf({ role, content }: MessagesMessage): ChatMessage[] {
   if (typeof content === "string") return [{ role, content }];
   const text = content.flatMap((block) => (block.type === "text" ? [block.text] : [])).join("");
   if (role === "user") {
     const results = content.flatMap((block): ChatMessage[] =>
-      block.type === "tool_result" ? [{ role: "tool", tool_call_id: block.tool_use_id, content: textOf(block.content ?? "") }] : [],
+      block.type === "tool_result" ? [{ role: "tool", tool_call_id: block.tool_use_id, content: resultOf(block) }] : [],
     );
     return text === "" && results.length > 0 ? results : [...results, { role, content: text }];
   }
@@ -59,6 +70,12 @@ function messagesOf({ role, content }: MessagesMessage): ChatMessage[] {
   );
   const thought = content.flatMap((block) => (block.type === "thinking" ? [block.thinking] : [])).join("");
   return [{ role, content: text, ...(thought && { reasoning_content: thought }), ...(calls.length > 0 && { tool_calls: calls }) }];
+}
+
+/** Chat templates know no failed tools, so the text says it. */
+function resultOf({ content, is_error: isError }: { content?: Parameters<typeof textOf>[0] | null; is_error?: boolean | null }): string {
+  const text = textOf(content ?? "");
+  return isError ? `Error: ${text}` : text;
 }
 
 function textOf(content: string | readonly { text: string }[]): string {

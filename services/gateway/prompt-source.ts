@@ -4,11 +4,11 @@ import type { ChatCompletionRequest, ChatMessage, CompletionRequest, Prompt, Too
 import type { PromptMessage, PromptTool } from "./tool-prompt.ts";
 import type { ServedModel } from "./served-model.ts";
 import type { ChatPrompt } from "./prompt-encoder.ts";
-import type { TokenizerJob } from "./tokenizer-pool.ts";
+import type { PromptJob } from "./tokenizer-pool.ts";
 
 /** `bytes`: of all its text. */
 export interface TextSource {
-  job: TokenizerJob;
+  job: PromptJob;
   bytes: number;
 }
 export type PromptSource = { tokens: Uint32Array } | TextSource;
@@ -69,9 +69,9 @@ function completionPrompt(prompt: Prompt, model: ServedModel): PromptSource {
 }
 
 /** Refuses a text that cannot fit before it is tokenized: no token stands for more bytes than the longest. */
-export function checkPromptBytes({ bytes, job }: TextSource, model: ServedModel, maxPositions: number): void {
+export function checkPromptBytes({ bytes }: TextSource, model: ServedModel, maxPositions: number, field: string): void {
   const atLeast = Math.ceil(bytes / (model.table?.longestTokenBytes ?? 1));
-  if (atLeast > maxPositions) throw tooLong(`at least ${atLeast} tokens in the prompt`, maxPositions, promptField(job.kind === "chat"));
+  if (atLeast > maxPositions) throw tooLong(`at least ${atLeast} tokens in the prompt`, maxPositions, field);
 }
 
 export function checkTokenId(id: number, model: ServedModel, param: string): void {
@@ -82,8 +82,9 @@ export function checkTokenId(id: number, model: ServedModel, param: string): voi
   }
 }
 
-export function promptField(chat: boolean): string {
-  return chat ? "messages" : "prompt";
+/** The field to shorten: that of the instructions where they are the most of a conversation's text. */
+export function longestField(source: TextSource, instructions: { field: string; text: string }): string {
+  return Buffer.byteLength(instructions.text) * 2 > source.bytes ? instructions.field : "messages";
 }
 
 export function tooLong(what: string, maxPositions: number, param: string): PelagicError {
@@ -154,7 +155,7 @@ function promptTool({ function: { name, description, parameters } }: Tool): Prom
 
 function contentText(content: ChatMessage["content"]): string {
   if (typeof content === "string") return content;
-  return (content ?? []).map((part) => part.text).join("");
+  return (content ?? []).map((part) => (part.type === "refusal" ? part.refusal : part.text)).join("");
 }
 
 const efforts = { none: undefined, minimal: "low", low: "low", medium: "high", high: "high", xhigh: "high", max: "max", ultra: "max" };

@@ -3,7 +3,7 @@ import { sloResults } from "./admission/slo.ts";
 import type { Answer } from "./answer.ts";
 import { finishReasons } from "./answer-format.ts";
 import type { Generation } from "./generation.ts";
-import type { AboutRequest, RequestTimes } from "./request-times.ts";
+import type { AboutRequest } from "./request-times.ts";
 import type { Serving } from "./serve-generation.ts";
 
 /** Gives back what the request held, and tells of it. */
@@ -31,8 +31,7 @@ export function countTokens(serving: Serving, answer: Answer): void {
   metrics.tokens.inc({ kind: "reasoning", model_name }, usage.completion_tokens_details.reasoning_tokens);
   metrics.promptTokens.observe({ model_name }, usage.prompt_tokens);
   metrics.completionTokens.observe({ model_name }, usage.completion_tokens);
-  const seconds = tpotSeconds(answer, serving.times);
-  if (seconds !== null) metrics.timePerOutputToken.observe({ endpoint: serving.endpoint, model_name }, seconds);
+  for (const seconds of answer.tokenSeconds()) metrics.timePerOutputToken.observe({ endpoint: serving.endpoint, model_name }, seconds);
 }
 
 /** Empty where the request named no model of ours: never a name that a client chose. */
@@ -65,7 +64,9 @@ function countRequest(serving: Serving, { resumes }: AboutRequest): void {
   const done = endedWell(outcome);
   // One who went away waited for nothing.
   if (terms !== null && outcome !== "cancelled") {
-    for (const [slo, met] of sloResults(terms, { done, ttftSeconds, tpotSeconds: answer && tpotSeconds(answer, times) }))
+    const perToken = answer?.tokenSeconds() ?? [];
+    const tpotSeconds = perToken.length === 0 ? null : Math.max(...perToken);
+    for (const [slo, met] of sloResults(terms, { done, ttftSeconds, tpotSeconds }))
       metrics.slo.inc({ slo, outcome: met ? "attained" : "missed", priority: terms.priority, model_name: labels.model_name });
   }
   metrics.requests.inc({ endpoint, outcome, model_name: labels.model_name });
@@ -114,11 +115,6 @@ function logRequest({ gateway, endpoint, requestId, visit, times, outcome }: Ser
 
 function endedWell(outcome: string): boolean {
   return (finishReasons as readonly string[]).includes(outcome);
-}
-
-function tpotSeconds(answer: Answer, { firstTokenMs, lastTokenMs }: RequestTimes): number | null {
-  const { completion_tokens: tokens } = answer.usage();
-  return tokens > 1 && firstTokenMs !== null ? (lastTokenMs - firstTokenMs) / 1000 / (tokens - 1) : null;
 }
 
 /** By OpenTelemetry's conventions for generative AI, where they have a name. */

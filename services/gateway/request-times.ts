@@ -13,7 +13,6 @@ export type AboutRequest = Omit<RequestTimeline, "arrivedAt" | "phases" | "ttftS
 export class RequestTimes {
   readonly arrivedMs: number;
   firstTokenMs: number | null = null;
-  lastTokenMs = 0;
   private readonly phases: { name: string; endMs: number }[] = [];
   private readonly tracer: Tracer | undefined;
   private readonly context: string | undefined;
@@ -38,9 +37,8 @@ export class RequestTimes {
   }
 
   token(): void {
-    this.lastTokenMs = performance.now();
     if (this.firstTokenMs !== null) return;
-    this.firstTokenMs = this.lastTokenMs;
+    this.firstTokenMs = performance.now();
     this.ended(waiting, this.firstTokenMs);
   }
 

@@ -25,7 +25,6 @@ export class ResponsesFormat implements AnswerFormat {
   /** Of a custom tool's call, the arguments so far. */
   private customArguments = "";
   private sequence = 0;
-  private failed = false;
   private ending: Ending | null = null;
 
   constructor(options: ResponsesFormatOptions) {
@@ -54,9 +53,9 @@ export class ResponsesFormat implements AnswerFormat {
   }
 
   failure(error: PelagicError): string {
-    this.failed = true;
+    const closed = this.close("incomplete");
     const response = { ...this.response("failed", null), error: { code: error.code, message: error.message } };
-    return this.event("response.failed", { response });
+    return closed + this.event("response.failed", { response });
   }
 
   whole([answer]: WholeAnswer[], usage: Usage): object {
@@ -78,7 +77,7 @@ export class ResponsesFormat implements AnswerFormat {
       instructions: request.instructions ?? null,
       max_output_tokens: request.max_output_tokens ?? null,
       model,
-      output: this.failed ? [] : [...this.output],
+      output: [...this.output],
       parallel_tool_calls: request.parallel_tool_calls ?? true,
       previous_response_id: null,
       reasoning: { effort: request.reasoning?.effort ?? null, summary: null },

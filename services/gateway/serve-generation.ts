@@ -10,13 +10,13 @@ import { estimate, refuseLate } from "./admission/foresight.ts";
 import { standingOf, type Terms, termsOf } from "./admission/terms.ts";
 import { Answer, type Choice } from "./answer.ts";
 import type { Endpoint } from "./gateway-metrics.ts";
-import { type GenerationPlan, planGeneration, tenantSalt } from "./generation-plan.ts";
+import { checkHeld, type GenerationPlan, planGeneration, tenantSalt } from "./generation-plan.ts";
 import { type GenerationRequest as ParsedRequest, parseGeneration } from "./generation-request.ts";
 import { inEndpointsWords } from "./field-names.ts";
 import type { Gateway, HostedModel } from "./gateway.ts";
 import { sendError } from "./http-error.ts";
 import type { GatewayResponse } from "./http-response.ts";
-import { readJsonBody } from "./json-body.ts";
+import { bodyLimits, readJsonBody } from "./json-body.ts";
 import { chooseModel } from "./model-choice.ts";
 import { OutputAssembler } from "./output-assembler.ts";
 import type { EncodedPrompt } from "./prompt-encoder.ts";
@@ -44,6 +44,7 @@ export interface Serving {
   times: RequestTimes;
   /** Aborted when the client goes away. */
   gone: AbortSignal;
+  /** At the end: parts of the body live as long as the answer. */
   releaseBody(): void;
   terms: Terms | null;
   place: Place | null;
@@ -105,7 +106,7 @@ function begin(gateway: Gateway, endpoint: Endpoint, request: IncomingMessage, r
 
 async function read(serving: Serving): Promise<Asked> {
   const { gateway, endpoint, request, visit, times } = serving;
-  const { body, release } = await readJsonBody(request, gateway.limits.maxBodyBytes, gateway.bodyBudget);
+  const { body, release } = await readJsonBody(request, bodyLimits(gateway, request, visit.caller));
   serving.releaseBody = release;
   times.ended("read body");
   const terms = termsOf(request.headers, visit.caller, body.priority, gateway.limits.deadlineMs);
@@ -120,11 +121,19 @@ async function read(serving: Serving): Promise<Asked> {
 }
 
 /** Waits for a place, after the body: a slow sender takes none. Returns the context that the workers have. */
-async function enter(serving: Serving, { hosted, terms, standing }: Asked): Promise<number> {
+async function enter(serving: Serving, { hosted, parsed, terms, standing }: Asked): Promise<number> {
   const { gateway, gone, times } = serving;
+  const answers = parsed.prompts.length * parsed.candidates;
+  if (!hosted.room.couldTake(answers)) {
+    const param = parsed.candidates > 1 ? "n" : "prompt";
+    throw new PelagicError("invalid_request", `${param}: ${answers} answers are more than the workers take at once`, { param });
+  }
+  const elapsedMs = performance.now() - times.arrivedMs;
   serving.place = await gateway.admission.enter(standing, {
     room: hosted.room,
-    waitMs: Math.min(terms.deadlineMs, terms.ttftMs ?? Number.POSITIVE_INFINITY),
+    answers,
+    ...(terms.ttftMs !== null && { waitMs: terms.ttftMs - elapsedMs }),
+    leftMs: terms.deadlineMs - elapsedMs,
     signal: gone,
   });
   const maxPositions = readyMaxPositions(gateway, hosted.model);
@@ -136,7 +145,6 @@ async function tokenize(serving: Serving, { hosted, parsed, terms }: Asked, maxP
   const { gone, times } = serving;
   const limits = { signal: gone, timeoutMs: terms.deadlineMs - (performance.now() - times.arrivedMs) };
   const prompts = await Promise.all(parsed.prompts.map((source) => encodePrompt(hosted, source, parsed, maxPositions, limits)));
-  serving.releaseBody();
   times.ended("tokenize");
   if (gone.aborted) throw new PelagicError("cancelled", "the client went away");
   checkPromptLogprobs(parsed, prompts);
@@ -170,11 +178,11 @@ function choicesOf(
   const { priority, ttftMs, deadlineMs } = terms;
   const routings: RequestRouting[] = [];
   let tokens = 0;
+  const { defaultMaxTokens } = gateway.limits;
+  const plans = prompts.map((prompt) => planGeneration(parsed.common, parsed, prompt, model, { maxPositions, defaultMaxTokens }));
+  checkHeld(parsed.common, parsed, plans);
   const choices = prompts.flatMap((prompt, index) => {
-    const plan = planGeneration(parsed.common, parsed, prompt, model, {
-      maxPositions,
-      defaultMaxTokens: gateway.limits.defaultMaxTokens,
-    });
+    const plan = plans[index] as GenerationPlan;
     // Counted against a key's tokens before it is made: most allow far more than they use.
     tokens += prompt.tokens.length + parsed.candidates * Math.min(plan.maxTokens, typicalAnswerTokens);
     return Array.from({ length: parsed.candidates }, (_, choice): Choice => {
@@ -312,7 +320,7 @@ function readyMaxPositions(gateway: Gateway, { name }: ServedModel): number {
 async function encodePrompt(
   { model, encoder }: HostedModel,
   source: PromptSource,
-  { wanted, bannedWords, common }: ParsedRequest,
+  { wanted, bannedWords, common, promptField }: ParsedRequest,
   maxPositions: number,
   limits: EncodeLimits,
 ): Promise<EncodedPrompt> {
@@ -330,7 +338,7 @@ async function encodePrompt(
   const also = { ...(wanted && { format: wanted }), ...(bannedWords && { bannedWords }) };
   if ("tokens" in source) return { ...(await encoder.encode({ kind: "ids", ...also }, limits)), tokens: last(source.tokens) };
   // What is cut off may be any length.
-  if (!common.truncate_prompt_tokens) checkPromptBytes(source, model, maxPositions);
+  if (!common.truncate_prompt_tokens) checkPromptBytes(source, model, maxPositions, promptField);
   const encoded = await encoder.encode({ ...source.job, ...also }, limits);
   return { ...encoded, tokens: last(encoded.tokens) };
 }

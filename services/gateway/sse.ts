@@ -1,6 +1,6 @@
 // Server-sent events to one reader, no faster than it reads.
 import type { ServerResponse } from "node:http";
-import { PelagicError } from "../lib/contracts/errors.ts";
+import { writeBounded } from "./http-response.ts";
 
 export const doneEvent = "data: [DONE]\n\n";
 
@@ -30,8 +30,7 @@ export class SseWriter {
 
   /** Resolves when more may be written; throws `cancelled` where the reader is gone. Whole events only: an error never lands in half a line. */
   async write(events: string): Promise<void> {
-    this.checkReader();
-    if (!this.response.headersSent) {
+    if (!this.response.headersSent && !this.response.destroyed) {
       this.response.writeHead(200, {
         "content-type": "text/event-stream; charset=utf-8",
         "cache-control": "no-cache, no-transform",
@@ -39,34 +38,17 @@ export class SseWriter {
       });
     }
     this.wroteAtMs = performance.now();
-    if (this.response.write(events)) return;
     this.waitsForReader = true;
-    await new Promise<void>((resolve) => {
-      const timer = setTimeout(() => {
-        // Reset, not closed: the kernel would keep for minutes what it has for a reader that does not read.
-        this.response.socket?.resetAndDestroy();
-        this.response.destroy();
-      }, this.stallMs);
-      const done = () => {
-        clearTimeout(timer);
-        this.waitsForReader = false;
-        this.response.off("drain", done);
-        this.response.off("close", done);
-        resolve();
-      };
-      this.response.on("drain", done);
-      this.response.on("close", done);
-    });
-    this.checkReader();
+    try {
+      await writeBounded(this.response, events, this.stallMs);
+    } finally {
+      this.waitsForReader = false;
+    }
   }
 
   /** What to say where nothing was said for so long, and the reader takes what is: nothing else tells the machines in between that the stream lives. */
   keepAliveAfter(silentMs: number): string {
     return this.waitsForReader || performance.now() - this.wroteAtMs < silentMs ? "" : keepAliveComment;
-  }
-
-  private checkReader(): void {
-    if (this.response.destroyed || this.response.writableEnded) throw new PelagicError("cancelled", "the reader is gone");
   }
 
   end(): void {

@@ -24,6 +24,24 @@ describe("a stream in which nothing comes", () => {
     stack = await startGatewayUnderTest({ limits: { keepAliveMs: 20 } });
   };
 
+  /** A published client takes response.created first, or none. */
+  async function expectFailedResponse(tokens: number[], texts: string[]): Promise<void> {
+    stack.decode.script = () => ({ tokens, error: new PelagicError("internal", "broken"), gapMs: 200 });
+    const openai = new OpenAI({ baseURL: `${stack.url}/v1`, apiKey: "none" });
+    const types: string[] = [];
+    let output: string[] = [];
+    for await (const event of openai.responses.stream({ model: "test-model", input: "hi" })) {
+      types.push(event.type);
+      if (event.type !== "response.failed") continue;
+      output = event.response.output.flatMap((item) =>
+        item.type === "message" ? item.content.flatMap((part) => (part.type === "output_text" ? [part.text] : [])) : [],
+      );
+    }
+    expect([types[0], types.at(-1)]).toEqual(["response.created", "response.failed"]);
+    expect(types.filter((type) => type === "response.created")).toHaveLength(1);
+    expect(output).toEqual(texts);
+  }
+
   it("gets comments before its first token and between later ones, whole, and they are no part of it", async () => {
     await start();
     stack.decode.script = () => say("ab</think>c", { gapMs: 150 });
@@ -56,6 +74,8 @@ describe("a stream in which nothing comes", () => {
     expect(response.status).toBe(200);
     const events = (await response.text()).split("\n\n");
     expect(events.slice(-3, -1)).toEqual([expect.stringContaining('"code":"internal"'), "data: [DONE]"]);
+    await expectFailedResponse([], []);
+    await expectFailedResponse(say("</think>ab", { reason: "length" }).tokens, ["ab"]);
     // Not streamed: nothing goes out before the answer is known.
     expect((await ask({})).status).toBe(500);
   });
@@ -64,7 +84,7 @@ describe("a stream in which nothing comes", () => {
 describe("the server", () => {
   async function serve(more: Partial<HttpServerOptions> = {}) {
     stack = await startGatewayUnderTest();
-    const server = createHttpServer(createHandler(stack.gateway), { maxConnections: 10, headersMs: 200, requestMs: 200, ...more });
+    const { server } = createHttpServer(createHandler(stack.gateway), { maxConnections: 10, headersMs: 200, requestMs: 200, ...more });
     server.listen(0, "127.0.0.1");
     await once(server, "listening");
     const { port } = server.address() as AddressInfo;

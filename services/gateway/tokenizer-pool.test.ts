@@ -66,7 +66,13 @@ describe("tokenizer pool", () => {
     const lengths = Array.from({ length: 300 }, (_, i) => 1 + ((i * 37) % 100));
     const jobs = lengths.map((length) => threads.encode({ kind: "text", text: "x".repeat(length) }));
     const endless = threads.encode({ kind: "text", text: "word ".repeat(6_000_000) });
-    const wrong = threads.encode({ kind: "ids", format: { kind: "regex", pattern: "a{3000}{3000}", param: "structured_outputs.regex" } });
+    const wrong = threads.encode({
+      kind: "chat",
+      prompt: {
+        thinking: true,
+        messages: [{ role: "user", content: Array.from({ length: 32 }, (_, i) => String.fromCharCode(0xfdd0 + i)).join("") }],
+      },
+    });
     const behind = lengths.map((length) => threads.encode({ kind: "text", text: "y".repeat(length) }));
     await Promise.all([
       expect(endless).rejects.toMatchObject({ code: "deadline_exceeded" }),

@@ -5,13 +5,15 @@ import type { Log } from "../lib/contracts/bus.ts";
 import type { TextFormat } from "../lib/grammar/text-format.ts";
 import type { ChatPrompt, EncodedPrompt } from "./prompt-encoder.ts";
 
-export type TokenizerJob = { format?: TextFormat; bannedWords?: readonly string[] } & (
+export type PromptJob = { bannedWords?: readonly string[] } & (
   | { kind: "chat"; prompt: ChatPrompt }
   /** `special` false: without the beginning of sentence that the model wants. */
   | { kind: "text"; text: string; special?: boolean }
   /** The prompt is tokens already: only the format is wanted. */
   | { kind: "ids" }
 );
+/** What a thread takes: tokenizer-worker.ts prompts, grammar-worker.ts grammars. */
+export type TokenizerJob = PromptJob | { kind: "grammar"; format: TextFormat; behindThought: boolean };
 export type TokenizerAnswer = { prompt: EncodedPrompt } | { error: { code: ErrorCode; message: string; param?: string } };
 export interface TokenizerWorkerData {
   modelPath: string;
@@ -25,9 +27,9 @@ export interface EncodeLimits {
   timeoutMs?: number;
 }
 
-/** Anything that turns a job into tokens. */
+/** Anything that turns a prompt into tokens, and the format that is asked for into a grammar. */
 export interface Encoder {
-  encode(job: TokenizerJob, limits?: EncodeLimits): Promise<EncodedPrompt>;
+  encode(job: PromptJob & { format?: TextFormat }, limits?: EncodeLimits): Promise<EncodedPrompt>;
 }
 
 export interface TokenizerPoolOptions {
@@ -40,6 +42,8 @@ export interface TokenizerPoolOptions {
   maxWaiting: number;
   /** A thread that takes longer over one job is replaced. */
   jobTimeoutMs: number;
+  /** What such a job is told. */
+  tooLate?: (job: TokenizerJob) => PelagicError;
   /** A job waits no longer than this for a thread. Default: 30 s. */
   maxWaitMs?: number;
   log: Log;
@@ -65,13 +69,13 @@ interface Thread {
 const defaultMaxWaitMs = 30_000;
 /** Quick jobs that a thread has at a time: with one only, it would wait after each for the main loop to come round. */
 const maxJobsAhead = 16;
-/** A job with no more text and no format takes moments. */
+/** A job with no more text takes moments. */
 const quickCharacters = 32_768;
 /** Before another thread is tried where one could not load; twice as long each time that one after another fails. */
 const restartDelayMs = 500;
 const maxRestartDelayMs = 10_000;
 
-export class TokenizerPool implements Encoder {
+export class TokenizerPool {
   private readonly options: TokenizerPoolOptions;
   private readonly threads = new Set<Thread>();
   private waiting: PendingJob[] = [];
@@ -176,7 +180,8 @@ export class TokenizerPool implements Encoder {
       // Before it has ended: no other job must go to it.
       thread.ready = false;
       this.settle(thread)?.reject(
-        new PelagicError("deadline_exceeded", `the prompt was not tokenized within ${this.options.jobTimeoutMs} ms; shorten it`),
+        this.options.tooLate?.(pending.job) ??
+          new PelagicError("deadline_exceeded", `the prompt was not tokenized within ${this.options.jobTimeoutMs} ms; shorten it`),
       );
       this.putBack(thread);
       void thread.worker.terminate();
@@ -246,7 +251,7 @@ export class TokenizerPool implements Encoder {
 }
 
 function isQuick(job: TokenizerJob): boolean {
-  if (job.format !== undefined || job.bannedWords !== undefined || job.kind === "ids") return false;
+  if (job.kind === "grammar" || job.kind === "ids" || job.bannedWords !== undefined) return false;
   if (job.kind === "text") return job.text.length <= quickCharacters;
   return job.prompt.messages.reduce((sum, { content }) => sum + content.length, 0) <= quickCharacters;
 }

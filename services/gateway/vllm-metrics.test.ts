@@ -16,6 +16,7 @@ async function shown(pool: Pool, work: (metrics: GatewayMetrics) => void = () =>
     waiting: () => pool.waiting + 1,
     cancelling: () => 0,
     bodyBytes: () => 0,
+    keysUnread: () => false,
     pools: () => [pool, { modelName: "other", waiting: 1, workers: [worker(5, 5, 10, 10)] }],
   });
   work(metrics);

@@ -36,6 +36,15 @@ describe("eval", () => {
     expect(report.accuracy).toBeGreaterThanOrEqual(0.9);
   });
 
+  test("every figure of the recipe's thoughts follows from its question", { timeout: 300_000 }, () => {
+    const { status, stderr } = spawnSync("python3", ["-B", "-m", "unittest", "test_steps"], {
+      cwd: inTree("models", "recipe"),
+      encoding: "utf8",
+      timeout: 290_000,
+    });
+    expect({ status, stderr }).toEqual({ status: 0, stderr: expect.stringMatching(/Ran [1-9]\d* tests?.*\n\nOK/) });
+  });
+
   test("wrong answers count as wrong, and a server that fails is no figure", { timeout: 300_000 }, async () => {
     let broken = false;
     const server = createServer((request, response) => {
@@ -57,7 +66,12 @@ describe("eval", () => {
     };
     try {
       expect(JSON.parse((await run("--kinds", "sort,json", "--json")).out)).toMatchObject({ model: "m", asked: 6, accuracy: 0 });
-      expect((await run("--kinds", "sort,none")).err).toContain("'none'");
+      expect((await run("--kinds", "sort,none")).err).toMatch(/^--kinds: 'none' is none of add, /);
+      expect(await run("--kinds", "sort,json", "--no-think")).toEqual({
+        code: 2,
+        out: "",
+        err: "--kinds: 'json' cannot be answered without a thought\n",
+      });
       broken = true;
       expect(await run("--model", "m")).toMatchObject({ code: 1, out: "", err: expect.stringContaining("status 503") });
     } finally {

@@ -1,4 +1,4 @@
-// ./pelagic hostile in short: every field of the API and of the bus twenty times, every attack once.
+// ./pelagic hostile in short: every field of the API and of the bus twenty times, every attack twice, the second time with nothing left to grow.
 import { expect, test } from "vitest";
 import { runHostile } from "../../services/cli/hostile/run.ts";
 
@@ -7,6 +7,7 @@ test("a real stack asked what nobody meant answers, names the field, serves othe
   console.log(JSON.stringify({ ...report.fields, violations: undefined, slowest: undefined }));
   expect(report.fields.violations).toEqual([]);
   expect(report.attacks.faults).toEqual([]);
+  expect(report.again.faults).toEqual([]);
   console.log(JSON.stringify(report.bus));
   expect(report.bus.faults).toEqual([]);
   expect(report.bus.intruder.frames).toBeGreaterThan(0);

@@ -116,6 +116,31 @@ describe("the gateway process", () => {
     expect(await exited).toEqual([0, null]);
   });
 
+  it("tells who is still sending a body on SIGTERM to come back", async () => {
+    gateway = await surroundings.startGateway();
+    const exited = once(gateway.child, "exit");
+    const body = JSON.stringify({ model: "test-model", messages: [{ role: "user", content: "hi" }] });
+    const socket = connect({ host: "127.0.0.1", port: gateway.port as number });
+    const head = `POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${body.length}\r\n`;
+    socket.write(`${head}expect: 100-continue\r\n\r\n`);
+    expect(String((await once(socket, "data"))[0])).toContain("100 Continue");
+    socket.write(body.slice(0, 10));
+    gateway.child.kill("SIGTERM");
+    const listens = () =>
+      new Promise<boolean>((resolve) => {
+        const other = connect({ host: "127.0.0.1", port: gateway.port as number });
+        other.on("error", () => resolve(false)).on("connect", () => resolve(other.destroy() !== null));
+      });
+    while (await listens()) await new Promise((resolve) => setTimeout(resolve, 20));
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    socket.write(body.slice(10));
+    const answer = String((await once(socket, "data"))[0]);
+    expect(answer).toMatch(/^HTTP\/1.1 503 /);
+    expect(answer).toContain('"code":"shutting_down"');
+    expect(await exited).toEqual([0, null]);
+    socket.destroy();
+  });
+
   it("ends a stream that takes too long with a named error", async () => {
     gateway = await surroundings.startGateway();
     decode.script = () => say("a".repeat(4_000), { gapMs: 10 });

@@ -77,7 +77,7 @@ export async function startGatewayUnderTest(
     models,
     client,
     directory,
-    callers: new Callers(),
+    callers: new Callers({ thisMachineOnly: true }),
     admission,
     bodyBudget,
     metrics: new GatewayMetrics(registry, {
@@ -85,6 +85,7 @@ export async function startGatewayUnderTest(
       waiting: () => admission.waiting,
       cancelling: () => client.cancellationsPending,
       bodyBytes: () => bodyBudget.usedBytes,
+      keysUnread: () => false,
       pools: () =>
         Array.from(models, ([modelName, { room }]) => ({
           modelName,

@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { chmodSync, chownSync, existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { inTree } from "../../services/cli/tree.ts";
@@ -78,7 +78,13 @@ describe("./pelagic keys", () => {
         "",
       ].join("\n"),
     );
+    // Who could read it still can: a gateway of another user would go on taking the key.
+    chmodSync(path, 0o640);
+    if (process.getuid?.() === 0) chownSync(path, 4_321, 1_234);
+    const { uid, gid } = statSync(path);
     expect((await keysIn(path, "revoke", "bob")).code).toBe(0);
+    expect(statSync(path)).toMatchObject({ uid, gid });
+    expect(statSync(path).mode & 0o777).toBe(0o640);
     expect((await keysIn(path, "revoke", "bob")).stderr).toBe("pelagic: there is no key named bob\n");
     expect(JSON.parse((await keysIn(path, "list", "--json")).stdout).map(({ name }: { name: string }) => name)).toEqual(["carol"]);
     expect(existsSync(`${path}.new`)).toBe(false);
@@ -107,7 +113,14 @@ describe("a gateway with a keys file", () => {
     }
     expect(await status(alice)).toBe(200);
     expect(await status(bob)).toBe(401);
+    const unread = async () => /^pelagic_gateway_keys_unread (\d)$/m.exec(await (await fetch(`${gateway.admin}/metrics`)).text())?.[1];
+    expect(await unread()).toBe("1");
     writeFileSync(file, good);
+    gateway.child.kill("SIGHUP");
+    for (let i = 0; (await unread()) !== "0"; i++) {
+      if (i > 200) throw new Error("the good file was not read");
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
     expect(await status(alice)).toBe(200);
     const told = [
       gateway.log,

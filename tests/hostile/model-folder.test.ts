@@ -48,7 +48,7 @@ function serve(): { text: number[]; chat: number[] } {
   expect(prompt.tokens.length).toBeGreaterThan(0);
   const plan = planGeneration(
     {} as Parameters<typeof planGeneration>[0],
-    { askedTokens: 1, askedTokensField: "max_tokens", logprobs: undefined },
+    { askedTokens: 1, askedTokensField: "max_tokens", promptField: "prompt", logprobs: undefined },
     { ...prompt, grammar: 'root ::= "a"' },
     { ...model, eosTokenIds: model.eosTokenIds.length > 0 ? model.eosTokenIds : [0] },
     { maxPositions: 4096, defaultMaxTokens: 10 },

@@ -18,14 +18,15 @@ const mayImport: Record<string, string[]> = {
   prefill: ["lib/contracts", "lib/runtime", "lib/engine"],
   decode: ["lib/contracts", "lib/runtime", "lib/engine", "lib/model", "lib/grammar"],
   placement: ["lib/contracts", "lib/runtime"],
-  cli: ["lib/contracts", "lib/runtime", "lib/engine", "lib/simulator", "lib/model", "gateway", "loadtest"],
+  cli: ["lib/contracts", "lib/runtime", "lib/engine", "lib/simulator", "lib/model", "gateway", "loadtest", "operators"],
   // In a browser: of the contracts, types alone.
   console: ["lib/contracts"],
   // A client that knows only HTTP.
   loadtest: [],
+  operators: ["lib/contracts", "lib/runtime"],
 };
 
-const folderOf = (part: string) => (part === "loadtest" ? "loadtest/" : `services/${part}/`);
+const folderOf = (part: string) => (["loadtest", "operators"].includes(part) ? `${part}/` : `services/${part}/`);
 const partOf = (path: string) => Object.keys(mayImport).find((part) => path.startsWith(folderOf(part)));
 
 /** Module names in import, export from, import() and new URL(…, import.meta.url). */
@@ -38,10 +39,10 @@ function importsOf(source: string): string[] {
   return patterns.flatMap((pattern) => [...source.matchAll(pattern)].map((match) => match[1] as string));
 }
 
-const sources = trackedFiles().filter((file) => /^(services|loadtest)\//.test(file) && /\.tsx?$/.test(file));
+const sources = trackedFiles().filter((file) => /^(services|loadtest|operators)\//.test(file) && /\.tsx?$/.test(file));
 const product = sources.filter((file) => !file.endsWith(".test.ts"));
 
-describe("imports under services/ and loadtest/", () => {
+describe("imports under services/, loadtest/ and operators/", () => {
   it("has a rule for every file", () => {
     expect(sources.filter((file) => partOf(file) === undefined)).toEqual([]);
   });

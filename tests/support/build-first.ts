@@ -7,7 +7,7 @@ import { inTree, treeRoot } from "../../services/cli/tree.ts";
 export default function buildFirst(): void {
   // Not the stamp of ./pelagic, which stands for a build without errors.
   const stamp = inTree("dist", ".built-for-tests");
-  const stale = spawnSync("find", ["services", "tsconfig.json", "tsconfig.build.json", "-newer", stamp, "-print", "-quit"], {
+  const stale = spawnSync("find", ["services", "operators", "tsconfig.json", "tsconfig.build.json", "-newer", stamp, "-print", "-quit"], {
     cwd: treeRoot,
     encoding: "utf8",
   });

@@ -26,13 +26,17 @@ export interface Bases {
 }
 
 const runtimePackages = ["base-files", "libc6", "libgcc-s1", "libstdc++6"];
-const certificates = "/etc/ssl/certs/ca-certificates.crt";
+/** The host's, since it may trust more than Debian does; under another name in the image, where packages bring their own. */
+const hostCertificates = "/etc/ssl/certs/ca-certificates.crt";
+const certificates = "/etc/ssl/host-certificates.crt";
+/** Counts what changes in how these images are made. */
+const recipe = 2;
 const userId = 65_532;
 const debootstrapMs = 1_200_000;
 
 export async function ensureBases(progress: (text: string) => void): Promise<Bases> {
   const release = debianRelease(readFileSync("/etc/os-release", "utf8"));
-  const tag = `${release}-node${process.versions.node}`;
+  const tag = `${release}-node${process.versions.node}-${recipe}`;
   const bases = { build: `localhost/pelagic-build-base:${tag}`, runtime: `localhost/pelagic-runtime-base:${tag}` };
   if ((await imageExists(bases.build)) && (await imageExists(bases.runtime))) return bases;
   await checkNode();
@@ -56,7 +60,7 @@ export async function ensureBases(progress: (text: string) => void): Promise<Bas
     const path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
     await baseImage(work, "runtime", bases.runtime, { PATH: path });
     const trusted = { NODE_EXTRA_CA_CERTS: certificates, npm_config_cafile: certificates, PIP_CERT: certificates };
-    await baseImage(work, "build", bases.build, { PATH: path, ...(existsSync(certificates) && trusted) });
+    await baseImage(work, "build", bases.build, { PATH: path, ...(existsSync(hostCertificates) && trusted) });
   } finally {
     rmSync(work, { recursive: true, force: true });
   }
@@ -103,9 +107,9 @@ function addNode(build: string): void {
   // …/npm/bin/npm-cli.js
   cpSync(dirname(dirname(realpathSync(npm))), join(build, "usr/local/lib/node_modules/npm"), { recursive: true });
   symlinkSync("../lib/node_modules/npm/bin/npm-cli.js", join(build, "usr/local/bin/npm"));
-  if (existsSync(certificates)) {
+  if (existsSync(hostCertificates)) {
     mkdirSync(join(build, dirname(certificates)), { recursive: true });
-    copyFileSync(certificates, join(build, certificates));
+    copyFileSync(hostCertificates, join(build, certificates));
   }
 }
 

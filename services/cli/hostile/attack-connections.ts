@@ -1,21 +1,12 @@
 // Connections that are slow, many, in a hurry, or gone.
-import { answered, type Attack, post, request, type Target } from "./attack.ts";
-import { exchange, openSocket, sleep } from "./sockets.ts";
+import { answered, type Attack, checkingMs, post, posted, request, type Target } from "./attack.ts";
+import { exchange, openSocket } from "./sockets.ts";
 
 const health = "GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
-/** The server looks at its connections now and then. */
-const checkingMs = 3_000;
 const pauseMs = 100;
-/** Until a stream has filled what lies between gateway and reader, on a slow machine. */
-const generatingMs = 240_000;
 
 function stream({ model }: Target, more: object = {}): string {
   return posted("/v1/completions", { model, prompt: "a", stream: true, ignore_eos: true, temperature: 0, max_tokens: 64, ...more });
-}
-
-function posted(path: string, fields: object): string {
-  const body = JSON.stringify(fields);
-  return `POST ${path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`;
 }
 
 function* slowly(text: string): Generator<string | number> {
@@ -154,38 +145,6 @@ export const connectionAttacks: Attack[] = [
         }),
       );
       return null;
-    },
-  },
-];
-
-/** Alone, because of what they count. */
-export const lastAttacks: Attack[] = [
-  {
-    name: "a reader that does not read",
-    async run(target) {
-      const cancelled = async () => (await target.outcomes()).get("cancelled") ?? 0;
-      const before = await cancelled();
-      // Eight answers with twenty alternatives to each token: more than sockets hold.
-      const messages = [{ role: "user", content: "a" }];
-      const body = {
-        model: target.model,
-        messages,
-        stream: true,
-        ignore_eos: true,
-        max_tokens: 3_000,
-        n: 8,
-        logprobs: true,
-        top_logprobs: 20,
-      };
-      const socket = openSocket(target.port, posted("/v1/chat/completions", body)).pause();
-      const untilMs = performance.now() + generatingMs + target.stallMs;
-      let lost = 0;
-      while (lost === 0 && performance.now() < untilMs) {
-        await sleep(500);
-        lost = (await cancelled()) - before;
-      }
-      socket.destroy();
-      return lost > 0 ? null : "still has its stream";
     },
   },
 ];

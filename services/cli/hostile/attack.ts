@@ -10,6 +10,8 @@ export interface Target {
   stallMs: number;
   /** Ended requests by outcome, as the gateway counts them. */
   outcomes(): Promise<Map<string, number>>;
+  /** What the gateway holds in memory once its garbage is collected. */
+  heldBytes(): Promise<number>;
 }
 
 export interface Attack {
@@ -18,6 +20,8 @@ export interface Attack {
   run(target: Target): Promise<string | null>;
 }
 
+/** The server looks at its connections now and then. */
+export const checkingMs = 3_000;
 const answerBoundMs = 20_000;
 
 /** One exchange whose last status must be one of these (none: the connection may be closed without one). */
@@ -53,4 +57,10 @@ export function post(
 ): Uint8Array {
   const bytes = Buffer.from(body as string);
   return Buffer.concat([Buffer.from(request(`POST ${path} HTTP/1.1`, [...headers, `content-length: ${bytes.length}`])), bytes]);
+}
+
+/** On a connection that stays open. */
+export function posted(path: string, fields: object): string {
+  const body = JSON.stringify(fields);
+  return `POST ${path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}\r\n\r\n${body}`;
 }

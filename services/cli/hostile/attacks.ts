@@ -1,8 +1,9 @@
 // What may arrive at a port that is open to the world: each is answered within a bound, with one of the statuses that are right for it.
 import type { Attack, Target } from "./attack.ts";
 import { bodyAttacks } from "./attack-bodies.ts";
-import { connectionAttacks, lastAttacks } from "./attack-connections.ts";
+import { connectionAttacks } from "./attack-connections.ts";
 import { headAttacks } from "./attack-heads.ts";
+import { memoryAttacks } from "./attack-memory.ts";
 
 export interface AttackReport {
   attacks: number;
@@ -15,9 +16,9 @@ const keptSlowest = 8;
 
 export async function runAttacks(target: Target, onProgress: (text: string) => void): Promise<AttackReport> {
   const together = [...headAttacks, ...bodyAttacks(), ...connectionAttacks];
-  const report: AttackReport = { attacks: together.length + lastAttacks.length, faults: [], slowest: [] };
+  const report: AttackReport = { attacks: together.length + memoryAttacks.length, faults: [], slowest: [] };
   await runInLanes(together, lanes, target, report);
-  await runInLanes(lastAttacks, 1, target, report);
+  await runInLanes(memoryAttacks, 1, target, report);
   onProgress(`${report.attacks} attacks, ${report.faults.length} faults`);
   return report;
 }

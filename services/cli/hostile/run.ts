@@ -1,7 +1,7 @@
 // A real stack asked what nobody meant: every field, then raw bytes, then messages on its bus; others are served meanwhile, and nothing is held afterwards.
 import { startStack, type Stack } from "../stack/stack.ts";
 import { type AttackReport, runAttacks } from "./attacks.ts";
-import { growth, type Holdings, measureHoldings, openInspectors } from "./baseline.ts";
+import { firstGrowth, furtherGrowth, growth, heldBytes, type Holdings, measureHoldings, openInspectors } from "./baseline.ts";
 import { attackBus, type BusReport } from "./bus.ts";
 import { Client } from "./client.ts";
 import { type FieldsReport, tryFields } from "./fields.ts";
@@ -23,7 +23,9 @@ export interface HostileReport {
   attacks: AttackReport;
   bus: BusReport;
   steady: SteadyReport;
-  holdings: { before: Holdings; after: Holdings; growth: string[] };
+  /** Attacks alone, again. */
+  again: AttackReport;
+  holdings: { before: Holdings; after: Holdings; again: Holdings; growth: string[] };
   seconds: number;
   ok: boolean;
 }
@@ -73,16 +75,25 @@ export async function runHostile(options: HostileOptions): Promise<HostileReport
       times: options.times,
       onProgress: options.onProgress,
     });
-    const target = { port: Number(new URL(stack.baseUrl).port), model: stack.modelName, ...times, outcomes: () => outcomes(stack) };
+    const target = {
+      port: Number(new URL(stack.baseUrl).port),
+      model: stack.modelName,
+      ...times,
+      outcomes: () => outcomes(stack),
+      heldBytes: () => heldBytes(stack, inspectors, "gateway-0"),
+    };
     const attacks = await runAttacks(target, options.onProgress);
     const bus = await attackBus(stack, client(1), options);
     const steadyReport = await steady.stop();
 
     for (const one of clients) one.close();
     const after = await measureHoldings(stack, inspectors);
-    const grown = growth(before, after);
+    const again = await runAttacks(target, options.onProgress);
+    const atLast = await measureHoldings(stack, inspectors);
+    const grown = [...growth(before, after, firstGrowth), ...growth(after, atLast, furtherGrowth).map((what) => `again: ${what}`)];
     const ok =
       attacks.faults.length === 0 &&
+      again.faults.length === 0 &&
       bus.faults.length === 0 &&
       tried.violationCount === 0 &&
       tried.accepted * 3 >= tried.requests &&
@@ -94,7 +105,8 @@ export async function runHostile(options: HostileOptions): Promise<HostileReport
       attacks,
       bus,
       steady: steadyReport,
-      holdings: { before, after, growth: grown },
+      again,
+      holdings: { before, after, again: atLast, growth: grown },
       seconds: Math.round((performance.now() - begunMs) / 1000),
       ok,
     };

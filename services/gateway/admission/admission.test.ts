@@ -109,11 +109,51 @@ describe("admission", () => {
     expect(at.places).toBe(2);
   });
 
+  test("a newcomer does not take the place that came free for who waits", async () => {
+    const { clock, admission, events, enter } = start({ maxRunning: 100 });
+    const free = { places: 0 };
+    const at = room(free);
+    void enter("high", "a", { room: at }, "high");
+    void enter("normal", "b", { room: at });
+    await clock.advance(0);
+    // The next look is still to come.
+    free.places = 1;
+    void enter("newcomer", "c", { room: at }, "low");
+    await clock.advance(0);
+    expect(events).toEqual(["high"]);
+    expect(admission.waiting).toBe(2);
+  });
+
+  test("several answers enter together, when there is a place for each, and nobody takes those that come free meanwhile", async () => {
+    const { clock, events, places, enter } = start({ maxRunning: 100 });
+    const free = { places: 3 };
+    const at = room(free);
+    void enter("four", "a", { room: at, answers: 4 });
+    void enter("one", "b", { room: at });
+    await clock.advance(60);
+    expect(events).toEqual([]);
+    free.places = 5;
+    await clock.advance(60);
+    expect(events).toEqual(["four", "one"]);
+    expect(at.places).toBe(0);
+    // Each is in the worker's account once it is sent.
+    const four = places.get("four");
+    four?.dispatched();
+    free.places = 4;
+    expect(at.places).toBe(0);
+    four?.leave();
+    four?.dispatched();
+    expect(at.places).toBe(3);
+    expect([at.couldTake(1), at.couldTake(4), at.couldTake(5)]).toEqual([true, true, false]);
+  });
+
   test("waits are bounded, by the gateway and by the client", async () => {
     const { clock, admission, errors, enter } = start({ maxRunning: 1 });
     void enter("running", "a");
     void enter("patient", "a");
     void enter("hasty", "a", { waitMs: 200 });
+    void enter("due", "a", { waitMs: 300, leftMs: 200 });
+    void enter("too late", "c", { leftMs: 0 });
     const controller = new AbortController();
     void enter("gone", "a", { signal: controller.signal });
     await clock.advance(0);
@@ -122,6 +162,7 @@ describe("admission", () => {
     expect(errors.get("gone")?.code).toBe("cancelled");
     await clock.advance(250);
     expect(errors.get("hasty")).toMatchObject({ code: "overloaded", message: "the request waited 200 ms; try again later" });
+    expect([errors.get("due")?.code, errors.get("too late")?.code]).toEqual(["deadline_exceeded", "deadline_exceeded"]);
     expect(errors.has("patient")).toBe(false);
     await clock.advance(1_000);
     expect(errors.get("patient")?.code).toBe("overloaded");

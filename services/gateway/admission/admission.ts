@@ -22,14 +22,17 @@ export interface AdmissionOptions {
 export interface EnterOptions {
   /** At the workers; absent: the request needs none. */
   room?: Room;
-  /** The client's own patience. */
+  /** So many places there, all at once: a place that another takes meanwhile would be missed when prefill is spent. */
+  answers?: number;
+  /** The client's own patience, and what is left to its deadline. */
   waitMs?: number;
+  leftMs?: number;
   signal?: AbortSignal;
 }
 
 /** What one request holds. */
 export interface Place {
-  /** It was sent to a worker, whose own account counts it from now on. */
+  /** One of its answers was asked of a worker, whose own account counts it from now on. */
   dispatched(): void;
   /** It is over. Without effect the second time. */
   leave(): void;
@@ -38,6 +41,7 @@ export interface Place {
 interface Waiter {
   tenant: string;
   room: Room | undefined;
+  answers: number;
   admit(): void;
   refuse(error: PelagicError): void;
 }
@@ -77,18 +81,24 @@ export class Admission {
   }
 
   /** Rejects with what to answer where the request cannot enter. */
-  enter(standing: Standing, { room, waitMs = Number.POSITIVE_INFINITY, signal }: EnterOptions = {}): Promise<Place> {
+  enter(
+    standing: Standing,
+    { room, answers = 1, waitMs = Number.POSITIVE_INFINITY, leftMs = Number.POSITIVE_INFINITY, signal }: EnterOptions = {},
+  ): Promise<Place> {
     const { clock, maxWaiting, maxWaitMs } = this.options;
     const { tenant } = standing;
     if (this.closed) return Promise.reject(shuttingDown());
     if (signal?.aborted) return Promise.reject(cancelled());
-    // Who waits does so for room, or because its tenant has its share: nobody is overtaken that could go.
-    if (this.mayEnter(tenant) && (!room || room.takes(tenant, room.places))) return Promise.resolve(this.take(tenant, room));
+    if (leftMs <= 0) return Promise.reject(deadlineExceeded());
+    // Workers may have room since somebody looked last: who waits and can go comes first.
+    const left = this.admitWaiting();
+    if (this.mayEnter(tenant) && (!room || room.takes(tenant, left.get(room) ?? room.places, answers)))
+      return Promise.resolve(this.take(tenant, room, answers));
     if (!mayWait(this.waitingOf.get(tenant) ?? 0, this.queue.size, maxWaiting)) {
       return Promise.reject(this.overloaded(`${this.queue.size} requests are waiting already`));
     }
     return new Promise((resolve, reject) => {
-      const boundMs = Math.min(waitMs, maxWaitMs);
+      const boundMs = Math.max(0, Math.min(waitMs, maxWaitMs, leftMs));
       const stopWaiting = () => {
         stopTimer();
         signal?.removeEventListener("abort", onAbort);
@@ -98,10 +108,11 @@ export class Admission {
       const waiter: Waiter = {
         tenant,
         room,
+        answers,
         admit: () => {
           this.queue.serve(waiter);
           stopWaiting();
-          resolve(this.take(tenant, room));
+          resolve(this.take(tenant, room, answers));
         },
         refuse: (error) => {
           stopWaiting();
@@ -109,10 +120,12 @@ export class Admission {
         },
       };
       const onAbort = () => waiter.refuse(cancelled());
-      const stopTimer = clock.setTimer(boundMs, () => waiter.refuse(this.overloaded(`the request waited ${Math.round(boundMs)} ms`)));
+      const stopTimer = clock.setTimer(boundMs, () =>
+        waiter.refuse(boundMs === leftMs ? deadlineExceeded() : this.overloaded(`the request waited ${Math.round(boundMs)} ms`)),
+      );
       signal?.addEventListener("abort", onAbort, { once: true });
       add(this.waitingOf, tenant, 1);
-      this.queue.add(waiter, standing, 1, clock.nowMs());
+      this.queue.add(waiter, standing, answers, clock.nowMs());
       this.look();
     });
   }
@@ -131,10 +144,10 @@ export class Admission {
     return mayWait(this.runningOf.get(tenant) ?? 0, this.running, this.options.maxRunning);
   }
 
-  private take(tenant: string, room: Room | undefined): Place {
+  private take(tenant: string, room: Room | undefined, answers: number): Place {
     this.running++;
     add(this.runningOf, tenant, 1);
-    const atWorkers = room?.enter(tenant);
+    const atWorkers = room?.enter(tenant, answers);
     let left = false;
     return {
       dispatched: () => atWorkers?.dispatched(),
@@ -150,23 +163,26 @@ export class Admission {
     };
   }
 
-  private admitWaiting(): void {
-    if (this.closed || this.queue.size === 0) return;
-    this.queue.age(this.options.clock.nowMs());
-    // Asked once for all that wait.
+  /** Returns the places that each room has for who comes now, where somebody waits for it. */
+  private admitWaiting(): Map<Room, number> {
     const places = new Map<Room, number>();
+    if (this.closed || this.queue.size === 0) return places;
+    this.queue.age(this.options.clock.nowMs());
     for (const waiter of [...this.queue]) {
-      const { tenant, room } = waiter;
-      if (this.running >= this.options.maxRunning) return;
+      const { tenant, room, answers } = waiter;
+      if (this.running >= this.options.maxRunning) return places;
       if (!this.mayEnter(tenant)) continue;
       if (room) {
         const left = places.get(room) ?? room.places;
-        const takes = room.takes(tenant, left);
-        places.set(room, takes ? left - 1 : left);
+        const takes = room.takes(tenant, left, answers);
+        // Who needs more places than there are gets the next ones: it would wait for ever behind those that need one.
+        const isNext = !takes && !mayWait(answers - 1, answers - 1, left);
+        places.set(room, takes ? left - answers : isNext ? 0 : left);
         if (!takes) continue;
       }
       waiter.admit();
     }
+    return places;
   }
 
   /** Workers may have room although nobody left here. */
@@ -197,6 +213,10 @@ export class Admission {
 
 function shuttingDown(): PelagicError {
   return new PelagicError("shutting_down", "the gateway is shutting down; try again elsewhere");
+}
+
+function deadlineExceeded(): PelagicError {
+  return new PelagicError("deadline_exceeded", "the request's deadline passed before it had a place");
 }
 
 function cancelled(): PelagicError {

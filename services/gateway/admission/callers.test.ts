@@ -1,4 +1,5 @@
 // The gateway's app on a real port, with keys.
+import { request } from "node:http";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import Anthropic from "@anthropic-ai/sdk";
 import OpenAI from "openai";
@@ -28,6 +29,32 @@ const ask = (headers: Record<string, string>, more: object = {}) =>
     body: JSON.stringify({ model: "test-model", messages: [{ role: "user", content: "hi" }], ...more }),
   });
 const errorOf = async (response: Response) => ({ status: response.status, ...ErrorBody.parse(await response.json()).error });
+
+describe("without keys, on the loopback", () => {
+  /** fetch chooses the header host itself. */
+  const statusFor = (headers: Record<string, string>) =>
+    new Promise<number | undefined>((resolve, reject) => {
+      const body = JSON.stringify({ model: "test-model", messages: [{ role: "user", content: "hi" }] });
+      const all = { "content-type": "application/json", ...headers };
+      const asked = request(`${stack.url}/v1/chat/completions`, { method: "POST", headers: all }, (response) => {
+        response.resume().on("end", () => resolve(response.statusCode));
+      });
+      asked.on("error", reject).end(body);
+    });
+
+  it("a page whose name was made to mean this machine may not ask; this machine's own pages and programs may", async () => {
+    expect(await statusFor({ host: "evil.example:8000", origin: "http://evil.example:8000" })).toBe(401);
+    expect(await statusFor({ host: "127.0.0.1.evil.example", origin: "http://127.0.0.1.evil.example" })).toBe(401);
+    for (const host of ["127.0.0.1:8000", "localhost:8000", "[::1]:8000", "app.localhost"]) {
+      expect(await statusFor({ host }), host).toBe(200);
+      expect(await statusFor({ host, origin: `http://${host}` }), host).toBe(200);
+    }
+    // A program, or a proxy that hands on the name by which it was asked.
+    expect(await statusFor({ host: "models.example" })).toBe(200);
+    const { alice } = useKeys({ alice: {} });
+    expect(await statusFor({ host: "models.example", origin: "http://models.example", ...bearer(alice) })).toBe(200);
+  });
+});
 
 describe("with a keys file", () => {
   it("everything but /health wants a key, by either header", async () => {

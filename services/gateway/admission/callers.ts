@@ -2,6 +2,7 @@
 import type { IncomingHttpHeaders, IncomingMessage, ServerResponse } from "node:http";
 import { PelagicError } from "../../lib/contracts/errors.ts";
 import type { GatewayResponse } from "../http-response.ts";
+import { isLoopback } from "../console/config.ts";
 import { anyone, type Caller, type KeyRing } from "./api-keys.ts";
 import { Usage } from "./rate-limits.ts";
 
@@ -41,9 +42,15 @@ export class Visit {
 }
 
 export class Callers {
+  private readonly thisMachineOnly: boolean;
   /** null: there is no keys file, and anyone may ask. */
   private ring: KeyRing | null = null;
   private readonly usages = new Map<string, Usage>();
+
+  /** `thisMachineOnly`: the gateway listens on the loopback, where without keys whoever is on this machine may ask. */
+  constructor({ thisMachineOnly }: { thisMachineOnly: boolean }) {
+    this.thisMachineOnly = thisMachineOnly;
+  }
 
   use(ring: KeyRing): void {
     this.ring = ring;
@@ -77,7 +84,10 @@ export class Callers {
   }
 
   private callerOf(headers: IncomingHttpHeaders): Caller {
-    if (this.ring === null) return anyone;
+    if (this.ring === null) {
+      if (this.thisMachineOnly) refuseOtherSites(headers);
+      return anyone;
+    }
     const key = keyIn(headers);
     if (key === null) {
       throw new PelagicError("invalid_api_key", "no API key: send Authorization: Bearer KEY, or x-api-key: KEY");
@@ -121,4 +131,10 @@ function exceeded(limit: string, waitMs: number): PelagicError {
 function setHeaders(response: ServerResponse, usage: Usage): void {
   if (response.headersSent) return;
   for (const [name, value] of Object.entries(usage.headers(performance.now()))) response.setHeader(name, value);
+}
+
+/** A page from elsewhere in this machine's browser, whose own name was made to mean this machine: only browsers say where a page is from. */
+function refuseOtherSites({ host, origin }: IncomingHttpHeaders): void {
+  if (origin === undefined || isLoopback((host ?? "").replace(/:\d+$/, ""))) return;
+  throw new PelagicError("invalid_api_key", "without API keys this gateway is for this machine: ask for localhost, or give it keys");
 }

@@ -11,6 +11,8 @@ export class KeyFile {
   private readonly onChange: (ring: KeyRing) => void;
   private readonly reload = () => this.read();
   private last: string;
+  /** It could not be read when it last changed: keys that were revoked since may still be taken. */
+  isUnread = false;
 
   /** Throws what is wrong with the file. `onChange` is called with the keys of each file that can be read, this one first. */
   constructor(path: string, log: Log, onChange: (ring: KeyRing) => void) {
@@ -32,12 +34,14 @@ export class KeyFile {
   private read(): void {
     try {
       const text = readFileSync(this.path, "utf8");
-      if (text === this.last) return;
       const ring = new KeyRing(parseKeysFile(text));
+      this.isUnread = false;
+      if (text === this.last) return;
       this.last = text;
       this.onChange(ring);
       this.log.info({ keys: ring.size }, "API keys read again");
     } catch (error) {
+      this.isUnread = true;
       this.log.error(
         { path: this.path, error: error instanceof Error ? error.message : String(error) },
         "API keys not read: the old ones stay",

@@ -1,7 +1,7 @@
 // How many more requests a model's decode workers take, and of whom, as far as this gateway knows: by what they said last, what was sent since, and
 // what was let in and is not yet sent.
 import { mayWait } from "../../lib/fair-queue/fair-order.ts";
-import type { RoutingSnapshot } from "../state-view.ts";
+import type { RoutingSnapshot, WorkerView } from "../state-view.ts";
 import type { WorkerDirectory } from "../worker-directory.ts";
 
 export class Room {
@@ -21,27 +21,39 @@ export class Room {
     return placesLeft(this.directory.snapshot(), this.modelName) - this.pending;
   }
 
-  /** Of so many places. A worker leaves places to tenants that have none (mayWait): whom it would refuse waits here. */
-  takes(tenant: string, places: number): boolean {
-    return mayWait(this.heldBy.get(tenant) ?? 0, 0, places);
+  /** Of so many places, the last of so many answers. A worker leaves places to tenants that have none (mayWait): whom it would refuse waits here. */
+  takes(tenant: string, places: number, answers = 1): boolean {
+    return mayWait((this.heldBy.get(tenant) ?? 0) + answers - 1, answers - 1, places);
   }
 
-  /** Returns what to call when the request is sent, and when it is over; each counts once. */
-  enter(tenant: string): { dispatched(): void; leave(): void } {
-    let isPending = true;
-    let isHeld = true;
-    this.pending++;
-    this.hold(tenant, 1);
-    const dispatched = () => {
-      if (isPending) this.pending--;
-      isPending = false;
-    };
+  /** Whether workers with empty queues would take so many answers of one tenant. */
+  couldTake(answers: number): boolean {
+    return (
+      answers === 1 ||
+      mayWait(
+        answers - 1,
+        answers - 1,
+        places(this.directory.snapshot(), this.modelName, ({ requests }) => requests.maxWaiting),
+      )
+    );
+  }
+
+  /** Returns what to call when one of its answers is asked for, and when the request is over. */
+  enter(tenant: string, answers = 1): { dispatched(): void; leave(): void } {
+    let pending = answers;
+    let held = answers;
+    this.pending += answers;
+    this.hold(tenant, answers);
     return {
-      dispatched,
+      dispatched: () => {
+        if (pending === 0) return;
+        pending--;
+        this.pending--;
+      },
       leave: () => {
-        dispatched();
-        if (isHeld) this.hold(tenant, -1);
-        isHeld = false;
+        this.pending -= pending;
+        this.hold(tenant, -held);
+        pending = held = 0;
       },
     };
   }
@@ -53,12 +65,14 @@ export class Room {
   }
 }
 
-/** In the queues of ready workers. Infinite where there is none: nobody waits for a worker that may never come, but is told. */
-export function placesLeft({ workers }: RoutingSnapshot, modelName: string): number {
-  const ready = workers.filter((worker) => worker.role === "decode" && worker.state === "ready" && worker.modelName === modelName);
-  if (ready.length === 0) return Number.POSITIVE_INFINITY;
-  return ready.reduce(
-    (sum, { requests, unreported }) => sum + Math.max(0, requests.maxWaiting - requests.waiting - unreported.requests),
-    0,
+export function placesLeft(snapshot: RoutingSnapshot, modelName: string): number {
+  return places(snapshot, modelName, ({ requests, unreported }) =>
+    Math.max(0, requests.maxWaiting - requests.waiting - unreported.requests),
   );
+}
+
+/** In the queues of ready workers. Infinite where there is none: nobody waits for a worker that may never come, but is told. */
+function places({ workers }: RoutingSnapshot, modelName: string, of: (worker: WorkerView) => number): number {
+  const ready = workers.filter((worker) => worker.role === "decode" && worker.state === "ready" && worker.modelName === modelName);
+  return ready.length === 0 ? Number.POSITIVE_INFINITY : ready.reduce((sum, worker) => sum + of(worker), 0);
 }

@@ -9,7 +9,7 @@ export interface Observed {
   done: boolean;
   /** null: there was no token. */
   ttftSeconds: number | null;
-  /** null: fewer than two tokens. */
+  /** Of several answers the slowest's; null: fewer than two tokens in each. */
   tpotSeconds: number | null;
 }
 

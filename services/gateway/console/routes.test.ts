@@ -84,10 +84,9 @@ describe("the API", () => {
     const overview = ConsoleOverview.parse(await response.json());
     expect(overview.gateway).toMatchObject({
       gatewayId: "gateway-0",
-      chats: true,
-      contextTokens: 8192,
       requests: { running: 0, mostRunning: 100 },
     });
+    expect(overview.gateway.models).toMatchObject([{ chats: true, contextTokens: 8192 }]);
     expect(overview.workers).toMatchObject([
       { workerId: "decode-0", role: "decode", state: "ready", blocks: { total: 100, free: 100, cached: 0 } },
     ]);

@@ -3,9 +3,10 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import express, { type Request, type Response, Router } from "express";
 import { type ConsoleRequests, ConsoleSignIn } from "../../lib/contracts/console.ts";
+import { anyone } from "../admission/api-keys.ts";
 import { PelagicError } from "../../lib/contracts/errors.ts";
 import { ConfigError } from "../../lib/runtime/config.ts";
-import { parseBody, readJsonBody } from "../json-body.ts";
+import { bodyLimits, parseBody, readJsonBody } from "../json-body.ts";
 import type { Gateway } from "../gateway.ts";
 import { type ConsoleSettings, isLoopback } from "./config.ts";
 import { ExpertCountsReader } from "./expert-counts.ts";
@@ -51,7 +52,7 @@ export function consoleRoutes(gateway: Gateway, options: ConsoleOptions): Router
   router
     .route("/api/session")
     .post(async (request, response) => {
-      const { body, release } = await readJsonBody(request, maxSignInBytes, gateway.bodyBudget);
+      const { body, release } = await readJsonBody(request, { ...bodyLimits(gateway, request, anyone), maxBytes: maxSignInBytes });
       release();
       const given = parseBody(ConsoleSignIn, body);
       if (key !== undefined) {

@@ -32,6 +32,8 @@ export function refused<S extends z.ZodType>(harmless: S): z.ZodOptional<z.ZodNu
   return harmless.nullish();
 }
 export const unsupported = (what: string) => ({ error: `${what} is not supported by this server: leave it out` });
+export const instead = (what: string, other: string) => ({ error: `${what} is not supported by this server: use ${other}` });
+export const replacedBy = (what: string, other: string) => z.null(instead(what, other)).optional();
 export const noneOf = (what: string) => refused(z.array(z.unknown(), unsupported(what)).max(0, unsupported(what)));
 export const nothing = (what: string) => z.null(unsupported(what)).optional();
 export const only = <const V extends string | number | boolean>(value: V, what: string) => refused(z.literal(value, unsupported(what)));
@@ -53,5 +55,8 @@ export const toolName = z
 export const exactlyOne = (...names: string[]) => ({
   oneOf: names.map((name) => ({ required: [name], properties: { [name]: { not: { enum: [null, false] } } } })),
 });
-/** Accepted without effect. */
-export const anything = z.unknown().optional();
+/** Accepted without effect, and not kept. */
+export const anything = z
+  .unknown()
+  .transform(() => undefined)
+  .optional();

@@ -94,7 +94,12 @@ export const ResponsesRequest = z.object({
     .describe("message.output_text.logprobs is honoured; what is never there to be included is left out."),
   user_id: isolation.nullish(),
   cache_salt: isolation.nullish(),
-  metadata: anything,
+  metadata: z
+    .record(z.string().max(64), z.string().max(512))
+    .refine((all) => Object.keys(all).length <= 16, { error: "at most 16 entries" })
+    .meta({ maxProperties: 16 })
+    .nullish()
+    .describe("Given back with the answer."),
   // Refused.
   store: only(false, "store: this server remembers no conversation; store: true"),
   previous_response_id: nothing("previous_response_id"),

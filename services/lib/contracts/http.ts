@@ -8,11 +8,13 @@ import {
   anything,
   exactlyOne,
   httpLimits,
+  instead,
   isolation,
   noneOf,
   nothing,
   only,
   refused,
+  replacedBy,
   schema,
   stopString,
   text,
@@ -111,6 +113,15 @@ const generationFields = {
     .describe("vLLM's: how likely each token of the prompt was, and so many of the most likely beside it. Not streamed."),
   // Refused.
   kv_transfer_params: nothing("kv_transfer_params"),
+  use_beam_search: only(false, "use_beam_search"),
+  length_penalty: only(1, "length_penalty"),
+  // vLLM's old names.
+  guided_json: replacedBy("guided_json", "structured_outputs.json"),
+  guided_regex: replacedBy("guided_regex", "structured_outputs.regex"),
+  guided_choice: replacedBy("guided_choice", "structured_outputs.choice"),
+  guided_json_object: z.literal(false, instead("guided_json_object", "structured_outputs.json_object")).nullish(),
+  guided_grammar: nothing("guided_grammar"),
+  guided_whitespace_pattern: nothing("guided_whitespace_pattern"),
 };
 
 /** Accepted without effect. */
@@ -128,6 +139,7 @@ const ignored = {
 };
 
 const TextPart = z.object({ type: z.literal("text", { error: "only text parts are supported" }), text });
+const RefusalPart = z.object({ type: z.literal("refusal"), refusal: text });
 const content = z.union([text, z.array(TextPart).max(httpLimits.contentParts)], { error: "a string or an array of text parts" });
 
 const Tool = z.looseObject({
@@ -168,7 +180,11 @@ export const ChatMessage = z.discriminatedUnion(
     z
       .object({
         role: z.literal("assistant"),
-        content: content.nullish(),
+        content: z
+          .union([text, z.array(z.discriminatedUnion("type", [TextPart, RefusalPart])).max(httpLimits.contentParts)], {
+            error: "a string or an array of parts of type text or refusal",
+          })
+          .nullish(),
         reasoning_content: text
           .nullish()
           .describe("Left out of the prompt, but for a prefix and where the model's chat template wants it."),
@@ -194,17 +210,27 @@ const messages = z
     not: { maxItems: 1, contains: { required: ["role", "prefix"], properties: { role: { const: "assistant" }, prefix: { const: true } } } },
   });
 
+/** Of a conversation, how its prompt is made. */
+const thinkingFields = {
+  thinking: z.looseObject({ type: z.enum(["enabled", "disabled", "adaptive"]) }).nullish(),
+  reasoning_effort: z
+    .enum(["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"])
+    .nullish()
+    .describe("none: no thinking. Others are low, high or max (DeepSeek's map) to a chat template that asks."),
+};
+const turnFields = {
+  chat_template_kwargs: templateKwargs,
+  continue_final_message: z.boolean().nullish().describe("vLLM's: the last message, the assistant's, is where the answer goes on."),
+  add_generation_prompt: z.boolean().nullish().describe("False only with continue_final_message."),
+};
+
 export const ChatCompletionRequest = z.object({
   ...generationFields,
   messages,
   max_completion_tokens: z.number().int().min(1).max(httpLimits.tokenId).nullish().describe("Wins over max_tokens."),
   logprobs: z.boolean().nullish(),
   top_logprobs: z.number().int().min(0).max(20).nullish(),
-  thinking: z.looseObject({ type: z.enum(["enabled", "disabled", "adaptive"]) }).nullish(),
-  reasoning_effort: z
-    .enum(["none", "minimal", "low", "medium", "high", "xhigh", "max", "ultra"])
-    .nullish()
-    .describe("none: no thinking. Others are low, high or max (DeepSeek's map) to a chat template that asks."),
+  ...thinkingFields,
   thinking_token_budget: z
     .number()
     .int()
@@ -213,9 +239,7 @@ export const ChatCompletionRequest = z.object({
     .nullish()
     .describe("vLLM's: the reasoning ends after so many tokens."),
   include_reasoning: z.boolean().nullish().describe("vLLM's. False: the reasoning is left out of the answer. Default: true."),
-  chat_template_kwargs: templateKwargs,
-  continue_final_message: z.boolean().nullish().describe("vLLM's: the last message, the assistant's, is where the answer goes on."),
-  add_generation_prompt: z.boolean().nullish().describe("False only with continue_final_message."),
+  ...turnFields,
   tools,
   tool_choice: ToolChoice.nullish().describe("Default: auto where there are tools. Calls are valid by construction."),
   parallel_tool_calls: z.boolean().nullish().describe("False: one call at most. Default: true."),
@@ -227,6 +251,8 @@ export const ChatCompletionRequest = z.object({
   prediction: nothing("prediction"),
   web_search_options: nothing("web_search_options"),
   moderation: nothing("moderation"),
+  chat_template: nothing("chat_template"),
+  documents: noneOf("documents"),
   ...ignored,
   verbosity: anything,
 });
@@ -305,9 +331,11 @@ export const TokenizeRequest = z
       .boolean()
       .nullish()
       .describe("Of a prompt: begin with the beginning of sentence, where the model wants one. Default: true."),
-    chat_template_kwargs: templateKwargs,
-    add_generation_prompt: only(true, "add_generation_prompt: false"),
+    ...thinkingFields,
+    ...turnFields,
     tools,
+    // Refused.
+    chat_template: nothing("chat_template"),
   })
   .refine((body) => (typeof body.prompt === "string") !== Array.isArray(body.messages), {
     error: "exactly one of prompt and messages",

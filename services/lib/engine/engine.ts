@@ -89,8 +89,10 @@ interface Entry {
   /** The request's mode; a preempted one computes its rows here. */
   mode: EngineRequest["mode"];
   cancelled: PelagicError | undefined;
-  /** Of the constraint, for the next token. */
+  /** Of the constraint, for the next token; undefined: still asked for. */
   allowedTokens: Uint32Array | undefined;
+  /** Settled with allowedTokens, where a step should wait for it: not while its grammar is compiled. */
+  awaited: Promise<void> | undefined;
   /** request.sampling as every call takes it. */
   sampling: RowSampling | null;
 }
@@ -108,6 +110,9 @@ export interface EngineStats {
   prefilledTokens: number;
   sampledTokens: number;
 }
+
+/** So long a step waits for what its requests' constraints allow. */
+const allowedGraceMs = 20;
 
 export class Engine {
   readonly blocks: BlockManager;
@@ -189,10 +194,12 @@ export class Engine {
       mode: request.mode,
       cancelled: undefined,
       allowedTokens: undefined,
+      awaited: undefined,
       sampling: request.sampling && { ...request.sampling, stopTokens: Uint32Array.from(request.stopTokenIds) },
     };
     this.entries.set(request.id, entry);
     this.queue.add(entry, standing, fairTokens(request), this.clock.nowMs());
+    void this.askAllowed(entry);
     this.wake();
   }
 
@@ -298,6 +305,7 @@ export class Engine {
     for (;;) {
       this.woken = false;
       this.queue.age(this.clock.nowMs());
+      await this.awaitAllowed();
       this.reserveRemote();
       const plan = this.plan();
       if (plan.work.length === 0 && plan.preempt.length === 0) return;
@@ -337,7 +345,7 @@ export class Engine {
     for (const entry of this.queue) {
       if (entry.phase === "running") running.push(entry);
       else if (entry.phase === "reserved") reserved++;
-      else if (entry.phase === "waiting" && !queueStands) {
+      else if (entry.phase === "waiting" && !queueStands && (entry.mode === "remote" || !waitsForAllowed(entry))) {
         queueStands = entry.mode === "remote" || waiting.length === this.config.maxSequences;
         if (!queueStands) waiting.push(entry);
       }
@@ -351,7 +359,8 @@ export class Engine {
         running: running.map((entry) => ({
           id: entry.request.id,
           computedRows: entry.computedRows,
-          targetRows: entry.length,
+          // The last row is for the next token.
+          targetRows: waitsForAllowed(entry) ? Math.max(entry.computedRows, entry.length - 1) : entry.length,
           // Each token of a constrained answer decides what the next may be.
           tokensLeft:
             entry.sampling && !entry.request.constraint
@@ -429,25 +438,37 @@ export class Engine {
     }
   }
 
-  /** One that cannot say what may come next ends its request. */
-  private async constrain(entries: readonly Entry[]): Promise<void> {
-    await Promise.all(
-      entries.map(async (entry) => {
-        try {
-          entry.allowedTokens = await entry.request.constraint?.allowed();
-        } catch (error) {
-          this.end(entry, { kind: "error", error: toPelagicError(error) });
-        }
-      }),
-    );
+  /** Until it has said what may come next a request samples nothing, and holds nobody up. One that cannot say ends. */
+  private async askAllowed(entry: Entry): Promise<void> {
+    const { constraint, id } = entry.request;
+    if (constraint === undefined) return;
+    try {
+      const allowed = await constraint.allowed();
+      if (this.entries.get(id) !== entry) return;
+      entry.allowedTokens = allowed;
+    } catch (error) {
+      if (!this.inStep.has(id)) this.end(entry, { kind: "error", error: toPelagicError(error) });
+      else entry.cancelled ??= toPelagicError(error);
+    }
+    // The loop does not stop before one that it waits for.
+    if (entry.awaited === undefined) this.wake();
+    entry.awaited = undefined;
+  }
+
+  /** A moment: those that answer each step go on together. Who is later joins a later step. */
+  private async awaitAllowed(): Promise<void> {
+    const awaited = [...this.entries.values()].filter(({ awaited }) => awaited !== undefined);
+    if (awaited.length === 0) return;
+    let forget = () => {};
+    const late = new Promise<void>((resolve) => {
+      forget = this.clock.setTimer(allowedGraceMs, resolve);
+    });
+    await Promise.race([Promise.all(awaited.map((entry) => entry.awaited)), late]);
+    forget();
+    for (const entry of awaited) entry.awaited = undefined;
   }
 
   private async step(plan: Plan): Promise<void> {
-    const constrained = plan.work.flatMap(({ id, firstRow, rowCount }) => {
-      const entry = this.entries.get(id);
-      return entry?.request.constraint && entry.sampling && firstRow + rowCount === entry.length ? [entry] : [];
-    });
-    if (constrained.length > 0) await this.constrain(constrained);
     // A listener may have cancelled while the plan was applied.
     const planned: { entry: Entry; firstRow: number; rowCount: number }[] = [];
     for (const { id, firstRow, rowCount } of plan.work) {
@@ -566,6 +587,9 @@ export class Engine {
       this.end(entry, { kind: "finish", reason: "stop", stopTokenId: result.sampled.token });
     } else if (index + 1 >= request.maxTokens) {
       this.end(entry, { kind: "finish", reason: "length" });
+    } else if (request.constraint && this.entries.get(request.id) === entry) {
+      entry.allowedTokens = undefined;
+      entry.awaited = this.askAllowed(entry);
     }
   }
 
@@ -628,6 +652,10 @@ export class Engine {
     if (!entry) throw new Error(`no request ${id}`);
     return entry;
   }
+}
+
+function waitsForAllowed({ request, allowedTokens, mode }: Entry): boolean {
+  return request.constraint !== undefined && allowedTokens === undefined && mode !== "rows";
 }
 
 /** Rows before this one are scored, beginning with entry.scoreRow; 0: none. */

@@ -2,7 +2,6 @@
 // the grammar. State is a function of the output so far, so a resumed request replays its tokens and goes on with the same masks.
 import { PelagicError } from "../contracts/errors.ts";
 import type { Constraint } from "../contracts/messages.ts";
-import type { GrammarCompiler, GrammarMatcher } from "./matcher.ts";
 
 /** What the engine asks before it samples, and tells after. */
 export interface TokenConstraint {
@@ -13,40 +12,50 @@ export interface TokenConstraint {
   dispose(): void;
 }
 
+/** Where one answer is in its grammar. */
+export interface Matcher {
+  /** The tokens that may come behind these: bit id % 32 of word id / 32. Rejects where one of `accepted` may not come. */
+  next(accepted: readonly number[]): Promise<Uint32Array>;
+  dispose(): void;
+}
+
+export interface MatcherSource {
+  /** Rejects where the text is no grammar. */
+  matcher(grammar: string, endTokenIds: readonly number[]): Promise<Matcher>;
+}
+
 export class GrammarConstraint implements TokenConstraint {
   private readonly spec: Constraint;
   private readonly vocabularySize: number;
-  private readonly matcher: Promise<GrammarMatcher>;
+  private readonly matcher: Promise<Matcher>;
   private begun: boolean;
   /** Accepted since the matcher was last asked: it is there only some time after the first. */
   private pending: number[] = [];
   private disposed = false;
 
-  constructor(compiler: GrammarCompiler, vocabularySize: number, spec: Constraint) {
+  constructor(source: MatcherSource, vocabularySize: number, spec: Constraint) {
     this.spec = spec;
     this.vocabularySize = vocabularySize;
     this.begun = spec.afterToken === null;
-    this.matcher = compiler.matcher(spec.grammar, spec.endTokenIds);
+    this.matcher = source.matcher(spec.grammar, spec.endTokenIds);
     // Told to whoever asks next.
     this.matcher.catch(() => undefined);
   }
 
   async allowed(): Promise<Uint32Array> {
     if (!this.begun) return this.allButEnd();
-    let matcher: GrammarMatcher;
+    let matcher: Matcher;
     try {
       matcher = await this.matcher;
     } catch (error) {
+      if (error instanceof PelagicError) throw error;
       throw new PelagicError(
         "invalid_request",
         `the grammar cannot be compiled: ${error instanceof Error ? error.message : String(error)}`,
         { param: "response_format" },
       );
     }
-    for (const token of this.pending.splice(0)) {
-      if (!matcher.accept(token)) throw new PelagicError("internal", `token ${token} is not what the grammar allows`);
-    }
-    const mask = await matcher.allowed();
+    const mask = await matcher.next(this.pending.splice(0));
     if (mask.every((word) => word === 0)) {
       throw new PelagicError("invalid_request", "no token goes on with what the format asks for", { param: "response_format" });
     }

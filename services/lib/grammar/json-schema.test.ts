@@ -84,6 +84,16 @@ describe("schemas", () => {
     expect(() => schemaGrammar(schema)).toThrow(keyword);
   });
 
+  // Not among refusedSchemas, since JSON.stringify cannot write them: a client's own text can.
+  test.each([
+    ["enum", '{"enum": [{"k": [1e400]}]}'],
+    ["const", '{"const": -1e400}'],
+    ["minimum", '{"type": "integer", "minimum": -1e400}'],
+  ])("a number that is too large is refused, by name: %s", (keyword, body) => {
+    expect(() => schemaGrammar(JSON.parse(body))).toThrow(UnsupportedSchema);
+    expect(() => schemaGrammar(JSON.parse(body))).toThrow(`"${keyword}"`);
+  });
+
   test("a broken schema is refused, never crashes", () => {
     fc.assert(
       fc.property(

@@ -48,6 +48,8 @@ const refusedKeywords = [
   "maxContains",
   "$dynamicRef",
   "$recursiveRef",
+  // Below the root (whose own is dropped): references inside it would begin there.
+  "$id",
 ];
 const impossible = null;
 type Built = Expression | typeof impossible;
@@ -60,7 +62,9 @@ export function jsonObjectGrammar(): Grammar {
 /** Throws UnsupportedSchema. */
 export function schemaGrammar(schema: unknown): Grammar {
   if (!isSchema(schema)) throw new UnsupportedSchema("", "a schema is an object or a boolean");
-  return new SchemaCompiler(schema).compile(schema);
+  const { $id: _, ...document } = typeof schema === "object" ? schema : {};
+  const whole = typeof schema === "object" ? document : schema;
+  return new SchemaCompiler(whole).compile(whole);
 }
 
 function isSchema(value: unknown): value is Schema {
@@ -198,11 +202,12 @@ class SchemaCompiler {
     const others = constraining(schema).filter((keyword) => !["const", "enum", "type"].includes(keyword));
     if (others.length > 0)
       throw new UnsupportedSchema(path, `"${others[0]}" beside "${schema.const === undefined ? "enum" : "const"}" is not supported`);
+    if (values.some(holdsEndlessNumber))
+      throw new UnsupportedSchema(path, `"${schema.const === undefined ? "enum" : "const"}" has a number that is too large`);
     const types = schema.type === undefined ? null : typesOf(schema, path);
-    const both =
-      schema.const !== undefined && Array.isArray(schema.enum) ? new Set(schema.enum.map((value) => JSON.stringify(value))) : null;
+    const both = schema.const !== undefined && Array.isArray(schema.enum) ? new Set(schema.enum.map(canonical)) : null;
     const kept = values.filter(
-      (value) => (types === null || types.some((type) => isOfType(value, type))) && (both?.has(JSON.stringify(value)) ?? true),
+      (value) => (types === null || types.some((type) => isOfType(value, type))) && (both?.has(canonical(value)) ?? true),
     );
     const texts = [...new Set(kept.map((value) => JSON.stringify(value)))];
     return texts.length === 0 ? impossible : either(...texts.map(text));
@@ -359,6 +364,8 @@ class SchemaCompiler {
   private find(pointer: string, path: string): Schema {
     let at: unknown = this.document;
     for (const step of pointer === "#" ? [] : pointer.slice(2).split("/")) {
+      if (typeof at === "object" && at !== null && typeof (at as Keywords).$id === "string")
+        throw new UnsupportedSchema(path, `"$ref": ${pointer.slice(0, 100)} leads through a schema with an "$id", which is not supported`);
       const name = decoded(step, path).replaceAll("~1", "/").replaceAll("~0", "~");
       at = typeof at === "object" && at !== null && Object.hasOwn(at, name) ? (at as Keywords)[name] : undefined;
     }
@@ -443,7 +450,22 @@ function checkForms(schema: Schema, path: string): void {
   if (items !== undefined && !isSchema(items) && !Array.isArray(items)) refuse("items", "schema");
   if (additionalProperties !== undefined && !isSchema(additionalProperties)) refuse("additionalProperties", "schema");
   for (const keyword of numericKeywords)
-    if (schema[keyword] !== undefined && typeof schema[keyword] !== "number") refuse(keyword, "number");
+    if (schema[keyword] !== undefined && !Number.isFinite(schema[keyword])) refuse(keyword, "finite number");
+}
+
+/** Equal for equal JSON values: the order of properties says nothing. */
+function canonical(value: unknown): string {
+  return JSON.stringify(value, (_, part: unknown) =>
+    typeof part === "object" && part !== null && !Array.isArray(part)
+      ? Object.fromEntries(Object.entries(part).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : part,
+  );
+}
+
+/** What JSON.parse makes of 1e400, and JSON.stringify would write as null. */
+function holdsEndlessNumber(value: unknown): boolean {
+  if (typeof value === "number") return !Number.isFinite(value);
+  return typeof value === "object" && value !== null && Object.values(value).some(holdsEndlessNumber);
 }
 
 function decoded(step: string, path: string): string {
@@ -528,9 +550,11 @@ function merge(left: Schema, right: Schema, path: string): Schema {
       out[keyword] = Math.max(a as number, b as number);
     else if (["maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"].includes(keyword))
       out[keyword] = Math.min(a as number, b as number);
-    else if (keyword === "items" && isSchema(a) && isSchema(b)) out.items = merge(a, b, `${path}.items`);
+    else if (keyword === "items" || keyword === "prefixItems") continue;
     else throw new UnsupportedSchema(path, `two different "${keyword}" at once are not supported`);
   }
+  if (left.prefixItems !== undefined || right.prefixItems !== undefined || (left.items !== undefined && right.items !== undefined))
+    mergeItems(out, left, right, path);
   // A closed object knows its own properties only.
   for (const [closed, other] of [
     [left, right],
@@ -550,6 +574,19 @@ function merge(left: Schema, right: Schema, path: string): Schema {
   return out;
 }
 
+/** One side's `items` also hold for what only the other side's `prefixItems` name. */
+function mergeItems(out: Keywords, left: Keywords, right: Keywords, path: string): void {
+  const [a, b] = [left, right].map(({ prefixItems = [], items = true }) => {
+    if (!Array.isArray(prefixItems) || ![...prefixItems, items].every(isSchema))
+      throw new UnsupportedSchema(path, '"prefixItems" are schemas, and "items" is one');
+    return { prefix: prefixItems as Schema[], items: items as Schema };
+  }) as [{ prefix: Schema[]; items: Schema }, { prefix: Schema[]; items: Schema }];
+  const length = Math.max(a.prefix.length, b.prefix.length);
+  if (length > 0)
+    out.prefixItems = Array.from({ length }, (_, i) => merge(a.prefix[i] ?? a.items, b.prefix[i] ?? b.items, `${path}.prefixItems[${i}]`));
+  if (left.items !== undefined || right.items !== undefined) out.items = merge(a.items, b.items, `${path}.items`);
+}
+
 function commonTypes(left: JsonType[], right: JsonType[]): JsonType[] {
   const has = (types: JsonType[], type: JsonType) => types.includes(type) || (type === "integer" && types.includes("number"));
   return [...new Set([...left.filter((type) => has(right, type)), ...right.filter((type) => has(left, type))])];
@@ -561,8 +598,10 @@ function areDisjoint(left: Schema, right: Schema): boolean {
   const values = (schema: Keywords) =>
     schema.const !== undefined ? [schema.const] : Array.isArray(schema.enum) ? (schema.enum as unknown[]) : null;
   const [ours, theirs] = [values(left), values(right)];
-  if (ours !== null && theirs !== null)
-    return !ours.some((value) => theirs.some((other) => JSON.stringify(value) === JSON.stringify(other)));
+  if (ours !== null && theirs !== null) {
+    const known = new Set(theirs.map(canonical));
+    return !ours.some((value) => known.has(canonical(value)));
+  }
   const typesIn = (schema: Keywords, listed: unknown[] | null): JsonType[] | null => {
     if (listed !== null) return listed.map((value) => [...allTypes].find((type) => isOfType(value, type)) as JsonType);
     return schema.type === undefined ? null : ([schema.type].flat() as JsonType[]);

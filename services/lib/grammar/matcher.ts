@@ -3,6 +3,7 @@ import { readFileSync } from "node:fs";
 import Module, { createRequire } from "node:module";
 import type * as Xgrammar from "@mlc-ai/web-xgrammar";
 import { asAscii } from "./ascii.ts";
+import type { Matcher, MatcherSource } from "./constraint.ts";
 
 type Library = Pick<typeof Xgrammar, "Grammar" | "GrammarCompiler" | "GrammarMatcher" | "TokenizerInfo">;
 let library: Promise<Library> | undefined;
@@ -33,7 +34,7 @@ export interface Vocabulary {
 /** Grammars compiled last, ready to be matched again. */
 const keptGrammars = 32;
 
-export class GrammarCompiler {
+export class GrammarCompiler implements MatcherSource {
   private readonly vocabulary: () => Vocabulary;
   private readonly compiled = new Map<string, Promise<Xgrammar.CompiledGrammar>>();
   private compiler: Promise<Xgrammar.GrammarCompiler> | undefined;
@@ -87,7 +88,7 @@ export class GrammarCompiler {
   }
 }
 
-export class GrammarMatcher {
+export class GrammarMatcher implements Matcher {
   private readonly matcher: Xgrammar.GrammarMatcher;
 
   constructor(matcher: Xgrammar.GrammarMatcher) {
@@ -97,6 +98,13 @@ export class GrammarMatcher {
   /** Bit id % 32 of word id / 32: tokens that may come next; end tokens where the text is complete. */
   async allowed(): Promise<Uint32Array> {
     return Uint32Array.from(await this.matcher.getNextTokenBitmask());
+  }
+
+  next(accepted: readonly number[]): Promise<Uint32Array> {
+    for (const token of accepted) {
+      if (!this.accept(token)) return Promise.reject(new Error(`token ${token} is not what the grammar allows`));
+    }
+    return this.allowed();
   }
 
   /** False where the token may not come here; then nothing changed. */

@@ -193,6 +193,10 @@ const combined: unknown[] = [
   { allOf: [object({ a: i, b: s }, ["a"]), { properties: { a: { maximum: 9, minimum: 0 } } }] },
   { allOf: [object({ a: i }, ["a"]), { type: "object", properties: { b: s } }] },
   { allOf: [true, s] },
+  { allOf: [{ prefixItems: [{ type: ["string", "integer"] }] }, { type: "array", items: i, minItems: 1 }] },
+  { allOf: [array({ ...i, minimum: 0 }, { minItems: 2 }), { prefixItems: [{ ...i, maximum: 5 }], items: { ...i, maximum: 9 } }] },
+  { oneOf: [{ const: { a: 1, b: 2 } }, { const: { b: 1, a: 2 } }] },
+  { const: { a: 1, b: 2 }, enum: [{ b: 2, a: 1 }, 3] },
   { anyOf: [false, i] },
   { anyOf: [{ allOf: [i, { minimum: 0 }] }, { oneOf: [s, { type: "null" }] }] },
   {
@@ -354,5 +358,10 @@ export const refusedSchemas: readonly (readonly [keyword: string, schema: unknow
       $ref: "#/$defs/a0",
     },
   ],
+  ["no value", { allOf: [{ type: "array", prefixItems: [s], minItems: 1 }, { items: i }] }],
+  ["oneOf", { oneOf: [{ const: { a: 1, b: [{ c: 2, d: 3 }] } }, { const: { b: [{ d: 3, c: 2 }], a: 1 } }] }],
+  ["$id", { $defs: { a: { $id: "inner", $defs: { b: s }, ...object({ b: { $ref: "#/$defs/b" } }) }, b: i }, $ref: "#/$defs/a" }],
+  ["$id", { $defs: { a: { $id: "inner", $defs: { b: { $ref: "#/$defs/c" }, c: s } }, c: i }, $ref: "#/$defs/a/$defs/b" }],
+  ["$id", { $id: "outer", ...object({ a: { $id: "outer", ...s } }) }],
   ["pattern", { allOf: [{ ...s, pattern: "^a" }, { pattern: "b$" }] }],
 ];

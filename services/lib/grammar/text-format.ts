@@ -40,7 +40,7 @@ const maxEbnfCharacters = 200_000;
 export function formatEbnf(format: TextFormat, behindThought: boolean): string {
   const grammar = new Map(withoutDeadEnds(grammarOf(format)) ?? []);
   if (grammar.size === 0) {
-    const param = "param" in format ? format.param : "response_format";
+    const param = paramOf(format);
     throw new PelagicError("invalid_request", `${param}: no text fits`, { param });
   }
   const size = [...grammar.values()].reduce((sum, expression) => sum + expandedSize(expression), 0);
@@ -54,8 +54,14 @@ export function formatEbnf(format: TextFormat, behindThought: boolean): string {
   return ebnf;
 }
 
+/** The request's field that asks for it. */
+export function paramOf(format: TextFormat): string {
+  if ("param" in format) return format.param;
+  return format.kind === "tools" ? "tools" : format.kind === "choice" ? "structured_outputs.choice" : "response_format";
+}
+
 function tooLarge(format: TextFormat, why: string): PelagicError {
-  const param = "param" in format ? format.param : format.kind === "tools" ? "tools" : "response_format";
+  const param = paramOf(format);
   return new PelagicError("invalid_request", `${param}: too large: ${why}`, { param });
 }
 

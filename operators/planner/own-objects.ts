@@ -1,0 +1,45 @@
+// Of what is observed, that which belongs to one ModelService.
+import { type ModelService, type PoolName, poolNames } from "../api/model-service.ts";
+import type { KubernetesObject, Workload } from "./kubernetes.ts";
+import { podDisruptionBudgetApi, workloadKinds } from "./kubernetes.ts";
+import { controllerOf, isOwnedBy, poolLabel, poolObjectName, replicasFieldManager, serviceLabel } from "./names.ts";
+import type { Observed } from "./observed.ts";
+
+export interface OwnObjects {
+  /** A pool's, of both kinds. */
+  workloads(pool: PoolName): Workload[];
+  name(pool: PoolName): string;
+  /** Its observed form. */
+  find(object: KubernetesObject): KubernetesObject | undefined;
+  /** Budgets of the pool that do not bear its name. */
+  strayBudgets(pool: PoolName): KubernetesObject[];
+}
+
+export function ownObjects(service: ModelService, observed: Observed): OwnObjects {
+  const names = poolNames.map((pool) => poolObjectName(service, pool));
+  const isOwn = ({ metadata }: KubernetesObject) =>
+    isOwnedBy(metadata, service) ||
+    // Orphaned by a deletion without its dependents, and ours to take over again.
+    (controllerOf(metadata) === undefined && metadata.labels?.[serviceLabel] === service.metadata.name && names.includes(metadata.name));
+  // Items of a list come without their kind.
+  const of = <T extends KubernetesObject>(objects: T[], apiVersion: string, kind: string): T[] =>
+    objects.filter(isOwn).map((object) => ({ ...object, apiVersion, kind }));
+  const workloads: Workload[] = [
+    ...of(observed.deployments, workloadKinds.Deployment, "Deployment"),
+    ...of(observed.leaderWorkerSets, workloadKinds.LeaderWorkerSet, "LeaderWorkerSet"),
+  ];
+  const budgets = of(observed.podDisruptionBudgets, podDisruptionBudgetApi, "PodDisruptionBudget");
+  const inPool = (pool: PoolName) => (object: KubernetesObject) => object.metadata.labels?.[poolLabel] === pool;
+  return {
+    workloads: (pool) => workloads.filter(inPool(pool)),
+    name: (pool) => poolObjectName(service, pool),
+    find: ({ kind, metadata }) => [...workloads, ...budgets].find((each) => each.kind === kind && each.metadata.name === metadata.name),
+    strayBudgets: (pool) => budgets.filter(inPool(pool)).filter(({ metadata }) => metadata.name !== poolObjectName(service, pool)),
+  };
+}
+
+/** Writes a workload's replicas and nothing else, as a second manager. */
+export function replicasOnly({ apiVersion, kind, metadata }: KubernetesObject, replicas: number) {
+  const { name, namespace } = metadata;
+  return { object: { apiVersion, kind, metadata: { name, namespace }, spec: { replicas } }, fieldManager: replicasFieldManager };
+}

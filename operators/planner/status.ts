@@ -1,0 +1,30 @@
+// The status of a round, and the events that it gives beside the last one.
+import { isDeepStrictEqual } from "node:util";
+import { type ModelService, type PoolName, servedNameOf } from "../api/model-service.ts";
+import type { ModelServiceStatus } from "../api/status.ts";
+import { conditionsOf, type Findings, type PoolFacts } from "./conditions.ts";
+import { statusEvents } from "./events.ts";
+
+export function statusOf(service: ModelService, findings: Findings, pools: Record<PoolName, PoolFacts>, nowMs: number) {
+  const { generation } = service.metadata;
+  const earlier = service.status?.conditions ?? [];
+  const conditions = conditionsOf(findings, earlier, generation, nowMs);
+  const status: ModelServiceStatus = {
+    observedGeneration: generation,
+    servedName: servedNameOf(service),
+    pools: {
+      prefill: poolStatus(pools.prefill),
+      decode: poolStatus(pools.decode),
+    },
+    conditions,
+  };
+  return {
+    status: isDeepStrictEqual(status, service.status) ? undefined : status,
+    events: statusEvents(service.status, status),
+  };
+}
+
+function poolStatus({ state, wanted }: PoolFacts) {
+  const { replicas, ready } = state;
+  return { replicas, ready, desired: wanted.desired, workers: `${ready}/${wanted.desired}`, reason: wanted.reason };
+}
