@@ -35,8 +35,6 @@ export default defineConfig({
       { extends: true, test: { name: "e2e", include: ["tests/e2e/**/*.test.ts"], ...oneByOne, sequence: { groupOrder: 2 } } },
       { extends: true, test: { name: "cluster", include: ["tests/cluster/**/*.test.ts"], ...oneByOne, sequence: { groupOrder: 4 } } },
       { extends: true, test: { name: "clients", include: ["tests/clients/**/*.test.ts"], ...oneByOne, sequence: { groupOrder: 3 } } },
-      // Root, and a machine that can carry a node: ./pelagic test asks for it by name.
-      { extends: true, test: { name: "cluster", include: ["tests/cluster/**/*.test.ts"], ...oneByOne, sequence: { groupOrder: 4 } } },
     ],
   },
 });
