@@ -18,6 +18,7 @@ import { CliError } from "../cli-error.ts";
 import { findOnPath } from "../run-command.ts";
 import { buildImage, imageExists } from "./buildah.ts";
 import { cacheDir } from "./layout.ts";
+import { mountsUnder } from "./mounts.ts";
 import { must } from "./shell.ts";
 
 export interface Bases {
@@ -41,7 +42,7 @@ export async function ensureBases(progress: (text: string) => void): Promise<Bas
   if ((await imageExists(bases.build)) && (await imageExists(bases.runtime))) return bases;
   await checkNode();
   const work = join(cacheDir, "bases");
-  rmSync(work, { recursive: true, force: true });
+  await removeRoots(work);
   const [build, runtime] = [join(work, "build"), join(work, "runtime")];
   mkdirSync(runtime, { recursive: true });
   try {
@@ -62,9 +63,15 @@ export async function ensureBases(progress: (text: string) => void): Promise<Bas
     const trusted = { NODE_EXTRA_CA_CERTS: certificates, npm_config_cafile: certificates, PIP_CERT: certificates };
     await baseImage(work, "build", bases.build, { PATH: path, ...(existsSync(hostCertificates) && trusted) });
   } finally {
-    rmSync(work, { recursive: true, force: true });
+    await removeRoots(work);
   }
   return bases;
+}
+
+/** A debootstrap that was killed leaves /proc and /sys mounted in there. */
+async function removeRoots(work: string): Promise<void> {
+  for (const target of mountsUnder(readFileSync("/proc/mounts", "utf8"), work)) await must("unmounting", "umount", ["-l", target]);
+  rmSync(work, { recursive: true, force: true });
 }
 
 export function debianRelease(osRelease: string): string {
@@ -91,7 +98,9 @@ async function checkNode(): Promise<void> {
 function slim(runtime: string): void {
   for (const dir of ["doc", "man", "info", "lintian", "gcc", "common-licenses"])
     rmSync(join(runtime, "usr/share", dir), { recursive: true, force: true });
-  for (const dir of readdirSync(join(runtime, "usr/lib"))) rmSync(join(runtime, "usr/lib", dir, "gconv"), { recursive: true, force: true });
+  const libraries = readdirSync(join(runtime, "usr/lib"), { withFileTypes: true }).filter((entry) => entry.isDirectory());
+  // Character sets of other times.
+  for (const { name } of libraries) rmSync(join(runtime, "usr/lib", name, "gconv"), { recursive: true, force: true });
   chmodSync(join(runtime, "tmp"), 0o1777);
   writeFileSync(
     join(runtime, "etc/passwd"),
