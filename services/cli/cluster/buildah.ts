@@ -15,7 +15,7 @@ export interface ImageBuild {
 }
 
 const buildTimeoutMs = 3_600_000;
-const mostStoredBytes = 8 * 1024 ** 3;
+const mostStoredBytes = 6 * 1024 ** 3;
 const storeDir = join(cacheDir, "store");
 const runDir = join(cacheDir, "store-run");
 const store = ["--root", storeDir, "--runroot", runDir, "--storage-driver", "overlay"];

@@ -28,7 +28,7 @@ export interface NodeProcess {
 const { nodeIp } = network;
 const apiAddress = `https://${nodeIp}:6443`;
 export const apiCertificate = join(stateDir, "certs", "apiserver.crt");
-const serviceAccountKey = join(stateDir, "service-account.key");
+export const serviceAccountKey = join(stateDir, "service-account.key");
 const podLogsDir = join(stateDir, "pod-logs");
 
 export function kubeconfigOf(identity: Identity): string {
@@ -132,8 +132,6 @@ export const nodeProcesses: NodeProcess[] = [
 function kubernetesProcess(name: string, flags: Record<string, string>): NodeProcess {
   return { name, command: join(binDir, name), args: Object.entries(flags).map(([flag, value]) => `--${flag}=${value}`) };
 }
-
-export const openSslKeyArgs = ["genrsa", "-out", serviceAccountKey, "2048"];
 
 function kubeconfig(token: string): string {
   return `${JSON.stringify({

@@ -1,6 +1,6 @@
 // Starts the node: its bridge, the control plane, containerd with the images, the kubelet, the proxy, cluster DNS.
 import { spawn } from "node:child_process";
-import { randomBytes } from "node:crypto";
+import { generateKeyPairSync, randomBytes } from "node:crypto";
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { createServer, type AddressInfo } from "node:net";
 import { dirname, join } from "node:path";
@@ -23,7 +23,7 @@ import {
   type NodeProcess,
   nodeFiles,
   nodeProcesses,
-  openSslKeyArgs,
+  serviceAccountKey,
 } from "./node-config.ts";
 import { must, waitUntil } from "./shell.ts";
 
@@ -71,7 +71,8 @@ async function startParts(instance: ClusterInstance, archives: string[], progres
     mkdirSync(dirname(path), { recursive: true });
     writeFileSync(path, text, { mode: 0o600 });
   }
-  await must("making a key", "openssl", openSslKeyArgs);
+  const { privateKey } = generateKeyPairSync("rsa", { modulusLength: 2048 });
+  writeFileSync(serviceAccountKey, privateKey.export({ type: "pkcs8", format: "pem" }), { mode: 0o600 });
   writeFileSync("/proc/sys/net/ipv4/ip_forward", "1");
 
   progress("starting the control plane");
