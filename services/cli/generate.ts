@@ -4,9 +4,11 @@ import { dirname } from "node:path";
 import { modelServiceCrdYaml } from "../../operators/api/crd.ts";
 import { modelServiceReference } from "../../operators/api/reference.ts";
 import { openApiDocument } from "../lib/contracts/openapi.ts";
+import { composeNatsConfig } from "./compose-nats.ts";
 
 const generated: Record<string, string> = {
   "docs/openapi.json": `${JSON.stringify(openApiDocument())}\n`,
+  "deploy/images/nats.conf": composeNatsConfig(),
   "charts/pelagic/crds/pelagic.dev_modelservices.yaml": modelServiceCrdYaml(),
   "docs/modelservice.md": modelServiceReference(),
 };

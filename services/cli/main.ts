@@ -5,6 +5,7 @@ import * as ask from "./ask.ts";
 import * as bench from "./bench.ts";
 import * as build from "./build.ts";
 import * as chaos from "./chaos.ts";
+import * as cluster from "./cluster.ts";
 import * as checkExact from "./check-exact.ts";
 import * as checkModel from "./check-model.ts";
 import { CliError, messageOf } from "./cli-error.ts";
@@ -55,6 +56,7 @@ for (const command of [
   evaluation,
   trace,
   keys,
+  cluster,
 ])
   command.register(program);
 

@@ -1,0 +1,134 @@
+// A real node: it comes up with our images, they run as restricted pods and serve a model through a Service, and nothing is left afterwards.
+// Needs root; the first run builds Kubernetes. The steps build on each other.
+import { readdirSync, readFileSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { askQuestion } from "../../services/cli/chat-client.ts";
+import { missingBinaries } from "../../services/cli/cluster/binaries.ts";
+import { pelagicTag } from "../../services/cli/cluster/images.ts";
+import { readInstance, stateOf } from "../../services/cli/cluster/instance.ts";
+import { stateDir } from "../../services/cli/cluster/layout.ts";
+import { machineFacts, whyNoCluster } from "../../services/cli/cluster/machine.ts";
+import { whatIsLeft } from "../../services/cli/cluster/stop.ts";
+import { asAdmin, kubectl } from "../../services/cli/cluster/start.ts";
+import { runCommand } from "../../services/cli/run-command.ts";
+import { inTree } from "../../services/cli/tree.ts";
+import { namespace, namespaceObject, onePod, serviceObjects } from "./served-model-objects.ts";
+
+/** With Kubernetes and the images to be built, on two busy cores. */
+const upMs = 3_600_000;
+const stepMs = 300_000;
+const cli = [inTree("dist", "services", "cli", "main.js"), "cluster"];
+const version = (JSON.parse(readFileSync(inTree("package.json"), "utf8")) as { version: string }).version;
+
+const whyNot = whyNoCluster(await machineFacts(missingBinaries().map(({ name }) => name)));
+// One that somebody uses is not ours to end.
+if (stateOf(readInstance()) === "running") whyNot.push("a node runs already: ./pelagic cluster down ends it");
+
+async function cluster(command: string): Promise<Record<string, unknown>> {
+  const result = await runCommand(process.execPath, [...cli, command, "--json"], { timeoutMs: upMs });
+  expect(result.exitCode, result.stderr).toBe(0);
+  return JSON.parse(result.stdout.trim().split("\n").at(-1) as string) as Record<string, unknown>;
+}
+
+async function kube(...args: string[]): Promise<string> {
+  const result = await runCommand(kubectl(), [...asAdmin, ...args], { timeoutMs: stepMs });
+  expect(result.exitCode, `kubectl ${args.join(" ")}: ${result.stderr}`).toBe(0);
+  return result.stdout;
+}
+
+function apply(objects: object[]): void {
+  const input = JSON.stringify({ apiVersion: "v1", kind: "List", items: objects });
+  const applied = spawnSync(kubectl(), [...asAdmin, "apply", "-f", "-"], { input, encoding: "utf8", timeout: stepMs });
+  expect(applied.status, applied.stderr).toBe(0);
+}
+
+/** What a node adds to. */
+function machineState(): Record<string, string[]> {
+  const tables = spawnSync("nft", ["list", "tables"], { encoding: "utf8" }).stdout ?? "";
+  const settings = ["net/ipv4/ip_forward", "vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops"];
+  return {
+    interfaces: readdirSync("/sys/class/net"),
+    tables: tables.split("\n").filter((line) => line !== ""),
+    settings: settings.map((name) => `${name}=${readFileSync(`/proc/sys/${name}`, "utf8").trim()}`),
+    folders: ["/var/lib", "/var/log", "/run"].flatMap((dir) => readdirSync(dir).map((name) => `${dir}/${name}`)),
+    mounts: readFileSync("/proc/mounts", "utf8")
+      .split("\n")
+      .filter((line) => line.includes(stateDir) || line.includes(inTree(".cache")) || line.includes("netns")),
+  };
+}
+
+describe.skipIf(whyNot.length > 0)(`a node${whyNot.length > 0 ? ` (skipped: ${whyNot.join("; ")})` : ""}`, () => {
+  let before: Record<string, string[]>;
+
+  beforeAll(() => {
+    before = machineState();
+  });
+
+  afterAll(async () => {
+    await runCommand(process.execPath, [...cli, "down"], { timeoutMs: stepMs });
+  }, stepMs);
+
+  it(
+    "comes up, and a second time changes nothing",
+    async () => {
+      expect(await cluster("up")).toMatchObject({ event: "up", started: true });
+      const processes = readInstance()?.processes;
+      expect(await cluster("up")).toMatchObject({ event: "up", started: false });
+      expect(readInstance()?.processes).toEqual(processes);
+      expect(await kube("get", "nodes", "-o", "jsonpath={.items[*].status.images[*].names}")).toContain(pelagicTag);
+    },
+    upMs,
+  );
+
+  it(
+    "runs the image as a restricted pod",
+    async () => {
+      apply([namespaceObject, onePod("version", ["--version"]), onePod("unknown", ["no-such-process"])]);
+      await kube("-n", namespace, "wait", "pod/version", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s");
+      expect((await kube("-n", namespace, "logs", "version")).trim()).toBe(version);
+      await kube("-n", namespace, "wait", "pod/unknown", "--for=jsonpath={.status.phase}=Failed", "--timeout=120s");
+      expect(await kube("-n", namespace, "logs", "unknown")).toContain(
+        "unknown process no-such-process; one of gateway | prefill | decode",
+      );
+    },
+    stepMs,
+  );
+
+  it(
+    "serves the embedded model through a Service, its processes finding NATS by name",
+    async () => {
+      apply(serviceObjects());
+      await kube("-n", namespace, "wait", "deployment", "--all", "--for=condition=Available", "--timeout=240s");
+      const address = await kube("-n", namespace, "get", "service", "gateway", "-o", "jsonpath={.spec.clusterIP}");
+      const answer = await askQuestion({
+        baseUrl: `http://${address}:8000`,
+        apiKey: undefined,
+        model: "plankton",
+        text: "What is 127 + 536?",
+        thinking: true,
+        temperature: 0,
+        maxTokens: 512,
+        signal: AbortSignal.timeout(120_000),
+      });
+      expect(answer.content).toMatch(/\b663\b/);
+    },
+    stepMs + 120_000,
+  );
+
+  it(
+    "leaves nothing behind",
+    async () => {
+      expect(await cluster("down")).toMatchObject({ stopped: true });
+      expect(whatIsLeft()).toEqual([]);
+      const after = machineState();
+      for (const [what, entries] of Object.entries(after))
+        expect(
+          entries.filter((entry) => !before[what]?.includes(entry)),
+          what,
+        ).toEqual([]);
+      expect(await cluster("down")).toMatchObject({ stopped: false });
+    },
+    stepMs,
+  );
+});

@@ -1,0 +1,107 @@
+// One served model as plain objects: NATS with a user for each role, a prefill worker, a decode worker and the gateway, as compose.yaml has them.
+import { readFileSync } from "node:fs";
+import { natsTag, pelagicTag } from "../../services/cli/cluster/images.ts";
+import { inTree } from "../../services/cli/tree.ts";
+
+export const namespace = "pelagic-trial";
+
+const roles = ["gateway", "prefill", "decode"] as const;
+const password = (role: string) => `p-${role}-of-a-trial`;
+const passwordVariable = (role: string) => `PELAGIC_NATS_${role.toUpperCase()}_PASSWORD`;
+const secure = {
+  allowPrivilegeEscalation: false,
+  readOnlyRootFilesystem: true,
+  capabilities: { drop: ["ALL"] },
+};
+const securePod = { runAsNonRoot: true, runAsUser: 65_532, seccompProfile: { type: "RuntimeDefault" } };
+
+/** Pods that are not as restricted as can be are refused here. */
+export const namespaceObject = {
+  apiVersion: "v1",
+  kind: "Namespace",
+  metadata: { name: namespace, labels: { "pod-security.kubernetes.io/enforce": "restricted" } },
+};
+
+export function onePod(name: string, args: string[]): object {
+  return {
+    apiVersion: "v1",
+    kind: "Pod",
+    metadata: { name, namespace },
+    spec: {
+      restartPolicy: "Never",
+      automountServiceAccountToken: false,
+      securityContext: securePod,
+      containers: [{ name: "pelagic", image: pelagicTag, imagePullPolicy: "Never", args, securityContext: secure }],
+    },
+  };
+}
+
+export function serviceObjects(): object[] {
+  const files = {
+    "nats.conf": readFileSync(inTree("deploy", "images", "nats.conf"), "utf8"),
+    ...Object.fromEntries(roles.map((role) => [`${role}.json`, JSON.stringify({ user: role, password: password(role) })])),
+  };
+  const secret = { apiVersion: "v1", kind: "Secret", metadata: { name: "bus", namespace }, stringData: files };
+  const workerIds = { gateway: "PELAGIC_GATEWAY_ID", prefill: "PELAGIC_WORKER_ID", decode: "PELAGIC_WORKER_ID" };
+  return [
+    secret,
+    deployment("nats", {
+      image: natsTag,
+      args: ["--config", "/run/bus/nats.conf"],
+      env: roles.map((role) => ({ name: passwordVariable(role), value: password(role) })),
+      ports: [{ containerPort: 4222 }],
+      readinessProbe: { tcpSocket: { port: 4222 }, periodSeconds: 1 },
+    }),
+    service("nats", 4222),
+    ...roles.map((role) =>
+      deployment(role, {
+        image: pelagicTag,
+        args: [role],
+        env: [
+          { name: workerIds[role], value: `${role}-0` },
+          { name: "PELAGIC_NATS_URL", value: "nats:4222" },
+          { name: "PELAGIC_NATS_CREDENTIALS_FILE", value: `/run/bus/${role}.json` },
+          { name: "PELAGIC_MODEL", value: "models/plankton" },
+          ...(role === "gateway" ? [] : [{ name: "PELAGIC_THREADS", value: "1" }]),
+        ],
+        ports: [{ containerPort: 9100 }],
+        startupProbe: { httpGet: { path: "/health", port: 9100 }, periodSeconds: 1, failureThreshold: 120 },
+        readinessProbe: { httpGet: { path: "/ready", port: 9100 }, periodSeconds: 1, timeoutSeconds: 5 },
+      }),
+    ),
+    service("gateway", 8000),
+  ];
+}
+
+function deployment(name: string, container: object): object {
+  const labels = { app: name };
+  return {
+    apiVersion: "apps/v1",
+    kind: "Deployment",
+    metadata: { name, namespace },
+    spec: {
+      selector: { matchLabels: labels },
+      template: {
+        metadata: { labels },
+        spec: {
+          automountServiceAccountToken: false,
+          securityContext: securePod,
+          containers: [
+            {
+              name,
+              imagePullPolicy: "Never",
+              ...container,
+              securityContext: secure,
+              volumeMounts: [{ name: "bus", mountPath: "/run/bus", readOnly: true }],
+            },
+          ],
+          volumes: [{ name: "bus", secret: { secretName: "bus" } }],
+        },
+      },
+    },
+  };
+}
+
+function service(name: string, port: number): object {
+  return { apiVersion: "v1", kind: "Service", metadata: { name, namespace }, spec: { selector: { app: name }, ports: [{ port }] } };
+}
