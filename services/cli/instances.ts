@@ -16,7 +16,7 @@ export function runningInstance(port?: number): FoundInstance | undefined {
   );
   if (running.length > 1)
     throw new CliError(
-      `several instances run here (ports ${running.map((instance) => instance.port).join(", ")}): choose one with --port N`,
+      `several instances run here (ports ${running.map((instance) => instance.port).join(", ")}): choose one with --port N, or with --base-url where the command takes that`,
     );
   if (port !== undefined && running.length === 0)
     throw new CliError(`nothing of ours runs on port ${port}: ./pelagic up --port ${port} starts it`);

@@ -549,7 +549,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
   check(nowMs: number): void {
     const { bus, leaseMs } = this.client.options;
     if (nowMs >= this.deadlineMs) {
-      this.fail(new PelagicError("deadline_exceeded", `the request was not done within ${this.request.deadlineMs} ms`));
+      this.fail(new PelagicError("deadline_exceeded", `the request was not done within ${Math.round(this.request.deadlineMs)} ms`));
       return;
     }
     if (!bus.connected) {
