@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { inTree } from "../../services/cli/tree.ts";
 import { fieldManager, finalizer, serviceLabel } from "../../operators/planner/names.ts";
 import { apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";
+import { leaderWorkerSetCrd } from "./leader-worker-set-crd.ts";
 import { operatorAccount } from "./operator-account.ts";
 import { type OperatorProcess, startOperator } from "./operator-process.ts";
 import {
@@ -178,28 +179,7 @@ describe.skipIf(missing !== undefined)(`the operator${missing ? ` (${missing})` 
     await applyService(server, "wide", { pools: { decode: { nodesPerReplica: 2 } } });
     const object = await objectWhere(server, `${servicesPath}/wide`, (each) => condition(each, "Accepted")?.status === "False");
     expect(condition(object, "Accepted").reason).toBe("LeaderWorkerSetMissing");
-    const open = { type: "object", "x-kubernetes-preserve-unknown-fields": true };
-    await server.call("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", {
-      body: {
-        metadata: {
-          name: "leaderworkersets.leaderworkerset.x-k8s.io",
-          annotations: { "api-approved.kubernetes.io": "unapproved, a test's own" },
-        },
-        spec: {
-          group: "leaderworkerset.x-k8s.io",
-          names: { kind: "LeaderWorkerSet", plural: "leaderworkersets" },
-          scope: "Namespaced",
-          versions: [
-            {
-              name: "v1",
-              served: true,
-              storage: true,
-              schema: { openAPIV3Schema: { type: "object", properties: { spec: open, status: open } } },
-            },
-          ],
-        },
-      },
-    });
+    await server.call("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", { body: leaderWorkerSetCrd() });
     await objectWhere(server, "/apis/leaderworkerset.x-k8s.io/v1/namespaces/default/leaderworkersets/wide-decode", () => true);
     await objectWhere(server, `${servicesPath}/wide`, (each) => condition(each, "Accepted")?.status === "True");
   });

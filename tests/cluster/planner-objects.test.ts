@@ -10,6 +10,7 @@ import { plan } from "../../operators/planner/plan.ts";
 import { podTemplate } from "../../operators/planner/pod-template.ts";
 import { config, modelService } from "../../operators/planner/testing/model-services.ts";
 import { apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";
+import { leaderWorkerSetCrd } from "./leader-worker-set-crd.ts";
 
 const missing = apiServerMissing();
 const plurals: Record<string, string> = {
@@ -37,51 +38,6 @@ afterAll(async () => server?.stop());
 
 function pathOf({ apiVersion, kind }: { apiVersion: string; kind: string }): string {
   return `/apis/${apiVersion}/namespaces/test/${plurals[kind]}`;
-}
-
-/** With the fields of the LeaderWorkerSet's documentation that the planner writes; the real one has more. */
-function leaderWorkerSetCrd() {
-  const template = { type: "object", "x-kubernetes-preserve-unknown-fields": true };
-  const count = { type: "integer" };
-  const rolling = { type: "object", properties: { maxUnavailable: count, maxSurge: count } };
-  const spec = {
-    type: "object",
-    properties: {
-      replicas: { type: "integer", default: 1 },
-      startupPolicy: { type: "string" },
-      rolloutStrategy: { type: "object", properties: { type: { type: "string" }, rollingUpdateConfiguration: rolling } },
-      leaderWorkerTemplate: {
-        type: "object",
-        properties: { size: count, restartPolicy: { type: "string" }, workerTemplate: template },
-      },
-    },
-  };
-  return {
-    apiVersion: "apiextensions.k8s.io/v1",
-    kind: "CustomResourceDefinition",
-    metadata: {
-      name: "leaderworkersets.leaderworkerset.x-k8s.io",
-      annotations: { "api-approved.kubernetes.io": "unapproved, a test's own" },
-    },
-    spec: {
-      group: "leaderworkerset.x-k8s.io",
-      names: { kind: "LeaderWorkerSet", plural: "leaderworkersets" },
-      scope: "Namespaced",
-      versions: [
-        {
-          name: "v1",
-          served: true,
-          storage: true,
-          schema: {
-            openAPIV3Schema: {
-              type: "object",
-              properties: { spec, status: { type: "object", "x-kubernetes-preserve-unknown-fields": true } },
-            },
-          },
-        },
-      ],
-    },
-  };
 }
 
 async function observe(): Promise<Observed> {

@@ -1,7 +1,7 @@
 // SIGKILL of any process while requests run: whoever still has its gateway gets the undisturbed answer. Afterwards the stack is whole again.
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { startStack, type Stack } from "../../services/cli/stack/stack.ts";
-import { type Outcome, stream, waitFor, workersOf } from "./support.ts";
+import { type Outcome, stream, waitFor, workersOf, promptRestarts } from "./support.ts";
 
 let stack: Stack;
 
@@ -9,7 +9,7 @@ beforeAll(async () => {
   stack = await startStack({
     prefill: 1,
     decode: 2,
-    restartPolicy: { deaths: 50, windowMs: 60_000, firstPauseMs: 100, longestPauseMs: 200 },
+    restartPolicy: promptRestarts,
   });
 }, 120_000);
 afterAll(() => stack?.stop());

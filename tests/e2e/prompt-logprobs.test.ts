@@ -1,7 +1,7 @@
 // How likely the prompt's own tokens were: echo with logprobs, and vLLM's prompt_logprobs. Compared with what asking for each token by itself says.
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { startStack, type Stack } from "../../services/cli/stack/stack.ts";
-import { waitFor, workersOf } from "./support.ts";
+import { waitFor, workersOf, promptRestarts } from "./support.ts";
 
 interface Logprobs {
   tokens: string[];
@@ -22,7 +22,7 @@ beforeAll(async () => {
   stack = await startStack({
     prefill: 1,
     decode: 2,
-    restartPolicy: { deaths: 50, windowMs: 60_000, firstPauseMs: 100, longestPauseMs: 200 },
+    restartPolicy: promptRestarts,
   });
 }, 120_000);
 afterAll(() => stack?.stop());

@@ -8,7 +8,7 @@ import { embeddedModel } from "../../services/cli/stack/model-folder.ts";
 import { startStack, type Stack } from "../../services/cli/stack/stack.ts";
 import type { RequestTimeline } from "../../services/lib/contracts/timeline.ts";
 import { writeOtherModel } from "../support/other-model.ts";
-import { type Outcome, stream, waitFor, workersOf } from "./support.ts";
+import { type Outcome, stream, waitFor, workersOf, promptRestarts } from "./support.ts";
 
 const requests = 4;
 const names = ["first", "second"] as const;
@@ -25,7 +25,7 @@ beforeAll(async () => {
     decode: 2,
     threads: 1,
     kvBlocks: 256,
-    restartPolicy: { deaths: 50, windowMs: 60_000, firstPauseMs: 100, longestPauseMs: 200 },
+    restartPolicy: promptRestarts,
   });
   for (const name of names) right.set(name, await ask(name));
 }, 180_000);

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { Agent, request } from "node:http";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { startStack, type Stack } from "../../services/cli/stack/stack.ts";
-import { stream, waitFor, workersOf } from "./support.ts";
+import { stream, waitFor, workersOf, promptRestarts } from "./support.ts";
 
 let stack: Stack;
 beforeAll(async () => {
@@ -11,7 +11,7 @@ beforeAll(async () => {
     prefill: 1,
     decode: 1,
     env: { PELAGIC_MAX_SEQUENCES: "4", PELAGIC_MAX_WAITING: "2", PELAGIC_DRAIN_MS: "60000" },
-    restartPolicy: { deaths: 50, windowMs: 60_000, firstPauseMs: 100, longestPauseMs: 200 },
+    restartPolicy: promptRestarts,
   });
 }, 120_000);
 afterAll(() => stack?.stop());

@@ -2,6 +2,9 @@
 import { expect } from "vitest";
 import type { Stack } from "../../services/cli/stack/stack.ts";
 
+/** For stacks whose processes are killed again and again. */
+export const promptRestarts = { deaths: 50, windowMs: 60_000, firstPauseMs: 100, longestPauseMs: 200 };
+
 export interface WorkerRow {
   workerId: string;
   modelName: string;
