@@ -3,6 +3,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { modelServiceCrdYaml } from "../../operators/api/crd.ts";
 import { modelServiceReference } from "../../operators/api/reference.ts";
+import { observabilityFiles } from "../../operators/dashboards/generated.ts";
 import { openApiDocument } from "../lib/contracts/openapi.ts";
 import { composeNatsConfig } from "./compose-nats.ts";
 
@@ -11,6 +12,7 @@ const generated: Record<string, string> = {
   "deploy/images/nats.conf": composeNatsConfig(),
   "charts/pelagic/crds/pelagic.dev_modelservices.yaml": modelServiceCrdYaml(),
   "docs/modelservice.md": modelServiceReference(),
+  ...observabilityFiles(),
 };
 
 function current(path: string): string | null {
