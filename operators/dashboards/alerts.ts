@@ -79,7 +79,8 @@ const slo: Alert[] = [
 const decodeUsage = series("vllm:kv_cache_usage_perc", "decode");
 const gatewayBlocks = (more = "") => sumBy(byModel, series("vllm:cache_config_info", "gateway", more));
 const workersSeen = (component: "prefill" | "decode") => `count by (${byService}) (${series("pelagic_kv_blocks", component)})`;
-const ends = rate(series("pelagic_gateway_requests_total", "gateway"), "5m");
+const ended = sumBy(byModel, rate(series("pelagic_gateway_requests_total", "gateway"), "5m"));
+const queued = sumBy(byModel, series("pelagic_gateway_requests_waiting", "gateway"));
 const notClients = sumBy(byModel, rate(series("pelagic_gateway_requests_total", "gateway", `outcome!~"${clientFaults}"`), "5m"));
 const overloaded = sumBy(byModel, rate(series("pelagic_gateway_requests_total", "gateway", 'outcome="overloaded"'), "5m"));
 
@@ -89,7 +90,7 @@ const capacity: Alert[] = [
     severity: "critical",
     when: [
       { value: orZero(gatewayBlocks('num_gpu_blocks!="0"'), gatewayBlocks()), op: "==", bound: 0 },
-      { value: `${sumBy(byModel, ends)} + ${sumBy(byModel, series("pelagic_gateway_requests_waiting", "gateway"))}`, op: ">", bound: 0 },
+      { value: `${orZero(ended, queued)} + ${queued}`, op: ">", bound: 0 },
     ],
     for: "3m",
     summary: "No decode worker serves {{ $labels.model_name }}",
@@ -153,10 +154,8 @@ const capacity: Alert[] = [
 
 const transferred = (more = "") =>
   sumBy(byService, rate(series("pelagic_kv_transfers_total", "decode", ['direction="received"', more].filter(Boolean).join(",")), "10m"));
-const held = (component: "prefill" | "decode") =>
-  `sum by (namespace, modelservice, component, pod) (${series("vllm:kv_cache_usage_perc", component)})`;
-const busy = (component: "prefill" | "decode") =>
-  `sum by (namespace, modelservice, component, pod) (${series("vllm:num_requests_running", component)} + ${series("vllm:num_requests_waiting", component)})`;
+const byWorker = "namespace, modelservice, component, pod";
+const ofWorkers = (name: string) => `${name}{component=~"prefill|decode"}`;
 
 const transfer: Alert[] = [
   {
@@ -184,8 +183,12 @@ const transfer: Alert[] = [
     name: "PelagicBlocksLeaked",
     severity: "warning",
     when: [
-      { value: `${held("decode")} or ${held("prefill")}`, op: ">", bound: 0 },
-      { value: `${busy("decode")} or ${busy("prefill")}`, op: "==", bound: 0 },
+      { value: sumBy(byWorker, ofWorkers("vllm:kv_cache_usage_perc")), op: ">", bound: 0 },
+      {
+        value: sumBy(byWorker, `${ofWorkers("vllm:num_requests_running")} + ${ofWorkers("vllm:num_requests_waiting")}`),
+        op: "==",
+        bound: 0,
+      },
     ],
     for: "15m",
     summary: "{{ $labels.pod }} holds KV blocks for nobody",
