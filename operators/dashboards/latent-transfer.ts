@@ -35,7 +35,7 @@ export const latentTransfer: DashboardSpec = {
         },
         {
           title: "Received transfers",
-          what: "Ends by outcome. aborted: the request went away; failed: the sender died, the bus dropped frames or blocks were gone. Failed ones are computed again.",
+          what: "Ends by outcome. failed: the sender died or drained, frames were lost for good, or the request went elsewhere; what is missing is computed again.",
           unit: "ops",
           stacked: true,
           queries: [[sumRate("decode", ends, "outcome", received), "{{outcome}}"]],

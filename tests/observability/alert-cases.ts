@@ -149,7 +149,12 @@ export const alertCases: Record<string, AlertCase[]> = {
   PelagicTransfersFailing: [
     { what: "one of ten fails", series: { [transfers("complete")]: "0+9x60", [transfers("failed")]: "0+1x60" }, at: "25m", fires: service },
     { what: "all fail", series: { [transfers("failed")]: "0+1x60" }, at: "25m", fires: service },
-    { what: "clients leave", series: { [transfers("complete")]: "0+5x60", [transfers("aborted")]: "0+5x60" }, at: "25m", fires: null },
+    {
+      what: "one of a hundred fails",
+      series: { [transfers("complete")]: "0+99x60", [transfers("failed")]: "0+1x60" },
+      at: "25m",
+      fires: null,
+    },
   ],
   PelagicTransfersSlow: [
     {
