@@ -124,7 +124,7 @@ await runProcess({
         new FormatEncoder(
           {
             workerUrl: new URL("./tokenizer-worker.js", import.meta.url),
-            modelPath: folder.path,
+            model: folder.path,
             vocabularySize: folder.vocabularySize,
             threads: Math.max(1, Math.floor(config.tokenizerThreads / talking.length)),
             maxWaiting: config.tokenizerQueue,
