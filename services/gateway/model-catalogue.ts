@@ -147,7 +147,9 @@ export class ModelCatalogue {
     const entries = [...this.entries.values()];
     const gone = entries.filter((entry) => {
       const { name, phase, seenMs } = entry;
-      const isReplaced = entries.some((other) => other !== entry && other.name === name && other.phase === "served" && other.seenMs === nowMs);
+      const isReplaced = entries.some(
+        (other) => other !== entry && other.name === name && other.phase === "served" && other.seenMs === nowMs,
+      );
       // What was never served is nobody's loss.
       const keepMs = phase === "served" && !isReplaced ? this.limits.keepMs : this.limits.keepReplacedMs;
       return phase !== "learning" && nowMs - seenMs > keepMs;

@@ -45,8 +45,10 @@ export async function fetchModelFiles(options: FetchOptions): Promise<ModelFiles
   const { workerId, mostBytes, filesDigest } = options;
   const list = await fetchList(options);
   const total = list.reduce((sum, { bytes }) => sum + bytes, 0);
-  if (total > maxModelFileBytes) throw new LearningError("content", `${workerId}: its files take ${total} bytes, at most ${maxModelFileBytes} may be`);
-  if (total > mostBytes) throw new LearningError("unavailable", `${workerId}: its files take ${total} bytes where room for ${mostBytes} is left`);
+  if (total > maxModelFileBytes)
+    throw new LearningError("content", `${workerId}: its files take ${total} bytes, at most ${maxModelFileBytes} may be`);
+  if (total > mostBytes)
+    throw new LearningError("unavailable", `${workerId}: its files take ${total} bytes where room for ${mostBytes} is left`);
   const files = new Map<SmallFileName, Uint8Array>();
   for (const entry of list) files.set(entry.name, await fetchFile(options, entry));
   return { origin: `${workerId}:${filesDigest.slice(0, 12)}`, files };
@@ -57,7 +59,8 @@ async function fetchList(options: FetchOptions): Promise<FileEntry[]> {
   const { body } = await ask(options, {});
   if (body.kind !== "list") throw liar(workerId, `answered with a ${body.kind} where the list of files was asked for`);
   const names = body.files.map(({ name }) => name);
-  if (names.some((name, at) => at > 0 && name <= (names[at - 1] as string))) throw liar(workerId, `its list of files is not in order: ${names.join(", ")}`);
+  if (names.some((name, at) => at > 0 && name <= (names[at - 1] as string)))
+    throw liar(workerId, `its list of files is not in order: ${names.join(", ")}`);
   if (digestOfList(body.files) !== filesDigest) throw liar(workerId, "its list of files is not the one whose digest it announced");
   return body.files;
 }

@@ -111,7 +111,7 @@ async function read(serving: Serving): Promise<Asked> {
   times.ended("read body");
   const terms = termsOf(request.headers, visit.caller, body.priority, gateway.limits.deadlineMs);
   serving.terms = terms;
-  const hosted = chooseModel(gateway.models, body.model, visit.caller);
+  const hosted = chooseModel(gateway.models, body.model, visit.caller, gateway.learned?.missing);
   serving.hosted = hosted;
   const parsed = parseGeneration(gateway, hosted.model, endpoint, body);
   const cacheSalt = tenantSalt(parsed.common, visit.caller.isolation);
@@ -254,6 +254,7 @@ function routingOf(
 ): RequestRouting {
   return new RequestRouting(gateway.directory, {
     modelName: model.name,
+    filesDigest: model.filesDigest,
     promptLength: prompt.tokens.length,
     maxTokens: plan.maxTokens,
     cacheSalt,
@@ -311,9 +312,9 @@ function assemblerOf(model: ServedModel, parsed: ParsedRequest, plan: Generation
 }
 
 /** Refuses early where nobody could answer. An outage of the bus is waited for later. */
-function readyMaxPositions(gateway: Gateway, { name }: ServedModel): number {
-  const maxPositions = servedContext(gateway.directory, name);
-  if (maxPositions === null) throw new PelagicError("no_workers", `no decode worker of ${name} is ready; try again later`);
+function readyMaxPositions(gateway: Gateway, model: ServedModel): number {
+  const maxPositions = servedContext(gateway.directory, model);
+  if (maxPositions === null) throw new PelagicError("no_workers", `no decode worker of ${model.name} is ready; try again later`);
   return maxPositions;
 }
 

@@ -7,7 +7,7 @@ let pool: TokenizerPool | undefined;
 afterEach(() => pool?.close());
 
 function start(
-  options: { threads?: number; maxWaiting?: number; jobTimeoutMs?: number; modelPath?: string; maxWaitMs?: number } = {},
+  options: { threads?: number; maxWaiting?: number; jobTimeoutMs?: number; model?: string; maxWaitMs?: number } = {},
 ): TokenizerPool {
   pool = new TokenizerPool({
     // Threads run the build.
