@@ -34,6 +34,8 @@ export interface Learned {
   readonly faults: readonly { name: string; filesDigest: string; reason: string }[];
   /** null: what workers announced is served, or was refused. */
   readonly waitsFor: string | null;
+  /** A build of this name whose workers are ready, of those not tried; waits for one that is being learned. */
+  another(name: string, tried: ReadonlySet<HostedModel>, signal: AbortSignal): Promise<HostedModel | undefined>;
 }
 
 export interface GatewayLimits {

@@ -10,7 +10,7 @@ import { fetchModelFiles, LearningError } from "./model-fetch.ts";
 import { maxModels } from "./model-list.ts";
 import type { HostedModelWithThreads } from "./model-host.ts";
 import { loadServedModel } from "./model-load.ts";
-import { leastLoaded } from "./model-workers.ts";
+import { isOf, isReadyDecodeOf, leastLoaded } from "./model-workers.ts";
 import type { ServedModel } from "./served-model.ts";
 import type { WorkerDirectory } from "./worker-directory.ts";
 
@@ -32,6 +32,8 @@ export interface LearnedModelsOptions {
 const lookMs = 100;
 /** Two heartbeats: every worker that lives has said so. */
 const firstAccountsMs = 1_000;
+/** So long at most a request waits for a build that is being learned. */
+const followMs = 10_000;
 /** From the first question to a worker to threads that take prompts. */
 const learnMs = 60_000;
 /** Of all models together. */
@@ -51,7 +53,10 @@ export class LearnedModels {
   private byName = new Map<string, HostedModel[]>();
   private readonly closing = new AbortController();
   private stopTimer: () => void = () => {};
+  /** Called at the next change or look. */
+  private waiters: (() => void)[] = [];
   private readonly beganMs: number;
+  private isComplete = false;
 
   constructor(options: LearnedModelsOptions) {
     this.options = options;
@@ -80,16 +85,38 @@ export class LearnedModels {
     return this.catalogue.faults();
   }
 
-  /** null: what workers have announced is served, or was refused. A gateway that starts is not ready before. */
+  /** null: what workers announced at the start is served, or was refused. Not ready before; what appears later is no reason to be asked nothing. */
   get waitsFor(): string | null {
+    if (this.isComplete) return null;
     if (this.options.clock.nowMs() - this.beganMs < firstAccountsMs) return "workers are still to say what they serve";
-    if (this.catalogue.isSettled) return null;
+    this.isComplete = this.catalogue.isSettled;
+    if (this.isComplete) return null;
     return `models are still to be learned from their workers: ${[...this.missing.keys()].join(", ")}`;
+  }
+
+  /**
+   * The build of this name to ask, of those not tried, whose workers are ready. While the only ready ones are of a build that is still being learned
+   * it is waited for: a pool whose model changes ends its old workers as soon as the new ones are ready, and they may know of each other sooner
+   * than of us. undefined: there is none.
+   */
+  async another(name: string, tried: ReadonlySet<HostedModel>, signal: AbortSignal): Promise<HostedModel | undefined> {
+    const { clock, directory } = this.options;
+    const untilMs = clock.nowMs() + followMs;
+    for (;;) {
+      const snapshot = directory.snapshot();
+      const ready = snapshot.workers.filter((worker) => isReadyDecodeOf(worker, { name, filesDigest: null }));
+      const builds = (this.byName.get(name) ?? []).filter((one) => !tried.has(one) && ready.some((worker) => isOf(worker, one.model)));
+      if (builds.length > 0) return leastLoaded(builds, snapshot);
+      const isPending = ready.some(({ filesDigest }) => filesDigest !== undefined && this.catalogue.isPending({ name, filesDigest }));
+      if (!isPending || signal.aborted || this.closing.signal.aborted || clock.nowMs() >= untilMs) return undefined;
+      await new Promise<void>((resolve) => this.waiters.push(resolve));
+    }
   }
 
   async close(): Promise<void> {
     this.stopTimer();
     this.closing.abort();
+    this.wake();
     await Promise.all([...this.hosted.values()].map((one) => one.close()));
   }
 
@@ -98,7 +125,12 @@ export class LearnedModels {
     const { learn, forget } = this.catalogue.look(directory.snapshot().workers, clock.nowMs());
     for (const build of forget) void this.drop(build);
     for (const step of learn) void this.learn(step);
+    this.wake();
     this.stopTimer = clock.setTimer(lookMs, () => this.look());
+  }
+
+  private wake(): void {
+    for (const resolve of this.waiters.splice(0)) resolve();
   }
 
   private async learn({ build, workerId, instanceId }: CatalogueSteps["learn"][number]): Promise<void> {
@@ -125,6 +157,7 @@ export class LearnedModels {
       this.hosted.set(keyOf(build), { ...one, bytes: bytesOf(files) });
       this.catalogue.learned(build);
       this.sort();
+      this.wake();
       log.info({ ...about, workerId }, "model learned");
       onServed(build.name);
     } catch (error) {

@@ -83,8 +83,11 @@ export class ModelCatalogue {
     entry.notBeforeMs = nowMs + Math.min(maxRetryMs, retryMs * 2 ** Math.min(30, entry.failures++));
   }
 
-  isKnown(build: Build): boolean {
-    return this.entries.has(keyOf(build));
+  /** Not served yet, and perhaps soon; also one that the next look will find. */
+  isPending(build: Build): boolean {
+    const entry = this.entries.get(keyOf(build));
+    if (entry === undefined) return this.entries.size < this.limits.maxBuilds;
+    return entry.phase === "wanted" || entry.phase === "learning";
   }
 
   /** Names that workers have and that are not served: why. */
