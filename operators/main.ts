@@ -9,6 +9,7 @@ import { ConfigError, processFields } from "../services/lib/runtime/config.ts";
 import { announce, runProcess } from "../services/lib/runtime/process.ts";
 import { informerTimes } from "./kube/informer.ts";
 import { Operator } from "./kube/operator.ts";
+import { leaseName } from "./kube/rights.ts";
 import { plannerFields } from "./planner/config.ts";
 
 const accountFolder = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -20,7 +21,7 @@ const operatorFields = {
   namespace: z.string().min(1).optional(),
   /** Where the Lease is; the operator's own namespace unless given. */
   leaseNamespace: z.string().min(1).optional(),
-  leaseName: z.string().min(1).default("pelagic-operator"),
+  leaseName: z.string().min(1).default(leaseName),
   /** ModelServices that are worked on at the same time. */
   concurrency: z.coerce.number().int().min(1).max(64).default(4),
   /** A watch that is silent for so long is begun anew. The API server says something each minute. */
@@ -32,12 +33,12 @@ await runProcess({
   config: z.object({ ...processFields, ...operatorFields, ...plannerFields }),
   async main({ config, log, metrics, onStop }) {
     const kubeConfig = loadKubeConfig(config.kubeconfig);
-    const { leaseName, namespace, concurrency, watchInactivityMs } = config;
+    const { namespace, concurrency, watchInactivityMs } = config;
     const operator = new Operator({
       kubeConfig,
       planner: config,
       namespace,
-      lease: { namespace: config.leaseNamespace ?? ownNamespace(kubeConfig), name: leaseName },
+      lease: { namespace: config.leaseNamespace ?? ownNamespace(kubeConfig), name: config.leaseName },
       // A container that starts again is another one.
       identity: `${hostname()}_${randomBytes(4).toString("hex")}`,
       concurrency,
