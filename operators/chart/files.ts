@@ -1,7 +1,8 @@
-// The chart's generated files: values.yaml, values.schema.json, README.md, Chart.yaml and the operator's roles.
+// The chart's generated files: values.yaml, values.schema.json, README.md, Chart.yaml, and the rules of all roles.
 import { stringify } from "yaml";
 import { z } from "zod";
 import { closedSchema } from "../api/values-schema.ts";
+import { applyCrdsRules, deleteModelsRules } from "../jobs/rights.ts";
 import { clusterRules, leaseRules, modelServiceRules } from "../kube/rights.ts";
 import { readmeHead } from "./readme-head.ts";
 import { ChartValues } from "./values.ts";
@@ -19,6 +20,8 @@ export function chartFiles(version: string, natsConfig: string): Record<string, 
     [`${chart}/generated/modelservice-rules.yaml`]: yaml(modelServiceRules),
     [`${chart}/generated/cluster-rules.yaml`]: yaml(clusterRules),
     [`${chart}/generated/lease-rules.yaml`]: yaml(leaseRules),
+    [`${chart}/generated/apply-crds-rules.yaml`]: yaml(applyCrdsRules),
+    [`${chart}/generated/delete-models-rules.yaml`]: yaml(deleteModelsRules),
   };
 }
 

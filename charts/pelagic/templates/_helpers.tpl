@@ -121,3 +121,39 @@ priorityClassName: {{ . }}
 yes
 {{- end -}}
 {{- end -}}
+
+{{/* Rules of NetworkPolicies. */}}
+{{- define "pelagic.toDns" }}
+- ports:
+    - port: 53
+      protocol: UDP
+    - port: 53
+      protocol: TCP
+{{- end }}
+{{- /* An external server may be anywhere. */}}
+{{- define "pelagic.toNats" }}
+{{- if .Values.nats.externalUrl }}
+- ports:
+    {{- range splitList "," .Values.nats.externalUrl }}
+    - port: {{ last (splitList ":" .) | int }}
+    {{- end }}
+{{- else }}
+- to:
+    - podSelector:
+        matchLabels:
+          {{- include "pelagic.selector" (list . "nats") | nindent 10 }}
+  ports:
+    - port: 4222
+{{- end }}
+{{- end }}
+{{- define "pelagic.fromScrapers" }}
+- ports:
+    - port: 9100
+  {{- with .Values.networkPolicy.scrapers }}
+  from:
+    {{- toYaml . | nindent 4 }}
+    - podSelector:
+        matchLabels:
+          {{- include "pelagic.selector" (list $ "operator") | nindent 10 }}
+  {{- end }}
+{{- end }}
