@@ -1,16 +1,28 @@
 // Writes the files that are derived from schemas; with --check, fails where a file differs instead. Run from the repository's root.
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
-import { modelServiceCrdYaml } from "../../operators/api/crd.ts";
+import { modelServiceCrdYaml } from "../../operators/api/crd-yaml.ts";
 import { modelServiceReference } from "../../operators/api/reference.ts";
+<<<<<<< HEAD
+import { chartFiles } from "../../operators/chart/files.ts";
+=======
+import { observabilityFiles } from "../../operators/dashboards/generated.ts";
+>>>>>>> 9b994c1393dc51c5d3bfccd9497539199ec2e24f
 import { openApiDocument } from "../lib/contracts/openapi.ts";
 import { composeNatsConfig } from "./compose-nats.ts";
+
+const { version } = JSON.parse(readFileSync("package.json", "utf8")) as { version: string };
 
 const generated: Record<string, string> = {
   "docs/openapi.json": `${JSON.stringify(openApiDocument())}\n`,
   "deploy/images/nats.conf": composeNatsConfig(),
-  "charts/pelagic/crds/pelagic.dev_modelservices.yaml": modelServiceCrdYaml(),
+  "charts/pelagic/crds/pelagic.dev_modelservices.yaml": modelServiceCrdYaml(version),
   "docs/modelservice.md": modelServiceReference(),
+<<<<<<< HEAD
+  ...chartFiles(version, composeNatsConfig()),
+=======
+  ...observabilityFiles(),
+>>>>>>> 9b994c1393dc51c5d3bfccd9497539199ec2e24f
 };
 
 function current(path: string): string | null {
