@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { crdVersionAnnotation } from "../api/crd.ts";
 import { compareVersions, crdChange } from "./crd-change.ts";
-import { modelsOfRelease, refusal } from "./release-models.ts";
+import { modelsOfRelease, type NamedObject, refusal } from "./release-models.ts";
 
 const version = fc
   .tuple(fc.nat(20), fc.nat(20), fc.nat(20), fc.option(fc.constantFrom("rc.1", "rc.2", "rc.10", "alpha", "alpha.1", "1")))
@@ -59,7 +59,7 @@ describe("crdChange", () => {
 });
 
 describe("modelsOfRelease", () => {
-  const model = (name: string, release?: string) => ({
+  const model = (name: string, release?: string): NamedObject => ({
     metadata: {
       name,
       namespace: "n",
