@@ -2,20 +2,19 @@
 import { existsSync, readFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { randomBytes } from "node:crypto";
-import { KubeConfig } from "@kubernetes/client-node";
+import type { KubeConfig } from "@kubernetes/client-node";
 import { z } from "zod";
 import { startAdminServer } from "../services/lib/runtime/admin-server.ts";
-import { ConfigError, processFields } from "../services/lib/runtime/config.ts";
+import { processFields } from "../services/lib/runtime/config.ts";
 import { announce, runProcess } from "../services/lib/runtime/process.ts";
 import { informerTimes } from "./kube/informer.ts";
+import { accountFolder, kubeconfigField, loadKubeConfig } from "./kube/kubeconfig.ts";
 import { Operator } from "./kube/operator.ts";
+import { leaseName } from "./kube/rights.ts";
 import { plannerFields } from "./planner/config.ts";
 
-const accountFolder = "/var/run/secrets/kubernetes.io/serviceaccount";
-
 const operatorFields = {
-  /** As kubectl takes it; in a pod its service account, unless given. */
-  kubeconfig: z.string().min(1).optional(),
+  ...kubeconfigField,
   /** Whose ModelServices are looked after; all namespaces unless given. */
   namespace: z.string().min(1).optional(),
   /** Where gateways' pods are, and what labels they have; the operator's own namespace unless given. */
@@ -25,7 +24,7 @@ const operatorFields = {
   scrapeMs: z.coerce.number().int().min(100).max(300_000).default(15_000),
   /** Where the Lease is; the operator's own namespace unless given. */
   leaseNamespace: z.string().min(1).optional(),
-  leaseName: z.string().min(1).default("pelagic-operator"),
+  leaseName: z.string().min(1).default(leaseName),
   /** ModelServices that are worked on at the same time. */
   concurrency: z.coerce.number().int().min(1).max(64).default(4),
   /** A watch that is silent for so long is begun anew. The API server says something each minute. */
@@ -37,14 +36,14 @@ await runProcess({
   config: z.object({ ...processFields, ...operatorFields, ...plannerFields }),
   async main({ config, log, metrics, onStop }) {
     const kubeConfig = loadKubeConfig(config.kubeconfig);
-    const { leaseName, namespace, concurrency, watchInactivityMs, gatewaySelector: selector, scrapeMs } = config;
+    const { namespace, concurrency, watchInactivityMs, gatewaySelector: selector, scrapeMs } = config;
     const operator = new Operator({
       kubeConfig,
       planner: config,
       namespace,
       gateways: { namespace: config.gatewayNamespace ?? ownNamespace(kubeConfig), selector },
       scrapeMs,
-      lease: { namespace: config.leaseNamespace ?? ownNamespace(kubeConfig), name: leaseName },
+      lease: { namespace: config.leaseNamespace ?? ownNamespace(kubeConfig), name: config.leaseName },
       // A container that starts again is another one.
       identity: `${hostname()}_${randomBytes(4).toString("hex")}`,
       concurrency,
@@ -71,24 +70,6 @@ await runProcess({
     announce({ metricsPort: admin.port });
   },
 });
-
-function loadKubeConfig(path: string | undefined): KubeConfig {
-  const kubeConfig = new KubeConfig();
-  if (path !== undefined) {
-    try {
-      kubeConfig.loadFromFile(path);
-    } catch (error) {
-      throw new ConfigError(`--kubeconfig (PELAGIC_KUBECONFIG): ${path}: ${error instanceof Error ? error.message : String(error)}`);
-    }
-    if (kubeConfig.getCurrentCluster() === null)
-      throw new ConfigError(`--kubeconfig (PELAGIC_KUBECONFIG): ${path} has no current context with a cluster`);
-    return kubeConfig;
-  }
-  if (!existsSync(`${accountFolder}/token`))
-    throw new ConfigError("--kubeconfig (PELAGIC_KUBECONFIG): missing, and this is no pod with a service account");
-  kubeConfig.loadFromCluster();
-  return kubeConfig;
-}
 
 function ownNamespace(kubeConfig: KubeConfig): string {
   const file = `${accountFolder}/namespace`;

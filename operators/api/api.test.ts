@@ -2,14 +2,15 @@
 import { Ajv } from "ajv";
 import { describe, expect, it } from "vitest";
 import { parse } from "yaml";
-import { modelServiceCrd, modelServiceCrdYaml } from "./crd.ts";
+import { modelServiceCrd } from "./crd.ts";
+import { modelServiceCrdYaml } from "./crd-yaml.ts";
 import { ModelService, ModelServiceSpec, servedNameOf } from "./model-service.ts";
 import { examples, modelServiceReference } from "./reference.ts";
 import { conditionTypeNames } from "./status.ts";
 import type { StructuralSchema } from "./structural.ts";
 import { modelServiceSpecSchema } from "./values-schema.ts";
 
-const root = modelServiceCrd().spec.versions[0]?.schema.openAPIV3Schema as StructuralSchema;
+const root = modelServiceCrd("1.2.3").spec.versions[0]?.schema.openAPIV3Schema as StructuralSchema;
 
 interface Visited {
   path: string;
@@ -106,7 +107,7 @@ describe("the CRD's schema", () => {
   });
 
   it("reads back from YAML as it was", () => {
-    expect(parse(modelServiceCrdYaml())).toEqual(JSON.parse(JSON.stringify(modelServiceCrd())));
+    expect(parse(modelServiceCrdYaml("1.2.3"))).toEqual(JSON.parse(JSON.stringify(modelServiceCrd("1.2.3"))));
   });
 });
 

@@ -1,10 +1,12 @@
-// The CustomResourceDefinition of ModelService, for the chart's crds/.
-import { stringify } from "yaml";
+// The CustomResourceDefinition of ModelService, for the chart's crds/ and for the job that brings it up to date.
 import { apiVersion, group, kind, ModelServiceSpec, objectRules, version } from "./model-service.ts";
 import { ModelServiceStatus } from "./status.ts";
 import { structuralSchema } from "./structural.ts";
 
 const plural = "modelservices";
+export const crdName = `${plural}.${group}`;
+/** Of Pelagic, by which an older one is told from a newer. */
+export const crdVersionAnnotation = `${group}/version`;
 
 const columns = [
   { name: "Model", type: "string", jsonPath: ".status.servedName", description: "The model's name in requests" },
@@ -20,11 +22,15 @@ const columns = [
   { name: "Age", type: "date", jsonPath: ".metadata.creationTimestamp" },
 ];
 
-export function modelServiceCrd() {
+export function modelServiceCrd(productVersion: string) {
   return {
     apiVersion: "apiextensions.k8s.io/v1",
     kind: "CustomResourceDefinition",
-    metadata: { name: `${plural}.${group}`, labels: { "app.kubernetes.io/name": "pelagic" } },
+    metadata: {
+      name: crdName,
+      labels: { "app.kubernetes.io/name": "pelagic" },
+      annotations: { [crdVersionAnnotation]: productVersion },
+    },
     spec: {
       group,
       names: { kind, listKind: `${kind}List`, plural, singular: "modelservice", shortNames: ["ms"], categories: ["all"] },
@@ -55,9 +61,4 @@ export function modelServiceCrd() {
       ],
     },
   };
-}
-
-export function modelServiceCrdYaml(): string {
-  const note = "# Generated from operators/api by `npm run generate`.\n";
-  return note + stringify(modelServiceCrd(), { lineWidth: 140, aliasDuplicateObjects: false });
 }

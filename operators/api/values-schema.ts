@@ -6,7 +6,11 @@ import { ModelServiceSpec } from "./model-service.ts";
 type Json = Record<string, unknown>;
 
 export function modelServiceSpecSchema(): Json {
-  const { $schema: _, ...schema } = z.toJSONSchema(ModelServiceSpec, { target: "draft-7", io: "input" }) as Json;
+  return closedSchema(ModelServiceSpec);
+}
+
+export function closedSchema(of: z.ZodType): Json {
+  const { $schema: _, ...schema } = z.toJSONSchema(of, { target: "draft-7", io: "input" }) as Json;
   return closed(schema);
 }
 

@@ -27,7 +27,7 @@ export function register(program: Command): void {
     .option("--json", "print one line of JSON")
     .addHelpText(
       "after",
-      "\nExample:\n  ./pelagic check-model testdata/goldens/deepseek-v2-lite --json\n\nExit code 0 only at a largest logit error of 1e-4 or less and equal greedy tokens.",
+      "\nExample:\n  ./pelagic check-model build/native-cmake/goldens/deepseek-v2-lite --json\n\nExit code 0 only at a largest logit error of 1e-4 or less and equal greedy tokens.",
     )
     .action(async (dir: string, options: { json?: boolean }) => {
       await prepareFirst();

@@ -1,16 +1,22 @@
 // Writes the files that are derived from schemas; with --check, fails where a file differs instead. Run from the repository's root.
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
-import { modelServiceCrdYaml } from "../../operators/api/crd.ts";
+import { modelServiceCrdYaml } from "../../operators/api/crd-yaml.ts";
 import { modelServiceReference } from "../../operators/api/reference.ts";
+import { chartFiles } from "../../operators/chart/files.ts";
+import { observabilityFiles } from "../../operators/dashboards/generated.ts";
 import { openApiDocument } from "../lib/contracts/openapi.ts";
 import { composeNatsConfig } from "./compose-nats.ts";
+
+const { version } = JSON.parse(readFileSync("package.json", "utf8")) as { version: string };
 
 const generated: Record<string, string> = {
   "docs/openapi.json": `${JSON.stringify(openApiDocument())}\n`,
   "deploy/images/nats.conf": composeNatsConfig(),
-  "charts/pelagic/crds/pelagic.dev_modelservices.yaml": modelServiceCrdYaml(),
+  "charts/pelagic/crds/pelagic.dev_modelservices.yaml": modelServiceCrdYaml(version),
   "docs/modelservice.md": modelServiceReference(),
+  ...chartFiles(version, composeNatsConfig()),
+  ...observabilityFiles(),
 };
 
 function current(path: string): string | null {

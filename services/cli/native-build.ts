@@ -1,4 +1,5 @@
-// The native engine: kernels/ built by CMake into build/native/pelagic.node, again only when something in kernels/ changed.
+// The native engine: kernels/ built by CMake into build/native/pelagic.node, again only when something in kernels/ or
+// testdata/goldens changed.
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
@@ -32,8 +33,11 @@ export const sanitizerBuild: NativeBuild = {
   buildDir: inTree("build", "native-sanitize"),
   definitions: ["-DCMAKE_BUILD_TYPE=RelWithDebInfo", "-DPELAGIC_SANITIZE=ON", "-DPELAGIC_WARNINGS_ARE_ERRORS=ON"],
 };
-const addonTarget = "pelagic_addon";
+/** The goldens with it, for check-model: they take no time. */
+const builtTargets = ["pelagic_addon", "pelagic_goldens"];
 export const addonPath = inTree("build", "native", "pelagic.node");
+/** What kernels/CMakeLists.txt writes of testdata/goldens: the same folders, with their weights. */
+export const goldensDir = join(releaseBuild.buildDir, "goldens");
 
 export interface BuildOutput {
   onOutput: (chunk: string) => void;
@@ -48,27 +52,27 @@ export async function buildNative(progress: (text: string) => void, output?: Bui
   if (existsSync(addonPath) && existsSync(stampFile) && readFileSync(stampFile, "utf8") === digest) return false;
   const tools = await nativeTools(progress);
   progress(`building the native engine with ${tools.compiler} (the first time takes a minute or two)`);
-  await cmakeBuild(tools, releaseBuild, { target: addonTarget, output });
+  await cmakeBuild(tools, releaseBuild, { targets: builtTargets, output });
   if (!existsSync(addonPath)) throw new CliError(`the native build ended without ${addonPath}`);
   writeFileSync(stampFile, digest);
   return true;
 }
 
-/** Configures and builds, everything or one target. */
+/** Configures and builds, everything or some targets. */
 export async function cmakeBuild(
   tools: NativeTools,
   build: NativeBuild,
-  options: { target?: string; output?: BuildOutput },
+  options: { targets?: string[]; output?: BuildOutput },
 ): Promise<void> {
   forgetMovedTree(build.buildDir);
   const env = { CXX: process.env.CXX ?? tools.compiler };
   const configure = ["-S", build.source ?? inTree("kernels"), "-B", build.buildDir, ...tools.generatorArgs, ...build.definitions];
-  const { target, output } = options;
+  const { targets, output } = options;
   const commandOptions = { env, timeoutMs: buildTimeoutMs, onOutput: output?.onOutput };
   const details = (result: CommandResult) => (output?.shown ? " (see above)" : `:\n${lastLines(result, 15)}`);
   const configured = await runAlone(tools.cmake, configure, commandOptions);
   if (configured.exitCode !== 0) throw new CliError(`cmake could not configure ${build.buildDir}${details(configured)}`);
-  const buildArgs = ["--build", build.buildDir, "--parallel", String(availableParallelism()), ...(target ? ["--target", target] : [])];
+  const buildArgs = ["--build", build.buildDir, "--parallel", String(availableParallelism()), ...(targets ? ["--target", ...targets] : [])];
   const built = await runAlone(tools.cmake, buildArgs, commandOptions);
   if (built.exitCode !== 0) throw new CliError(`the native build failed${details(built)}`);
 }
@@ -163,6 +167,7 @@ function sourcesDigest(): string {
     }
   };
   walk(inTree("kernels"));
+  walk(inTree("testdata", "goldens"));
   hash.update(process.env.CXX ?? "");
   return hash.digest("hex");
 }

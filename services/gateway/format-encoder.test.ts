@@ -12,7 +12,7 @@ function start(jobTimeoutMs = 60_000): FormatEncoder {
   encoder = new FormatEncoder(
     {
       workerUrl: built("tokenizer-worker.js"),
-      modelPath: embeddedModel(),
+      model: embeddedModel(),
       vocabularySize: 320,
       threads: 1,
       maxWaiting: 10,

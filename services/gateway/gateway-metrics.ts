@@ -25,6 +25,8 @@ export class GatewayMetrics {
   readonly ignoredFields: Counter;
   readonly slo: Counter<"slo" | "outcome" | "priority" | "model_name">;
   readonly http: Counter<"route" | "status">;
+  readonly modelFaults: Counter<"fault">;
+  private readonly registry: Registry;
   /** What the port that serves requests shows to whoever picks among gateways: load, and nothing of who causes it. */
   readonly pool = new Registry();
 
@@ -37,8 +39,11 @@ export class GatewayMetrics {
       bodyBytes(): number;
       keysUnread(): boolean;
       pools(): readonly Pool[];
+      /** Names that workers have and that are not served. */
+      modelsMissing(): number;
     },
   ) {
+    this.registry = registry;
     const registers = [registry];
     this.timeToFirstToken = new Histogram({
       name: "gen_ai_server_time_to_first_token_seconds",
@@ -142,6 +147,7 @@ export class GatewayMetrics {
       labelNames: ["model_name"],
       registers,
       collect() {
+        this.reset();
         let others = gauges.waiting();
         for (const { modelName, waiting } of gauges.pools()) {
           this.set({ model_name: modelName }, waiting);
@@ -157,13 +163,22 @@ export class GatewayMetrics {
     gauge("pelagic_gateway_keys_unread", "1 while the keys file cannot be read and the keys before it are taken.", () =>
       Number(gauges.keysUnread()),
     );
-    // A rate is asked for of what was there before the first request, too.
-    for (const { modelName } of gauges.pools()) this.zero({ model_name: modelName });
+    this.modelFaults = new Counter({
+      name: "pelagic_gateway_model_faults_total",
+      help: "Models that workers announced and that could not be learned: other files than announced (sender), files that cannot be served (content), files that were not to be had (unavailable).",
+      labelNames: ["fault"],
+      registers,
+    });
+    for (const fault of ["sender", "content", "unavailable"]) this.modelFaults.inc({ fault }, 0);
+    gauge("pelagic_gateway_models_missing", "Model names that workers have and that this gateway does not serve.", gauges.modelsMissing);
+    for (const { modelName } of gauges.pools()) this.begin(modelName);
     poolGauges([registry, this.pool], gauges.pools);
     requestNames(registry, this);
   }
 
-  private zero(model: { model_name: string }): void {
+  /** A rate is asked for of what was there before the first request, too. */
+  begin(modelName: string): void {
+    const model = { model_name: modelName };
     for (const endpoint of endpoints) {
       for (const histogram of [this.timeToFirstToken, this.timePerOutputToken, this.interTokenLatency, this.requestDuration]) {
         histogram.zero({ endpoint, ...model });
@@ -173,5 +188,16 @@ export class GatewayMetrics {
     for (const kind of ["prompt", "cached", "completion", "reasoning"]) this.tokens.inc({ kind, ...model }, 0);
     for (const histogram of [this.promptTokens, this.completionTokens, this.endToEnd]) histogram.zero(model);
     this.resumes.inc(model, 0);
+  }
+
+  /** Nothing is left of a model that is served no more: names come and go, and must not gather. */
+  async forget(modelName: string): Promise<void> {
+    for (const metric of this.registry.getMetricsAsArray()) {
+      if (!(metric instanceof Counter || metric instanceof Gauge || metric instanceof Histogram)) continue;
+      for (const { labels } of (await metric.get()).values) {
+        const { le: _, ...own } = labels as { le?: unknown; model_name?: string };
+        if (own.model_name === modelName) metric.remove(own);
+      }
+    }
   }
 }

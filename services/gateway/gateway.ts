@@ -21,8 +21,22 @@ export interface HostedModel {
   room: Room;
 }
 
-/** By the names that clients use, in the order of the configuration; at least one. */
+/** By the names that clients use, in the order of the configuration or in which they were learned. */
 export type HostedModels = ReadonlyMap<string, HostedModel>;
+
+/** What a gateway that learns its models from workers (learned-models.ts) says of that. */
+export interface Learned {
+  /** All that is served; while a model changes under its name, two of one name. */
+  readonly builds: readonly HostedModel[];
+  /** Names that workers have and that are not served: why. */
+  readonly missing: ReadonlyMap<string, string>;
+  /** What is wrong with what workers announced. */
+  readonly faults: readonly { name: string; filesDigest: string; reason: string }[];
+  /** null: what workers announced is served, or was refused. */
+  readonly waitsFor: string | null;
+  /** A build of this name whose workers are ready, of those not tried; waits for one that is being learned. */
+  another(name: string, tried: ReadonlySet<HostedModel>, signal: AbortSignal): Promise<HostedModel | undefined>;
+}
 
 export interface GatewayLimits {
   maxBodyBytes: number;
@@ -38,7 +52,10 @@ export interface GatewayLimits {
 }
 
 export interface Gateway {
-  models: HostedModels;
+  /** At this moment, where they are learned. */
+  readonly models: HostedModels;
+  /** null: the models are those of the configuration. */
+  learned: Learned | null;
   client: DispatchClient;
   /** Of every worker on the bus, also of models that are not served here. */
   directory: WorkerDirectory;

@@ -8,8 +8,8 @@ import type { TokenizerAnswer, TokenizerJob, TokenizerWorkerData } from "./token
 
 const port = parentPort;
 if (port === null) throw new Error("grammar-worker.js runs as a worker thread only");
-const { modelPath, vocabularySize } = workerData as TokenizerWorkerData;
-const compiler = new GrammarCompiler(() => grammarVocabulary(modelPath, vocabularySize));
+const { model, vocabularySize } = workerData as TokenizerWorkerData;
+const compiler = new GrammarCompiler(() => grammarVocabulary(model, vocabularySize));
 
 async function grammarOf(format: TextFormat, behindThought: boolean): Promise<string> {
   const grammar = formatEbnf(format, behindThought);

@@ -215,6 +215,9 @@ describe("the tokenizer", () => {
     const thoughtless = await textOf({ messages, thinking: { type: "disabled" } });
     expect(thoughtless).not.toBe(await textOf({ messages }));
     expect(await textOf({ messages, reasoning_effort: "none" })).toBe(thoughtless);
+    const unopened = await textOf({ messages, add_generation_prompt: false });
+    expect(unopened).not.toContain("<think>");
+    expect((await textOf({ messages })).startsWith(unopened)).toBe(true);
     for (const [path, body, param] of [
       ["/tokenize", {}, null],
       ["/tokenize", { prompt: "x", messages }, null],
@@ -275,7 +278,7 @@ describe("refusals", () => {
       [{ tools: [tool("a b")] }, "tools[0].function.name"],
       [{ tools: [tool("a", { type: "string" })] }, "tools[0].function.parameters.type"],
       [{ tools: [tool("a")], tool_choice: { type: "function", function: { name: "b" } } }, "tool_choice.function.name"],
-      [{ add_generation_prompt: false }, "add_generation_prompt"],
+      [{ continue_final_message: true, add_generation_prompt: true }, "continue_final_message"],
       [{ continue_final_message: true }, "continue_final_message"],
       [{ messages: [{ role: "assistant", content: "a", prefix: true }] }, "messages"],
       [

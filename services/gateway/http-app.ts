@@ -3,7 +3,7 @@ import { randomUUID } from "node:crypto";
 import type { IncomingMessage, RequestListener } from "node:http";
 import express, { type Express, type NextFunction, type Request, type RequestHandler, type Response, type Router } from "express";
 import { PelagicError } from "../lib/contracts/errors.ts";
-import type { ModelList } from "../lib/contracts/http.ts";
+import type { ModelList, Ready } from "../lib/contracts/http.ts";
 import { apiVersion, openApiDocument } from "../lib/contracts/openapi.ts";
 import { visitOf } from "./admission/callers.ts";
 import type { Gateway } from "./gateway.ts";
@@ -93,28 +93,32 @@ function createApp(gateway: Gateway, console?: Router): Express {
   post(app, ["/tokenize"], (request, response) => tokenize(gateway, request, response));
   post(app, ["/detokenize"], (request, response) => detokenize(gateway, request, response));
 
-  const describe = ({ model }: { model: ServedModel }) => describeModel(model, servedContext(gateway.directory, model.name));
+  const describe = ({ model }: { model: ServedModel }) => describeModel(model, servedContext(gateway.directory, model));
   get(app, ["/v1/models", "/models"], (_request, response) => {
     const visible = visibleModels(gateway.models, visitOf(response).caller);
     response.json({ object: "list", data: Array.from(visible.values(), describe) } satisfies ModelList);
   });
   get(app, ["/v1/models/*id", "/models/*id"], (request, response) => {
     const asked = (request.params as unknown as { id: string[] }).id.join("/");
-    response.json(describe(chooseModel(gateway.models, asked, visitOf(response).caller)));
+    response.json(describe(chooseModel(gateway.models, asked, visitOf(response).caller, gateway.learned?.missing)));
   });
   get(app, ["/ready"], (_request, response) => {
     const reason = whyNotReady(gateway);
     if (reason !== null) throw new PelagicError(reason.code, reason.message);
-    response.json({ status: "ready" });
+    response.json({ status: "ready", ...(gateway.learned?.builds.length === 0 && { waits_for: "a worker of any model" }) } satisfies Ready);
   });
   get(app, ["/version"], (_request, response) => {
     response.json({ name: "pelagic", version: apiVersion });
   });
-  // Of the largest vocabulary: what some model takes is not to be refused by who reads this.
-  const vocabularySize = Math.max(...Array.from(gateway.models.values(), ({ model }) => model.vocabularySize));
-  const openApi = JSON.stringify(openApiDocument(vocabularySize));
+  const openApi = { vocabularySize: -1, text: "" };
   get(app, ["/openapi.json"], (_request, response) => {
-    response.type("application/json").send(openApi);
+    // Of the largest vocabulary: what some model takes is not to be refused by who reads this.
+    const vocabularySize = Math.max(0, ...Array.from(gateway.models.values(), ({ model }) => model.vocabularySize));
+    if (vocabularySize !== openApi.vocabularySize) {
+      openApi.vocabularySize = vocabularySize;
+      openApi.text = JSON.stringify(openApiDocument(vocabularySize || undefined));
+    }
+    response.type("application/json").send(openApi.text);
   });
 
   app.use((request) => {

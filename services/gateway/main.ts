@@ -15,13 +15,13 @@ import { announce, runProcess } from "../lib/runtime/process.ts";
 import { Admission } from "./admission/admission.ts";
 import { Callers } from "./admission/callers.ts";
 import { KeyFile } from "./admission/key-file.ts";
-import { Room } from "./admission/room.ts";
 import { consoleFields, consoleSettings, isLoopback } from "./console/config.ts";
 import { consoleRoutes } from "./console/routes.ts";
 import { DispatchClient } from "./dispatch-client.ts";
-import type { Gateway, HostedModel } from "./gateway.ts";
+import type { Gateway, HostedModel, HostedModels } from "./gateway.ts";
 import { GatewayMetrics } from "./gateway-metrics.ts";
-import { FormatEncoder } from "./format-encoder.ts";
+import { LearnedModels } from "./learned-models.ts";
+import { hostModel } from "./model-host.ts";
 import { createHandler } from "./http-app.ts";
 import { RecentRequests } from "./recent-requests.ts";
 import { startTracing } from "../lib/runtime/tracing.ts";
@@ -29,7 +29,7 @@ import { createHttpServer } from "./http-server.ts";
 import { ByteBudget } from "./json-body.ts";
 import { loadModelFolder } from "../lib/model/folder.ts";
 import { type NamedFolder, parseModelList } from "./model-list.ts";
-import { readyDecodeWorkers, whyModelNotReady, whyNotReady } from "./readiness.ts";
+import { poolsOf, whyModelNotReady, whyNotReady } from "./readiness.ts";
 import { servedModel } from "./served-model.ts";
 import { gatewayStatus } from "./status.ts";
 import { WorkerDirectory } from "./worker-directory.ts";
@@ -42,8 +42,13 @@ const GatewayConfig = z.object({
   ...busFields,
   ...consoleFields,
   gatewayId: z.string().regex(/^[A-Za-z0-9_-]{1,64}$/),
-  /** Hugging Face model folders (model-list.ts); of each only config.json and the tokenizer's files are read. */
-  model: z.string().min(1).transform(modelsIn).meta({ list: true }),
+  /**
+   * Hugging Face model folders (model-list.ts); of each only config.json and the tokenizer's files are read. Without any, models are learned from
+   * their workers, and come and go with them.
+   */
+  model: z.string().min(1).transform(modelsIn).meta({ list: true }).optional(),
+  /** A learned model is forgotten when no worker of it was heard for so long. Until then it is listed, and refused with a time to come back. */
+  keepModelMs: positive.default(600_000),
   host: z.string().min(1).default("127.0.0.1"),
   /** 0: any free port. */
   port: z.coerce.number().int().min(0).max(65535).default(0),
@@ -113,32 +118,11 @@ await runProcess({
       log.warn({ host: config.host }, "anyone who reaches this address may use it: there are no API keys (PELAGIC_API_KEYS)");
     }
     const consoleAccess = consoleSettings(config);
-    const served = config.model.map(({ name, folder: path }) => {
-      const folder = loadModelFolder(path);
-      return { folder, model: servedModel(folder, name) };
-    });
-    const talking = served.filter(({ model }) => model.table !== null);
-    const pools = new Map(
-      talking.map(({ folder, model }): [string, FormatEncoder] => [
-        model.name,
-        new FormatEncoder(
-          {
-            workerUrl: new URL("./tokenizer-worker.js", import.meta.url),
-            modelPath: folder.path,
-            vocabularySize: folder.vocabularySize,
-            threads: Math.max(1, Math.floor(config.tokenizerThreads / talking.length)),
-            maxWaiting: config.tokenizerQueue,
-            jobTimeoutMs: config.tokenizerJobMs,
-            log,
-          },
-          { workerUrl: new URL("./grammar-worker.js", import.meta.url), jobTimeoutMs: config.grammarJobMs },
-        ),
-      ]),
-    );
-    const encoders = [...pools.values()];
-    await Promise.all(encoders.map((encoder) => encoder.ready()));
-    onStop(async () => void (await Promise.all(encoders.map((encoder) => encoder.close()))));
-
+    // What is wrong with a folder is told before anything is connected.
+    const folders = config.model?.map(({ name, folder }) => ({
+      source: folder,
+      model: servedModel(loadModelFolder(folder), { name, filesDigest: null }),
+    }));
     const subjects = subjectsOf(config.service);
     const bus = await connectBus({
       servers: config.natsUrl.split(","),
@@ -174,12 +158,25 @@ await runProcess({
       maxWaiting: config.maxQueued,
       maxWaitMs: config.queueMs,
     });
-    const models = new Map(
-      served.map(({ model }): [string, HostedModel] => [
-        model.name,
-        { model, encoder: pools.get(model.name) ?? null, room: new Room(directory, model.name) },
-      ]),
-    );
+    const hosting = { config, directory, log };
+    const threadsEach = threadsFor(config.tokenizerThreads, (folders ?? []).filter(({ model }) => model.table !== null).length);
+    const fixed =
+      folders === undefined ? null : await Promise.all(folders.map(({ source, model }) => hostModel(model, source, threadsEach, hosting)));
+    onStop(async () => void (await Promise.all((fixed ?? []).map((one) => one.close()))));
+    const learned =
+      fixed !== null
+        ? null
+        : new LearnedModels({
+            ...{ bus, clock: systemClock, subjects, directory, log },
+            keepMs: config.keepModelMs,
+            host: (model, files, count) => hostModel(model, files, threadsFor(config.tokenizerThreads, count), hosting),
+            onServed: (name) => metrics.begin(name),
+            onForgotten: (name) => void metrics.forget(name),
+            onFault: (fault) => metrics.modelFaults.inc({ fault }),
+          });
+    onStop(() => learned?.close());
+    const configured: HostedModels = new Map((fixed ?? []).map((one) => [one.model.name, one]));
+    const builds = (): readonly HostedModel[] => learned?.builds ?? fixed ?? [];
     const bodyBudget = new ByteBudget(config.bodyBudgetMib * mebibyte);
     const metrics = new GatewayMetrics(registry, {
       running: () => admission.running,
@@ -187,15 +184,14 @@ await runProcess({
       cancelling: () => client.cancellationsPending,
       bodyBytes: () => bodyBudget.usedBytes,
       keysUnread: () => keyFile?.isUnread ?? false,
-      pools: () =>
-        Array.from(models, ([modelName, { room }]) => ({
-          modelName,
-          waiting: admission.waitingFor(room),
-          workers: readyDecodeWorkers(directory, modelName),
-        })),
+      pools: () => poolsOf(builds(), directory, ({ room }) => admission.waitingFor(room)),
+      modelsMissing: () => learned?.missing.size ?? 0,
     });
     const gateway: Gateway = {
-      models,
+      get models() {
+        return learned?.models ?? configured;
+      },
+      learned,
       client,
       directory,
       callers,
@@ -216,7 +212,7 @@ await runProcess({
       log,
     };
 
-    const someModelNotReady = () => [...gateway.models.keys()].some((name) => whyModelNotReady(directory, name) !== null);
+    const someModelNotReady = () => Array.from(configured.values()).some(({ model }) => whyModelNotReady(directory, model) !== null);
     const accountsUntil = performance.now() + firstAccountsMs;
     while (someModelNotReady() && performance.now() < accountsUntil) await sleep(10);
 
@@ -269,4 +265,9 @@ await runProcess({
 
 function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** Of all tokenizer threads, for each of so many models. */
+function threadsFor(threads: number, models: number): number {
+  return Math.max(1, Math.floor(threads / Math.max(1, models)));
 }

@@ -1,5 +1,6 @@
 // Which models a gateway serves, as its configuration names them: FOLDER or NAME=FOLDER, several of them one a line.
 import { basename, resolve } from "node:path";
+import { nameFault } from "./model-catalogue.ts";
 
 export interface NamedFolder {
   /** What clients call it; the folder's own name unless given. */
@@ -9,8 +10,6 @@ export interface NamedFolder {
 
 /** Each has a tokenizer of its own in memory, and threads. */
 export const maxModels = 64;
-/** As long as a request's `model` may be. */
-const maxNameCharacters = 256;
 
 /** Throws an Error that says which entry is at fault. */
 export function parseModelList(text: string): NamedFolder[] {
@@ -27,11 +26,7 @@ function parseModel(entry: string): NamedFolder {
   const named = /^(?![./])([^=]*)=(.*)$/s.exec(entry);
   const [name, folder] = named === null ? [basename(resolve(entry)), entry] : [named[1] as string, named[2] as string];
   if (folder === "") throw new Error(`${JSON.stringify(entry)} names no folder: FOLDER or NAME=FOLDER expected`);
-  // biome-ignore lint/suspicious/noControlCharactersInRegex: they have no place in a header, a label or a terminal.
-  if (name === "" || name.length > maxNameCharacters || /[\u0000-\u001f\u007f"\\]/.test(name)) {
-    throw new Error(
-      `${JSON.stringify(name)} is no name for a model: 1 to ${maxNameCharacters} characters without quotes and control characters`,
-    );
-  }
+  const fault = nameFault(name);
+  if (fault !== null) throw new Error(`${JSON.stringify(name)} is ${fault}`);
   return { name, folder };
 }

@@ -16,6 +16,8 @@ export interface ChatPrompt {
   tools?: PromptTool[];
   /** Where the answer goes on: what the assistant is taken to have thought and said. */
   prefix?: { reasoning: string; content: string };
+  /** False: the prompt ends with the last message, and no turn of the assistant's begins. */
+  opensAnswer?: false;
   /** Variables of the template. */
   variables?: Record<string, string | number | boolean>;
 }
@@ -95,7 +97,7 @@ export class PromptEncoder {
         ...(tools.length > 0 && { tools: tools.map((tool) => ({ type: "function", function: tool })) }),
         bos_token: this.files.config.bos_token ?? "",
         eos_token: this.files.config.eos_token ?? "",
-        add_generation_prompt: true,
+        add_generation_prompt: prompt.opensAnswer ?? true,
         thinking: prompt.thinking,
         enable_thinking: prompt.thinking,
       });
@@ -108,7 +110,7 @@ export class PromptEncoder {
         },
       );
     }
-    let complete = this.completeThinkBlock(rendered, prompt.thinking, mark);
+    let complete = prompt.opensAnswer === false ? rendered : this.completeThinkBlock(rendered, prompt.thinking, mark);
     if (prompt.prefix !== undefined) complete = this.goOnFrom(complete, prompt.prefix, mark);
     return { tokens: Uint32Array.from(this.encodeParts(complete, mark)), insideThink: this.endsInsideThink(complete, mark) };
   }

@@ -44,6 +44,7 @@ export function chatPrompt(request: Conversation, model: ServedModel): TextSourc
     thinking: thinkingWanted(request),
     ...(tools?.length && { tools }),
     ...(prefix && { prefix }),
+    ...(request.add_generation_prompt === false && !prefix && { opensAnswer: false }),
     ...(Object.keys(variables).length > 0 && { variables }),
   };
   return { job: { kind: "chat", prompt }, bytes: textBytes([messages, tools, prefix]) };
@@ -96,11 +97,6 @@ function splitPrefix(request: Conversation): { given: ChatMessage[]; prefix?: Ch
   const { messages, continue_final_message: goOn } = request;
   const last = messages.at(-1) as ChatMessage;
   const marked = last.role === "assistant" && last.prefix === true;
-  if (request.add_generation_prompt === false && !goOn) {
-    throw new PelagicError("invalid_request", "add_generation_prompt: false only with continue_final_message", {
-      param: "add_generation_prompt",
-    });
-  }
   if (goOn && request.add_generation_prompt === true) {
     throw new PelagicError("invalid_request", "continue_final_message: not with add_generation_prompt", {
       param: "continue_final_message",

@@ -7,6 +7,7 @@ import type { WorkerDirectory } from "./worker-directory.ts";
 
 export interface RoutedRequest {
   modelName: string;
+  filesDigest?: string | null;
   promptLength: number;
   maxTokens: number;
   cacheSalt: string;
@@ -67,7 +68,7 @@ export class RequestRouting implements Routing {
   }
 
   private route(tokens: Uint32Array, excluded: ReadonlySet<string>, identity: string | null): Route | null {
-    const { modelName, promptLength, maxTokens, cacheSalt, localPrefillTokens } = this.request;
+    const { modelName, filesDigest, promptLength, maxTokens, cacheSalt, localPrefillTokens } = this.request;
     // Where tokens were given to the client, the scores were too.
     const isScored = this.request.isScored === true && tokens.length === promptLength;
     const snapshot = this.directory.snapshot();
@@ -82,6 +83,7 @@ export class RequestRouting implements Routing {
     }
     return route(snapshot, {
       modelName,
+      filesDigest,
       promptTokens: tokens.length,
       maxTokens: maxTokens - (tokens.length - promptLength),
       identity,

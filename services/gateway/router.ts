@@ -7,10 +7,13 @@
 //   loadSeconds      each request that runs or waits there makes every step of ours longer
 //   memorySeconds    blocks that are neither free nor evictable must be waited for
 import { kvBlockTokens, reusableRows } from "../lib/contracts/block-key.ts";
+import { isOf } from "./model-workers.ts";
 import type { RoutingSnapshot, WorkerView } from "./state-view.ts";
 
 export interface RouteRequest {
   modelName: string;
+  /** Set where the model was learned from workers: the prompt is in the tokens of these files, and only decode workers of them take it. */
+  filesDigest?: string | null;
   promptTokens: number;
   maxTokens: number;
   /** Set where tokens were generated before: only workers of this cacheIdentityOf continue them with the same bits. */
@@ -72,6 +75,7 @@ export function route(snapshot: RoutingSnapshot, request: RouteRequest): Route |
   let best: Route | null = null;
   for (const decode of ready) {
     if (decode.role !== "decode" || request.excluded.has(decode.instanceId)) continue;
+    if (!isOf(decode, { name: request.modelName, filesDigest: request.filesDigest ?? null })) continue;
     if (request.identity !== null && cacheIdentityOf(decode) !== request.identity) continue;
     if (request.promptTokens + request.maxTokens > decode.maxPositions) continue;
     const candidate = routeTo(decode, ready, request);

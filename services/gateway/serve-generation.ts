@@ -5,7 +5,7 @@ import { PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
 import type { Standing } from "../lib/contracts/messages.ts";
 import type { Standing as QueueStanding } from "../lib/fair-queue/request-queue.ts";
 import type { Place } from "./admission/admission.ts";
-import { type Visit, visitOf } from "./admission/callers.ts";
+import { mayUse, type Visit, visitOf } from "./admission/callers.ts";
 import { estimate, refuseLate } from "./admission/foresight.ts";
 import { standingOf, type Terms, termsOf } from "./admission/terms.ts";
 import { Answer, type Choice } from "./answer.ts";
@@ -53,6 +53,11 @@ export interface Serving {
   outcome: string;
 }
 
+interface Read {
+  body: Record<string, unknown>;
+  terms: Terms;
+}
+
 /** What its body and headers ask for. */
 interface Asked {
   hosted: HostedModel;
@@ -70,12 +75,7 @@ export async function serveGeneration(
 ): Promise<void> {
   const serving = begin(gateway, endpoint, request, response);
   try {
-    const asked = await read(serving);
-    const maxPositions = await enter(serving, asked);
-    const prompts = await tokenize(serving, asked, maxPositions);
-    const answer = prepare(serving, asked, prompts, maxPositions);
-    serving.outcome = asked.parsed.common.stream ? await answer.stream() : await answer.whole();
-    countTokens(serving, answer);
+    await answerTo(serving, await read(serving));
   } catch (error) {
     refuse(serving, error);
   } finally {
@@ -104,15 +104,59 @@ function begin(gateway: Gateway, endpoint: Endpoint, request: IncomingMessage, r
   };
 }
 
-async function read(serving: Serving): Promise<Asked> {
-  const { gateway, endpoint, request, visit, times } = serving;
+async function read(serving: Serving): Promise<Read> {
+  const { gateway, request, visit, times } = serving;
   const { body, release } = await readJsonBody(request, bodyLimits(gateway, request, visit.caller));
   serving.releaseBody = release;
   times.ended("read body");
   const terms = termsOf(request.headers, visit.caller, body.priority, gateway.limits.deadlineMs);
   serving.terms = terms;
-  const hosted = chooseModel(gateway.models, body.model, visit.caller);
-  serving.hosted = hosted;
+  return { body, terms };
+}
+
+/** While a model changes under its name, a request that was meant for workers which are gone or full goes to those of the other build. */
+async function answerTo(serving: Serving, read: Read): Promise<void> {
+  const tried = new Set<HostedModel>();
+  for (let hosted = await firstChoice(serving, read.body.model); ; ) {
+    tried.add(hosted);
+    serving.hosted = hosted;
+    try {
+      const asked = ask(serving, hosted, read);
+      const maxPositions = await enter(serving, asked);
+      const prompts = await tokenize(serving, asked, maxPositions);
+      const answer = prepare(serving, asked, prompts, maxPositions);
+      serving.outcome = asked.parsed.common.stream ? await answer.stream() : await answer.whole();
+      countTokens(serving, answer);
+      return;
+    } catch (error) {
+      const other = await otherChoice(serving, tried, error);
+      if (other === undefined) throw error;
+      serving.place?.leave();
+      serving.place = null;
+      serving.answer = null;
+      serving.visit.settle(0);
+      hosted = other;
+    }
+  }
+}
+
+async function firstChoice({ gateway, visit, gone }: Serving, name: unknown): Promise<HostedModel> {
+  if (typeof name === "string" && mayUse(visit.caller, name)) await gateway.learned?.another(name, new Set(), gone);
+  return chooseModel(gateway.models, name, visit.caller, gateway.learned?.missing);
+}
+
+/** undefined: what failed here would fail there too, somebody has begun it, or there is no other. */
+async function otherChoice(
+  { gateway, hosted, answer, gone }: Serving,
+  tried: ReadonlySet<HostedModel>,
+  error: unknown,
+): Promise<HostedModel | undefined> {
+  if (!(error instanceof PelagicError) || !["no_workers", "overloaded"].includes(error.code)) return undefined;
+  if (hosted === null || answer?.begun.some(({ wasAccepted }) => wasAccepted)) return undefined;
+  return await gateway.learned?.another(hosted.model.name, tried, gone);
+}
+
+function ask({ gateway, endpoint, visit, times }: Serving, hosted: HostedModel, { body, terms }: Read): Asked {
   const parsed = parseGeneration(gateway, hosted.model, endpoint, body);
   const cacheSalt = tenantSalt(parsed.common, visit.caller.isolation);
   const standing = standingOf(terms, visit.caller, cacheSalt, times.arrivedMs);
@@ -254,6 +298,7 @@ function routingOf(
 ): RequestRouting {
   return new RequestRouting(gateway.directory, {
     modelName: model.name,
+    filesDigest: model.filesDigest,
     promptLength: prompt.tokens.length,
     maxTokens: plan.maxTokens,
     cacheSalt,
@@ -311,9 +356,9 @@ function assemblerOf(model: ServedModel, parsed: ParsedRequest, plan: Generation
 }
 
 /** Refuses early where nobody could answer. An outage of the bus is waited for later. */
-function readyMaxPositions(gateway: Gateway, { name }: ServedModel): number {
-  const maxPositions = servedContext(gateway.directory, name);
-  if (maxPositions === null) throw new PelagicError("no_workers", `no decode worker of ${name} is ready; try again later`);
+function readyMaxPositions(gateway: Gateway, model: ServedModel): number {
+  const maxPositions = servedContext(gateway.directory, model);
+  if (maxPositions === null) throw new PelagicError("no_workers", `no decode worker of ${model.name} is ready; try again later`);
   return maxPositions;
 }
 

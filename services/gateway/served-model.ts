@@ -3,10 +3,9 @@ import type { Model } from "../lib/contracts/http.ts";
 import type { ModelFolder, SamplingDefaults } from "../lib/model/folder.ts";
 import { type ToolSyntax, toolSyntaxOf } from "../lib/grammar/tool-syntax.ts";
 import { TokenTable } from "../lib/model/token-table.ts";
+import type { ModelBuild } from "./model-workers.ts";
 
-export interface ServedModel {
-  /** What clients call it. */
-  name: string;
+export interface ServedModel extends ModelBuild {
   vocabularySize: number;
   eosTokenIds: number[];
   samplingDefaults: SamplingDefaults;
@@ -17,10 +16,11 @@ export interface ServedModel {
   created: number;
 }
 
-export function servedModel(folder: ModelFolder, name: string): ServedModel {
+export function servedModel(folder: ModelFolder, { name, filesDigest }: ModelBuild): ServedModel {
   const added = folder.tokenizer?.json.added_tokens.map(({ content }) => content) ?? [];
   return {
     name,
+    filesDigest,
     vocabularySize: folder.vocabularySize,
     eosTokenIds: folder.eosTokenIds,
     samplingDefaults: folder.samplingDefaults,

@@ -16,6 +16,8 @@ export interface WorkerView {
   reason: string | undefined;
   modelName: string;
   modelDigest: string;
+  /** Of the model's small files; undefined: a worker that does not offer them. */
+  filesDigest: string | undefined;
   numericsId: string;
   kvDtype: string;
   maxPositions: number;
@@ -96,6 +98,7 @@ export class StateView {
         reason: state.reason,
         modelName: state.modelName,
         modelDigest: state.modelDigest,
+        filesDigest: state.filesDigest,
         numericsId: state.numericsId,
         kvDtype: state.kvDtype,
         maxPositions: state.maxPositions,

@@ -25,7 +25,7 @@ export function tokenize(gateway: Gateway, request: Request, response: Response)
     const source: TextSource = messages
       ? chatPrompt({ ...body, messages }, model)
       : { job: { kind: "text", text, special: add_special_tokens ?? true }, bytes: Buffer.byteLength(text) };
-    const maxPositions = servedContext(gateway.directory, model.name);
+    const maxPositions = servedContext(gateway.directory, model);
     if (maxPositions !== null) checkPromptBytes(source, model, maxPositions, messages ? "messages" : "prompt");
     const { tokens } = await encoder.encode(source.job, { signal, timeoutMs: gateway.limits.deadlineMs });
     return {
@@ -47,7 +47,7 @@ export function detokenize(gateway: Gateway, request: Request, response: Respons
 export function countTokens(gateway: Gateway, request: Request, response: Response): Promise<void> {
   return answer(gateway, CountTokensRequest, request, response, async (body, { model, encoder, signal }) => {
     const source = chatPrompt(conversationOf(body), model);
-    const maxPositions = servedContext(gateway.directory, model.name);
+    const maxPositions = servedContext(gateway.directory, model);
     if (maxPositions !== null) checkPromptBytes(source, model, maxPositions, longestField(source, systemOf(body)));
     const { tokens } = await encoder.encode(source.job, { signal, timeoutMs: gateway.limits.deadlineMs });
     return { input_tokens: tokens.length } satisfies CountedTokens;
@@ -67,7 +67,7 @@ async function answer<S extends z.ZodType<{ model?: string | null }>>(
   const read = await readJsonBody(request, bodyLimits(gateway, request, caller));
   let place: Place | null = null;
   try {
-    const { encoder, model } = chooseModel(gateway.models, read.body.model, caller);
+    const { encoder, model } = chooseModel(gateway.models, read.body.model, caller, gateway.learned?.missing);
     const body = parseBody(schema, read.body);
     if (encoder === null || model.table === null)
       throw new PelagicError("invalid_request", `the model ${model.name} has no tokenizer.json`);

@@ -7,12 +7,12 @@ let pool: TokenizerPool | undefined;
 afterEach(() => pool?.close());
 
 function start(
-  options: { threads?: number; maxWaiting?: number; jobTimeoutMs?: number; modelPath?: string; maxWaitMs?: number } = {},
+  options: { threads?: number; maxWaiting?: number; jobTimeoutMs?: number; model?: string; maxWaitMs?: number } = {},
 ): TokenizerPool {
   pool = new TokenizerPool({
     // Threads run the build.
     workerUrl: new URL("../../dist/services/gateway/tokenizer-worker.js", import.meta.url),
-    modelPath: embeddedModel(),
+    model: embeddedModel(),
     vocabularySize: 320,
     threads: 1,
     maxWaiting: 10,
@@ -82,7 +82,7 @@ describe("tokenizer pool", () => {
   });
 
   it("drops a job that waits too long or that nobody wants any more", async () => {
-    const threads = start({ modelPath: "services", maxWaitMs: 200 });
+    const threads = start({ model: "services", maxWaitMs: 200 });
     threads.ready().catch(() => undefined);
     const gone = new AbortController();
     const unwanted = threads.encode({ kind: "text", text: "a" }, { signal: gone.signal });
@@ -92,6 +92,6 @@ describe("tokenizer pool", () => {
   });
 
   it("says so when the tokenizer cannot be loaded", async () => {
-    await expect(start({ modelPath: "services" }).ready()).rejects.toThrow(/no tokenizer.json/);
+    await expect(start({ model: "services" }).ready()).rejects.toThrow(/no tokenizer.json/);
   });
 });

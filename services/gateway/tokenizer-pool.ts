@@ -2,6 +2,7 @@
 import { Worker } from "node:worker_threads";
 import { type ErrorCode, PelagicError } from "../lib/contracts/errors.ts";
 import type { Log } from "../lib/contracts/bus.ts";
+import type { ModelSource } from "../lib/model/folder.ts";
 import type { TextFormat } from "../lib/grammar/text-format.ts";
 import type { ChatPrompt, EncodedPrompt } from "./prompt-encoder.ts";
 
@@ -16,7 +17,7 @@ export type PromptJob = { bannedWords?: readonly string[] } & (
 export type TokenizerJob = PromptJob | { kind: "grammar"; format: TextFormat; behindThought: boolean };
 export type TokenizerAnswer = { prompt: EncodedPrompt } | { error: { code: ErrorCode; message: string; param?: string } };
 export interface TokenizerWorkerData {
-  modelPath: string;
+  model: ModelSource;
   vocabularySize: number;
 }
 
@@ -35,7 +36,7 @@ export interface Encoder {
 export interface TokenizerPoolOptions {
   /** The compiled tokenizer-worker. */
   workerUrl: URL;
-  modelPath: string;
+  model: ModelSource;
   vocabularySize: number;
   threads: number;
   /** Jobs that may wait; one more is refused as overloaded. */
@@ -201,7 +202,7 @@ export class TokenizerPool {
   }
 
   private startThread(): Promise<void> {
-    const workerData: TokenizerWorkerData = { modelPath: this.options.modelPath, vocabularySize: this.options.vocabularySize };
+    const workerData: TokenizerWorkerData = { model: this.options.model, vocabularySize: this.options.vocabularySize };
     const thread: Thread = {
       worker: new Worker(this.options.workerUrl, { workerData }),
       ready: false,

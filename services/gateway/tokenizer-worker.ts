@@ -7,9 +7,9 @@ import type { TokenizerAnswer, TokenizerJob, TokenizerWorkerData } from "./token
 
 const port = parentPort;
 if (port === null) throw new Error("tokenizer-worker.js runs as a worker thread only");
-const { modelPath, vocabularySize } = workerData as TokenizerWorkerData;
-const files = loadTokenizerFiles(modelPath, vocabularySize);
-if (files === null) throw new Error(`${modelPath} has no tokenizer.json`);
+const { model, vocabularySize } = workerData as TokenizerWorkerData;
+const files = loadTokenizerFiles(model, vocabularySize);
+if (files === null) throw new Error("the model has no tokenizer.json");
 const encoder = new PromptEncoder(files);
 
 function encode(job: TokenizerJob): EncodedPrompt {

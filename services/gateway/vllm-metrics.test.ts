@@ -17,6 +17,7 @@ async function shown(pool: Pool, work: (metrics: GatewayMetrics) => void = () =>
     cancelling: () => 0,
     bodyBytes: () => 0,
     keysUnread: () => false,
+    modelsMissing: () => 0,
     pools: () => [pool, { modelName: "other", waiting: 1, workers: [worker(5, 5, 10, 10)] }],
   });
   work(metrics);

@@ -22,6 +22,7 @@ export function poolGauges(registers: Registry[], pools: () => readonly Pool[]):
       labelNames: ["model_name"],
       registers,
       collect() {
+        this.reset();
         for (const pool of pools()) this.set({ model_name: pool.modelName }, read(pool));
       },
     });

@@ -1,30 +1,8 @@
-// A service account with the rights that operators/kube/README.md names, and no others.
+// A service account with the rights of operators/kube/rights.ts, which the chart gives the operator, and no others.
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { clusterRules, leaseRules, modelServiceRules } from "../../operators/kube/rights.ts";
 import type { TestApiServer } from "./api-server.ts";
-
-const read = ["get", "list", "watch"];
-const write = ["patch", "create", "delete"];
-const rules = [
-  { apiGroups: ["pelagic.dev"], resources: ["modelservices"], verbs: [...read, "patch"] },
-  { apiGroups: ["pelagic.dev"], resources: ["modelservices/status"], verbs: ["patch"] },
-  { apiGroups: ["apps"], resources: ["deployments"], verbs: [...read, ...write] },
-  { apiGroups: ["leaderworkerset.x-k8s.io"], resources: ["leaderworkersets"], verbs: [...read, ...write] },
-  { apiGroups: ["policy"], resources: ["poddisruptionbudgets"], verbs: [...read, ...write] },
-  { apiGroups: [""], resources: ["pods"], verbs: read },
-  { apiGroups: [""], resources: ["persistentvolumeclaims"], verbs: ["get"] },
-  {
-    apiGroups: ["apiextensions.k8s.io"],
-    resources: ["customresourcedefinitions"],
-    resourceNames: ["leaderworkersets.leaderworkerset.x-k8s.io"],
-    verbs: read,
-  },
-  { apiGroups: ["events.k8s.io"], resources: ["events"], verbs: ["create", "patch"] },
-];
-const leaseRules = [
-  { apiGroups: ["coordination.k8s.io"], resources: ["leases"], verbs: ["create"] },
-  { apiGroups: ["coordination.k8s.io"], resources: ["leases"], resourceNames: ["pelagic-operator"], verbs: ["get", "update"] },
-];
 
 /** The kubeconfig of such an account. */
 export async function operatorAccount(server: TestApiServer): Promise<string> {
@@ -34,7 +12,7 @@ export async function operatorAccount(server: TestApiServer): Promise<string> {
   const apiGroup = "rbac.authorization.k8s.io";
   const made: [string, object][] = [
     ["/api/v1/namespaces/default/serviceaccounts", {}],
-    [`${rbac}/clusterroles`, { rules }],
+    [`${rbac}/clusterroles`, { rules: [...modelServiceRules, ...clusterRules] }],
     [`${rbac}/clusterrolebindings`, { subjects, roleRef: { apiGroup, kind: "ClusterRole", name } }],
     [`${rbac}/namespaces/default/roles`, { rules: leaseRules }],
     [`${rbac}/namespaces/default/rolebindings`, { subjects, roleRef: { apiGroup, kind: "Role", name } }],

@@ -7,7 +7,7 @@ export const deploymentsPath = "/apis/apps/v1/namespaces/default/deployments";
 export const budgetsPath = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
 
 export async function installCrd(server: TestApiServer): Promise<void> {
-  await server.call("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", { body: modelServiceCrd() });
+  await server.call("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", { body: modelServiceCrd("1.2.3") });
   await server.until("ModelServices", async () => ((await server.call("GET", servicesPath)).status === 200 ? true : undefined));
 }
 

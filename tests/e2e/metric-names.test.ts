@@ -62,7 +62,14 @@ async function familiesAt(base: string): Promise<Map<string, Family>> {
 const faults = ["pelagic_kv_resent_frames_total", "pelagic_bus_dropped_messages_total"];
 /** Of faults, and of moments too short to look at: that they are shown is all that is asked. */
 const mayBeZero: Record<Role, Set<string>> = {
-  gateway: new Set([...faults, "pelagic_gateway_cancellations_pending", "pelagic_gateway_body_bytes", "pelagic_gateway_keys_unread"]),
+  gateway: new Set([
+    ...faults,
+    "pelagic_gateway_cancellations_pending",
+    "pelagic_gateway_body_bytes",
+    "pelagic_gateway_keys_unread",
+    "pelagic_gateway_models_missing",
+    "pelagic_gateway_model_faults_total",
+  ]),
   decode: new Set([...faults, "pelagic_kv_receive_credit_bytes"]),
   // It samples nothing, and has room for all that is asked of it here.
   prefill: new Set([

@@ -12,7 +12,7 @@ import { ByteBudget } from "../../services/gateway/json-body.ts";
 import { loadModelFolder, type TokenizerFiles } from "../../services/lib/model/folder.ts";
 import { PromptEncoder } from "../../services/gateway/prompt-encoder.ts";
 import type { Gateway, HostedModel } from "../../services/gateway/gateway.ts";
-import { readyDecodeWorkers } from "../../services/gateway/readiness.ts";
+import { poolsOf } from "../../services/gateway/readiness.ts";
 import { RecentRequests } from "../../services/gateway/recent-requests.ts";
 import { servedModel } from "../../services/gateway/served-model.ts";
 import type { Encoder } from "../../services/gateway/tokenizer-pool.ts";
@@ -70,11 +70,15 @@ export async function startGatewayUnderTest(
     maxWaitMs: options.maxWaitMs ?? 5_000,
   });
   const models = new Map(
-    names.map((name): [string, HostedModel] => [name, { model: servedModel(served, name), encoder, room: new Room(directory, name) }]),
+    names.map((name): [string, HostedModel] => {
+      const model = servedModel(served, { name, filesDigest: null });
+      return [name, { model, encoder, room: new Room(directory, model) }];
+    }),
   );
   const bodyBudget = new ByteBudget(64 * 1024 * 1024);
   const gateway: Gateway = {
     models,
+    learned: null,
     client,
     directory,
     callers: new Callers({ thisMachineOnly: true }),
@@ -86,12 +90,8 @@ export async function startGatewayUnderTest(
       cancelling: () => client.cancellationsPending,
       bodyBytes: () => bodyBudget.usedBytes,
       keysUnread: () => false,
-      pools: () =>
-        Array.from(models, ([modelName, { room }]) => ({
-          modelName,
-          waiting: admission.waitingFor(room),
-          workers: readyDecodeWorkers(directory, modelName),
-        })),
+      pools: () => poolsOf([...models.values()], directory, ({ room }) => admission.waitingFor(room)),
+      modelsMissing: () => 0,
     }),
     recent: new RecentRequests(),
     tracer: undefined,

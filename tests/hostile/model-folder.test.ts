@@ -40,7 +40,7 @@ function write(other: Partial<Record<(typeof files)[number], string>> = {}): voi
 /** As a gateway and the grammars of a decode worker take the folder. */
 function serve(): { text: number[]; chat: number[] } {
   const folder = loadModelFolder(dir);
-  const model = servedModel(folder, "m");
+  const model = servedModel(folder, { name: "m", filesDigest: null });
   if (folder.tokenizer === null || model.table === null) throw new Error("tokenizer.json is there, and was not found");
   const encoder = new PromptEncoder(folder.tokenizer);
   expect(grammarVocabulary(dir, folder.vocabularySize).tokens).toHaveLength(folder.vocabularySize);

@@ -8,10 +8,10 @@ import { trackedFiles } from "./tracked-files.ts";
 const mayImport: Record<string, string[]> = {
   "lib/contracts": [],
   "lib/runtime": ["lib/contracts"],
-  "lib/model": [],
+  "lib/model": ["lib/contracts"],
   "lib/grammar": ["lib/contracts", "lib/model"],
   "lib/fair-queue": ["lib/contracts"],
-  "lib/engine": ["lib/contracts", "lib/grammar", "lib/fair-queue"],
+  "lib/engine": ["lib/contracts", "lib/model", "lib/grammar", "lib/fair-queue"],
   // It drives the product's own gateway and workers.
   "lib/simulator": ["lib/contracts", "lib/engine", "gateway"],
   gateway: ["lib/contracts", "lib/runtime", "lib/model", "lib/grammar", "lib/fair-queue"],

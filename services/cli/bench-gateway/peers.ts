@@ -1,9 +1,10 @@
 // The gateways that ours is measured beside, and the stub that they stand before: processes on loopback, gone with the bench.
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { connect, createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseAnnouncement } from "../../lib/runtime/process.ts";
+import { debianPackage, fillCached } from "../cached-package.ts";
 import { CliError } from "../cli-error.ts";
 import { findOnPath, lastLines, runCommand } from "../run-command.ts";
 import { SupervisedProcess } from "../stack/supervised-process.ts";
@@ -118,24 +119,10 @@ http {
 `;
 }
 
-/** The one that is installed, or the distribution's package unpacked under .cache: that needs no root and leaves the machine as it is. */
+/** The one that is installed, or the distribution's package unpacked. */
 async function nginxBinary(progress: (text: string) => void): Promise<string> {
   const installed = findOnPath("nginx") ?? ["/usr/sbin/nginx", "/usr/local/sbin/nginx"].find((path) => existsSync(path));
-  if (installed !== undefined) return installed;
-  const dir = inTree(".cache", "nginx");
-  const binary = join(dir, "usr", "sbin", "nginx");
-  if (existsSync(binary)) return binary;
-  for (const tool of ["apt-get", "dpkg-deb"]) {
-    if (findOnPath(tool) === undefined) throw new CliError(`neither nginx nor ${tool} is installed`);
-  }
-  progress("getting nginx");
-  await fill(dir, async (work) => {
-    const got = await runCommand("apt-get", ["download", "nginx"], { cwd: work, timeoutMs: 120_000 });
-    if (got.exitCode !== 0) throw new CliError(`apt-get download nginx: ${lastLines(got, 1)}`);
-    const unpacked = await runCommand("sh", ["-c", "dpkg-deb -x nginx_*.deb . && rm nginx_*.deb"], { cwd: work, timeoutMs: 60_000 });
-    if (unpacked.exitCode !== 0) throw new CliError(`dpkg-deb: ${lastLines(unpacked, 1)}`);
-  });
-  return binary;
+  return installed ?? join(await debianPackage("nginx", progress), "usr", "sbin", "nginx");
 }
 
 async function portkeyScript(progress: (text: string) => void): Promise<string> {
@@ -143,7 +130,7 @@ async function portkeyScript(progress: (text: string) => void): Promise<string> 
   const script = join(dir, "node_modules", portkey.name, "build", "start-server.js");
   if (existsSync(script)) return script;
   progress(`getting ${portkey.name} ${portkey.version}`);
-  await fill(dir, async (work) => {
+  await fillCached(dir, async (work) => {
     const wanted = { private: true, dependencies: { [portkey.name]: portkey.version }, overrides: portkey.overrides };
     writeFileSync(join(work, "package.json"), JSON.stringify(wanted));
     const args = ["install", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
@@ -155,18 +142,6 @@ async function portkeyScript(progress: (text: string) => void): Promise<string> 
     }
   });
   return script;
-}
-
-/** All of it or nothing: another run may be filling it, too. */
-async function fill(dir: string, write: (work: string) => Promise<void>): Promise<void> {
-  mkdirSync(inTree(".cache"), { recursive: true });
-  const work = mkdtempSync(inTree(".cache", ".getting-"));
-  try {
-    await write(work);
-    if (!existsSync(dir)) renameSync(work, dir);
-  } finally {
-    rmSync(work, { recursive: true, force: true });
-  }
 }
 
 async function until(child: SupervisedProcess, reached: () => Promise<boolean>): Promise<void> {

@@ -44,7 +44,7 @@ const room = (free: { places: number }): Room =>
         return view.snapshot(0);
       },
     },
-    "test-model",
+    { name: "test-model", filesDigest: null },
   );
 
 describe("admission", () => {
@@ -249,7 +249,7 @@ test("the workers' places are those in the queues of ready decode workers of the
   const places = (...workers: WorkerState[]) => {
     const view = new StateView();
     for (const worker of workers) view.apply(worker, 0);
-    return placesLeft(view.snapshot(0), "test-model");
+    return placesLeft(view.snapshot(0), { name: "test-model", filesDigest: null });
   };
   const requests = { running: 3, waiting: 4, maxWaiting: 10 };
   const one = workerState("decode-0", "decode", { requests });

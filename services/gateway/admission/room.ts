@@ -1,24 +1,25 @@
 // How many more requests a model's decode workers take, and of whom, as far as this gateway knows: by what they said last, what was sent since, and
 // what was let in and is not yet sent.
 import { mayWait } from "../../lib/fair-queue/fair-order.ts";
+import { isReadyDecodeOf, type ModelBuild } from "../model-workers.ts";
 import type { RoutingSnapshot, WorkerView } from "../state-view.ts";
 import type { WorkerDirectory } from "../worker-directory.ts";
 
 export class Room {
   private readonly directory: Pick<WorkerDirectory, "snapshot">;
-  private readonly modelName: string;
+  private readonly build: ModelBuild;
   /** Let in, and not yet sent to a worker. */
   private pending = 0;
   /** Let in, and not over. */
   private readonly heldBy = new Map<string, number>();
 
-  constructor(directory: Pick<WorkerDirectory, "snapshot">, modelName: string) {
+  constructor(directory: Pick<WorkerDirectory, "snapshot">, build: ModelBuild) {
     this.directory = directory;
-    this.modelName = modelName;
+    this.build = build;
   }
 
   get places(): number {
-    return placesLeft(this.directory.snapshot(), this.modelName) - this.pending;
+    return placesLeft(this.directory.snapshot(), this.build) - this.pending;
   }
 
   /** Of so many places, the last of so many answers. A worker leaves places to tenants that have none (mayWait): whom it would refuse waits here. */
@@ -33,7 +34,7 @@ export class Room {
       mayWait(
         answers - 1,
         answers - 1,
-        places(this.directory.snapshot(), this.modelName, ({ requests }) => requests.maxWaiting),
+        places(this.directory.snapshot(), this.build, ({ requests }) => requests.maxWaiting),
       )
     );
   }
@@ -65,14 +66,12 @@ export class Room {
   }
 }
 
-export function placesLeft(snapshot: RoutingSnapshot, modelName: string): number {
-  return places(snapshot, modelName, ({ requests, unreported }) =>
-    Math.max(0, requests.maxWaiting - requests.waiting - unreported.requests),
-  );
+export function placesLeft(snapshot: RoutingSnapshot, build: ModelBuild): number {
+  return places(snapshot, build, ({ requests, unreported }) => Math.max(0, requests.maxWaiting - requests.waiting - unreported.requests));
 }
 
 /** In the queues of ready workers. Infinite where there is none: nobody waits for a worker that may never come, but is told. */
-function places({ workers }: RoutingSnapshot, modelName: string, of: (worker: WorkerView) => number): number {
-  const ready = workers.filter((worker) => worker.role === "decode" && worker.state === "ready" && worker.modelName === modelName);
+function places({ workers }: RoutingSnapshot, build: ModelBuild, of: (worker: WorkerView) => number): number {
+  const ready = workers.filter((worker) => isReadyDecodeOf(worker, build));
   return ready.length === 0 ? Number.POSITIVE_INFINITY : ready.reduce((sum, worker) => sum + of(worker), 0);
 }

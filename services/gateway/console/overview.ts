@@ -9,11 +9,11 @@ export function consoleOverview(gateway: Gateway, gatewayId: string, notReady: s
     gateway: {
       gatewayId,
       version: apiVersion,
-      models: Array.from(gateway.models, ([modelName, { encoder }]) => ({
+      models: Array.from(gateway.models, ([modelName, { encoder, model }]) => ({
         modelName,
         chats: encoder !== null,
-        contextTokens: servedContext(gateway.directory, modelName),
-        notReady: whyModelNotReady(gateway.directory, modelName),
+        contextTokens: servedContext(gateway.directory, model),
+        notReady: whyModelNotReady(gateway.directory, model),
       })),
       uptimeSeconds: Math.floor(process.uptime()),
       notReady,

@@ -221,7 +221,10 @@ const thinkingFields = {
 const turnFields = {
   chat_template_kwargs: templateKwargs,
   continue_final_message: z.boolean().nullish().describe("vLLM's: the last message, the assistant's, is where the answer goes on."),
-  add_generation_prompt: z.boolean().nullish().describe("False only with continue_final_message."),
+  add_generation_prompt: z
+    .boolean()
+    .nullish()
+    .describe("vLLM's. False: the prompt ends with the last message, and no answer is begun. Default: true."),
 };
 
 export const ChatCompletionRequest = z.object({
@@ -502,7 +505,11 @@ export const ErrorBody = z.object({
 export type ErrorBody = z.infer<typeof ErrorBody>;
 
 export const Health = z.object({ status: z.literal("ok") });
-export const Ready = z.object({ status: z.literal("ready") });
+export const Ready = z.object({
+  status: z.literal("ready"),
+  waits_for: z.string().optional().meta({ description: "What is still to come before any model can answer." }),
+});
+export type Ready = z.infer<typeof Ready>;
 export const Version = z.object({ name: z.literal("pelagic"), version: z.string() });
 
 /** Where a request body departs from its schema: the field, as a client writes it (`messages[0].content`), and what is wrong. */

@@ -292,6 +292,8 @@ export const WorkerState = z.object({
   reason: z.string().optional(),
   modelName: z.string(),
   modelDigest: hexDigest,
+  /** Of the model's small files, which it gives to gateways (model-files.ts). */
+  filesDigest: hexDigest.optional(),
   numericsId: hexDigest,
   kvDtype: z.enum(kvDtypes),
   maxPositions: count,

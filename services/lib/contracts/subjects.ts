@@ -15,6 +15,8 @@ export function subjects(service: string) {
     dispatch: (workerId: string) => `${root}.dispatch.${part(workerId, "worker id")}`,
     /** To one worker: Control, answered where it says so. */
     control: (workerId: string) => `${root}.control.${part(workerId, "worker id")}`,
+    /** Gateway to one worker: a FilesRequest for its model's small files, answered by a FilesReply. */
+    files: (workerId: string) => `${root}.files.${part(workerId, "worker id")}`,
     /** Decode to one worker, of either role: a RowsRequest, answered by a RowsReply. */
     rows: (workerId: string) => `${root}.rows.${part(workerId, "worker id")}`,
     /** Sender to receiver: a transfer lives, or has failed. */

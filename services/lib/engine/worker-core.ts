@@ -5,10 +5,13 @@ import { z } from "zod";
 import { kvBlockTokens, type CacheIdentity } from "../contracts/block-key.ts";
 import { type Bus, type Clock, type FreshId, type Log, randomId, systemClock } from "../contracts/bus.ts";
 import type { FrameKvDtype } from "../contracts/frame.ts";
+import { type OfferedFiles, offeredFiles } from "../contracts/model-files.ts";
 import { Control, type WorkerRole, type WorkerState } from "../contracts/messages.ts";
 import { subjects, type Subjects } from "../contracts/subjects.ts";
 import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
+import { readModelFiles } from "../model/folder.ts";
 import { Engine, type EngineConfig } from "./engine.ts";
+import { FileServer } from "./file-server.ts";
 import { modelDigest } from "./model-digest.ts";
 import { loadNativeRunner, measureNumericsId, type ModelRunner } from "./model-runner.ts";
 import type { Backend } from "./native.ts";
@@ -27,6 +30,8 @@ export interface WorkerOptions {
   engine: EngineConfig;
   metricsPort?: number;
   freshId?: FreshId;
+  /** What gateways may learn of the model; absent: nothing. */
+  files?: OfferedFiles;
   /** As `status` shows it; this process's unless given. */
   pid?: number;
 }
@@ -77,6 +82,7 @@ export class WorkerCore {
       report: () => this.report(),
     });
     this.engine.onChange = () => this.state.changed();
+    if (options.files !== undefined) new FileServer(bus, this.subjects.files(this.workerId), options.files);
     bus.subscribe(this.subjects.control(this.workerId), (message) => {
       const { body } = decodeMessage(Control, message.data);
       const respond = (answer: object, tail?: Uint32Array) => message.respond?.(encodeMessage(answer, tail));
@@ -102,7 +108,8 @@ export class WorkerCore {
       numericsId: await measureNumericsId(runner),
       kvDtype: options.kvDtype,
     };
-    const core = new WorkerCore(options, runner, identity, bus, clock, log);
+    const files = offeredFiles(readModelFiles(options.modelDir).files);
+    const core = new WorkerCore({ ...options, files }, runner, identity, bus, clock, log);
     const expected = await expectedNumericsId(options.modelDir, options.backend ?? "cpu", options.kvDtype);
     if (expected !== undefined && expected !== identity.numericsId) {
       core.reason = `numerics id ${identity.numericsId} where ${options.modelDir}/numerics.json expects ${expected}: this build or processor computes other bits`;
@@ -224,6 +231,7 @@ export class WorkerCore {
       ...(this.reason === undefined ? {} : { reason: this.reason }),
       modelName: this.modelName,
       modelDigest: this.identity.modelDigest,
+      ...(this.options.files === undefined ? {} : { filesDigest: this.options.files.digest }),
       numericsId: this.identity.numericsId,
       kvDtype: this.options.kvDtype,
       // Not more than the blocks hold.

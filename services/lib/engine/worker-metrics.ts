@@ -70,7 +70,7 @@ export function observeWorker(core: WorkerCore, registry: Registry): void {
 }
 
 export function observeRowServer(worker: RowServer, registry: Registry): void {
-  const { bytes, ended } = transferMetrics(registry);
+  const { bytes, ended } = transferMetrics(registry, "sent");
   const resent = new Counter({ name: "pelagic_kv_resent_frames_total", help: "Frames sent again on request", registers: [registry] });
   const seconds = (name: string, help: string) => new Histogram({ name, help, buckets: secondsBuckets, registers: [registry] });
   const queue = seconds("pelagic_prefill_queue_seconds", "Request for rows to KV blocks given");
@@ -88,7 +88,7 @@ export function observeRowServer(worker: RowServer, registry: Registry): void {
 }
 
 export function observeDecode(worker: DecodeWorker, core: WorkerCore, registry: Registry): void {
-  const { bytes, ended } = transferMetrics(registry);
+  const { bytes, ended } = transferMetrics(registry, "received");
   const labels = vllmLabels(core);
   const counter = (name: string, help: string) => {
     const made = new Counter({ name: `vllm:${name}`, help, labelNames: ["model_name"], registers: [registry] });
@@ -152,11 +152,14 @@ function vllmLabels(core: WorkerCore): { model_name: string } {
 }
 
 /** A decode worker receives, and sends to peers: both directions are labels of one metric, made by whoever comes first. */
-function transferMetrics(registry: Registry) {
+function transferMetrics(registry: Registry, direction: "received" | "sent") {
   const counter = (name: string, help: string, labelNames: string[]) =>
     (registry.getSingleMetric(name) as Counter | undefined) ?? new Counter({ name, help, labelNames, registers: [registry] });
-  return {
-    bytes: counter("pelagic_kv_transfer_bytes_total", "Latent bytes moved between workers", ["direction"]),
-    ended: counter("pelagic_kv_transfers_total", "Ended transfers", ["direction", "outcome"]),
-  };
+  const bytes = counter("pelagic_kv_transfer_bytes_total", "Latent bytes moved between workers", ["direction"]);
+  const ended = counter("pelagic_kv_transfers_total", "Ended transfers", ["direction", "outcome"]);
+  // A rate is asked for of what was there before the first one, too.
+  bytes.inc({ direction }, 0);
+  for (const outcome of direction === "sent" ? ["complete", "aborted", "failed"] : ["complete", "failed"])
+    ended.inc({ direction, outcome }, 0);
+  return { bytes, ended };
 }

@@ -1,12 +1,11 @@
-// What the gateway reads of a Hugging Face model folder: no weights, only the small files beside them.
+// What the gateway reads of a Hugging Face model folder: no weights, only the small files beside them. From the folder, or as a worker sent them.
 import { readFileSync, statSync } from "node:fs";
 import { basename, join, resolve } from "node:path";
 import { z } from "zod";
+import { maxModelFileBytes, type SmallFileName, smallFileNames } from "../contracts/model-files.ts";
 
 /** The engine's own bound (kernels/graph/config.cpp): ids are indices, and memory grows with the largest. */
 const maxVocabulary = 2 ** 24;
-/** tokenizer.json of DeepSeek-V3 has 8 MB. */
-const maxFileBytes = 128 * 1024 * 1024;
 const maxEosTokens = 64;
 
 const tokenId = z
@@ -61,6 +60,16 @@ export interface SamplingDefaults {
   repetitionPenalty?: number;
 }
 
+/** A model's small files in memory. */
+export interface ModelFiles {
+  /** Where they are from: stands before a file's name in errors. */
+  origin: string;
+  files: ReadonlyMap<SmallFileName, Uint8Array>;
+}
+
+/** A folder's path, or what was read of one. */
+export type ModelSource = string | ModelFiles;
+
 export interface ModelFolder {
   path: string;
   /** The folder's own name. */
@@ -72,14 +81,31 @@ export interface ModelFolder {
   tokenizer: TokenizerFiles | null;
 }
 
+/** Throws an error that names the file that is too large. */
+export function readModelFiles(folder: string): ModelFiles {
+  const origin = resolve(folder);
+  const files = new Map<SmallFileName, Uint8Array>();
+  let bytes = 0;
+  for (const name of smallFileNames) {
+    const file = join(origin, name);
+    const stat = statSync(file, { throwIfNoEntry: false });
+    if (!stat?.isFile()) continue;
+    bytes += stat.size;
+    if (bytes > maxModelFileBytes) throw new Error(`${file}: more than ${maxModelFileBytes} bytes, of all small files together`);
+    files.set(name, readFileSync(file));
+  }
+  return { origin, files };
+}
+
 /** Throws an error that names the file and what is wrong with it. */
-export function loadModelFolder(folder: string): ModelFolder {
-  const path = resolve(folder);
-  const config = readJson(join(path, "config.json"), ModelConfig);
+export function loadModelFolder(source: ModelSource): ModelFolder {
+  const model = filesOf(source);
+  const path = model.origin;
+  const config = readJson(model, "config.json", ModelConfig);
   if (config === null) throw new Error(`${path} has no config.json: it is not a model folder`);
-  const generation = readJson(join(path, "generation_config.json"), GenerationConfig) ?? {};
-  const eosFile = join(
-    path,
+  const generation = readJson(model, "generation_config.json", GenerationConfig) ?? {};
+  const eosFile = fileOf(
+    model,
     generation.eos_token_id === undefined || generation.eos_token_id === null ? "config.json" : "generation_config.json",
   );
   const eosTokenIds = [generation.eos_token_id ?? config.eos_token_id ?? []].flat();
@@ -97,14 +123,15 @@ export function loadModelFolder(folder: string): ModelFolder {
       topK: positive(generation.top_k),
       repetitionPenalty: positive(generation.repetition_penalty),
     },
-    tokenizer: loadTokenizerFiles(path, config.vocab_size),
+    tokenizer: loadTokenizerFiles(model, config.vocab_size),
   };
 }
 
 /** `vocabularySize`: config.json's; every id is below. */
-export function loadTokenizerFiles(path: string, vocabularySize = maxVocabulary): TokenizerFiles | null {
-  const file = join(path, "tokenizer.json");
-  const json = readJson(file, TokenizerJson);
+export function loadTokenizerFiles(source: ModelSource, vocabularySize = maxVocabulary): TokenizerFiles | null {
+  const model = filesOf(source);
+  const file = fileOf(model, "tokenizer.json");
+  const json = readJson(model, "tokenizer.json", TokenizerJson);
   if (json === null) return null;
   for (const [token, id] of Object.entries(json.model.vocab) as [string, unknown][]) {
     const fault = !Number.isInteger(id) || (id as number) < 0 ? `${String(id)} is no token id` : beyond(id as number, vocabularySize);
@@ -114,10 +141,10 @@ export function loadTokenizerFiles(path: string, vocabularySize = maxVocabulary)
     const fault = beyond(id, vocabularySize);
     if (fault !== null) throw new Error(`${file}: added_tokens.${i}.id: ${fault}`);
   }
-  const config = readJson(join(path, "tokenizer_config.json"), TokenizerConfig) ?? {};
+  const config = readJson(model, "tokenizer_config.json", TokenizerConfig) ?? {};
   const named = config.chat_template;
   const inConfig = typeof named === "string" ? named : (named?.find((entry) => entry.name === "default")?.template ?? null);
-  return { json, config, chatTemplate: readText(join(path, "chat_template.jinja")) ?? inConfig };
+  return { json, config, chatTemplate: readText(model, "chat_template.jinja") ?? inConfig };
 }
 
 function beyond(id: number, vocabularySize: number): string | null {
@@ -132,9 +159,18 @@ function positive(value: number | null | undefined): number | undefined {
   return value !== null && value !== undefined && value > 0 ? value : undefined;
 }
 
-function readJson<S extends z.ZodType>(file: string, schema: S): z.output<S> | null {
-  const source = readText(file);
+function filesOf(source: ModelSource): ModelFiles {
+  return typeof source === "string" ? readModelFiles(source) : source;
+}
+
+function fileOf({ origin }: ModelFiles, name: SmallFileName): string {
+  return join(origin, name);
+}
+
+function readJson<S extends z.ZodType>(model: ModelFiles, name: SmallFileName, schema: S): z.output<S> | null {
+  const source = readText(model, name);
   if (source === null) return null;
+  const file = fileOf(model, name);
   let json: unknown;
   try {
     json = JSON.parse(source);
@@ -147,9 +183,8 @@ function readJson<S extends z.ZodType>(file: string, schema: S): z.output<S> | n
   throw new Error(`${file}: ${issue?.path.join(".") || "content"}: ${issue?.message ?? "invalid"}`);
 }
 
-function readText(file: string): string | null {
-  const stat = statSync(file, { throwIfNoEntry: false });
-  if (!stat?.isFile()) return null;
-  if (stat.size > maxFileBytes) throw new Error(`${file}: larger than ${maxFileBytes} bytes`);
-  return readFileSync(file, "utf8");
+function readText({ files }: ModelFiles, name: SmallFileName): string | null {
+  const content = files.get(name);
+  // TextDecoder takes no shared memory.
+  return content === undefined ? null : Buffer.from(content.buffer, content.byteOffset, content.byteLength).toString("utf8");
 }

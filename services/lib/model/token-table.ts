@@ -41,6 +41,11 @@ export class TokenTable {
     this.addedIds = new Map(json.added_tokens.map((added) => [added.content, added.id]));
   }
 
+  /** One that came from another thread, as plain data. */
+  static revived(table: TokenTable): TokenTable {
+    return Object.assign(Object.create(TokenTable.prototype) as TokenTable, table);
+  }
+
   /** Empty for an id without a token. */
   bytesOf(id: number): Uint8Array {
     if (id + 1 >= this.offsets.length) return none;

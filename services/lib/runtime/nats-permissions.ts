@@ -48,7 +48,7 @@ export function natsPermissions(service: string, user: Pick<NatsUser, "role" | "
   switch (user.role) {
     case "gateway":
       return {
-        publish: [all.dispatch, all.control, all.stateRequest],
+        publish: [all.dispatch, all.control, all.files, all.stateRequest],
         subscribe: [own.deltas, all.state, inbox],
         answersRequests: false,
       };
@@ -56,13 +56,13 @@ export function natsPermissions(service: string, user: Pick<NatsUser, "role" | "
       return {
         // A draining decode worker sends rows to its peers as prefill does.
         publish: [all.deltas, all.rows, all.credit, all.frames, all.notices, own.state],
-        subscribe: [own.dispatch, own.control, own.notices, own.frames, own.rows, own.credit, all.stateRequest, inbox],
+        subscribe: [own.dispatch, own.control, own.files, own.notices, own.frames, own.rows, own.credit, all.stateRequest, inbox],
         answersRequests: true,
       };
     case "prefill":
       return {
         publish: [all.frames, all.notices, own.state],
-        subscribe: [own.rows, own.control, own.credit, all.stateRequest, inbox],
+        subscribe: [own.rows, own.control, own.files, own.credit, all.stateRequest, inbox],
         answersRequests: true,
       };
     case "cli":
@@ -130,6 +130,7 @@ function wildcardSubjects(service: string, id?: string) {
     dispatch: of(named.dispatch(who)),
     control: of(named.control(who)),
     rows: of(named.rows(who)),
+    files: of(named.files(who)),
     notices: of(named.notices(who)),
     state: of(named.state(who)),
     stateRequest: named.stateRequest,

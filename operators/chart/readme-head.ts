@@ -1,0 +1,24 @@
+// What the chart's README says before its table of values.
+export const readmeHead = `# The chart
+
+Generated from operators/chart by \`npm run generate\`. Kubernetes 1.30 or newer, Helm 3.14 or newer; nothing else is needed in the cluster.
+
+    sudo ./pelagic cluster up && export KUBECONFIG=/var/lib/pelagic-cluster/admin.kubeconfig      # or any other cluster
+    helm install pelagic charts/pelagic --set nats.image.repository=localhost/nats --wait         # elsewhere: --set image.repository=...
+    helm test pelagic
+
+It makes the operator, a gateway with its Service, NATS with a user for each role, and a first ModelService with the small model that is in
+the image. \`--wait\` returns once the gateway can answer. One release a namespace; any number of ModelServices beside the first
+(\`docs/modelservice.md\`), which the gateway finds by itself.
+
+- **Passwords** of the bus are made once and kept over upgrades. They are looked up in the cluster, so tools that only render (\`helm template\`,
+  Argo CD) make new ones each time: give them \`nats.existingSecrets\`.
+- **CRDs** are in \`crds/\`. Helm installs them with the first release and never changes or deletes them. An upgrade brings them to its own version
+  by a job before anything else (\`upgradeCrds\`), never to an older one. Its right to patch that one CRD exists while the job runs.
+- **Uninstall** first has a job delete the first ModelService and wait until its workers have drained. Other ModelServices are yours: while there
+  are any, the uninstall fails and the job's log names them. Afterwards nothing of the release is left but the CRD: \`kubectl delete crd modelservices.pelagic.dev\`.
+- **Security**: every pod meets Pod Security's \`restricted\`; only the operator and the jobs have a token for the API server. NetworkPolicies allow
+  what is needed and no more, where the cluster's network enforces them.
+
+## Values
+`;

@@ -1,0 +1,51 @@
+// Before the end of a release: deletes the ModelServices that it made and waits until the operator has drained them. Refuses where there are others.
+import { z } from "zod";
+import { processFields } from "../../services/lib/runtime/config.ts";
+import { runProcess } from "../../services/lib/runtime/process.ts";
+import { ApiClient, ApiError } from "../kube/api-client.ts";
+import { kubeconfigField, loadKubeConfig } from "../kube/kubeconfig.ts";
+import { collectionPath, modelServiceResource, objectPath } from "../kube/resources.ts";
+import { modelsOfRelease, type NamedObject, refusal } from "./release-models.ts";
+
+const resource = "modelservices";
+const pollMs = 500;
+
+await runProcess({
+  name: "delete-models",
+  config: z.object({
+    ...processFields,
+    ...kubeconfigField,
+    releaseName: z.string().min(1),
+    releaseNamespace: z.string().min(1),
+    /** Where the operator looks after ModelServices; all namespaces unless given. */
+    namespace: z.string().min(1).optional(),
+  }),
+  async main({ config, log, stop, stopping }) {
+    const client = new ApiClient(loadKubeConfig(config.kubeconfig), { called: () => undefined });
+    const list = async () => {
+      try {
+        const { items } = await client.call<{ items: NamedObject[] }>("GET", collectionPath(modelServiceResource, config.namespace), {
+          resource,
+        });
+        return modelsOfRelease(items, { name: config.releaseName, namespace: config.releaseNamespace });
+      } catch (error) {
+        // Without the CRD there are none.
+        if (error instanceof ApiError && error.status === 404) return { own: [], others: [] };
+        throw error;
+      }
+    };
+    const { own, others } = await list();
+    if (others.length > 0) throw new Error(refusal(others));
+    for (const { metadata } of own) {
+      const { name, namespace, uid } = metadata;
+      log.info({ namespace, name }, "deleting");
+      const body = { apiVersion: "v1", kind: "DeleteOptions", propagationPolicy: "Background", preconditions: { uid } };
+      await client.call("DELETE", objectPath({ ...modelServiceResource, namespace, name }), { resource, body }).catch((error: unknown) => {
+        if (!(error instanceof ApiError && error.status === 404)) throw error;
+      });
+    }
+    // The operator bounds the drain, and the Job this wait.
+    while ((await list()).own.length > 0 && !stopping.aborted) await new Promise((resolve) => setTimeout(resolve, pollMs));
+    if (!stopping.aborted) stop("done");
+  },
+});

@@ -1,0 +1,43 @@
+// What the operator may do, as RBAC rules: the chart's roles are made from these, and tests run the operator under them and no others.
+export interface Rule {
+  apiGroups: string[];
+  resources: string[];
+  resourceNames?: string[];
+  verbs: string[];
+}
+
+/** The Lease of the leader election. One name for all: two operators that look after the same namespace take turns. */
+export const leaseName = "pelagic-operator";
+
+const read = ["get", "list", "watch"];
+const write = ["patch", "create", "delete"];
+
+/** Where ModelServices are: in one namespace, or in all. */
+export const modelServiceRules: Rule[] = [
+  { apiGroups: ["pelagic.dev"], resources: ["modelservices"], verbs: [...read, "patch"] },
+  { apiGroups: ["pelagic.dev"], resources: ["modelservices/status"], verbs: ["patch"] },
+  // An owner reference that blocks the owner's deletion needs it, where OwnerReferencesPermissionEnforcement is on (OpenShift).
+  { apiGroups: ["pelagic.dev"], resources: ["modelservices/finalizers"], verbs: ["update"] },
+  { apiGroups: ["apps"], resources: ["deployments"], verbs: [...read, ...write] },
+  { apiGroups: ["leaderworkerset.x-k8s.io"], resources: ["leaderworkersets"], verbs: [...read, ...write] },
+  { apiGroups: ["policy"], resources: ["poddisruptionbudgets"], verbs: [...read, ...write] },
+  { apiGroups: [""], resources: ["pods"], verbs: read },
+  { apiGroups: [""], resources: ["persistentvolumeclaims"], verbs: ["get"] },
+  { apiGroups: ["events.k8s.io"], resources: ["events"], verbs: ["create", "patch"] },
+];
+
+/** Whether the cluster knows LeaderWorkerSets. */
+export const clusterRules: Rule[] = [
+  {
+    apiGroups: ["apiextensions.k8s.io"],
+    resources: ["customresourcedefinitions"],
+    resourceNames: ["leaderworkersets.leaderworkerset.x-k8s.io"],
+    verbs: read,
+  },
+];
+
+/** In the operator's own namespace. */
+export const leaseRules: Rule[] = [
+  { apiGroups: ["coordination.k8s.io"], resources: ["leases"], verbs: ["create"] },
+  { apiGroups: ["coordination.k8s.io"], resources: ["leases"], resourceNames: [leaseName], verbs: ["get", "update"] },
+];
