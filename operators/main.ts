@@ -61,7 +61,7 @@ await runProcess({
       port: config.metricsPort,
       registry: metrics,
       ready: () => operator.readiness(),
-      routes: { "/leader": () => operator.leadership() },
+      routes: { "/leader": () => operator.leadership(), "/models": () => operator.sleepingModels() },
       log,
     });
     onStop(() => admin.close());

@@ -1,5 +1,6 @@
 // The parts of the operator put together: watches fill a queue, the leader works it off.
 import type { Readiness } from "../../services/lib/runtime/admin-server.ts";
+import type { SleepingModels } from "../../services/lib/contracts/sleeping-models.ts";
 import type { ProcessLog } from "../../services/lib/runtime/log.ts";
 import type { Registry } from "../../services/lib/runtime/metrics.ts";
 import type { KubeConfig } from "@kubernetes/client-node";
@@ -134,6 +135,13 @@ export class Operator {
     if (stale.length === 0) return { ready: true };
     const said = stale.map((informer) => `${informer.resource} for ${Math.round(informer.silentMs(performance.now()) / 1000)} s`);
     return { ready: false, reason: `the API server says nothing about ${said.join(", ")}` };
+  }
+
+  /** For GET /models; whoever leads. */
+  sleepingModels(): SleepingModels {
+    // A gateway keeps what it was told last.
+    if (!this.watched.services.synced) throw new Error("ModelServices are not listed yet");
+    return { models: this.watched.sleepers().map((name) => ({ name })) };
   }
 
   /** For GET /leader. */

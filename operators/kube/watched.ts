@@ -13,7 +13,7 @@ type Watched<T> = ApiObject & T;
 
 /** As the API server has it: read by operators/api when a round begins. */
 export interface RawModelService extends ApiObject {
-  spec?: { servedName?: string };
+  spec?: { servedName?: string; autoscaling?: { policy?: string; scaleToZeroAfterSeconds?: number } };
   status?: unknown;
 }
 
@@ -182,6 +182,15 @@ export class WatchedCluster {
     for (const name of names) {
       for (const other of this.sameName(name)) if (other !== after) changed(keyOf(other), false);
     }
+  }
+
+  /** Served names that may have no worker until somebody asks. */
+  sleepers(): string[] {
+    const all = this.services.store.all().filter(({ metadata, spec }) => {
+      const { policy, scaleToZeroAfterSeconds } = spec?.autoscaling ?? {};
+      return metadata.deletionTimestamp === undefined && policy === "slo" && scaleToZeroAfterSeconds !== undefined;
+    });
+    return [...new Set(all.map(servedName))];
   }
 
   /** In any namespace: the ModelServices with this served name. */

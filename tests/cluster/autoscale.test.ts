@@ -207,6 +207,8 @@ describe.skipIf(missing !== undefined)(`the operator scales${missing ? ` (${miss
     await scaledTo("sleepy", 0);
     const asleep = await serviceWhere("sleepy", (each) => condition(each, "DecodeReady")?.reason === "ScaledToZero");
     expect(asleep.status.pools.prefill).toMatchObject({ desired: 0, reason: expect.stringContaining("scaleToZeroAfterSeconds (60)") });
+    // Gateways are told that requests for it may wait.
+    expect(JSON.parse((await operator.get("/models")).text)).toEqual({ models: [{ name: "sleepy" }] });
     model.set({ waiting: 1 });
     await scaledTo("sleepy", 1);
     await serviceWhere("sleepy", (each) => each.status.pools.decode.reason === "a request waits");
