@@ -2,8 +2,15 @@
 import { Counter, Gauge, Histogram, latencyBucketsSeconds, Registry, tokenBucketsSeconds } from "../lib/runtime/metrics.ts";
 import { type Pool, poolGauges, requestNames } from "./vllm-metrics.ts";
 
-const endpoints = ["chat", "completions", "responses", "messages"] as const;
-export type Endpoint = (typeof endpoints)[number];
+/** Where answers come from. The first path of each names its route, in metrics, logs and spans: what stands in a request is the client's own text. */
+export const endpointPaths = {
+  chat: ["/v1/chat/completions", "/chat/completions", "/beta/chat/completions"],
+  completions: ["/v1/completions", "/completions", "/beta/completions"],
+  responses: ["/v1/responses", "/responses"],
+  messages: ["/v1/messages", "/anthropic/v1/messages"],
+} as const;
+export type Endpoint = keyof typeof endpointPaths;
+const endpoints = Object.keys(endpointPaths) as Endpoint[];
 
 const lengthBuckets = [1, 4, 16, 64, 256, 1024, 4096, 16_384, 65_536, 262_144];
 

@@ -267,6 +267,7 @@ describe("refusals", () => {
       [{ stop: "\ud800" }, "stop"],
       [{ stop_token_ids: [320] }, "stop_token_ids"],
       [{ logit_bias: { x: 1 } }, "logit_bias"],
+      [{ logit_bias: JSON.parse('{"__proto__": 1}') }, "logit_bias"],
       [{ logit_bias: { "999": 1 } }, "logit_bias"],
       [{ top_logprobs: 2 }, "top_logprobs"],
       [{ stream_options: { include_usage: 1 } }, "stream_options.include_usage"],
@@ -705,6 +706,26 @@ describe("clients, unmodified", () => {
     expect(await streamed.reasoningText).toBe("why");
     expect((await streamed.usage).outputTokens).toBe(10);
   });
+});
+
+it("a request's span is named by its route, whatever path the client wrote", async () => {
+  const names: string[] = [];
+  stack.gateway.tracer = {
+    child: () => `00-${"1".repeat(32)}-${"2".repeat(16)}-01`,
+    report: ({ kind, name }) => void (kind === "server" && names.push(name)),
+  };
+  stack.decode.script = () => say("hello");
+  const paths = ["/v1/chat/completions?a=1", "/V1/CHAT/completions/", "/chat/completions", "/beta/chat/completions"];
+  for (const path of paths) {
+    const answer = await fetch(stack.url + path, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ model: "test-model", messages: [{ role: "user", content: "hi" }] }),
+    });
+    expect([path, answer.status]).toEqual([path, 200]);
+    await answer.arrayBuffer();
+  }
+  expect(names).toEqual(paths.map(() => "POST /v1/chat/completions"));
 });
 
 function range(from: number, end: number): number[] {

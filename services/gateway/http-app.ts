@@ -7,8 +7,8 @@ import type { ModelList, Ready } from "../lib/contracts/http.ts";
 import { apiVersion, openApiDocument } from "../lib/contracts/openapi.ts";
 import { visitOf } from "./admission/callers.ts";
 import type { Gateway } from "./gateway.ts";
-import type { Endpoint } from "./gateway-metrics.ts";
-import { type ErrorForm, sendError } from "./http-error.ts";
+import { type Endpoint, endpointPaths } from "./gateway-metrics.ts";
+import { sendError } from "./http-error.ts";
 import type { GatewayResponse } from "./http-response.ts";
 import { chooseModel, visibleModels } from "./model-choice.ts";
 import { servedContext, whyNotReady } from "./readiness.ts";
@@ -24,13 +24,11 @@ const busRequestId = /^[A-Za-z0-9_-]{1,64}$/;
 /** What probes, scrapers and the console's page ask for all the time. */
 const unlogged = /^\/(health|ready|metrics|console(\/.*)?)$/;
 
-/** Where answers come from; the first path of each names its route. */
-const generationRoutes: readonly { endpoint: Endpoint; paths: string[]; errorForm?: ErrorForm }[] = [
-  { endpoint: "chat", paths: ["/v1/chat/completions", "/chat/completions", "/beta/chat/completions"] },
-  { endpoint: "completions", paths: ["/v1/completions", "/completions", "/beta/completions"] },
-  { endpoint: "responses", paths: ["/v1/responses", "/responses"] },
-  { endpoint: "messages", paths: ["/v1/messages", "/anthropic/v1/messages"], errorForm: messagesError },
-];
+const generationRoutes = (Object.keys(endpointPaths) as Endpoint[]).map((endpoint) => ({
+  endpoint,
+  paths: [...endpointPaths[endpoint]] as string[],
+  errorForm: endpoint === "messages" ? messagesError : undefined,
+}));
 
 /**
  * Requests for answers go round Express where they name a path as it stands above: the prototypes that it gives a response make every write to it

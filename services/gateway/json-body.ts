@@ -159,6 +159,11 @@ function parse(bytes: Buffer): Record<string, unknown> {
 export function parseBody<S extends z.ZodType>(schema: S, body: Record<string, unknown>): z.output<S> {
   const oversized = oversizedField(body);
   if (oversized !== null) throw new PelagicError("invalid_request", `${oversized}: too many entries`, { param: oversized });
+  const { logit_bias: bias } = body;
+  // The one wrong key that a schema of records passes over.
+  if (typeof bias === "object" && bias !== null && Object.hasOwn(bias, "__proto__")) {
+    throw new PelagicError("invalid_request", "logit_bias: __proto__ is no token id", { param: "logit_bias" });
+  }
   const parsed = schema.safeParse(body);
   if (parsed.success) return parsed.data;
   const { param, message } = firstIssue(parsed.error);

@@ -3,6 +3,7 @@ import { sloResults } from "./admission/slo.ts";
 import type { Answer } from "./answer.ts";
 import { finishReasons } from "./answer-format.ts";
 import type { Generation } from "./generation.ts";
+import { endpointPaths } from "./gateway-metrics.ts";
 import type { AboutRequest } from "./request-times.ts";
 import type { Serving } from "./serve-generation.ts";
 
@@ -79,11 +80,11 @@ function countRequest(serving: Serving, { resumes }: AboutRequest): void {
   times.eachPhase((phase, phaseSeconds) => metrics.phases.observe({ phase, model_name }, phaseSeconds));
 }
 
-function reportTimes({ gateway, request, times, outcome }: Serving, about: AboutRequest, begun: Generation[]): void {
+function reportTimes({ gateway, endpoint, times, outcome }: Serving, about: AboutRequest, begun: Generation[]): void {
   // Of several answers the first shows where the time went; the others come after it.
   gateway.recent.add(times.timeline(about, begun[0]?.attempts ?? []));
   times.report(
-    `POST ${request.url?.split("?", 1)[0]}`,
+    `POST ${endpointPaths[endpoint][0]}`,
     spanAttributes(about),
     endedWell(outcome) ? undefined : outcome,
     begun.flatMap(({ attempts }) => attempts),
