@@ -1,8 +1,7 @@
 // The stages of ./pelagic test: what each runs, and how many passed and failed in it.
 import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { chromiumBinary } from "./chromium-binary.ts";
-import { buildBinaries, missingBinaries } from "./cluster/binaries.ts";
-import { apiServerMissing } from "./cluster-binaries.ts";
+import { apiServerMissing, buildBinaries, missingBinaries } from "./cluster/binaries.ts";
 import { messageOf } from "./cli-error.ts";
 import { buildNative, cmakeBuild, nativeTools, releaseBuild, sanitizerBuild, type NativeBuild } from "./native-build.ts";
 import { natsServerBinary } from "./nats-binary.ts";

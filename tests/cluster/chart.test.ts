@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { crdName, crdVersionAnnotation } from "../../operators/api/crd.ts";
 import { valueRows } from "../../operators/chart/files.ts";
-import { clusterBinary } from "../../services/cli/cluster-binaries.ts";
+import { clusterBinary } from "../../services/cli/cluster/binaries.ts";
 import { versions } from "../../services/cli/cluster/layout.ts";
 import { runCommand } from "../../services/cli/run-command.ts";
 import { apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseAllDocuments } from "yaml";
-import { clusterBinary } from "../../services/cli/cluster-binaries.ts";
+import { clusterBinary } from "../../services/cli/cluster/binaries.ts";
 import { versions } from "../../services/cli/cluster/layout.ts";
 import { type CommandResult, findOnPath, runCommand } from "../../services/cli/run-command.ts";
 import { inTree } from "../../services/cli/tree.ts";
