@@ -73,6 +73,7 @@ describe.skipIf(whyNot.length > 0)(`the chart on a node${whyNot.length > 0 ? ` (
       console.log(`helm install to the answer: ${seconds.toFixed(1)} s`);
       expect(notes).toContain("helm test pelagic");
       expect(seconds).toBeLessThan(60);
+      await kube(...inNamespace, "wait", "modelservice/plankton", "--for=condition=Progressing=False", "--timeout=60s");
       expect(await kube(...inNamespace, "get", "modelservice", "plankton")).toMatch(/plankton +plankton +1\/1 +1\/1 +True/);
     },
     stepMs,
