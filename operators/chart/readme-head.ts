@@ -8,7 +8,8 @@ Generated from operators/chart by \`npm run generate\`. Kubernetes 1.30 or newer
     helm test pelagic
 
 It makes the operator, a gateway with its Service, NATS with a user for each role, and a first ModelService with the small model that is in
-the image. \`--wait\` returns once the gateway can answer. One release a namespace; any number of ModelServices beside the first
+the image. \`--wait\` returns once all of it runs; the model is
+served some seconds later, and \`helm test\` waits for it. One release a namespace; any number of ModelServices beside the first
 (\`docs/modelservice.md\`), which the gateway finds by itself.
 
 - **Passwords** of the bus are made once and kept over upgrades. They are looked up in the cluster, so tools that only render (\`helm template\`,

@@ -36,8 +36,7 @@ export const clusterRules: Rule[] = [
   },
 ];
 
-/** In the operator's own namespace. */
+/** In the operator's own namespace. The Lease is made beforehand: a right to create has no name, and would be one to make any. */
 export const leaseRules: Rule[] = [
-  { apiGroups: ["coordination.k8s.io"], resources: ["leases"], verbs: ["create"] },
   { apiGroups: ["coordination.k8s.io"], resources: ["leases"], resourceNames: [leaseName], verbs: ["get", "update"] },
 ];

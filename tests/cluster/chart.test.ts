@@ -255,7 +255,7 @@ describe.skipIf(missing !== undefined)(`the chart${missing === undefined ? "" : 
     expect(jobs.ran.at(-1)).toMatchObject({ name: "pelagic-uninstall", code: 0 });
     await operator?.end();
     const left = await server.until("all of it to go", async () => {
-      const found = (await whatIsThere()).filter((name) => !name.startsWith("leases ") && !name.startsWith("events "));
+      const found = (await whatIsThere()).filter((name) => !name.startsWith("events "));
       return found.length <= 1 ? found : undefined;
     });
     expect(left).toEqual([`customresourcedefinitions ${crdName}`]);

@@ -14,6 +14,7 @@ export async function operatorAccount(server: TestApiServer): Promise<string> {
     ["/api/v1/namespaces/default/serviceaccounts", {}],
     [`${rbac}/clusterroles`, { rules: [...modelServiceRules, ...clusterRules] }],
     [`${rbac}/clusterrolebindings`, { subjects, roleRef: { apiGroup, kind: "ClusterRole", name } }],
+    ["/apis/coordination.k8s.io/v1/namespaces/default/leases", {}],
     [`${rbac}/namespaces/default/roles`, { rules: leaseRules }],
     [`${rbac}/namespaces/default/rolebindings`, { subjects, roleRef: { apiGroup, kind: "Role", name } }],
   ];
