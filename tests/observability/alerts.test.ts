@@ -1,5 +1,5 @@
 // Every alert through promtool: that it fires when it should, that it does not when it should not, and that the rules are well formed.
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -50,6 +50,17 @@ function unitTest(name: string, severity: string, { series, at, fires }: AlertCa
 describe.skipIf(missing !== undefined)(`the rules in promtool${missing ? ` (${missing})` : ""}`, () => {
   it("are well formed", async () => {
     expect(await run("check", "rules", "--lint-fatal", rules)).toContain("SUCCESS");
+  });
+
+  it("go with the scrape configuration that docs/observability.md gives", async () => {
+    const lines = readFileSync(inTree("docs", "observability.md"), "utf8").split("\n");
+    const first = lines.indexOf("    scrape_configs:");
+    const end = lines.findIndex((line, at) => at > first && !line.startsWith("    "));
+    // Debian's build finds no targets by Kubernetes: that line alone is left out.
+    const config = lines.slice(first, end).map((line) => line.slice(4).replace(/kubernetes_sd_configs: .*/, "static_configs: []"));
+    expect(config.length).toBeGreaterThan(10);
+    writeFileSync(join(dir, "prometheus.yml"), ["rule_files:", `  - ${rules}`, ...config, ""].join("\n"));
+    expect(await run("check", "config", join(dir, "prometheus.yml"))).toContain("SUCCESS");
   });
 
   for (const { name, severity } of alerts) {
