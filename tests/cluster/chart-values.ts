@@ -1,5 +1,10 @@
 // A value other than the default for each one that the chart documents, with what it needs beside it.
 
+const scaled = {
+  slo: { ttftSeconds: 2, tpotSeconds: 0.05 },
+  autoscaling: { policy: "external", prefill: { maxReplicas: 3 }, decode: { maxReplicas: 4 } },
+};
+
 const pods = (name: string) => ({
   [`${name}.resources`]: { limits: { memory: "1Gi" } },
   [`${name}.nodeSelector`]: { "example.com/pool": "a" },
@@ -53,7 +58,14 @@ export const otherValues: Record<string, unknown> = {
   ...pods("nats"),
   "modelService.enabled": false,
   "modelService.name": "second",
-  "modelService.spec": { model: { pvc: { claimName: "models" } }, servedName: "deepseek-reasoner", pools: { decode: { replicas: 2 } } },
+  "modelService.spec": {
+    model: { pvc: { claimName: "models" } },
+    servedName: "deepseek-reasoner",
+    pools: { decode: { replicas: 2 } },
+    ...scaled,
+  },
+  "modelService.scaler": "hpa",
+  "modelService.prometheusUrl": "http://prometheus:9090",
   "networkPolicy.enabled": false,
   "networkPolicy.clients": [peer],
   "networkPolicy.scrapers": [{ namespaceSelector: {} }],
@@ -74,6 +86,12 @@ export const besides: Record<string, object> = {
   "gateway.httpRoute.enabled": { "gateway.httpRoute.parentRefs": [{ name: "other" }] },
   "gateway.ingress.": { "gateway.ingress.enabled": true },
   "gateway.httpRoute.": { "gateway.httpRoute.enabled": true, "gateway.httpRoute.parentRefs": [{ name: "other" }] },
+  "modelService.scaler": { "modelService.spec": scaled },
+  "modelService.prometheusUrl": {
+    "modelService.spec": scaled,
+    "modelService.scaler": "keda",
+    "modelService.prometheusUrl": "http://other",
+  },
   "nats.service": { "nats.externalUrl": "nats:4222" },
   "monitoring.labels": { "monitoring.monitors": "always" },
   "monitoring.intervalSeconds": { "monitoring.monitors": "always" },
