@@ -17,6 +17,11 @@ const operatorFields = {
   ...kubeconfigField,
   /** Whose ModelServices are looked after; all namespaces unless given. */
   namespace: z.string().min(1).optional(),
+  /** Where gateways' pods are, and what labels they have; the operator's own namespace unless given. */
+  gatewayNamespace: z.string().min(1).optional(),
+  gatewaySelector: z.string().min(1).default("app.kubernetes.io/name=pelagic,app.kubernetes.io/component=gateway"),
+  /** Autoscaling looks at gateways and workers so often. */
+  scrapeMs: z.coerce.number().int().min(100).max(300_000).default(15_000),
   /** Where the Lease is; the operator's own namespace unless given. */
   leaseNamespace: z.string().min(1).optional(),
   leaseName: z.string().min(1).default(leaseName),
@@ -31,11 +36,13 @@ await runProcess({
   config: z.object({ ...processFields, ...operatorFields, ...plannerFields }),
   async main({ config, log, metrics, onStop }) {
     const kubeConfig = loadKubeConfig(config.kubeconfig);
-    const { namespace, concurrency, watchInactivityMs } = config;
+    const { namespace, concurrency, watchInactivityMs, gatewaySelector: selector, scrapeMs } = config;
     const operator = new Operator({
       kubeConfig,
       planner: config,
       namespace,
+      gateways: { namespace: config.gatewayNamespace ?? ownNamespace(kubeConfig), selector },
+      scrapeMs,
       lease: { namespace: config.leaseNamespace ?? ownNamespace(kubeConfig), name: config.leaseName },
       // A container that starts again is another one.
       identity: `${hostname()}_${randomBytes(4).toString("hex")}`,
@@ -54,7 +61,7 @@ await runProcess({
       port: config.metricsPort,
       registry: metrics,
       ready: () => operator.readiness(),
-      routes: { "/leader": () => operator.leadership() },
+      routes: { "/leader": () => operator.leadership(), "/models": () => operator.sleepingModels() },
       log,
     });
     onStop(() => admin.close());

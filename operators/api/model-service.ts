@@ -169,7 +169,7 @@ export const Slo = z
     ttftSeconds: z.number().positive().max(3600).describe("Time to first token that requests should meet."),
     tpotSeconds: z.number().positive().max(60).describe("Time per output token after the first that requests should meet."),
   })
-  .describe("What users should see; autoscaling with policy slo steers by it.");
+  .describe("What users should see; autoscaling steers by it. Without it, policy external exports no number.");
 
 const ScalingRange = z
   .object({

@@ -34,6 +34,7 @@ export const PoolStatus = z.object({
   ready: z.int32().min(0).default(0).describe("Workers that take requests."),
   desired: z.int32().min(0).default(0).describe("Workers wanted now."),
   workers: z.string().max(64).default("0/0").describe("ready/desired, for kubectl get."),
+  recommended: z.int32().min(0).optional().describe("Workers that the operator would choose, where an external autoscaler does."),
   reason: z.string().max(1024).default("").describe("Why so many are wanted."),
 });
 export type PoolStatus = z.output<typeof PoolStatus>;

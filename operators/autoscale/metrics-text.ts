@@ -11,10 +11,12 @@ export type Series = ReadonlyMap<string, readonly Sample[]>;
 const sampleLine = /^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?[ \t]+([^ \t]+)(?:[ \t]+-?\d+)?[ \t]*$/;
 const label = /([a-zA-Z_][a-zA-Z0-9_]*)[ \t]*=[ \t]*"((?:[^"\\]|\\.)*)"[ \t]*(?:,[ \t]*|$)/y;
 
-export function parseMetrics(text: string): Series {
+/** `wanted`: what is not is left out, since a process has many more than anybody reads. */
+export function parseMetrics(text: string, wanted: (name: string) => boolean = () => true): Series {
   const series = new Map<string, Sample[]>();
   for (const line of text.split("\n")) {
-    const match = line.startsWith("#") ? null : sampleLine.exec(line.trimEnd());
+    if (line.startsWith("#") || !wanted(/^[^{ \t]*/.exec(line)?.[0] as string)) continue;
+    const match = sampleLine.exec(line.trimEnd());
     if (match === null) continue;
     const labels = parseLabels(match[2] ?? "");
     const value = parseNumber(match[3] as string);

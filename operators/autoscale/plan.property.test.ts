@@ -40,6 +40,7 @@ function snapshotOf(at: number, prefill: number, decode: number, load: Load): Sn
     inputTokensPerSecond: load.requests * load.inputTokens,
     runningRequests: batch * decode,
     waitingRequests: load.waiting,
+    unheard: [],
     ttftSeconds: null,
     tpotSeconds: null,
     prefillQueueSeconds: null,
@@ -220,6 +221,7 @@ describe("whatever it is told", () => {
     inputTokensPerSecond: fc.double({ min: -1e6, max: 1e6, noNaN: true }),
     runningRequests: anyNumber,
     waitingRequests: anyNumber,
+    unheard: fc.oneof(fc.constant([]), fc.constant(["pod-0"])),
     ttftSeconds: perhaps,
     tpotSeconds: perhaps,
     prefillQueueSeconds: perhaps,
@@ -261,6 +263,27 @@ describe("whatever it is told", () => {
             expect(recommended.every((entry, i) => i === 0 || entry.replicas < (recommended[i - 1]?.replicas ?? 0))).toBe(true);
           }
           expect((decision.prefill.replicas === 0) === (decision.decode.replicas === 0)).toBe(true);
+        }
+      }),
+      { numRuns: 150 },
+    );
+  });
+
+  it("takes nothing away, and puts nothing to sleep, while some that are ready give no figures", () => {
+    fc.assert(
+      fc.property(anyConfig, fc.array(wild, { minLength: 1, maxLength: 30 }), (settings, snapshots) => {
+        let state: AutoscaleState | null = null;
+        let atSeconds = 0;
+        for (const given of snapshots) {
+          atSeconds += given.intervalSeconds;
+          const decision = planAutoscale({ ...given, atSeconds }, settings, state);
+          state = decision.state;
+          if (given.requestsPerSecond !== null && given.unheard.length === 0) continue;
+          for (const pool of ["prefill", "decode"] as const) {
+            const { wanted, replicas } = given[pool];
+            const placed = replicas.filter((replica) => replica.state !== "unschedulable").length;
+            if (wanted > 0) expect(decision[pool].replicas).toBeGreaterThanOrEqual(Math.min(wanted, placed, settings[pool].maxReplicas));
+          }
         }
       }),
       { numRuns: 150 },

@@ -39,6 +39,7 @@ const usual: Snapshot = {
   inputTokensPerSecond: 2000,
   runningRequests: 5,
   waitingRequests: 0,
+  unheard: [],
   ttftSeconds: 1,
   tpotSeconds: 0.04,
   prefillQueueSeconds: 0.1,

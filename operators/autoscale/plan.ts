@@ -21,7 +21,8 @@ export type ReasonKind =
   | "OtherPoolLimits"
   | "Idle"
   | "Woken"
-  | "NoFigures";
+  | "NoFigures"
+  | "FiguresMissing";
 
 export interface PoolDecision {
   replicas: number;
@@ -64,7 +65,7 @@ export function planAutoscale(snapshot: Snapshot, config: AutoscaleConfig, befor
   const needs = needsAt(profile, snapshot, config, planned);
   const asked = (snapshot.requestsPerSecond ?? 0) > 0 || snapshot.runningRequests > 0 || snapshot.waitingRequests > 0;
   // Who does not know whether there are requests does not call it idle.
-  const idle = !asked && snapshot.requestsPerSecond !== null;
+  const idle = !asked && snapshot.requestsPerSecond !== null && snapshot.unheard.length === 0;
   const busyAtSeconds = idle ? (before?.busyAtSeconds ?? snapshot.atSeconds) : snapshot.atSeconds;
   const memoryOf = (pool: PoolName) =>
     regret(remember(before?.[pool], snapshot[pool], config[pool], snapshot.atSeconds), snapshot, found?.pool === pool);
@@ -170,7 +171,10 @@ function decidePool(question: PoolQuestion): Made {
     };
 
   const why = found === null ? need.load : `${found.what}; ${need.load}`;
-  const { number, limitedByOther } = recommend(need, wanted, share, within);
+  const { number: spoken, limitedByOther } = recommend(need, wanted, share, within);
+  // Who does not answer may be the one with the load.
+  const blind = snapshot.unheard.length > 0 && spoken < within(wanted);
+  const number = blind ? within(wanted) : spoken;
   const needed = need.replicas === null ? 0 : need.replicas.arriving + need.replicas.waiting;
   const cut = atSeconds - question.stabilizationSeconds;
   const recommended = [
@@ -218,6 +222,10 @@ function decidePool(question: PoolQuestion): Made {
       const reason = `fewer would do, but have not yet for long enough (stabilizationSeconds, longer after an SLO was missed with fewer)`;
       return { decision: say("Stabilizing", wanted, reason), recommended };
     }
+  }
+  if (blind) {
+    const reason = `fewer might do, but not all give figures (${snapshot.unheard.slice(0, 3).join(", ")}): none is taken away`;
+    return { decision: say("FiguresMissing", wanted, reason), recommended };
   }
   if (limitedByOther)
     return {

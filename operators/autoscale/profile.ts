@@ -72,17 +72,21 @@ function mean(values: readonly (number | null)[]): number | null {
 export function learn(profile: Profile, snapshot: Snapshot): Profile {
   const seconds = snapshot.intervalSeconds;
   if (snapshot.requestsPerSecond === null || !(seconds > 0)) return profile;
-  const soon = (average: Average, value: number | null) => take(average, value, seconds, constants.rateSeconds);
+  const partial = snapshot.unheard.length > 0;
+  // Of a part that is less than what was known nothing follows; one that is more is more.
+  const soon = (average: Average, value: number | null) =>
+    partial && (value ?? 0) <= (meanOf(average) ?? 0) ? average : take(average, value, seconds, constants.rateSeconds);
   const slowly = (average: Average, value: number | null) => take(average, value, seconds, constants.profileSeconds);
+  const whole = (average: Average, value: number | null) => (partial ? average : slowly(average, value));
   const decode = warmSamples(snapshot.decode);
   return {
     requests: soon(profile.requests, snapshot.requestsPerSecond),
     input: soon(profile.input, snapshot.inputTokensPerSecond),
     output: soon(profile.output, snapshot.outputTokensPerSecond),
-    longRequests: slowly(profile.longRequests, snapshot.requestsPerSecond),
-    longInput: slowly(profile.longInput, snapshot.inputTokensPerSecond),
-    longAnswers: slowly(profile.longAnswers, snapshot.answersPerSecond),
-    longOutput: slowly(profile.longOutput, snapshot.outputTokensPerSecond),
+    longRequests: whole(profile.longRequests, snapshot.requestsPerSecond),
+    longInput: whole(profile.longInput, snapshot.inputTokensPerSecond),
+    longAnswers: whole(profile.longAnswers, snapshot.answersPerSecond),
+    longOutput: whole(profile.longOutput, snapshot.outputTokensPerSecond),
     prefillPace: slowly(profile.prefillPace, mean(warmSamples(snapshot.prefill).map(({ tokensPerSecond }) => tokensPerSecond))),
     steps: decode.reduce((line, { batch, stepSeconds }) => takeStep(line, batch, stepSeconds), forgetSteps(profile.steps, seconds)),
     cacheOfRequest: slowly(profile.cacheOfRequest, mean(decode.map(({ cacheOfRequest }) => cacheOfRequest))),

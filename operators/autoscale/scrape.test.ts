@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { parseMetrics, type Series } from "./metrics-text.ts";
 import { type Scrape, snapshotOf } from "./scrape.ts";
 
-const pod = (name: string) => ({ name, state: "ready" as const, stateSeconds: 100 });
+const pod = (name: string) => ({ name, state: "ready" as const, stateSeconds: 100, processes: [name] });
 
 function scrape(atSeconds: number, texts: { gateways?: string[]; prefill?: string[]; decode?: string[] }): Scrape {
   const named = (group: string, list: string[] = []): Map<string, Series> =>
@@ -21,8 +21,9 @@ const between = (before: Scrape | null, now: Scrape) =>
     modelName: "m",
     before,
     now,
-    prefill: { wanted: 1, pods: [pod("prefill-0")] },
-    decode: { wanted: 1, pods: [pod("decode-0")] },
+    gateways: [],
+    prefill: { wanted: 1, replicas: [pod("prefill-0")] },
+    decode: { wanted: 1, replicas: [pod("decode-0")] },
   });
 
 describe("Prometheus's text", () => {
@@ -49,6 +50,43 @@ describe("Prometheus's text", () => {
       b: [{ labels: {}, value: Number.POSITIVE_INFINITY }],
       e: [{ labels: {}, value: 7 }],
     });
+  });
+});
+
+describe("who is ready and is not heard", () => {
+  const quiet = scrape(0, { gateways: ["a 1"], prefill: ["a 1"], decode: ["a 1"] });
+  const later = (texts: Parameters<typeof scrape>[1], stateSeconds = 100) => {
+    const ready = (name: string) => ({ ...pod(name), stateSeconds });
+    return snapshotOf({
+      ...{ modelName: "m", before: quiet, now: scrape(15, texts), gateways: ["gateway-0", "gateway-1"].map(ready) },
+      prefill: { wanted: 1, replicas: [ready("prefill-0")] },
+      decode: { wanted: 1, replicas: [{ ...ready("decode-0"), processes: ["decode-0", "decode-1"] }] },
+    });
+  };
+  const one = ["a 1"];
+  const two = ["a 1", "a 1"];
+
+  it("is named: at the end of the interval, or at its beginning where it was ready then", () => {
+    expect(later({ gateways: two, prefill: one, decode: two }).unheard).toEqual(["gateway-1", "decode-1"]);
+    expect(later({ gateways: two, prefill: one, decode: two }, 5).unheard).toEqual([]);
+    expect(later({ gateways: one, decode: two }, 5).unheard).toEqual(["gateway-1", "prefill-0"]);
+  });
+
+  it("has no sample, and neither has a replica of which one process is not heard", () => {
+    expect(later({ gateways: two, prefill: one, decode: one }).decode.replicas.map(({ sample }) => sample)).toEqual([null]);
+  });
+
+  it("adds up the processes of one replica", () => {
+    const decode = "pelagic_decode_step_seconds 0.05\nvllm:num_requests_running 2\nvllm:kv_cache_usage_perc 0.5";
+    const before = "pelagic_step_sequences_sum 0\npelagic_step_sequences_count 0";
+    const after = "pelagic_step_sequences_sum 30\npelagic_step_sequences_count 10";
+    const snapshot = snapshotOf({
+      ...{ modelName: "m", gateways: [], prefill: { wanted: 0, replicas: [] } },
+      before: scrape(0, { decode: [before, before] }),
+      now: scrape(15, { decode: [`${after}\n${decode}`, `${after}\n${decode}`] }),
+      decode: { wanted: 1, replicas: [{ ...pod("group"), processes: ["decode-0", "decode-1"] }] },
+    });
+    expect(snapshot.decode.replicas.map(({ sample }) => sample)).toEqual([{ batch: 6, stepSeconds: 0.05, cacheOfRequest: 0.125 }]);
   });
 });
 
@@ -88,7 +126,7 @@ describe("two scrapes", () => {
     expect(first).toMatchObject({ requestsPerSecond: null, ttftSeconds: null, tpotSeconds: null, waitingRequests: 5 });
     const silent = between(scrape(0, {}), scrape(15, {}));
     expect(silent).toMatchObject({ requestsPerSecond: null, prefillQueueSeconds: null, admissionSeconds: null });
-    expect(silent.prefill.replicas).toEqual([{ ...pod("prefill-0"), sample: null }]);
+    expect(silent.prefill.replicas).toEqual([{ name: "prefill-0", state: "ready", stateSeconds: 100, sample: null }]);
   });
 
   it("give each worker's own samples", () => {

@@ -1,6 +1,6 @@
 // Two successive scrapes of a model's gateways and workers as one snapshot: counters to rates, histograms to quantiles and means. Pure.
 import { errorCatalogue } from "../../services/lib/contracts/errors.ts";
-import type { Sample, Series } from "./metrics-text.ts";
+import { parseMetrics, type Sample, type Series } from "./metrics-text.ts";
 import type { DecodeSample, PoolSnapshot, PrefillSample, Replica, Snapshot } from "./snapshot.ts";
 
 /** What /metrics of each process said, by pod name; who did not answer is not in it. */
@@ -11,10 +11,14 @@ export interface Scrape {
   decode: ReadonlyMap<string, Series>;
 }
 
-/** A pool as the cluster's objects show it. */
+/** A replica as the cluster's objects show it; `processes`: its pods, several where it spans nodes. */
+export interface ReplicaPods extends Omit<Replica<never>, "sample"> {
+  processes: readonly string[];
+}
+
 export interface PoolPods {
   wanted: number;
-  pods: readonly Omit<Replica<never>, "sample">[];
+  replicas: readonly ReplicaPods[];
 }
 
 export interface Observed {
@@ -22,14 +26,48 @@ export interface Observed {
   /** null: this is the first. */
   before: Scrape | null;
   now: Scrape;
+  gateways: readonly ReplicaPods[];
   prefill: PoolPods;
   decode: PoolPods;
+}
+
+/** Of a process's metrics, those that are read here. */
+const gauges = [
+  "pelagic_gateway_requests_waiting",
+  "vllm:num_requests_running",
+  "vllm:num_requests_waiting",
+  "vllm:kv_cache_usage_perc",
+  "pelagic_queued_prefill_tokens",
+  "pelagic_prefill_tokens_per_second",
+  "pelagic_decode_step_seconds",
+] as const;
+const counters = ["pelagic_gateway_requests_total", "pelagic_gateway_tokens_total", "pelagic_prefilled_tokens_total"] as const;
+const histograms = [
+  "vllm:e2e_request_latency_seconds",
+  "gen_ai_server_time_to_first_token_seconds",
+  "gen_ai_server_time_per_output_token_seconds",
+  "pelagic_gateway_phase_seconds",
+  "vllm:request_queue_time_seconds",
+  "pelagic_prefill_queue_seconds",
+  "pelagic_prefill_compute_seconds",
+  "pelagic_step_sequences",
+] as const;
+type GaugeName = (typeof gauges)[number];
+type HistogramName = (typeof histograms)[number];
+type CounterName = (typeof counters)[number] | `${HistogramName}_${"count" | "sum" | "bucket"}`;
+
+const read = new Set<string>([...gauges, ...counters, ...histograms.flatMap((name) => [`${name}_count`, `${name}_sum`, `${name}_bucket`])]);
+
+/** /metrics of a process, as far as it is read here. */
+export function readMetrics(text: string): Series {
+  return parseMetrics(text, (name) => read.has(name));
 }
 
 /** The part of requests whose times the SLOs are held to. */
 const sloQuantile = 0.9;
 
-export function snapshotOf({ modelName, before, now, prefill, decode }: Observed): Snapshot {
+export function snapshotOf(observed: Observed): Snapshot {
+  const { modelName, before, now, prefill, decode } = observed;
   const seconds = before === null ? 0 : now.atSeconds - before.atSeconds;
   const pairs = (group: "gateways" | "prefill" | "decode") => pairsOf(before?.[group], now[group]);
   const gateways = pairs("gateways");
@@ -37,7 +75,7 @@ export function snapshotOf({ modelName, before, now, prefill, decode }: Observed
   const decodeWorkers = pairs("decode");
   const ofModel = { model_name: modelName };
   const perSecond = (value: number) => (seconds > 0 ? value / seconds : 0);
-  const grown = (workers: Pair[], name: string, labels: Labels = {}) => sumOf(workers, (pair) => growth(pair, name, labels));
+  const grown = (workers: Pair[], name: CounterName, labels: Labels = {}) => sumOf(workers, (pair) => growth(pair, name, labels));
   const inSystem = (side: keyof Pair) =>
     sumOf(decodeWorkers, (pair) => gauge(pair[side], "vllm:num_requests_running") + gauge(pair[side], "vllm:num_requests_waiting")) +
     sumOf(gateways, (pair) => gauge(pair[side], "pelagic_gateway_requests_waiting", ofModel));
@@ -46,7 +84,7 @@ export function snapshotOf({ modelName, before, now, prefill, decode }: Observed
   const prefilled = grown(prefillWorkers, "pelagic_prefilled_tokens_total");
   const decodeNow = [...now.decode.values()];
   const gatewayWaiting = [...now.gateways.values()].reduce((sum, s) => sum + gauge(s, "pelagic_gateway_requests_waiting", ofModel), 0);
-  const total = (name: string) => decodeNow.reduce((sum, series) => sum + gauge(series, name), 0);
+  const inDecode = (name: GaugeName) => decodeNow.reduce((sum, series) => sum + gauge(series, name), 0);
   return {
     atSeconds: now.atSeconds,
     intervalSeconds: seconds,
@@ -54,8 +92,8 @@ export function snapshotOf({ modelName, before, now, prefill, decode }: Observed
     answersPerSecond: perSecond(grown(gateways, "vllm:e2e_request_latency_seconds_count", ofModel)),
     outputTokensPerSecond: perSecond(grown(gateways, "pelagic_gateway_tokens_total", { ...ofModel, kind: "completion" })),
     inputTokensPerSecond: perSecond(prefilled + queuedTokens("now") - queuedTokens("before")),
-    runningRequests: total("vllm:num_requests_running"),
-    waitingRequests: gatewayWaiting + total("vllm:num_requests_waiting"),
+    runningRequests: inDecode("vllm:num_requests_running"),
+    waitingRequests: gatewayWaiting + inDecode("vllm:num_requests_waiting"),
     ttftSeconds: quantile(gateways, "gen_ai_server_time_to_first_token_seconds", ofModel, sloQuantile),
     tpotSeconds: quantile(gateways, "gen_ai_server_time_per_output_token_seconds", ofModel, sloQuantile),
     prefillQueueSeconds: prefillWait(prefillWorkers, prefilled),
@@ -63,29 +101,77 @@ export function snapshotOf({ modelName, before, now, prefill, decode }: Observed
       meanGrowth(gateways, "pelagic_gateway_phase_seconds", { ...ofModel, phase: "queue" }),
       meanGrowth(decodeWorkers, "vllm:request_queue_time_seconds"),
     ),
-    prefill: poolOf(prefill, (name): PrefillSample | null => {
-      const series = now.prefill.get(name);
-      if (series === undefined) return null;
+    unheard: unheard(observed, seconds),
+    prefill: poolOf(prefill, now.prefill, (all): PrefillSample => {
+      const paces = all.map(({ series }) => known(series, "pelagic_prefill_tokens_per_second"));
       return {
-        tokensPerSecond: known(series, "pelagic_prefill_tokens_per_second"),
-        queuedTokens: gauge(series, "pelagic_queued_prefill_tokens"),
+        tokensPerSecond: total(paces),
+        queuedTokens: all.reduce((sum, { series }) => sum + gauge(series, "pelagic_queued_prefill_tokens"), 0),
       };
     }),
-    decode: poolOf(decode, (name): DecodeSample | null => {
-      const series = now.decode.get(name);
-      if (series === undefined) return null;
-      const earlier = before?.decode.get(name);
+    decode: poolOf(decode, now.decode, (all): DecodeSample => {
+      const batches = all.map(({ name, series }) => {
+        const earlier = before?.decode.get(name);
+        return earlier === undefined ? null : meanGrowth([{ before: earlier, now: series }], "pelagic_step_sequences");
+      });
+      // A replica of several processes is one that takes more at once, in steps as long.
       return {
-        batch: earlier === undefined ? null : meanGrowth([{ before: earlier, now: series }], "pelagic_step_sequences"),
-        stepSeconds: known(series, "pelagic_decode_step_seconds"),
-        cacheOfRequest: cacheOfRequest(series),
+        batch: total(batches),
+        stepSeconds: mean(all.map(({ series }) => known(series, "pelagic_decode_step_seconds"))),
+        cacheOfRequest: over(mean(all.map(({ series }) => cacheOfRequest(series))), all.length),
       };
     }),
   };
 }
 
-function poolOf<S>({ wanted, pods }: PoolPods, sampleOf: (name: string) => S | null): PoolSnapshot<S> {
-  return { wanted, replicas: pods.map((pod) => ({ ...pod, sample: sampleOf(pod.name) })) };
+interface Heard {
+  name: string;
+  series: Series;
+}
+
+function poolOf<S>(
+  { wanted, replicas }: PoolPods,
+  series: ReadonlyMap<string, Series>,
+  sampleOf: (processes: readonly Heard[]) => S,
+): PoolSnapshot<S> {
+  return {
+    wanted,
+    replicas: replicas.map(({ processes, ...replica }) => {
+      const heard = processes.flatMap((name): Heard[] => {
+        const its = series.get(name);
+        return its === undefined ? [] : [{ name, series: its }];
+      });
+      return { ...replica, sample: heard.length < Math.max(1, processes.length) ? null : sampleOf(heard) };
+    }),
+  };
+}
+
+/** Those that were ready all the time and did not answer at its end, or not at its beginning. */
+function unheard({ before, now, gateways, prefill, decode }: Observed, seconds: number): string[] {
+  const groups = [
+    [gateways, "gateways"],
+    [prefill.replicas, "prefill"],
+    [decode.replicas, "decode"],
+  ] as const;
+  return groups.flatMap(([replicas, group]) =>
+    replicas
+      .filter(({ state }) => state === "ready")
+      .flatMap(({ processes, stateSeconds }) =>
+        processes.filter((name) => !now[group].has(name) || (before !== null && stateSeconds > seconds && !before[group].has(name))),
+      ),
+  );
+}
+
+function total(values: readonly (number | null)[]): number | null {
+  return values.includes(null) ? null : values.reduce<number>((sum, value) => sum + (value as number), 0);
+}
+
+function mean(values: readonly (number | null)[]): number | null {
+  return over(total(values), values.length);
+}
+
+function over(value: number | null, count: number): number | null {
+  return value === null || count === 0 ? null : value / count;
 }
 
 type Labels = Record<string, string>;
@@ -116,12 +202,12 @@ function matching(series: Series, name: string, labels: Labels): Sample[] {
   return (series.get(name) ?? []).filter((sample) => fits(sample, labels));
 }
 
-function gauge(series: Series, name: string, labels: Labels = {}): number {
+function gauge(series: Series, name: GaugeName, labels: Labels = {}): number {
   return matching(series, name, labels).reduce((sum, { value }) => sum + (Number.isFinite(value) ? value : 0), 0);
 }
 
 /** null: absent, or zero as long as nothing was measured. */
-function known(series: Series, name: string): number | null {
+function known(series: Series, name: GaugeName): number | null {
   return gauge(series, name) || null;
 }
 
@@ -133,7 +219,7 @@ function cacheOfRequest(series: Series): number | null {
 const sameLabels = (a: Sample, b: Sample) => fits(a, b.labels) && Object.keys(a.labels).length === Object.keys(b.labels).length;
 
 /** Of counters; one that is smaller than before began anew, as its process did. */
-function growth({ before, now }: Pair, name: string, labels: Labels, counts: (sample: Sample) => boolean = () => true): number {
+function growth({ before, now }: Pair, name: CounterName, labels: Labels, counts: (sample: Sample) => boolean = () => true): number {
   const earlier = matching(before, name, labels);
   return matching(now, name, labels)
     .filter((sample) => counts(sample) && Number.isFinite(sample.value))
@@ -143,13 +229,13 @@ function growth({ before, now }: Pair, name: string, labels: Labels, counts: (sa
     }, 0);
 }
 
-function meanGrowth(pairs: readonly Pair[], name: string, labels: Labels = {}): number | null {
+function meanGrowth(pairs: readonly Pair[], name: HistogramName, labels: Labels = {}): number | null {
   const count = sumOf(pairs, (pair) => growth(pair, `${name}_count`, labels));
   return count > 0 ? sumOf(pairs, (pair) => growth(pair, `${name}_sum`, labels)) / count : null;
 }
 
 /** As Prometheus's histogram_quantile, over the interval's observations: linear within a bucket, the last bound beyond all. */
-function quantile(pairs: readonly Pair[], name: string, labels: Labels, q: number): number | null {
+function quantile(pairs: readonly Pair[], name: HistogramName, labels: Labels, q: number): number | null {
   const bounds = new Map<number, number>();
   for (const pair of pairs) {
     for (const le of new Set(matching(pair.now, `${name}_bucket`, labels).map((sample) => sample.labels.le ?? ""))) {

@@ -161,6 +161,13 @@ const FirstModelService = z
     spec: ModelServiceSpec.partial({ model: true })
       .default({} as never)
       .describe("Its spec, as docs/modelservice.md says; without `model` the small one in the image."),
+    scaler: z
+      .enum(["none", "hpa", "keda"])
+      .default("none")
+      .describe(
+        "With spec.autoscaling.policy external: a HorizontalPodAutoscaler for each pool (an adapter must serve pelagic_operator_desired_replicas as an external metric), or KEDA's ScaledObject.",
+      ),
+    prometheusUrl: z.string().max(512).default("").describe("For scaler keda: where Prometheus is."),
   })
   .prefault({})
   .describe("A first ModelService.");

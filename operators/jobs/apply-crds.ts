@@ -1,5 +1,6 @@
 // Before an upgrade: brings the cluster's CRD to the version of this image.
 import { readFileSync } from "node:fs";
+import { join } from "node:path";
 import { z } from "zod";
 import { processFields } from "../../services/lib/runtime/config.ts";
 import { runProcess } from "../../services/lib/runtime/process.ts";
@@ -17,7 +18,9 @@ await runProcess({
   name: "apply-crds",
   config: z.object({ ...processFields, ...kubeconfigField }),
   async main({ config, log, stop }) {
-    const { version } = JSON.parse(readFileSync(new URL("../../../package.json", import.meta.url), "utf8")) as { version: string };
+    const { version } = JSON.parse(readFileSync(join(import.meta.dirname, "..", "..", "..", "package.json"), "utf8")) as {
+      version: string;
+    };
     const client = new ApiClient(loadKubeConfig(config.kubeconfig), { called: () => undefined });
     for (let attempt = 1; ; attempt++) {
       try {

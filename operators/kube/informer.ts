@@ -10,6 +10,8 @@ import { afterStep, neverListed, type StepEnd, type WatchState, type WatchTimes 
 export interface InformerOptions<T extends ApiObject> {
   client: ApiClient;
   resource: { apiVersion: string; kind: string };
+  /** For metrics and messages, where there is another informer of this kind; the plural of the kind unless given. */
+  name?: string;
   /** undefined: all of them. */
   namespace?: string | undefined;
   labelSelector?: string;
@@ -63,7 +65,7 @@ export class Informer<T extends ApiObject> {
   private running: Promise<void> | undefined;
 
   constructor(private readonly options: InformerOptions<T>) {
-    this.resource = pluralOf(options.resource.kind);
+    this.resource = options.name ?? pluralOf(options.resource.kind);
     this.store = new ObjectStore(options.groupOf ?? (() => undefined), options.changed);
   }
 

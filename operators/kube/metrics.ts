@@ -3,6 +3,8 @@ import { Counter, Gauge, Histogram, latencyBucketsSeconds, type Registry } from 
 import type { ApiObserver } from "./api-client.ts";
 import type { InformerObserver } from "./informer.ts";
 import type { QueueObserver } from "./queue-runner.ts";
+import type { DesiredReplicas } from "./autoscaler.ts";
+import type { ScraperObserver } from "./scraper.ts";
 import type { RoundResult } from "./reconciler.ts";
 
 /** Read when they are asked for. */
@@ -11,6 +13,7 @@ export interface OperatorState {
   queued(): number;
   failing(): number;
   modelServices(): number;
+  desiredReplicas(): DesiredReplicas[];
   informers(): { resource: string; objects: number; silentSeconds: number }[];
 }
 
@@ -18,6 +21,7 @@ export interface OperatorMetrics {
   api: ApiObserver;
   informers: InformerObserver;
   queue: QueueObserver;
+  scrapes: ScraperObserver;
   roundEnded(result: RoundResult, seconds: number): void;
   eventDropped(): void;
 }
@@ -67,6 +71,18 @@ export function operatorMetrics(registry: Registry): OperatorMetrics {
     buckets: latencyBucketsSeconds,
     registers,
   });
+  const scrapes = new Counter({
+    name: "pelagic_operator_scrapes_total",
+    help: "Gateways and workers asked for their metrics, for autoscaling: ok, failed",
+    labelNames: ["result"],
+    registers,
+  });
+  const scrapeSeconds = new Histogram({
+    name: "pelagic_operator_scrape_seconds",
+    help: "How long one of them took to answer",
+    buckets: latencyBucketsSeconds,
+    registers,
+  });
   const dropped = new Counter({
     name: "pelagic_operator_events_dropped_total",
     help: "Events that could not be sent",
@@ -82,6 +98,12 @@ export function operatorMetrics(registry: Registry): OperatorMetrics {
     informers: {
       listed: (resource) => lists.inc({ resource }),
       ended: (resource, why) => ends.inc({ resource, why }),
+    },
+    scrapes: {
+      scraped(result, seconds) {
+        scrapes.inc({ result });
+        scrapeSeconds.observe(seconds);
+      },
     },
     queue: { waited: (seconds) => waitSeconds.observe(seconds) },
     roundEnded(result, seconds) {
@@ -106,6 +128,16 @@ export function observeOperator(registry: Registry, state: OperatorState): void 
   gauge("queue_depth", "ModelServices that wait for a round", () => state.queued());
   gauge("queue_failing", "ModelServices whose last round failed", () => state.failing());
   gauge("modelservices", "ModelServices known", () => state.modelServices());
+  new Gauge({
+    name: "pelagic_operator_desired_replicas",
+    help: "What autoscaling wants, within bounds; shown by the replica that leads",
+    labelNames: ["namespace", "modelservice", "pool"],
+    registers: [registry],
+    collect() {
+      this.reset();
+      for (const { replicas, ...labels } of state.desiredReplicas()) this.set(labels, replicas);
+    },
+  });
   const perResource = (name: string, help: string, read: (informer: ReturnType<OperatorState["informers"]>[number]) => number) =>
     new Gauge({
       name: `pelagic_operator_informer_${name}`,

@@ -1,16 +1,19 @@
 // The parts of the operator put together: watches fill a queue, the leader works it off.
 import type { Readiness } from "../../services/lib/runtime/admin-server.ts";
+import type { SleepingModels } from "../../services/lib/contracts/sleeping-models.ts";
 import type { ProcessLog } from "../../services/lib/runtime/log.ts";
 import type { Registry } from "../../services/lib/runtime/metrics.ts";
 import type { KubeConfig } from "@kubernetes/client-node";
 import type { PlannerConfig } from "../planner/config.ts";
 import { ApiClient } from "./api-client.ts";
+import { Autoscaler } from "./autoscaler.ts";
 import { Elector } from "./elector.ts";
 import { EventSender } from "./events.ts";
 import type { InformerTimes } from "./informer.ts";
 import { observeOperator, operatorMetrics } from "./metrics.ts";
 import { QueueRunner } from "./queue-runner.ts";
 import { Reconciler } from "./reconciler.ts";
+import { Scraper } from "./scraper.ts";
 import { WatchedCluster } from "./watched.ts";
 import { WorkQueue } from "./work-queue.ts";
 import { Writer } from "./writer.ts";
@@ -24,6 +27,9 @@ export interface OperatorOptions {
   identity: string;
   concurrency: number;
   informerTimes: InformerTimes;
+  gateways: { namespace: string; selector: string };
+  /** Between two looks at gateways and workers. */
+  scrapeMs: number;
   log: ProcessLog;
   metrics: Registry;
 }
@@ -37,6 +43,7 @@ export class Operator {
   private readonly watched: WatchedCluster;
   private readonly elector: Elector;
   private readonly runner: QueueRunner;
+  private readonly autoscaler: Autoscaler;
   private readonly events: EventSender;
   private stopping = false;
 
@@ -51,6 +58,7 @@ export class Operator {
       identity,
       log,
       onChange: (leads) => {
+        this.autoscaler.forget();
         if (leads) this.watched.everyService();
       },
     });
@@ -60,17 +68,27 @@ export class Operator {
     this.watched = new WatchedCluster({
       client: this.client,
       namespace: options.namespace,
+      gateways: options.gateways,
       times: options.informerTimes,
       log,
       observer: metrics.informers,
       changed: (key, fresh) => this.runner.add(key, fresh),
       listed: () => this.watched.everyService(),
     });
+    this.autoscaler = new Autoscaler({
+      watched: this.watched,
+      scraper: new Scraper(metrics.scrapes),
+      leads: () => !this.stopping && this.elector.leads,
+      changed: (key) => this.runner.add(key),
+      intervalMs: options.scrapeMs,
+      log,
+    });
     const reconciler = new Reconciler({
       client: this.client,
       watched: this.watched,
       writer: new Writer(this.client, leftMs),
       events: this.events,
+      autoscaler: this.autoscaler,
       config: options.planner,
       log,
       ended: metrics.roundEnded,
@@ -81,6 +99,7 @@ export class Operator {
       queued: () => queue.depth(performance.now()),
       failing: () => queue.failing,
       modelServices: () => this.watched.services.store.size,
+      desiredReplicas: () => this.autoscaler.desired(),
       informers: () =>
         this.watched.informers().map((informer) => ({
           resource: informer.resource,
@@ -93,11 +112,13 @@ export class Operator {
   start(): void {
     this.watched.start();
     this.elector.start();
+    this.autoscaler.start();
   }
 
   /** Lets the rounds that run end, then gives the Lease back: the next leader finds nothing half written by us still under way. */
   async stop(): Promise<void> {
     this.stopping = true;
+    await this.autoscaler.stop();
     await this.runner.stop();
     await this.events.stop(eventsStopMs);
     await this.elector.stop();
@@ -114,6 +135,13 @@ export class Operator {
     if (stale.length === 0) return { ready: true };
     const said = stale.map((informer) => `${informer.resource} for ${Math.round(informer.silentMs(performance.now()) / 1000)} s`);
     return { ready: false, reason: `the API server says nothing about ${said.join(", ")}` };
+  }
+
+  /** For GET /models; whoever leads. */
+  sleepingModels(): SleepingModels {
+    // A gateway keeps what it was told last.
+    if (!this.watched.services.synced) throw new Error("ModelServices are not listed yet");
+    return { models: this.watched.sleepers().map((name) => ({ name })) };
   }
 
   /** For GET /leader. */

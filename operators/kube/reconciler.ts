@@ -9,8 +9,10 @@ import { type Observed, servedNameOwner } from "../planner/observed.ts";
 import { plan, planUnreadable } from "../planner/plan.ts";
 import type { Plan } from "../planner/planned.ts";
 import { type ApiClient, ApiError } from "./api-client.ts";
+import type { Autoscaler } from "./autoscaler.ts";
 import type { EventSender } from "./events.ts";
 import type { ApiObject } from "./object-store.ts";
+import { parseService } from "./read-service.ts";
 import { objectPath, pluralOf } from "./resources.ts";
 import type { RawModelService, WatchedCluster } from "./watched.ts";
 import { NotLeadingError, type Writer } from "./writer.ts";
@@ -23,6 +25,7 @@ export interface ReconcilerOptions {
   watched: WatchedCluster;
   writer: Writer;
   events: EventSender;
+  autoscaler: Pick<Autoscaler, "decisionsOf">;
   config: PlannerConfig;
   log: Log;
   ended: (result: RoundResult, seconds: number) => void;
@@ -116,7 +119,7 @@ export class Reconciler {
 
   private async plan(key: string, raw: RawModelService, found: KubernetesObject[]): Promise<Plan> {
     const { watched, config } = this.options;
-    const parsed = ModelService.safeParse({ ...raw, ...identity });
+    const parsed = parseService(raw);
     if (!parsed.success) return planUnreadable(unreadable(raw), problemOf(parsed.error.issues), Date.now());
     const service = parsed.data;
     const refused = this.refused.get(key);
@@ -125,8 +128,10 @@ export class Reconciler {
       service,
       watched.sameName(servedNameOf(service)).map(({ metadata, spec }) => ({ metadata, spec: spec ?? {} })),
     );
+    const scaling = this.options.autoscaler.decisionsOf(service);
     const observed: Observed = {
       ...watched.observe(key, found),
+      ...(scaling !== undefined && { scaling }),
       ...(claim !== undefined && { claim }),
       ...(owner !== undefined && { servedNameOwner: owner }),
       ...(refused !== undefined && { refused }),
@@ -202,9 +207,6 @@ export class Reconciler {
     return phase;
   }
 }
-
-/** Items of a list come without their kind. */
-const identity = { apiVersion: "pelagic.dev/v1alpha1", kind: "ModelService" };
 
 /** The parts of an object that cannot be read as a whole: metadata is the API server's own, the status ours where it is sound. */
 function unreadable(raw: RawModelService): Pick<ModelService, "metadata" | "status"> {

@@ -13,7 +13,7 @@ type Watched<T> = ApiObject & T;
 
 /** As the API server has it: read by operators/api when a round begins. */
 export interface RawModelService extends ApiObject {
-  spec?: { servedName?: string };
+  spec?: { servedName?: string; autoscaling?: { policy?: string; scaleToZeroAfterSeconds?: number } };
   status?: unknown;
 }
 
@@ -26,6 +26,8 @@ export interface WatchedOptions {
   client: ApiClient;
   /** undefined: all of them. */
   namespace?: string | undefined;
+  /** Where gateways' pods are, and their labels. */
+  gateways: { namespace: string; selector: string };
   times: InformerTimes;
   log: Log;
   observer: InformerObserver;
@@ -42,6 +44,7 @@ export class WatchedCluster {
   private readonly deployments: Informer<Watched<Workload>>;
   private readonly budgets: Informer<Watched<KubernetesObject>>;
   private readonly pods: Informer<Watched<Pod>>;
+  private readonly gateways: Informer<Watched<Pod>>;
   private readonly definitions: Informer<CustomResourceDefinition>;
   private leaderWorkerSets: Informer<Watched<Workload>> | undefined;
   private stopped = false;
@@ -60,6 +63,15 @@ export class WatchedCluster {
     this.deployments = new Informer(this.ownOptions<Watched<Workload>>(workloadKinds.Deployment, "Deployment"));
     this.budgets = new Informer(this.ownOptions<Watched<KubernetesObject>>(podDisruptionBudgetApi, "PodDisruptionBudget"));
     this.pods = new Informer(this.ownOptions<Watched<Pod>>("v1", "Pod"));
+    this.gateways = new Informer<Watched<Pod>>({
+      ...shared,
+      namespace: options.gateways.namespace,
+      resource: { apiVersion: "v1", kind: "Pod" },
+      name: "gateways",
+      labelSelector: options.gateways.selector,
+      // Looked at when the autoscaler looks.
+      changed: () => {},
+    });
     this.definitions = new Informer<CustomResourceDefinition>({
       ...shared,
       resource: { apiVersion: "apiextensions.k8s.io/v1", kind: "CustomResourceDefinition" },
@@ -78,8 +90,16 @@ export class WatchedCluster {
   }
 
   informers(): Informer<ApiObject>[] {
-    const { services, deployments, budgets, pods, definitions, leaderWorkerSets } = this;
-    const all = [services, deployments, budgets, pods, definitions, ...(leaderWorkerSets === undefined ? [] : [leaderWorkerSets])];
+    const { services, deployments, budgets, pods, gateways, definitions, leaderWorkerSets } = this;
+    const all = [
+      services,
+      deployments,
+      budgets,
+      pods,
+      gateways,
+      definitions,
+      ...(leaderWorkerSets === undefined ? [] : [leaderWorkerSets]),
+    ];
     return all as unknown as Informer<ApiObject>[];
   }
 
@@ -98,6 +118,16 @@ export class WatchedCluster {
       pods: this.pods.store.group(key),
       leaderWorkerSetApi: this.leaderWorkerSets?.synced ?? false,
     };
+  }
+
+  gatewayPods(): Pod[] {
+    return this.gateways.store.all();
+  }
+
+  /** For a person. */
+  get gatewaysWhere(): string {
+    const { namespace, selector } = this.options.gateways;
+    return `in namespace ${namespace} with the labels ${selector}`;
   }
 
   lookup(kind: string, { namespace, name }: { namespace: string; name: string }): ApiObject | undefined {
@@ -152,6 +182,15 @@ export class WatchedCluster {
     for (const name of names) {
       for (const other of this.sameName(name)) if (other !== after) changed(keyOf(other), false);
     }
+  }
+
+  /** Served names that may have no worker until somebody asks. */
+  sleepers(): string[] {
+    const all = this.services.store.all().filter(({ metadata, spec }) => {
+      const { policy, scaleToZeroAfterSeconds } = spec?.autoscaling ?? {};
+      return metadata.deletionTimestamp === undefined && policy === "slo" && scaleToZeroAfterSeconds !== undefined;
+    });
+    return [...new Set(all.map(servedName))];
   }
 
   /** In any namespace: the ModelServices with this served name. */

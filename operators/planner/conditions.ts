@@ -1,10 +1,11 @@
 // The tree of conditions. Ready stands on Accepted, ModelAvailable, PrefillReady and DecodeReady; Progressing and Degraded stand beside it.
-import type { ModelService, PoolName } from "../api/model-service.ts";
+import { type ModelService, type PoolName, poolNames } from "../api/model-service.ts";
 import { type Condition, type ConditionType, conditionTypeNames } from "../api/status.ts";
 import type { Acceptance } from "./acceptance.ts";
+import type { Observed } from "./observed.ts";
 import { claimNotFound } from "./pod-problems.ts";
 import type { PoolState } from "./pool-state.ts";
-import type { WantedReplicas } from "./replicas.ts";
+import { decidedReasons, type WantedReplicas } from "./replicas.ts";
 
 /** A condition without what is the same for all. */
 export interface Finding {
@@ -27,8 +28,8 @@ export interface Facts {
   acceptance: Acceptance;
   pools: Record<PoolName, PoolFacts>;
   claim: string | undefined;
-  /** Autoscaling has decided. */
-  decided: boolean;
+  /** What autoscaling decided last, of both pools. */
+  scaling: Observed["scaling"];
 }
 
 export function findingsOf(facts: Facts): Findings {
@@ -120,19 +121,34 @@ function scaledToZero({ service }: Facts): boolean {
   return service.spec.autoscaling.policy === "slo" && service.spec.autoscaling.scaleToZeroAfterSeconds !== undefined;
 }
 
-function autoscaling({ service, pools, decided }: Facts): Finding | undefined {
+function autoscaling({ service, pools, scaling }: Facts): Finding | undefined {
   const { policy } = service.spec.autoscaling;
   if (policy === "none") return undefined;
-  if (policy === "external")
+  if (policy === "external" && service.spec.slo === undefined)
     return {
-      status: "True",
-      reason: "External",
-      message: "Replicas belong to an external autoscaler; the operator exports what it would choose as a metric.",
+      status: "False",
+      reason: "NoSlo",
+      message:
+        "Replicas belong to an external autoscaler, and the operator recommends none: give spec.slo (ttftSeconds, tpotSeconds) to have its number as the metric pelagic_operator_desired_replicas.",
     };
-  if (!decided)
+  const blind = poolNames.map((pool) => scaling?.[pool]).find((decision) => decision?.blind);
+  if (blind !== undefined)
+    return {
+      status: "False",
+      reason: "NoFigures",
+      message: `Pools stay as they are: ${blind.reason}. The operator reads /metrics of gateways and workers, on the port that their pods call metrics; kubectl get pods of the gateway, and NetworkPolicies, say why it cannot.`,
+    };
+  const reason = decidedReasons[policy];
+  if (scaling?.prefill === undefined || scaling.decode === undefined) {
+    // A new leader has not looked yet; what the one before decided holds.
+    const earlier = service.status?.conditions?.find(({ type }) => type === "Autoscaled");
+    if (earlier?.reason === reason) return { status: earlier.status, reason, message: earlier.message };
     return { status: "Unknown", reason: "NoDecisionYet", message: "No decision yet: it needs metrics of the gateway and the workers." };
-  const said = (["prefill", "decode"] as const).map((pool) => `${pool} ${pools[pool].wanted.desired}: ${pools[pool].wanted.reason}`);
-  return { status: "True", reason: "Decided", message: said.join("; ") };
+  }
+  const said = poolNames.map(
+    (pool) => `${pool} ${pools[pool].wanted.recommended ?? pools[pool].wanted.desired}: ${pools[pool].wanted.reason}`,
+  );
+  return { status: "True", reason, message: said.join("; ") };
 }
 
 function progressing({ acceptance, pools }: Facts): Finding {

@@ -39,9 +39,14 @@ function replicasEvents(earlier: ModelServiceStatus | undefined, now: ModelServi
   return poolNames.flatMap((pool) => {
     const before = earlier?.pools?.[pool];
     const after = now.pools?.[pool];
-    if (before === undefined || after === undefined || before.desired === after.desired) return [];
+    if (before === undefined || after === undefined) return [];
+    const scaled = `${pool}: ${before.desired} to ${after.desired} workers, as ${after.reason}`;
+    const recommended = `${pool}: ${after.reason}`;
     return [
-      { type: "Normal" as const, reason: "Scaled", message: `${pool}: ${before.desired} to ${after.desired} workers, as ${after.reason}` },
+      ...(before.desired === after.desired ? [] : [{ type: "Normal" as const, reason: "Scaled", message: scaled }]),
+      ...(after.recommended === undefined || after.recommended === (before.recommended ?? before.desired)
+        ? []
+        : [{ type: "Normal" as const, reason: "Recommended", message: recommended }]),
     ];
   });
 }

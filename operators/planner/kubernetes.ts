@@ -33,6 +33,7 @@ export interface ObjectCondition {
   status: string;
   reason?: string;
   message?: string;
+  lastTransitionTime?: string;
 }
 
 /** A Deployment or a LeaderWorkerSet. */
@@ -62,7 +63,8 @@ export interface ContainerState {
 
 export interface Pod {
   metadata: ObjectMeta;
-  status?: { phase?: string; conditions?: ObjectCondition[]; containerStatuses?: ContainerStatus[] };
+  spec?: { containers?: { image?: string; ports?: { name?: string; containerPort: number }[] }[] };
+  status?: { phase?: string; podIP?: string; conditions?: ObjectCondition[]; containerStatuses?: ContainerStatus[] };
 }
 
 /** A pod that has ended holds nothing and nobody; one that was evicted stays to be looked at. */

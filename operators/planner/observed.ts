@@ -7,6 +7,8 @@ export interface ScalingDecision {
   replicas: number;
   /** For a person: shown in status and events. */
   reason: string;
+  /** The number is what it was, since there are no figures to decide by. */
+  blind: boolean;
 }
 
 export interface Observed {

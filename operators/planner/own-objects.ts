@@ -4,6 +4,7 @@ import type { KubernetesObject, Workload } from "./kubernetes.ts";
 import { podDisruptionBudgetApi, workloadKinds } from "./kubernetes.ts";
 import { controllerOf, isOwnedBy, poolLabel, poolObjectName, replicasFieldManager, serviceLabel } from "./names.ts";
 import type { Observed } from "./observed.ts";
+import { workloadKindOf } from "./workloads.ts";
 
 export interface OwnObjects {
   /** A pool's, of both kinds. */
@@ -36,6 +37,12 @@ export function ownObjects(service: ModelService, observed: Observed): OwnObject
     find: ({ kind, metadata }) => [...workloads, ...budgets].find((each) => each.kind === kind && each.metadata.name === metadata.name),
     strayBudgets: (pool) => budgets.filter(inPool(pool)).filter(({ metadata }) => metadata.name !== poolObjectName(service, pool)),
   };
+}
+
+/** The one whose replicas count: of the wanted kind where it is there. */
+export function currentWorkload(service: ModelService, pool: PoolName, own: OwnObjects): Workload | undefined {
+  const workloads = own.workloads(pool);
+  return workloads.find(({ kind }) => kind === workloadKindOf(service, pool)) ?? workloads[0];
 }
 
 /** Writes a workload's replicas and nothing else, as a second manager. */

@@ -129,7 +129,10 @@ class Run {
   scale(prefill: number, decode: number): void {
     const { cluster } = this;
     if (cluster.service.spec.autoscaling.policy === "slo")
-      cluster.scaling = { prefill: { replicas: prefill, reason: "load" }, decode: { replicas: decode, reason: "load" } };
+      cluster.scaling = {
+        prefill: { replicas: prefill, reason: "load", blind: false },
+        decode: { replicas: decode, reason: "load", blind: false },
+      };
     if (cluster.service.spec.autoscaling.policy !== "external") return;
     for (const [key, stored] of cluster.objects) {
       const [kind, name] = key.split("/") as [string, string];

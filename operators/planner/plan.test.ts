@@ -283,7 +283,7 @@ describe("autoscaling", () => {
     autoscaling: { policy: "slo", prefill: range, decode: range, scaleToZeroAfterSeconds: 600 },
   });
   const decided = (replicas: number) => {
-    const decision = { replicas, reason: "1,000 tokens a second" };
+    const decision = { replicas, reason: "1,000 tokens a second", blind: false };
     return { scaling: { prefill: decision, decode: decision } };
   };
   const written = (planned: Plan) =>
@@ -332,7 +332,7 @@ describe("autoscaling", () => {
   it("tells a new number as an event, and a new reason alone not", () => {
     const first = round(slo, { ...made(slo), ...decided(2) });
     const service = { ...slo, ...(first.status && { status: first.status }) };
-    const other = { scaling: { prefill: { replicas: 2, reason: "x" }, decode: { replicas: 2, reason: "x" } } };
+    const other = { scaling: { prefill: { replicas: 2, reason: "x", blind: false }, decode: { replicas: 2, reason: "x", blind: false } } };
     expect(round(service, { ...made(slo), ...other }).events).toEqual([]);
     const scaled = round(service, { ...made(slo), ...decided(3) }).events.filter(({ reason }) => reason === "Scaled");
     expect(scaled.map(({ message }) => message)).toEqual([

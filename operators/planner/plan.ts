@@ -11,7 +11,7 @@ import { type PlannedEvent, statusEvents } from "./events.ts";
 import type { ObjectReference } from "./kubernetes.ts";
 import { fieldManager, finalizer, replicasAnnotation } from "./names.ts";
 import type { Observed } from "./observed.ts";
-import { type OwnObjects, ownObjects, replicasOnly } from "./own-objects.ts";
+import { currentWorkload, type OwnObjects, ownObjects, replicasOnly } from "./own-objects.ts";
 import type { Application, Plan } from "./planned.ts";
 import { poolState } from "./pool-state.ts";
 import { wantedReplicas } from "./replicas.ts";
@@ -30,8 +30,7 @@ export function plan(service: ModelService, observed: Observed, config: PlannerC
   const pools = {} as Record<PoolName, PoolFacts>;
   for (const pool of poolNames) {
     const workloads = own.workloads(pool);
-    const kind = workloadKindOf(service, pool);
-    const current = workloads.find((workload) => workload.kind === kind) ?? workloads[0];
+    const current = currentWorkload(service, pool, own);
     const wanted = wantedReplicas(service, pool, current, observed.scaling?.[pool]);
     const before = apply.length + prune.length;
     if (!acceptance.holds) {
@@ -49,7 +48,7 @@ export function plan(service: ModelService, observed: Observed, config: PlannerC
     acceptance,
     pools,
     claim: observed.claim,
-    decided: poolNames.every((pool) => observed.scaling?.[pool] !== undefined),
+    scaling: observed.scaling,
   });
   const { status, events } = statusOf(service, findings, pools, nowMs);
   return {

@@ -26,5 +26,8 @@ export function statusOf(service: ModelService, findings: Findings, pools: Recor
 
 function poolStatus({ state, wanted }: PoolFacts) {
   const { replicas, ready } = state;
-  return { replicas, ready, desired: wanted.desired, workers: `${ready}/${wanted.desired}`, reason: wanted.reason };
+  return {
+    ...{ replicas, ready, desired: wanted.desired, workers: `${ready}/${wanted.desired}`, reason: wanted.reason },
+    ...(wanted.recommended !== undefined && { recommended: wanted.recommended }),
+  };
 }

@@ -3,11 +3,8 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { modelServiceCrdYaml } from "../../operators/api/crd-yaml.ts";
 import { modelServiceReference } from "../../operators/api/reference.ts";
-<<<<<<< HEAD
 import { chartFiles } from "../../operators/chart/files.ts";
-=======
 import { observabilityFiles } from "../../operators/dashboards/generated.ts";
->>>>>>> 9b994c1393dc51c5d3bfccd9497539199ec2e24f
 import { openApiDocument } from "../lib/contracts/openapi.ts";
 import { composeNatsConfig } from "./compose-nats.ts";
 
@@ -18,11 +15,8 @@ const generated: Record<string, string> = {
   "deploy/images/nats.conf": composeNatsConfig(),
   "charts/pelagic/crds/pelagic.dev_modelservices.yaml": modelServiceCrdYaml(version),
   "docs/modelservice.md": modelServiceReference(),
-<<<<<<< HEAD
   ...chartFiles(version, composeNatsConfig()),
-=======
   ...observabilityFiles(),
->>>>>>> 9b994c1393dc51c5d3bfccd9497539199ec2e24f
 };
 
 function current(path: string): string | null {

@@ -1,7 +1,7 @@
 // The stages of ./pelagic test: what each runs, and how many passed and failed in it.
 import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { chromiumBinary } from "./chromium-binary.ts";
-import { apiServerMissing } from "./cluster-binaries.ts";
+import { apiServerMissing, buildBinaries, missingBinaries } from "./cluster/binaries.ts";
 import { messageOf } from "./cli-error.ts";
 import { buildNative, cmakeBuild, nativeTools, releaseBuild, sanitizerBuild, type NativeBuild } from "./native-build.ts";
 import { natsServerBinary } from "./nats-binary.ts";
@@ -55,10 +55,13 @@ export function clusterStages(): Stage[] {
   return [
     commandStage("build", "npm", ["run", "--silent", "build"]),
     {
-      name: "operator, CRD and planner on a real API server",
+      name: "operator, CRD, planner and chart on a real API server",
       run: async (print) => {
         const missing = apiServerMissing();
         if (missing !== undefined) return { passed: 0, failed: 0, skipped: [`all tests on an API server: ${missing}`] };
+        const tools = missingBinaries().filter(({ name }) => ["helm", "kubeconform"].includes(name));
+        // Without them the chart's tests say that they are skipped, and why.
+        await buildBinaries(tools, (text) => print(`${text}\n`)).catch((error: unknown) => print(`${messageOf(error)}\n`));
         return vitest(["cluster"], print);
       },
     },

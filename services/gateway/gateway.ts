@@ -10,6 +10,7 @@ import type { ByteBudget } from "./json-body.ts";
 import type { RecentRequests } from "./recent-requests.ts";
 import type { ServedModel } from "./served-model.ts";
 import type { Encoder } from "./tokenizer-pool.ts";
+import type { WakeQueue } from "./wake-queue.ts";
 import type { WorkerDirectory } from "./worker-directory.ts";
 
 /** One of a gateway's models. */
@@ -61,6 +62,8 @@ export interface Gateway {
   directory: WorkerDirectory;
   callers: Callers;
   admission: Admission;
+  /** null: no model here sleeps. */
+  wakeQueue: WakeQueue | null;
   bodyBudget: ByteBudget;
   metrics: GatewayMetrics;
   recent: RecentRequests;

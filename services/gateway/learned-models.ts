@@ -39,7 +39,8 @@ const learnMs = 60_000;
 /** Of all models together. */
 const maxBytes = 8 * maxModelFileBytes;
 const limits: Omit<CatalogueLimits, "keepMs"> = {
-  maxBuilds: maxModels,
+  // While a model changes, its name has two.
+  maxBuilds: 2 * maxModels,
   maxLearning: 2,
   keepReplacedMs: 60_000,
   retryMs: 1_000,

@@ -29,9 +29,11 @@ import { createHttpServer } from "./http-server.ts";
 import { ByteBudget } from "./json-body.ts";
 import { loadModelFolder } from "../lib/model/folder.ts";
 import { type NamedFolder, parseModelList } from "./model-list.ts";
-import { poolsOf, whyModelNotReady, whyNotReady } from "./readiness.ts";
+import { poolsOf, withSleeping, whyModelNotReady, whyNotReady } from "./readiness.ts";
 import { servedModel } from "./served-model.ts";
 import { gatewayStatus } from "./status.ts";
+import { followSleepingNames } from "./sleeping-names.ts";
+import { WakeQueue } from "./wake-queue.ts";
 import { WorkerDirectory } from "./worker-directory.ts";
 
 const positive = z.coerce.number().int().positive();
@@ -49,6 +51,8 @@ const GatewayConfig = z.object({
   model: z.string().min(1).transform(modelsIn).meta({ list: true }).optional(),
   /** A learned model is forgotten when no worker of it was heard for so long. Until then it is listed, and refused with a time to come back. */
   keepModelMs: positive.default(600_000),
+  /** Where the operator says which models may have no worker because nobody asked for long (its admin port, /models): requests for them wait. */
+  sleepingModelsUrl: z.url({ protocol: /^https?$/ }).optional(),
   host: z.string().min(1).default("127.0.0.1"),
   /** 0: any free port. */
   port: z.coerce.number().int().min(0).max(65535).default(0),
@@ -177,14 +181,29 @@ await runProcess({
     onStop(() => learned?.close());
     const configured: HostedModels = new Map((fixed ?? []).map((one) => [one.model.name, one]));
     const builds = (): readonly HostedModel[] => learned?.builds ?? fixed ?? [];
+    const wakeQueue =
+      config.sleepingModelsUrl === undefined
+        ? null
+        : new WakeQueue({
+            clock: systemClock,
+            maxWaiting: config.maxQueued,
+            isAwake: (name) => {
+              const hosted = gateway.models.get(name);
+              return hosted !== undefined && whyModelNotReady(directory, hosted.model) === null;
+            },
+          });
     const bodyBudget = new ByteBudget(config.bodyBudgetMib * mebibyte);
     const metrics = new GatewayMetrics(registry, {
       running: () => admission.running,
-      waiting: () => admission.waiting,
+      waiting: () => admission.waiting + (wakeQueue?.waiting ?? 0),
       cancelling: () => client.cancellationsPending,
       bodyBytes: () => bodyBudget.usedBytes,
       keysUnread: () => keyFile?.isUnread ?? false,
-      pools: () => poolsOf(builds(), directory, ({ room }) => admission.waitingFor(room)),
+      pools: () =>
+        withSleeping(
+          poolsOf(builds(), directory, ({ room }) => admission.waitingFor(room)),
+          wakeQueue,
+        ),
       modelsMissing: () => learned?.missing.size ?? 0,
     });
     const gateway: Gateway = {
@@ -196,6 +215,7 @@ await runProcess({
       directory,
       callers,
       admission,
+      wakeQueue,
       bodyBudget,
       metrics,
       recent: new RecentRequests(),
@@ -215,6 +235,9 @@ await runProcess({
     const someModelNotReady = () => Array.from(configured.values()).some(({ model }) => whyModelNotReady(directory, model) !== null);
     const accountsUntil = performance.now() + firstAccountsMs;
     while (someModelNotReady() && performance.now() < accountsUntil) await sleep(10);
+
+    if (config.sleepingModelsUrl !== undefined)
+      onStop(await followSleepingNames(config.sleepingModelsUrl, log, (names) => wakeQueue?.know(names)));
 
     const console =
       consoleAccess === null
@@ -248,6 +271,7 @@ await runProcess({
     onStop(() => admin.close());
     onStop(async () => {
       admission.close();
+      wakeQueue?.close();
       const stopped = new Promise<void>((resolve) => server.close(() => resolve()));
       server.closeIdleConnections();
       const until = performance.now() + config.drainMs - closingMs;

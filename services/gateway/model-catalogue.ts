@@ -58,8 +58,10 @@ export class ModelCatalogue {
   /** `workers`: all that are on the bus now. What is told to be learned counts as being learned until `learned` or `failed` says how it went. */
   look(workers: readonly Seen[], nowMs: number): CatalogueSteps {
     const heard = workers.filter(({ state }) => state !== "silent");
-    this.note(heard, nowMs);
-    return { forget: this.forget(nowMs), learn: this.begin(heard, nowMs) };
+    this.refresh(heard, nowMs);
+    const forget = this.forget(nowMs);
+    this.enter(heard, nowMs);
+    return { forget, learn: this.begin(heard, nowMs) };
   }
 
   learned(build: Build): void {
@@ -87,7 +89,7 @@ export class ModelCatalogue {
   isPending(build: Build): boolean {
     const entry = this.entries.get(keyOf(build));
     if (entry === undefined) return this.entries.size < this.limits.maxBuilds;
-    return entry.phase === "wanted" || entry.phase === "learning";
+    return entry.phase === "learning" || (entry.phase === "wanted" && entry.liars.size === 0);
   }
 
   /** Names that workers have and that are not served: why. */
@@ -109,7 +111,16 @@ export class ModelCatalogue {
     return [...this.entries.values()].every(({ phase, reason }) => phase === "served" || reason !== null);
   }
 
-  private note(heard: readonly Seen[], nowMs: number): void {
+  private refresh(heard: readonly Seen[], nowMs: number): void {
+    for (const { modelName: name, filesDigest } of heard) {
+      const known = filesDigest === undefined ? undefined : this.entries.get(keyOf({ name, filesDigest }));
+      if (known !== undefined) known.seenMs = nowMs;
+    }
+    const instances = new Set(heard.map(({ instanceId }) => instanceId));
+    for (const { liars } of this.entries.values()) for (const liar of liars) if (!instances.has(liar)) liars.delete(liar);
+  }
+
+  private enter(heard: readonly Seen[], nowMs: number): void {
     this.unusable = new Map();
     for (const { workerId, modelName: name, filesDigest } of heard) {
       const fault = nameFault(name);
@@ -118,21 +129,16 @@ export class ModelCatalogue {
         this.unusable.set(printable(name), fault);
       } else if (filesDigest === undefined) {
         this.unusable.set(name, `${workerId} does not offer the model's files: it is of an older version`);
-      } else {
-        const known = this.entries.get(keyOf({ name, filesDigest }));
-        if (known !== undefined) known.seenMs = nowMs;
-        else this.add({ name, filesDigest }, nowMs);
+      } else if (!this.entries.has(keyOf({ name, filesDigest }))) {
+        this.add({ name, filesDigest }, nowMs);
       }
     }
-    const instances = new Set(heard.map(({ instanceId }) => instanceId));
-    for (const { liars } of this.entries.values()) for (const liar of liars) if (!instances.has(liar)) liars.delete(liar);
   }
 
   private add(build: Build, nowMs: number): void {
     const { maxBuilds } = this.limits;
     if (this.entries.size >= maxBuilds) {
-      if (![...this.entries.values()].some(({ name }) => name === build.name))
-        this.unusable.set(build.name, `${maxBuilds} models are known already, which is the most`);
+      this.unusable.set(build.name, `${maxBuilds} models are known already, which is the most`);
       return;
     }
     this.entries.set(keyOf(build), {

@@ -4,6 +4,7 @@ import type { Gateway, HostedModel } from "./gateway.ts";
 import { isOf, isReadyDecodeOf, type ModelBuild } from "./model-workers.ts";
 import type { WorkerView } from "./state-view.ts";
 import type { Pool } from "./vllm-metrics.ts";
+import type { WakeQueue } from "./wake-queue.ts";
 import type { WorkerDirectory } from "./worker-directory.ts";
 
 type Directory = Pick<WorkerDirectory, "snapshot">;
@@ -18,6 +19,16 @@ export function poolsOf(builds: readonly HostedModel[], directory: Directory, wa
     modelName: name,
     waiting: builds.reduce((sum, one) => sum + (one.model.name === name ? waitingFor(one) : 0), 0),
     workers: readyDecodeWorkers(directory, { name, filesDigest: null }),
+  }));
+}
+
+/** With those of which nothing is known but that requests wait for a worker of theirs. */
+export function withSleeping(pools: Pool[], queue: WakeQueue | null): Pool[] {
+  if (queue === null) return pools;
+  const unknown = [...queue.wanted].filter((name) => !pools.some(({ modelName }) => modelName === name));
+  return [...pools, ...unknown.map((modelName) => ({ modelName, waiting: 0, workers: [] }))].map((pool) => ({
+    ...pool,
+    waiting: pool.waiting + queue.waitingFor(pool.modelName),
   }));
 }
 

@@ -117,7 +117,7 @@ async function read(serving: Serving): Promise<Read> {
 /** While a model changes under its name, a request that was meant for workers which are gone or full goes to those of the other build. */
 async function answerTo(serving: Serving, read: Read): Promise<void> {
   const tried = new Set<HostedModel>();
-  for (let hosted = await firstChoice(serving, read.body.model); ; ) {
+  for (let hosted = await firstChoice(serving, read); ; ) {
     tried.add(hosted);
     serving.hosted = hosted;
     try {
@@ -140,8 +140,13 @@ async function answerTo(serving: Serving, read: Read): Promise<void> {
   }
 }
 
-async function firstChoice({ gateway, visit, gone }: Serving, name: unknown): Promise<HostedModel> {
-  if (typeof name === "string" && mayUse(visit.caller, name)) await gateway.learned?.another(name, new Set(), gone);
+async function firstChoice({ gateway, visit, gone, times }: Serving, { body, terms }: Read): Promise<HostedModel> {
+  const { model: name } = body;
+  if (typeof name === "string" && mayUse(visit.caller, name)) {
+    const leftMs = terms.deadlineMs - (performance.now() - times.arrivedMs);
+    await gateway.wakeQueue?.awake(name, visit.caller.name ?? "", leftMs, gone);
+    await gateway.learned?.another(name, new Set(), gone);
+  }
   return chooseModel(gateway.models, name, visit.caller, gateway.learned?.missing);
 }
 

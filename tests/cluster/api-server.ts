@@ -8,7 +8,7 @@ import { createServer, type AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { apiServerMissing, clusterBinary } from "../../services/cli/cluster-binaries.ts";
+import { apiServerMissing, clusterBinary } from "../../services/cli/cluster/binaries.ts";
 
 export { apiServerMissing };
 

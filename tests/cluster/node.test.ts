@@ -4,38 +4,18 @@ import { readdirSync, readFileSync } from "node:fs";
 import { spawnSync } from "node:child_process";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { askQuestion } from "../../services/cli/chat-client.ts";
-import { missingBinaries } from "../../services/cli/cluster/binaries.ts";
 import { pelagicTag } from "../../services/cli/cluster/images.ts";
-import { readInstance, stateOf } from "../../services/cli/cluster/instance.ts";
+import { readInstance } from "../../services/cli/cluster/instance.ts";
 import { stateDir } from "../../services/cli/cluster/layout.ts";
-import { machineFacts, whyNoCluster } from "../../services/cli/cluster/machine.ts";
 import { whatIsLeft } from "../../services/cli/cluster/stop.ts";
 import { asAdmin, kubectl } from "../../services/cli/cluster/start.ts";
-import { runCommand } from "../../services/cli/run-command.ts";
 import { inTree } from "../../services/cli/tree.ts";
+import { cluster, clusterDown, kube, stepMs, upMs, whyNoNode } from "./real-node.ts";
 import { namespace, namespaceObject, onePod, serviceObjects } from "./served-model-objects.ts";
 
-/** With Kubernetes and the images to be built, on two busy cores. */
-const upMs = 3_600_000;
-const stepMs = 300_000;
-const cli = [inTree("dist", "services", "cli", "main.js"), "cluster"];
 const version = (JSON.parse(readFileSync(inTree("package.json"), "utf8")) as { version: string }).version;
 
-const whyNot = whyNoCluster(await machineFacts(missingBinaries().map(({ name }) => name)));
-// One that somebody uses is not ours to end.
-if (stateOf(readInstance()) === "running") whyNot.push("a node runs already: ./pelagic cluster down ends it");
-
-async function cluster(command: string): Promise<Record<string, unknown>> {
-  const result = await runCommand(process.execPath, [...cli, command, "--json"], { timeoutMs: upMs });
-  expect(result.exitCode, result.stderr).toBe(0);
-  return JSON.parse(result.stdout.trim().split("\n").at(-1) as string) as Record<string, unknown>;
-}
-
-async function kube(...args: string[]): Promise<string> {
-  const result = await runCommand(kubectl(), [...asAdmin, ...args], { timeoutMs: stepMs });
-  expect(result.exitCode, `kubectl ${args.join(" ")}: ${result.stderr}`).toBe(0);
-  return result.stdout;
-}
+const whyNot = await whyNoNode();
 
 function apply(objects: object[]): void {
   const input = JSON.stringify({ apiVersion: "v1", kind: "List", items: objects });
@@ -66,7 +46,7 @@ describe.skipIf(whyNot.length > 0)(`a node${whyNot.length > 0 ? ` (skipped: ${wh
   });
 
   afterAll(async () => {
-    await runCommand(process.execPath, [...cli, "down"], { timeoutMs: stepMs });
+    await clusterDown();
   }, stepMs);
 
   it(

@@ -19,7 +19,8 @@ export interface OperatorProcess {
 const keptLogBytes = 200_000;
 
 export async function startOperator(kubeconfig: string, flags: string[] = []): Promise<OperatorProcess> {
-  const given = ["--kubeconfig", kubeconfig, "--worker-image", "example.com/pelagic:1", "--worker-nats-url", "nats://nats:4222"];
+  const workers = ["--worker-image", "example.com/pelagic:1", "--worker-nats-url", "nats://nats:4222"];
+  const given = ["--kubeconfig", kubeconfig, ...(flags.includes("--worker-image") ? [] : workers)];
   const child = spawn(process.execPath, [inTree("dist", "operators", "main.js"), ...given, "--exit-with-parent", ...flags], {
     stdio: ["pipe", "pipe", "pipe"],
   });

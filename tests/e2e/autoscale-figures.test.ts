@@ -40,10 +40,10 @@ test("two scrapes of a real run leave nothing unknown, and the planner has numbe
   });
   await Promise.all(answers);
   // A worker counts its end of a transfer after the answer's last token may have been read.
-  const pods = (name: string) => ({ wanted: 1, pods: [{ name, state: "ready" as const, stateSeconds: 1000 }] });
+  const pods = (name: string) => ({ wanted: 1, replicas: [{ name, state: "ready" as const, stateSeconds: 1000, processes: [name] }] });
   const look = async () => {
-    const observed = { modelName: stack.modelName, before, now: await scrape(), prefill: pods("prefill-0"), decode: pods("decode-0") };
-    return snapshotOf(observed);
+    const pools = { gateways: [], prefill: pods("prefill-0"), decode: pods("decode-0") };
+    return snapshotOf({ modelName: stack.modelName, before, now: await scrape(), ...pools });
   };
   let snapshot = await look();
   for (let i = 0; i < 100 && snapshot.answersPerSecond * snapshot.intervalSeconds < requests - 0.5; i++) {

@@ -225,10 +225,11 @@ test("the only decode worker may be told to stop: what it does not finish goes o
     };
     const undisturbed = await ask();
     expect(JSON.parse(undisturbed.text)).toHaveLength(800);
+    const running = async () => (await workersOf(lone)).find(({ workerId }) => workerId === "decode-0")?.requests.running ?? 0;
+    // What the worker last said may still be of the first.
+    await waitFor("it is idle", async () => (await running()) === 0);
     const answer = ask();
-    await waitFor("it runs", async () =>
-      (await workersOf(lone)).some(({ workerId, requests }) => workerId === "decode-0" && requests.running > 0),
-    );
+    await waitFor("it runs", async () => (await running()) > 0);
     lone.processes.find(({ name }) => name === "decode-0")?.kill("SIGTERM");
     expect(await answer).toEqual(undisturbed);
   } finally {

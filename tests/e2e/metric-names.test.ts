@@ -182,6 +182,7 @@ const allowed: Record<string, (value: string) => boolean> = {
   block_size: oneOf("64"),
   num_gpu_blocks: oneOf("24", "48"),
   direction: oneOf("received", "sent"),
+  fault: oneOf("sender", "content", "unavailable"),
 };
 
 function oneOf(...values: string[]): (value: string) => boolean {

@@ -12,10 +12,11 @@ import { ByteBudget } from "../../services/gateway/json-body.ts";
 import { loadModelFolder, type TokenizerFiles } from "../../services/lib/model/folder.ts";
 import { PromptEncoder } from "../../services/gateway/prompt-encoder.ts";
 import type { Gateway, HostedModel } from "../../services/gateway/gateway.ts";
-import { poolsOf } from "../../services/gateway/readiness.ts";
+import { poolsOf, whyModelNotReady, withSleeping } from "../../services/gateway/readiness.ts";
 import { RecentRequests } from "../../services/gateway/recent-requests.ts";
 import { servedModel } from "../../services/gateway/served-model.ts";
 import type { Encoder } from "../../services/gateway/tokenizer-pool.ts";
+import { WakeQueue } from "../../services/gateway/wake-queue.ts";
 import { WorkerDirectory } from "../../services/gateway/worker-directory.ts";
 import { silentLog, systemClock } from "../../services/lib/contracts/bus.ts";
 import { subjects as subjectsOf } from "../../services/lib/contracts/subjects.ts";
@@ -40,6 +41,8 @@ export async function startGatewayUnderTest(
     tokenizer?: boolean;
     /** Names of the models served, all of the folder in the box; the scripted worker has the first. */
     models?: string[];
+    /** Of them, those that may sleep; so many requests may wait for them. */
+    sleeping?: { names: string[]; maxWaiting: number };
     limits?: Partial<Gateway["limits"]>;
     console?: (gateway: Gateway) => Router;
   } = {},
@@ -75,6 +78,18 @@ export async function startGatewayUnderTest(
       return [name, { model, encoder, room: new Room(directory, model) }];
     }),
   );
+  const wakeQueue =
+    options.sleeping === undefined
+      ? null
+      : new WakeQueue({
+          clock: systemClock,
+          maxWaiting: options.sleeping.maxWaiting,
+          isAwake: (name) => {
+            const hosted = gateway.models.get(name);
+            return hosted !== undefined && whyModelNotReady(directory, hosted.model) === null;
+          },
+        });
+  wakeQueue?.know(options.sleeping?.names ?? []);
   const bodyBudget = new ByteBudget(64 * 1024 * 1024);
   const gateway: Gateway = {
     models,
@@ -83,14 +98,19 @@ export async function startGatewayUnderTest(
     directory,
     callers: new Callers({ thisMachineOnly: true }),
     admission,
+    wakeQueue,
     bodyBudget,
     metrics: new GatewayMetrics(registry, {
       running: () => admission.running,
-      waiting: () => admission.waiting,
+      waiting: () => admission.waiting + (wakeQueue?.waiting ?? 0),
       cancelling: () => client.cancellationsPending,
       bodyBytes: () => bodyBudget.usedBytes,
       keysUnread: () => false,
-      pools: () => poolsOf([...models.values()], directory, ({ room }) => admission.waitingFor(room)),
+      pools: () =>
+        withSleeping(
+          poolsOf([...models.values()], directory, ({ room }) => admission.waitingFor(room)),
+          wakeQueue,
+        ),
       modelsMissing: () => 0,
     }),
     recent: new RecentRequests(),

@@ -35,7 +35,7 @@ export function hpas(metric: HpaMetric, targets: Replicas, { prefill, decode }: 
   return ({ now, ...pools }) => {
     const desired = (pool: keyof Replicas, processes: Series[]) => {
       const total = processes.reduce((sum, series) => sum + hpaMetrics[metric].reduce((more, name) => more + sumIn(series, name), 0), 0);
-      const ready = pools[pool].pods.filter(({ state }) => state === "ready").length;
+      const ready = pools[pool].replicas.filter(({ state }) => state === "ready").length;
       return hpa[pool].desired(now.atSeconds, total, pools[pool].wanted, ready);
     };
     return {

@@ -87,7 +87,7 @@ export class World {
     let before: Scrape | null = null;
     const look = () => {
       const now = this.scrape();
-      const wanted = policy({ modelName, before, now, prefill: this.podsOf("prefill"), decode: this.podsOf("decode") });
+      const wanted = policy({ modelName, before, now, gateways: [], prefill: this.podsOf("prefill"), decode: this.podsOf("decode") });
       before = now;
       this.scale(wanted);
       if (left > 0) events.at(events.nowMs + scrapeSeconds * 1000, look);
@@ -179,14 +179,15 @@ export class World {
   }
 
   private podsOf(pool: keyof Replicas): PoolPods {
-    const pods = this[pool]
+    const replicas = this[pool]
       .filter(({ stopping }) => !stopping)
       .map(({ name, readyAtMs, askedAtMs }) => ({
         name,
         state: readyAtMs === null ? ("starting" as const) : ("ready" as const),
         stateSeconds: (this.events.nowMs - (readyAtMs ?? askedAtMs)) / 1000,
+        processes: [name],
       }));
-    return { wanted: this.wanted[pool], pods };
+    return { wanted: this.wanted[pool], replicas };
   }
 
   private scale(wanted: Replicas): void {

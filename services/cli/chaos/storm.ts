@@ -26,7 +26,7 @@ const stormStreams = 500;
 const dispatchedWanted = 100;
 const promptTokens = 700;
 /** So many were dispatched by then, or the machine is too slow for more. */
-const dispatchBoundMs = 15_000;
+const dispatchBoundMs = 45_000;
 const framesWanted = 20;
 
 export async function storm(
@@ -68,7 +68,7 @@ export async function storm(
         ignore_eos: true,
       },
       stream: true,
-      boundMs: 60_000,
+      boundMs: 90_000,
       signal: drop.signal,
     }),
   );

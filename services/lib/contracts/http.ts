@@ -221,7 +221,10 @@ const thinkingFields = {
 const turnFields = {
   chat_template_kwargs: templateKwargs,
   continue_final_message: z.boolean().nullish().describe("vLLM's: the last message, the assistant's, is where the answer goes on."),
-  add_generation_prompt: z.boolean().nullish().describe("vLLM's. False: the prompt ends with the last message, and no answer is begun. Default: true."),
+  add_generation_prompt: z
+    .boolean()
+    .nullish()
+    .describe("vLLM's. False: the prompt ends with the last message, and no answer is begun. Default: true."),
 };
 
 export const ChatCompletionRequest = z.object({

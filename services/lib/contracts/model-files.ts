@@ -33,7 +33,7 @@ export const FilesRequest = z.object({
 });
 export type FilesRequest = z.infer<typeof FilesRequest>;
 
-export const FilesReply = z.union([
+export const FilesReply = z.discriminatedUnion("kind", [
   z.object({ v: z.number(), kind: z.literal("list"), files: z.array(FileEntry).max(smallFileNames.length) }),
   /** Tail: so many bytes of the file from there on, filled up to whole words. */
   z.object({ v: z.number(), kind: z.literal("piece"), name: z.enum(smallFileNames), from: count, bytes: count.max(filePieceBytes) }),

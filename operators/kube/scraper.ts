@@ -1,0 +1,74 @@
+// Asks processes for their metrics over HTTP: several at once, each within bounds, since who is asked may hang, or answer without end.
+import { request } from "node:http";
+import type { Series } from "../autoscale/metrics-text.ts";
+import type { ScrapeTarget } from "../autoscale/pool-pods.ts";
+import { readMetrics } from "../autoscale/scrape.ts";
+
+export interface Scraped {
+  /** By the targets' keys. */
+  series: Map<string, Series>;
+  /** Why who gave none did not. */
+  failures: Map<string, string>;
+}
+
+export interface ScraperObserver {
+  scraped(result: "ok" | "failed", seconds: number): void;
+}
+
+const timeoutMs = 3_000;
+const maxBytes = 8 * 1024 * 1024;
+const atOnce = 32;
+
+export class Scraper {
+  constructor(private readonly observer: ScraperObserver) {}
+
+  /** Never rejects. */
+  async scrape(targets: readonly ScrapeTarget[], signal: AbortSignal): Promise<Scraped> {
+    const scraped: Scraped = { series: new Map(), failures: new Map() };
+    const left = [...targets];
+    const work = async () => {
+      for (let target = left.shift(); target !== undefined; target = left.shift()) {
+        const begunMs = performance.now();
+        let result: "ok" | "failed" = "ok";
+        try {
+          scraped.series.set(target.key, readMetrics(await this.get(target, AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]))));
+        } catch (error) {
+          result = "failed";
+          scraped.failures.set(target.key, why(error));
+        }
+        this.observer.scraped(result, (performance.now() - begunMs) / 1000);
+      }
+    };
+    await Promise.all(Array.from({ length: atOnce }, work));
+    return scraped;
+  }
+
+  /** Redirects are not followed: only the pod itself is asked. */
+  private get({ host, port }: ScrapeTarget, signal: AbortSignal): Promise<string> {
+    return new Promise((resolve, reject) => {
+      const sent = request({ host, port, path: "/metrics", agent: false, signal }, (response) => {
+        const chunks: Buffer[] = [];
+        let bytes = 0;
+        if (response.statusCode !== 200) {
+          response.destroy();
+          reject(new Error(`status ${response.statusCode}`));
+          return;
+        }
+        response.on("data", (chunk: Buffer) => {
+          bytes += chunk.length;
+          chunks.push(chunk);
+          if (bytes > maxBytes) response.destroy(new Error(`more than ${maxBytes} bytes`));
+        });
+        response.on("error", reject);
+        response.on("end", () => resolve(Buffer.concat(chunks).toString("utf8")));
+      });
+      sent.on("error", reject);
+      sent.end();
+    });
+  }
+}
+
+function why(error: unknown): string {
+  const { name = "", message = "", code = "" } = error as { name?: string; message?: string; code?: string };
+  return name === "AbortError" || name === "TimeoutError" ? `no answer within ${timeoutMs / 1000} s` : code || message;
+}

@@ -1,0 +1,38 @@
+// The machine's one real node, as ./pelagic cluster starts it, for tests.
+import { expect } from "vitest";
+import { missingBinaries } from "../../services/cli/cluster/binaries.ts";
+import { readInstance, stateOf } from "../../services/cli/cluster/instance.ts";
+import { machineFacts, whyNoCluster } from "../../services/cli/cluster/machine.ts";
+import { asAdmin, kubectl } from "../../services/cli/cluster/start.ts";
+import { runCommand } from "../../services/cli/run-command.ts";
+import { inTree } from "../../services/cli/tree.ts";
+
+/** With Kubernetes and the images to be built, on two busy cores. */
+export const upMs = 3_600_000;
+export const stepMs = 300_000;
+const cli = [inTree("dist", "services", "cli", "main.js"), "cluster"];
+
+/** Each reason why no test may start a node here. */
+export async function whyNoNode(): Promise<string[]> {
+  const whyNot = whyNoCluster(await machineFacts(missingBinaries().map(({ name }) => name)));
+  // One that somebody uses is not ours to end.
+  if (stateOf(readInstance()) === "running") whyNot.push("a node runs already: ./pelagic cluster down ends it");
+  return whyNot;
+}
+
+export async function cluster(command: string): Promise<Record<string, unknown>> {
+  const result = await runCommand(process.execPath, [...cli, command, "--json"], { timeoutMs: upMs });
+  expect(result.exitCode, result.stderr).toBe(0);
+  return JSON.parse(result.stdout.trim().split("\n").at(-1) as string) as Record<string, unknown>;
+}
+
+/** Whatever comes of it. */
+export async function clusterDown(): Promise<void> {
+  await runCommand(process.execPath, [...cli, "down"], { timeoutMs: stepMs });
+}
+
+export async function kube(...args: string[]): Promise<string> {
+  const result = await runCommand(kubectl(), [...asAdmin, ...args], { timeoutMs: stepMs });
+  expect(result.exitCode, `kubectl ${args.join(" ")}: ${result.stderr}`).toBe(0);
+  return result.stdout;
+}
