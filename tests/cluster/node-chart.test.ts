@@ -1,9 +1,10 @@
-// The chart on a real node, as a user meets it: helm install, a chat through the Service, helm test, an upgrade, helm uninstall, and nothing is
-// left. Needs root; the steps build on each other.
+// The chart on a real node, as a user meets it: helm install, a chat through the Service, helm test, an upgrade, a killed decode pod, another image
+// under load, a killed leader, a deleted model, helm uninstall, and nothing is left. Needs root; the steps build on each other.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { askQuestion } from "../../services/cli/chat-client.ts";
 import { natsTag, pelagicTag } from "../../services/cli/cluster/images.ts";
-import { kubeconfigFile } from "../../services/cli/cluster/layout.ts";
+import { containerdSocket, kubeconfigFile } from "../../services/cli/cluster/layout.ts";
+import { runCommand } from "../../services/cli/run-command.ts";
 import { chart, helm, type Manifest } from "./helm.ts";
 import { cluster, clusterDown, kube, stepMs, upMs, whyNoNode } from "./real-node.ts";
 
@@ -22,9 +23,8 @@ async function release(command: string, ...flags: string[]): Promise<string> {
 }
 
 async function ask(): Promise<string> {
-  const address = await kube(...inNamespace, "get", "service", "pelagic-gateway", "-o", "jsonpath={.spec.clusterIP}");
   const answer = await askQuestion({
-    baseUrl: `http://${address}:8000`,
+    baseUrl: `http://${await gatewayAddress()}:8000`,
     apiKey: undefined,
     model: "plankton",
     text: "What is 127 + 536?",
@@ -35,6 +35,51 @@ async function ask(): Promise<string> {
   });
   return answer.content;
 }
+
+/** Tokens that follow from the seed alone, in one body: the same text however often it is asked, wherever it is made. */
+async function complete(seed: number, maxTokens: number): Promise<string> {
+  const address = await gatewayAddress();
+  const response = await fetch(`http://${address}:8000/v1/completions`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ model: "plankton", prompt: "Once", max_tokens: maxTokens, temperature: 1, seed, ignore_eos: true }),
+    signal: AbortSignal.timeout(120_000),
+  });
+  const body = await response.text();
+  return response.status === 200 ? (JSON.parse(body) as { choices: [{ text: string }] }).choices[0].text : `${response.status}: ${body}`;
+}
+
+let address = "";
+async function gatewayAddress(): Promise<string> {
+  address ||= await kube(...inNamespace, "get", "service", "pelagic-gateway", "-o", "jsonpath={.spec.clusterIP}");
+  return address;
+}
+
+/** Clients that ask one thing after another until what is done is done: how many answers there were, and those that were not what was due. */
+async function underLoad(act: () => Promise<void>): Promise<{ answers: number; wrong: string[] }> {
+  const [clients, tokens] = [4, 48];
+  const due = await Promise.all(Array.from({ length: clients }, (_, seed) => complete(seed, tokens)));
+  const result = { answers: 0, wrong: [] as string[] };
+  let over = false;
+  const load = due.map(async (text, seed) => {
+    while (!over) {
+      const got = await complete(seed, tokens).catch((error: unknown) => `${String(error)} ${String((error as Error).cause ?? "")}`);
+      result.answers++;
+      if (got !== text) result.wrong.push(got.slice(0, 300));
+    }
+  });
+  try {
+    await act();
+  } finally {
+    over = true;
+    await Promise.all(load);
+  }
+  return result;
+}
+
+const settled = () => kube(...inNamespace, "wait", "modelservice/plankton", "--for=condition=Progressing=False", "--timeout=240s");
+const podsOf = (component: string) =>
+  kube(...inNamespace, "get", "pods", "-l", `app.kubernetes.io/component=${component}`, "-o", "jsonpath={.items[*].metadata.name}");
 
 /** Of the namespace and of the cluster, but for what every namespace has. */
 async function whatIsLeft(): Promise<string[]> {
@@ -99,6 +144,93 @@ describe.skipIf(whyNot.length > 0)(`the chart on a node${whyNot.length > 0 ? ` (
       expect(await ask()).toMatch(/\b663\b/);
       expect(await pods()).toBe(before);
       expect(await kube("get", "crd", "modelservices.pelagic.dev", "-o", "jsonpath={.metadata.annotations}")).not.toContain("0.0.1");
+    },
+    stepMs,
+  );
+
+  it(
+    "ends an answer right whose decode pod is killed in the middle of it",
+    async () => {
+      const undisturbed = await complete(7, 1_500);
+      const answer = complete(7, 1_500);
+      const pod = await podsOf("decode");
+      await kube(...inNamespace, "delete", "pod", pod, "--grace-period=0", "--force");
+      expect(await answer).toBe(undisturbed);
+      await settled();
+      expect(await podsOf("decode")).not.toBe(pod);
+    },
+    stepMs,
+  );
+
+  it(
+    "changes the image of everything under load, and no request notices",
+    async () => {
+      const next = `${tag}-next`;
+      const tagged = await runCommand(
+        "ctr",
+        ["-a", containerdSocket, "-n", "k8s.io", "images", "tag", pelagicTag, `${repository}:${next}`],
+        {
+          timeoutMs: stepMs,
+        },
+      );
+      expect(tagged.exitCode, tagged.stderr).toBe(0);
+      const { answers, wrong } = await underLoad(async () => {
+        const sizes = "gateway.replicas=2,operator.replicas=2";
+        await release("upgrade", chart, ...values, "--set", sizes, "--set-string", `image.tag=${next}`, "--wait");
+        for (const pool of ["prefill", "decode"]) {
+          const deployment = `deployment -l pelagic.dev/modelservice=plankton,pelagic.dev/pool=${pool}`.split(" ");
+          const at = performance.now();
+          const image = "jsonpath={.items[0].spec.template.spec.containers[0].image}";
+          while (!(await kube(...inNamespace, "get", ...deployment, "-o", image)).endsWith(next)) {
+            expect(performance.now() - at, `${pool} still wants another image`).toBeLessThan(60_000);
+            await new Promise((resolve) => setTimeout(resolve, 500));
+          }
+          await kube(...inNamespace, "rollout", "status", ...deployment, "--timeout=240s");
+        }
+        await settled();
+      });
+      console.log(`${answers} answers while every image changed`);
+      expect(wrong).toEqual([]);
+      expect(answers).toBeGreaterThan(20);
+    },
+    2 * stepMs,
+  );
+
+  it(
+    "goes on when the leading operator is killed",
+    async () => {
+      const lease = await kube(...inNamespace, "get", "lease", "-o", "jsonpath={.items[0].spec.holderIdentity}");
+      const leader = (await podsOf("operator")).split(" ").find((pod) => lease.includes(pod));
+      expect(leader, lease).toBeDefined();
+      await kube(...inNamespace, "delete", "pod", leader as string, "--grace-period=0", "--force");
+      const begun = performance.now();
+      await kube(...inNamespace, "patch", "modelservice", "plankton", "--type=merge", "-p", '{"spec":{"pools":{"decode":{"replicas":2}}}}');
+      await kube(...inNamespace, "wait", "modelservice/plankton", "--for=jsonpath={.status.pools.decode.ready}=2", "--timeout=120s");
+      console.log(`a killed leader to two decode pods: ${((performance.now() - begun) / 1000).toFixed(1)} s`);
+      const { wrong } = await underLoad(async () => {
+        await kube(
+          ...inNamespace,
+          "patch",
+          "modelservice",
+          "plankton",
+          "--type=merge",
+          "-p",
+          '{"spec":{"pools":{"decode":{"replicas":1}}}}',
+        );
+        await kube(...inNamespace, "wait", "modelservice/plankton", "--for=jsonpath={.status.pools.decode.ready}=1", "--timeout=120s");
+      });
+      expect(wrong).toEqual([]);
+    },
+    stepMs,
+  );
+
+  it(
+    "takes a deleted model's workers away, and says that there are none",
+    async () => {
+      await kube(...inNamespace, "delete", "modelservice", "plankton", "--timeout=240s");
+      expect(await podsOf("prefill")).toBe("");
+      expect(await podsOf("decode")).toBe("");
+      expect(await complete(1, 4)).toMatch(/^(503|404)/);
     },
     stepMs,
   );
