@@ -47,15 +47,12 @@ export interface Serving {
   /** At the end: parts of the body live as long as the answer. */
   releaseBody(): void;
   terms: Terms | null;
+  /** As long as it may be read again, for another build: the answer does not hold megabytes that nobody needs any more. */
+  body: Record<string, unknown> | null;
   place: Place | null;
   answer: Answer | null;
   /** A finish reason or the name of an error. */
   outcome: string;
-}
-
-interface Read {
-  body: Record<string, unknown>;
-  terms: Terms;
 }
 
 /** What its body and headers ask for. */
@@ -98,30 +95,32 @@ function begin(gateway: Gateway, endpoint: Endpoint, request: IncomingMessage, r
     gone: gone.signal,
     releaseBody: () => {},
     terms: null,
+    body: null,
     place: null,
     answer: null,
     outcome: "internal",
   };
 }
 
-async function read(serving: Serving): Promise<Read> {
+async function read(serving: Serving): Promise<Terms> {
   const { gateway, request, visit, times } = serving;
   const { body, release } = await readJsonBody(request, bodyLimits(gateway, request, visit.caller));
   serving.releaseBody = release;
   times.ended("read body");
   const terms = termsOf(request.headers, visit.caller, body.priority, gateway.limits.deadlineMs);
   serving.terms = terms;
-  return { body, terms };
+  serving.body = body;
+  return terms;
 }
 
 /** While a model changes under its name, a request that was meant for workers which are gone or full goes to those of the other build. */
-async function answerTo(serving: Serving, read: Read): Promise<void> {
+async function answerTo(serving: Serving, terms: Terms): Promise<void> {
   const tried = new Set<HostedModel>();
-  for (let hosted = await firstChoice(serving, read); ; ) {
+  for (let hosted = await firstChoice(serving, terms); ; ) {
     tried.add(hosted);
     serving.hosted = hosted;
     try {
-      const asked = ask(serving, hosted, read);
+      const asked = ask(serving, hosted, terms);
       const maxPositions = await enter(serving, asked);
       const prompts = await tokenize(serving, asked, maxPositions);
       const answer = prepare(serving, asked, prompts, maxPositions);
@@ -140,8 +139,8 @@ async function answerTo(serving: Serving, read: Read): Promise<void> {
   }
 }
 
-async function firstChoice({ gateway, visit, gone, times }: Serving, { body, terms }: Read): Promise<HostedModel> {
-  const { model: name } = body;
+async function firstChoice({ gateway, visit, gone, times, body }: Serving, terms: Terms): Promise<HostedModel> {
+  const name = body?.model;
   if (typeof name === "string" && mayUse(visit.caller, name)) {
     const leftMs = terms.deadlineMs - (performance.now() - times.arrivedMs);
     await gateway.wakeQueue?.awake(name, visit.caller.name ?? "", leftMs, gone);
@@ -152,17 +151,20 @@ async function firstChoice({ gateway, visit, gone, times }: Serving, { body, ter
 
 /** undefined: what failed here would fail there too, somebody has begun it, or there is no other. */
 async function otherChoice(
-  { gateway, hosted, answer, gone }: Serving,
+  { gateway, hosted, answer, gone, body }: Serving,
   tried: ReadonlySet<HostedModel>,
   error: unknown,
 ): Promise<HostedModel | undefined> {
   if (!(error instanceof PelagicError) || !["no_workers", "overloaded"].includes(error.code)) return undefined;
-  if (hosted === null || answer?.begun.some(({ wasAccepted }) => wasAccepted)) return undefined;
+  if (hosted === null || body === null || answer?.begun.some(({ wasAccepted }) => wasAccepted)) return undefined;
   return await gateway.learned?.another(hosted.model.name, tried, gone);
 }
 
-function ask({ gateway, endpoint, visit, times }: Serving, hosted: HostedModel, { body, terms }: Read): Asked {
-  const parsed = parseGeneration(gateway, hosted.model, endpoint, body);
+function ask(serving: Serving, hosted: HostedModel, terms: Terms): Asked {
+  const { gateway, endpoint, visit, times, body } = serving;
+  const parsed = parseGeneration(gateway, hosted.model, endpoint, body ?? {});
+  // There is one build of each model.
+  if (gateway.learned === null) serving.body = null;
   const cacheSalt = tenantSalt(parsed.common, visit.caller.isolation);
   const standing = standingOf(terms, visit.caller, cacheSalt, times.arrivedMs);
   times.ended("admit");
@@ -275,6 +277,7 @@ function answerOf(serving: Serving, { parsed }: Asked, prompts: EncodedPrompt[],
     digests: common.pelagic?.digests ?? false,
     continuousUsage: (common.stream_options?.include_usage && common.stream_options.continuous_usage_stats) ?? false,
     beforeFirst: () => {
+      serving.body = null;
       const chosen = routings[0]?.chosen;
       if (chosen) response.setHeader("x-pelagic-route", explainRoute(chosen));
     },

@@ -154,13 +154,13 @@ describe("a trace", () => {
   });
 
   test("stays one when the request moves to another worker, which fetches its blocks from the first", async () => {
-    const asked = ask("moved", { max_tokens: 400 });
+    const asked = ask("moved", { max_tokens: 4_000 });
     await waitFor("it runs", async () => (await workerOf("moved")) !== "");
     const from = await workerOf("moved");
     await command("drain", from);
     await asked;
     const timeline = await timelineOf("moved");
-    expect(timeline).toMatchObject({ outcome: "length", completionTokens: 400, resumes: 1 });
+    expect(timeline).toMatchObject({ outcome: "length", completionTokens: 4_000, resumes: 1 });
     const { all, root } = await traceOf(timeline.traceId, 2);
     expectNested(all);
     const decodes = all.filter(({ name }) => name === "decode");
@@ -182,13 +182,13 @@ describe("a trace", () => {
   });
 
   test("stays one when its worker dies, who said nothing any more", async () => {
-    const asked = ask("killed", { max_tokens: 400 });
+    const asked = ask("killed", { max_tokens: 4_000 });
     await waitFor("it runs", async () => (await workerOf("killed")) !== "");
     const from = await workerOf("killed");
     stack.processes.find(({ name }) => name === from)?.kill("SIGKILL");
     await asked;
     const timeline = await timelineOf("killed");
-    expect(timeline).toMatchObject({ outcome: "length", completionTokens: 400, resumes: 1 });
+    expect(timeline).toMatchObject({ outcome: "length", completionTokens: 4_000, resumes: 1 });
     await waitFor("the second worker has reported", () =>
       Promise.resolve(receiver.of(timeline.traceId).some(({ name }) => name === "decode")),
     );

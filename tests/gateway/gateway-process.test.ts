@@ -73,7 +73,8 @@ describe("the gateway process", () => {
     // Whatever is asked later comes to decode behind anything that is still on its way.
     decode.script = () => say("663");
     expect((await ask()).status).toBe(200);
-    expect(decode.cancelled.length - cancelled).toBe(1);
+    // The same one again is a question that was not answered in time.
+    expect(new Set(decode.cancelled.slice(cancelled)).size).toBe(1);
     expect(decode.dispatches.length - dispatched).toBe(2);
     expect((await counted()) - before).toBe(1);
   });
