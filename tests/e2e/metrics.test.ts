@@ -3,11 +3,15 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { startStack, type Stack } from "../../services/cli/stack/stack.ts";
-import { waitFor } from "./support.ts";
+import { waitFor, workersOf } from "./support.ts";
 
 let stack: Stack;
 beforeAll(async () => {
   stack = await startStack({ prefill: 1, decode: 1 });
+  // Each process is ready by its own word; until the gateway has heard it, decode prefills.
+  await waitFor("the gateway has heard of prefill", async () =>
+    (await workersOf(stack)).some(({ workerId, state }) => workerId === "prefill-0" && state === "ready"),
+  );
 }, 120_000);
 afterAll(() => stack?.stop());
 
