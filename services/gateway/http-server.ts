@@ -21,11 +21,14 @@ export interface HttpServer {
   server: Server;
   /** Requests that have begun to arrive and whose answer has not gone out whole. */
   answering(): number;
+  /** From now on each answer is its connection's last, and says so: a client with a connection that lives never meets one that ends under its request. */
+  lastAnswers(): void;
 }
 
 export function createHttpServer(app: RequestListener, { maxConnections, headersMs, requestMs }: HttpServerOptions): HttpServer {
   let open = 0;
   let answering = 0;
+  let isLeaving = false;
   /** The answer on each connection that is being written, or was the last. */
   const answers = new WeakMap<Socket, ServerResponse>();
   const server = createServer(
@@ -42,6 +45,7 @@ export function createHttpServer(app: RequestListener, { maxConnections, headers
       answers.set(request.socket, response);
       answering++;
       response.once("close", () => answering--);
+      if (isLeaving) response.setHeader("connection", "close");
       if (open <= maxConnections) app(request, response);
       else {
         response.setHeader("connection", "close");
@@ -62,5 +66,8 @@ export function createHttpServer(app: RequestListener, { maxConnections, headers
   });
   server.on("connect", (_request, socket: Socket) => refuse(socket, "405 Method Not Allowed", notAProxy));
   server.on("checkExpectation", (_request, response) => sendError(response, unknownExpectation));
-  return { server, answering: () => answering };
+  const lastAnswers = () => {
+    isLeaving = true;
+  };
+  return { server, answering: () => answering, lastAnswers };
 }

@@ -74,6 +74,8 @@ const GatewayConfig = z.object({
   stallMs: positive.default(60_000),
   /** A stream in which nothing comes for so long gets a comment, so that nobody on the way takes it for dead. */
   keepAliveMs: positive.default(15_000),
+  /** Of a stop: so long it goes on as before, but for each answer's being its connection's last. For where clients come by way of a load balancer. */
+  lingerMs: z.coerce.number().int().nonnegative().default(0),
   maxConnections: positive.default(10_000),
   /** How long a client may take over its headers, and over its whole request. */
   headersMs: positive.default(60_000),
@@ -248,7 +250,7 @@ await runProcess({
             files: join(import.meta.dirname, "..", "..", "console"),
             notReady: () => whyNotReady(gateway)?.message ?? null,
           });
-    const { server, answering } = createHttpServer(createHandler(gateway, console), config);
+    const { server, answering, lastAnswers } = createHttpServer(createHandler(gateway, console), config);
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
       // Who comes at once with many others waits in the kernel, and is not turned away.
@@ -270,11 +272,13 @@ await runProcess({
     });
     onStop(() => admin.close());
     onStop(async () => {
+      const until = performance.now() + config.drainMs - closingMs;
+      lastAnswers();
+      await sleep(config.lingerMs);
       admission.close();
       wakeQueue?.close();
       const stopped = new Promise<void>((resolve) => server.close(() => resolve()));
       server.closeIdleConnections();
-      const until = performance.now() + config.drainMs - closingMs;
       // Also what is still being sent, so that it is told, and what a slow reader has yet to take.
       while (answering() > 0 && performance.now() < until) await sleep(20);
       client.cancelAll(new PelagicError("shutting_down", "the gateway is shutting down; try again elsewhere"));

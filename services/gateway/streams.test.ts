@@ -84,7 +84,12 @@ describe("a stream in which nothing comes", () => {
 describe("the server", () => {
   async function serve(more: Partial<HttpServerOptions> = {}) {
     stack = await startGatewayUnderTest();
-    const { server } = createHttpServer(createHandler(stack.gateway), { maxConnections: 10, headersMs: 200, requestMs: 200, ...more });
+    const { server, lastAnswers } = createHttpServer(createHandler(stack.gateway), {
+      maxConnections: 10,
+      headersMs: 200,
+      requestMs: 200,
+      ...more,
+    });
     server.listen(0, "127.0.0.1");
     await once(server, "listening");
     const { port } = server.address() as AddressInfo;
@@ -101,7 +106,7 @@ describe("the server", () => {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));
     };
-    return { open, close };
+    return { open, close, lastAnswers };
   }
   /** All that comes until the connection is closed. */
   const rest = async (socket: Socket) => {
@@ -118,6 +123,21 @@ describe("the server", () => {
   };
   const head = (length: number) =>
     `POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: ${length}\r\n`;
+
+  it("that leaves answers whoever asks once more on a connection that lives, and says that it is the last time", async () => {
+    const { open, close, lastAnswers } = await serve();
+    const socket = await open();
+    const asked = "GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
+    socket.write(asked);
+    const [before] = (await once(socket, "data")) as [Buffer];
+    expect(before.toString()).toMatch(/^HTTP\/1.1 200/);
+    expect(before.toString()).not.toMatch(/\r\nconnection: close/i);
+    lastAnswers();
+    const last = rest(socket);
+    socket.write(asked);
+    expect(await last).toMatch(/^HTTP\/1.1 200.*\r\nconnection: close/is);
+    await close();
+  });
 
   it("waits for headers and bodies no longer than it says, and holds nothing of those that do not come", async () => {
     const { open, close } = await serve();
