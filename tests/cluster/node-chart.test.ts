@@ -1,12 +1,11 @@
 // The chart on a real node, as a user meets it: helm install, a chat through the Service, helm test, an upgrade, a killed decode pod, another image
 // under load, a killed leader, a deleted model, helm uninstall, and nothing is left. Needs root; the steps build on each other.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { askQuestion } from "../../services/cli/chat-client.ts";
 import { natsTag, pelagicTag } from "../../services/cli/cluster/images.ts";
 import { containerdSocket, kubeconfigFile } from "../../services/cli/cluster/layout.ts";
 import { runCommand } from "../../services/cli/run-command.ts";
 import { chart, helm, type Manifest } from "./helm.ts";
-import { cluster, clusterDown, kube, stepMs, upMs, whyNoNode } from "./real-node.ts";
+import { askSum, cluster, clusterDown, kube, stepMs, upMs, whyNoNode } from "./real-node.ts";
 
 const namespace = "pelagic-chart";
 const inNamespace = ["-n", namespace];
@@ -22,19 +21,7 @@ async function release(command: string, ...flags: string[]): Promise<string> {
   return result.stdout + result.stderr;
 }
 
-async function ask(): Promise<string> {
-  const answer = await askQuestion({
-    baseUrl: `http://${await gatewayAddress()}:8000`,
-    apiKey: undefined,
-    model: "plankton",
-    text: "What is 127 + 536?",
-    thinking: true,
-    temperature: 0,
-    maxTokens: 512,
-    signal: AbortSignal.timeout(60_000),
-  });
-  return answer.content;
-}
+const ask = async () => await askSum(await gatewayAddress(), 60_000);
 
 /** Tokens that follow from the seed alone, in one body: the same text however often it is asked, wherever it is made. */
 async function complete(seed: number, maxTokens: number): Promise<string> {

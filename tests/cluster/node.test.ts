@@ -3,14 +3,13 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { spawnSync } from "node:child_process";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { askQuestion } from "../../services/cli/chat-client.ts";
 import { pelagicTag } from "../../services/cli/cluster/images.ts";
 import { readInstance } from "../../services/cli/cluster/instance.ts";
 import { stateDir } from "../../services/cli/cluster/layout.ts";
 import { whatIsLeft } from "../../services/cli/cluster/stop.ts";
 import { asAdmin, kubectl } from "../../services/cli/cluster/start.ts";
 import { inTree } from "../../services/cli/tree.ts";
-import { cluster, clusterDown, kube, stepMs, upMs, whyNoNode } from "./real-node.ts";
+import { askSum, cluster, clusterDown, kube, stepMs, upMs, whyNoNode } from "./real-node.ts";
 import { namespace, namespaceObject, onePod, serviceObjects } from "./served-model-objects.ts";
 
 const version = (JSON.parse(readFileSync(inTree("package.json"), "utf8")) as { version: string }).version;
@@ -81,17 +80,7 @@ describe.skipIf(whyNot.length > 0)(`a node${whyNot.length > 0 ? ` (skipped: ${wh
       apply(serviceObjects());
       await kube("-n", namespace, "wait", "deployment", "--all", "--for=condition=Available", "--timeout=240s");
       const address = await kube("-n", namespace, "get", "service", "gateway", "-o", "jsonpath={.spec.clusterIP}");
-      const answer = await askQuestion({
-        baseUrl: `http://${address}:8000`,
-        apiKey: undefined,
-        model: "plankton",
-        text: "What is 127 + 536?",
-        thinking: true,
-        temperature: 0,
-        maxTokens: 512,
-        signal: AbortSignal.timeout(120_000),
-      });
-      expect(answer.content).toMatch(/\b663\b/);
+      expect(await askSum(address, 120_000)).toMatch(/\b663\b/);
     },
     stepMs + 120_000,
   );

@@ -1,5 +1,6 @@
 // The machine's one real node, as ./pelagic cluster starts it, for tests.
 import { expect } from "vitest";
+import { askQuestion } from "../../services/cli/chat-client.ts";
 import { missingBinaries } from "../../services/cli/cluster/binaries.ts";
 import { readInstance, stateOf } from "../../services/cli/cluster/instance.ts";
 import { machineFacts, whyNoCluster } from "../../services/cli/cluster/machine.ts";
@@ -35,4 +36,19 @@ export async function kube(...args: string[]): Promise<string> {
   const result = await runCommand(kubectl(), [...asAdmin, ...args], { timeoutMs: stepMs });
   expect(result.exitCode, `kubectl ${args.join(" ")}: ${result.stderr}`).toBe(0);
   return result.stdout;
+}
+
+/** What the embedded model says through a Service on that address: the sum is 663. */
+export async function askSum(address: string, timeoutMs: number): Promise<string> {
+  const answer = await askQuestion({
+    baseUrl: `http://${address}:8000`,
+    apiKey: undefined,
+    model: "plankton",
+    text: "What is 127 + 536?",
+    thinking: true,
+    temperature: 0,
+    maxTokens: 512,
+    signal: AbortSignal.timeout(timeoutMs),
+  });
+  return answer.content;
 }

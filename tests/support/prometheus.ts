@@ -1,12 +1,12 @@
 // A real Prometheus and its promtool: those that are installed, or the distribution's package unpacked under .cache.
 import { spawn } from "node:child_process";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
-import { type AddressInfo, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { debianPackage } from "../../services/cli/cached-package.ts";
 import { messageOf } from "../../services/cli/cli-error.ts";
 import { findOnPath } from "../../services/cli/run-command.ts";
+import { freePort } from "../../services/cli/free-port.ts";
 
 export type PrometheusTools =
   | { missing: string; prometheus: ""; promtool: "" }
@@ -88,14 +88,4 @@ export async function startPrometheus(binary: string, targets: readonly Target[]
     },
     stop,
   };
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const probe = createServer().once("error", reject);
-    probe.listen(0, "127.0.0.1", () => {
-      const { port } = probe.address() as AddressInfo;
-      probe.close(() => resolve(port));
-    });
-  });
 }

@@ -1,6 +1,6 @@
 // The gateways that ours is measured beside, and the stub that they stand before: processes on loopback, gone with the bench.
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { connect, createServer, type AddressInfo } from "node:net";
+import { connect } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseAnnouncement } from "../../lib/runtime/process.ts";
@@ -10,6 +10,7 @@ import { findOnPath, lastLines, runCommand } from "../run-command.ts";
 import { SupervisedProcess } from "../stack/supervised-process.ts";
 import { inTree } from "../tree.ts";
 import type { HttpTarget } from "./http-client.ts";
+import { freePort } from "../free-port.ts";
 
 export interface Peer {
   name: string;
@@ -157,15 +158,5 @@ function listens(port: number): Promise<boolean> {
     const socket = connect(port, "127.0.0.1");
     socket.once("connect", () => resolve(true)).once("error", () => resolve(false));
     socket.once("connect", () => socket.destroy());
-  });
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const probe = createServer().once("error", reject);
-    probe.listen(0, "127.0.0.1", () => {
-      const { port } = probe.address() as AddressInfo;
-      probe.close(() => resolve(port));
-    });
   });
 }

@@ -2,7 +2,6 @@
 import { spawn } from "node:child_process";
 import { generateKeyPairSync, randomBytes } from "node:crypto";
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync, statSync, writeFileSync } from "node:fs";
-import { createServer, type AddressInfo } from "node:net";
 import { dirname, join } from "node:path";
 import { CliError, messageOf } from "../cli-error.ts";
 import { lastLines, runCommand } from "../run-command.ts";
@@ -12,6 +11,7 @@ import { binaryPath } from "./binaries.ts";
 import { removedIfMissing, stopNode } from "./stop.ts";
 import { dnsObjects } from "./dns.ts";
 import { claimInstance, type ClusterInstance, thisProcess, writeInstance } from "./instance.ts";
+import { freePort } from "../free-port.ts";
 import { containerdSocket, kubeconfigFile, network, nodeName, stateDir } from "./layout.ts";
 import {
   apiCertificate,
@@ -171,15 +171,4 @@ function freshTokens() {
     (typeof identities)[number],
     string
   >;
-}
-
-function freePort(): Promise<number> {
-  return new Promise((resolve, reject) => {
-    const probe = createServer();
-    probe.once("error", reject);
-    probe.listen(0, "127.0.0.1", () => {
-      const { port } = probe.address() as AddressInfo;
-      probe.close(() => resolve(port));
-    });
-  });
 }
