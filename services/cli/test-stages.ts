@@ -1,5 +1,6 @@
 // The stages of ./pelagic test: what each runs, and how many passed and failed in it.
 import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { relative } from "node:path";
 import { chromiumBinary } from "./chromium-binary.ts";
 import { apiServerMissing, buildBinaries, missingBinaries } from "./cluster/binaries.ts";
 import { messageOf } from "./cli-error.ts";
@@ -14,6 +15,8 @@ export interface StageResult {
   failed: number;
   /** What was left out and why, in words; never counted as passed. */
   skipped: string[];
+  /** By name, where the stage knows them: who sees only the end of a long output must learn which. */
+  failures?: string[];
 }
 
 export interface Stage {
@@ -129,8 +132,11 @@ export function parseCtest(output: string): StageResult | undefined {
   const counts = /tests passed, (\d+) tests? failed out of (\d+)/.exec(output);
   if (!counts) return undefined;
   const failed = Number(counts[1]);
+  const failures = [...output.matchAll(/^\s*\d+ - (\S+) \((?:Failed|Timeout|SEGFAULT|Subprocess aborted|Not Run)\)/gm)].map(
+    (match) => `C++ test ${match[1]}`,
+  );
   const skipped = [...output.matchAll(/^\s*\d+ - (\S+) \((?:Skipped|Disabled)\)/gm)].map((match) => `C++ test ${match[1]}`);
-  return { passed: Number(counts[2]) - failed - skipped.length, failed, skipped };
+  return { passed: Number(counts[2]) - failed - skipped.length, failed, skipped, failures };
 }
 
 async function vitest(projects: string[], print: (text: string) => void): Promise<StageResult> {
@@ -159,14 +165,32 @@ async function vitest(projects: string[], print: (text: string) => void): Promis
 interface VitestReport {
   numPassedTests: number;
   numFailedTests: number;
-  testResults: { name: string; status: string; message?: string; assertionResults: { status: string; fullName: string }[] }[];
+  testResults: {
+    name: string;
+    status: string;
+    message?: string;
+    assertionResults: { status: string; fullName: string; failureMessages?: string[] }[];
+  }[];
+}
+
+const shownOfMessage = 300;
+
+function firstLine(message: string | undefined): string {
+  const line = message?.split("\n").find((text) => text.trim() !== "");
+  return line === undefined ? "" : `: ${line.trim().slice(0, shownOfMessage)}`;
 }
 
 export function parseVitest(json: string): StageResult {
   const report = JSON.parse(json) as VitestReport;
-  const unloaded = report.testResults.filter((file) => file.status === "failed" && file.assertionResults.length === 0).length;
+  const unloaded = report.testResults.filter((file) => file.status === "failed" && file.assertionResults.length === 0);
   const skipped = report.testResults.flatMap((file) =>
     file.assertionResults.filter(({ status }) => status !== "passed" && status !== "failed").map(({ fullName }) => fullName),
   );
-  return { passed: report.numPassedTests, failed: report.numFailedTests + unloaded, skipped };
+  const failures = report.testResults.flatMap((file) =>
+    file.assertionResults
+      .filter(({ status }) => status === "failed")
+      .map(({ fullName, failureMessages }) => `${relative(treeRoot, file.name)}: ${fullName}${firstLine(failureMessages?.[0])}`),
+  );
+  failures.push(...unloaded.map(({ name, message }) => `${relative(treeRoot, name)}: did not load${firstLine(message)}`));
+  return { passed: report.numPassedTests, failed: report.numFailedTests + unloaded.length, skipped, failures };
 }

@@ -301,6 +301,8 @@ export const WorkerState = z.object({
   requests: z.object({
     running: count,
     waiting: count,
+    /** More than these never run at once. */
+    maxRunning: count.optional(),
     maxWaiting: count,
     waitingOf: z.object({ high: count, normal: count, low: count }).optional(),
   }),

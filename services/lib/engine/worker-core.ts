@@ -240,6 +240,7 @@ export class WorkerCore {
       requests: {
         running: stats.running,
         waiting: stats.waiting,
+        maxRunning: this.options.engine.maxSequences,
         maxWaiting: this.options.engine.maxWaiting,
         waitingOf: stats.waitingOf,
       },
