@@ -2,7 +2,8 @@
 // gone or draining. The life of one request is generation.ts.
 //
 // Everything that waits is looked at by one timer for all requests, so that every wait has its bound in one place (Generation.check).
-import { type Bus, BusError, type Clock, type FreshId, type Log } from "../lib/contracts/bus.ts";
+import { type Bus, BusError, type Clock, type FreshId, type Log, randomId } from "../lib/contracts/bus.ts";
+import { decodeDeltas } from "../lib/contracts/deltas.ts";
 import type { PelagicError } from "../lib/contracts/errors.ts";
 import { ControlReply } from "../lib/contracts/messages.ts";
 import type { Subjects } from "../lib/contracts/subjects.ts";
@@ -39,6 +40,9 @@ const afterOutageMs = 3_000;
 export class DispatchClient {
   readonly options: DispatchClientOptions;
   private readonly live = new Set<Generation>();
+  /** Where decode sends what these attempts sample. */
+  readonly replySubject: string;
+  private readonly attempts = new Map<string, Generation>();
   private stopTimer: (() => void) | null = null;
   private leasedAtMs = Number.NEGATIVE_INFINITY;
   private cancelling = 0;
@@ -51,6 +55,10 @@ export class DispatchClient {
   constructor(options: DispatchClientOptions) {
     this.options = options;
     this.connectedSinceMs = Number.NEGATIVE_INFINITY;
+    this.replySubject = options.subjects.deltas(options.gatewayId, (options.freshId ?? randomId)(12));
+    options.bus.subscribe(this.replySubject, ({ data }) => {
+      for (const part of decodeDeltas(data)) this.attempts.get(part.delta.attemptId)?.onDelta(part);
+    });
     options.bus.onReconnect(() => this.reconnected());
   }
 
@@ -92,6 +100,16 @@ export class DispatchClient {
   /** Ends everything that runs. */
   cancelAll(error: PelagicError): void {
     for (const generation of [...this.live]) generation.cancel(error);
+  }
+
+  /** @internal From now on the attempt's deltas are this generation's. */
+  listen(attemptId: string, generation: Generation): void {
+    this.attempts.set(attemptId, generation);
+  }
+
+  /** @internal */
+  unlisten(attemptId: string): void {
+    this.attempts.delete(attemptId);
   }
 
   /** @internal */

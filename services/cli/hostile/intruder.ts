@@ -85,8 +85,12 @@ async function enter(stack: Stack, random: Random, report: IntruderReport): Prom
     const { attemptId, replySubject } = decodeMessage(Dispatch, data).body;
     // A well-formed one of this attempt would be believed: this is who may answer.
     each(() => {
-      const lie = random.chance(0.5) ? { attemptId, from: "nowhere", end: hostileJson(random, 1) } : { attemptId: random.hex(12), from: 0 };
-      decode.publish(replySubject, encodeMessage(lie, Uint32Array.of(random.word())));
+      const lies = [
+        { attemptId, from: "nowhere", count: 1, end: hostileJson(random, 1) },
+        { attemptId, from: 0, count: random.pick([0, 2, 2 ** 53 - 1]) },
+        { attemptId: random.hex(12), from: 0, count: 1 },
+      ];
+      decode.publish(replySubject, encodeMessage({ deltas: [random.pick(lies)] }, Uint32Array.of(random.word())));
       report.deltas++;
     });
   });

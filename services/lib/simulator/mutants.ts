@@ -196,7 +196,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: "a delta behind a gap is taken at once",
     file: generation,
-    find: "if (delta.body.from > this.received) {",
+    find: "if (delta.from > this.received) {",
     replace: "if (false) {",
     aim: { point: "token-j", kind: "loss" },
   },

@@ -1,0 +1,27 @@
+import fc from "fast-check";
+import { expect, test } from "vitest";
+import { decodeDeltas, encodeDeltas } from "./deltas.ts";
+import { encodeMessage } from "./wire.ts";
+
+test("deltas of many attempts come back as they were, each with its own tokens", () => {
+  const part = fc.record({
+    delta: fc.record({ attemptId: fc.stringMatching(/^[a-z0-9]{1,8}$/), from: fc.nat() }),
+    tokens: fc.uint32Array({ maxLength: 20 }),
+  });
+  fc.assert(
+    fc.property(fc.array(part, { minLength: 1, maxLength: 10 }), (parts) => {
+      const back = decodeDeltas(encodeDeltas(parts));
+      expect(
+        back.map(({ delta: { attemptId, from }, tokens }) => ({ delta: { attemptId, from }, tokens: Uint32Array.from(tokens) })),
+      ).toEqual(parts);
+    }),
+  );
+});
+
+test("counts that are not those of the tokens are refused", () => {
+  const of = (counts: number[], tokens: number) =>
+    encodeMessage({ deltas: counts.map((count, i) => ({ attemptId: `a${i}`, from: 0, count })) }, new Uint32Array(tokens));
+  expect(decodeDeltas(of([1, 0, 2], 3)).map(({ tokens }) => tokens.length)).toEqual([1, 0, 2]);
+  for (const wrong of [of([1, 1], 3), of([4], 3), of([1], 0)]) expect(() => decodeDeltas(wrong)).toThrow(/deltas of \d tokens before/);
+  expect(() => decodeDeltas(of([], 0))).toThrow("deltas");
+});
