@@ -37,7 +37,9 @@ export async function nodeRelease(namespace: string): Promise<NodeRelease> {
     const wide = JSON.parse(
       await kube("get", "clusterroles,clusterrolebindings", "-l", "app.kubernetes.io/part-of=pelagic", "-o", "json"),
     ) as Manifest;
-    return [...own.items, ...wide.items]
+    const otherRelease = ({ metadata }: Manifest) =>
+      ![undefined, namespace].includes(metadata.annotations?.["meta.helm.sh/release-namespace"]);
+    return [...own.items, ...wide.items.filter((each: Manifest) => !otherRelease(each))]
       .map(({ kind, metadata }: Manifest) => `${kind} ${metadata.name}`)
       .filter((name: string) => !["ServiceAccount default", "ConfigMap kube-root-ca.crt"].includes(name));
   };
