@@ -136,7 +136,7 @@ describe("a request", () => {
     expect(client.first?.prefilledBy).toBe(remote ? "prefill-0" : undefined);
     expect(prefill.runner.rows - rows.prefill).toBe(remote ? length - 1 : 0);
     expect(decode.runner.rows - rows.decode).toBe((remote ? 1 : length) + 19);
-    client.control({ kind: "ack", attemptId: "a1" });
+    client.control({ kind: "ack", attemptIds: ["a1"] });
     await settle();
     expect(decode.worker.liveAttempts).toBe(0);
     expect(decode.core.engine.blocks.owners()).toEqual([]);
@@ -430,7 +430,7 @@ describe("when something goes wrong", () => {
     const client = new Client("a1");
     await client.dispatch(prompt(300));
     await clock.advance(1_000);
-    client.control({ kind: "ack", attemptId: "a1" });
+    client.control({ kind: "ack", attemptIds: ["a1"] });
     await clock.advance(100);
     broker.tamper = (_, d) => d;
     expect(seen.map(([s]) => s)).toEqual(["pelagic.test.dispatch.decode-0", "pelagic.test.rows.prefill-0"]);

@@ -272,8 +272,8 @@ export const mutants: readonly Mutant[] = [
   {
     name: "the end of an answer is not acknowledged",
     file: generation,
-    find: 'this.tell({ kind: "ack"',
-    replace: 'if (false)\n            this.tell({ kind: "ack"',
+    find: "this.client.acknowledge(this.workerId, this.attemptId);",
+    replace: ";",
   },
   {
     name: "credit is granted beyond the budget",
