@@ -543,6 +543,9 @@ test("a worker that differs from the numerics id its model folder carries is not
   writeFileSync(join(dir, "numerics.json"), JSON.stringify({ bfloat16: core.identity.numericsId }));
   const equal = await WorkerCore.start({ ...options, engine: engineConfig }, new CacheRunner(64), broker.connect(clock), clock, silentLog);
   equal.ready();
+  // Not before the server has its word: an old worker may be ended as soon as this one says that it is ready.
+  expect(equal.readiness).toEqual({ ready: false, reason: "telling the gateways" });
+  await settle();
   expect(equal.readiness.ready).toBe(true);
 });
 
