@@ -35,6 +35,7 @@ GroupedGemmPlan make_grouped_gemm_plan(const GroupedGemmProblem& problem) {
   const std::int64_t rows =
       std::int64_t{problem.row_capacity} * (problem.layout == GroupedGemmLayout::masked ? problem.experts : 1);
   require(problem.experts >= 1 && problem.experts <= grouped_gemm::kMaxExperts, "experts must be 1 to 1,024");
+  require(problem.rows != nullptr || problem.experts == 1, "rows is missing: only one expert can do without");
   require(problem.n >= 8 && problem.n % 8 == 0, "n must be a multiple of 8");
   require(problem.k >= 16 && problem.k * element_bytes % 16 == 0, "a row of k must be a multiple of 16 bytes");
   require(problem.row_capacity >= 1, "row_capacity must be at least 1");

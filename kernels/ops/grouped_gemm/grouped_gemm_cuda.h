@@ -39,7 +39,8 @@ struct GroupedGemmProblem {
   int k;             // a multiple of 16 (fp8) or 8 (bf16)
   int row_capacity;  // rows of x and out (contiguous), or for each expert (masked)
   // Device memory; x, weights and out begin at a multiple of 16 bytes.
-  const std::int32_t* rows;    // offsets [experts + 1], ascending, or counts [experts]; read when the kernel runs
+  const std::int32_t* rows;    // offsets [experts + 1], ascending, or counts [experts]; read when the kernel runs.
+                               // Null, for one expert only: all row_capacity rows, as in a dense GEMM
   const void* x;               // [row capacity in all, k]
   const float* x_scales;       // fp8: [ceil(k / 128), ld_x_scales], one for each row and 128 of k
   std::int64_t ld_x_scales;    // fp8: at least the row capacity in all

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cuda/random_fill.cuh"
@@ -139,6 +140,11 @@ void bench_grouped_gemm(Bench& bench) {
                         Case{"fp8 down", fp8_block_scaled, kHidden, kExpert, 8, 4096}}) {
     bench_tiles(c);
   }
+  // Dense: one expert. V3's and V2-Lite's projections and shared experts.
+  for (const auto& [n, k] : {std::pair{24576, 1536}, {7168, 16384}, {3072, 2048}, {2048, 2048}, {5632, 2048},
+                             {2048, 2816}})
+    for (const int rows : {1, 32, 128, 4096})
+      bench_tiles({"fp8 dense", fp8_block_scaled, n, k, 1, rows});
   fill_as(__nv_bfloat16{});
   for (const Case& c :
        {Case{"bf16 gate+up", bf16, 2 * kExpert, kHidden, 128, 4},

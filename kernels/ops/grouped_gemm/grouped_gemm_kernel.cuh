@@ -73,6 +73,7 @@ struct RowRange {
 
 // The expert's rows of x and out. Never beyond the buffers, whatever the counts say.
 __device__ __forceinline__ RowRange rows_of(const KernelArguments& arguments, int expert) {
+  if (arguments.rows == nullptr) return {0, arguments.row_capacity};
   const int first = __ldg(arguments.rows + expert);
   if (arguments.masked) {
     const int begin = expert * arguments.row_capacity;
