@@ -128,7 +128,9 @@ describe.skipIf(missing !== undefined)(`the chart${missing === undefined ? "" : 
       const paths = Object.keys((await get("/openapi/v3")).paths);
       const wanted = [
         "apis/pelagic.dev/v1alpha1",
-        ...(crds === undefined ? [] : ["apis/monitoring.coreos.com/v1", "apis/gateway.networking.k8s.io/v1"]),
+        ...(crds === undefined
+          ? []
+          : ["monitoring.coreos.com/v1", "gateway.networking.k8s.io/v1", "keda.sh/v1alpha1"].map((api) => `apis/${api}`)),
       ];
       return wanted.every((path) => paths.includes(path)) ? true : undefined;
     });
@@ -147,6 +149,7 @@ describe.skipIf(missing !== undefined)(`the chart${missing === undefined ? "" : 
     const rendered = {
       defaults: await template(crds ? { ...kinds, "gateway.httpRoute.parentRefs": [{ name: "a" }] } : {}),
       all: await template(all),
+      ...(crds && { keda: await template({ ...all, "modelService.scaler": "keda" }) }),
       names: await template({ ...all, ...numberLikeNames }, "123", "405"),
     };
     for (const [name, text] of Object.entries(rendered)) {
