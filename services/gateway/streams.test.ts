@@ -203,16 +203,4 @@ describe("the server", () => {
     await waitFor(() => stack.gateway.client.running === 0);
     await close();
   });
-
-  it("ends a connection with more requests ahead of their turn than it keeps", async () => {
-    const { open, close, answering } = await serve({ headersMs: 10_000, requestMs: 10_000 });
-    stack.decode.script = () => ({ tokens: [65], hangAfter: 1 });
-    const sent = body({ stream: true });
-    const socket = await open();
-    const ended = rest(socket);
-    socket.write(`${head(Buffer.byteLength(sent))}\r\n${sent}${"GET /health HTTP/1.1\r\nhost: x\r\n\r\n".repeat(2_000)}`);
-    await ended;
-    await waitFor(() => answering() === 0 && stack.gateway.admission.running === 0);
-    await close();
-  });
 });
