@@ -30,6 +30,9 @@ enum class GroupedGemmTile {
 // The fastest tile when few experts have more rows than this (for rows routed at random: the mean and two deviations).
 GroupedGemmTile grouped_gemm_tile_for(int rows_of_most_experts);
 
+// The fastest tile for one expert, an FP8 dense GEMM: the one whose waves over the processors cost least.
+GroupedGemmTile dense_gemm_tile_for(int rows, int n);
+
 struct GroupedGemmProblem {
   GroupedGemmType type;
   GroupedGemmLayout layout;

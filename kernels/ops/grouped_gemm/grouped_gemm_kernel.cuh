@@ -393,15 +393,15 @@ __global__ void __launch_bounds__(kThreads, 1)
     // registers.
     const int group = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 128, 0);
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    // The warp is done with the stage: tells the producers of every block that fills it.
-    const auto release = [&] {
+    // The warp is done with a stage: tells the producers of every block that fills it.
+    const auto release = [&](int done) {
       __syncwarp();
       if constexpr (T::kBlocks > 1) {
 #pragma unroll
         for (int block = 0; block < T::kBlocks; ++block)
-          if (lane == block || kArrivals > 1) sm90::mbarrier_arrive_at(empty + 8 * stage, block);
+          if (lane == block || kArrivals > 1) sm90::mbarrier_arrive_at(empty + 8 * done, block);
       } else {
-        if (lane < kArrivals) sm90::mbarrier_arrive(empty + 8 * stage);
+        if (lane < kArrivals) sm90::mbarrier_arrive(empty + 8 * done);
       }
     };
     while (walk.next(rank, place)) {
@@ -409,7 +409,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         // None of this warpgroup's rows exists: it leaves the tensor cores to the other.
         for (int step = 0; step < arguments.k_steps; ++step, advance()) {
           sm90::mbarrier_wait(full + 8 * stage, phase);
-          release();
+          release(stage);
         }
         continue;
       }
@@ -419,29 +419,29 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
         for (int i = 0; i < T::kPartValues; ++i) total[part][i] = 0.0f;
 
-      for (int step = 0; step < arguments.k_steps; ++step, advance()) {
+      // What the stage that is next in line multiplies, when it is there.
+      constexpr int kSteps = 4;                          // of 32 bytes in the 128 of a stage
+      constexpr int kPartStride = 128 * kRowBytes >> 4;  // of weights, in a descriptor
+      constexpr int kWidth = T::kWide ? 128 : T::kTokenRows;
+      std::uint64_t a = 0, b = 0;
+      const auto await_stage = [&] {
         sm90::mbarrier_wait(full + 8 * stage, phase);
         constexpr int kGroupBytes = 64 * kRowBytes;
         const std::uint32_t token_tile =
             sm90::shared_address(token_stages + stage * T::kTokenBytes) + (T::kWide ? group * kGroupBytes : 0);
         const std::uint32_t weight_tile =
             sm90::shared_address(weight_stages + stage * T::kWeightBytes) + (T::kWide ? 0 : group * kGroupBytes);
-        const std::uint64_t tokens = sm90::tile_descriptor(token_tile);
-        const std::uint64_t weights = sm90::tile_descriptor(weight_tile);
-        constexpr int kSteps = 4;                          // of 32 bytes in the 128 of a stage
-        constexpr int kPartStride = 128 * kRowBytes >> 4;  // of weights, in a descriptor
-        const std::uint64_t a = T::kWide ? tokens : weights;
-        const std::uint64_t b = T::kWide ? weights : tokens;
-        constexpr int kWidth = T::kWide ? 128 : T::kTokenRows;
-        if constexpr (T::kFp8) {
+        a = sm90::tile_descriptor(T::kWide ? token_tile : weight_tile);
+        b = sm90::tile_descriptor(T::kWide ? weight_tile : token_tile);
+      };
+      if constexpr (T::kFp8 && T::kWide) {
+        for (int step = 0; step < arguments.k_steps; ++step, advance()) {
+          await_stage();
           const float* scales = scale_stages + stage * T::kScales;
           float acc[T::kPartValues];
-          [[maybe_unused]] float upper = 0.0f, lower = 0.0f;
-          if constexpr (T::kWide) {
-            const int row = 64 * group + 16 * (threadIdx.x % 128 / 32) + lane / 4;
-            upper = scales[row];
-            lower = scales[row + 8];
-          }
+          const int row = 64 * group + 16 * (threadIdx.x % 128 / 32) + lane / 4;
+          const float upper = scales[row];
+          const float lower = scales[row + 8];
 #pragma unroll
           for (int part = 0; part < T::kParts; ++part) {
             sm90::hold(acc);
@@ -451,16 +451,60 @@ __global__ void __launch_bounds__(kThreads, 1)
               sm90::Wgmma<kWidth>::e4m3(acc, a + 2 * i, b + part * kPartStride + 2 * i, i);
             sm90::wgmma_commit();
             sm90::hold(acc);
-            [[maybe_unused]] float weight_scale = 0.0f;
-            if constexpr (T::kWide) weight_scale = scales[T::kTokenRows + part];
+            const float weight_scale = scales[T::kTokenRows + part];
             sm90::wgmma_wait_all();
             sm90::hold(acc);
-            if constexpr (T::kWide)
-              promote_wide(acc, upper * weight_scale, lower * weight_scale, total[part]);
-            else
-              promote_narrow<T::kTokenRows>(acc, scales, total[part]);
+            promote_wide(acc, upper * weight_scale, lower * weight_scale, total[part]);
           }
+          release(stage);
+        }
+      } else if constexpr (T::kFp8) {
+        // The tensor cores sum a stage while the one before is promoted: a narrow tile waits for latencies, not for
+        // them.
+        float even[T::kPartValues], odd[T::kPartValues];
+        int even_stage = 0, odd_stage = 0;
+        const auto begin = [&](float (&acc)[T::kPartValues], int& its_stage) {
+          await_stage();
+          sm90::hold(acc);
+          sm90::wgmma_fence();
+#pragma unroll
+          for (int i = 0; i < kSteps; ++i) sm90::Wgmma<kWidth>::e4m3(acc, a + 2 * i, b + 2 * i, i);
+          sm90::wgmma_commit();
+          sm90::hold(acc);
+          its_stage = stage;
+          advance();
+        };
+        const auto end = [&](float (&acc)[T::kPartValues], int its_stage) {
+          sm90::hold(acc);
+          promote_narrow<T::kTokenRows>(acc, scale_stages + its_stage * T::kScales, total[0]);
+          release(its_stage);
+        };
+        begin(even, even_stage);
+        int step = 1;
+        for (; step + 1 < arguments.k_steps; step += 2) {
+          begin(odd, odd_stage);
+          sm90::wgmma_wait<1>();
+          end(even, even_stage);
+          begin(even, even_stage);
+          sm90::wgmma_wait<1>();
+          end(odd, odd_stage);
+        }
+        if (step < arguments.k_steps) {
+          begin(odd, odd_stage);
+          sm90::wgmma_wait<1>();
+          end(even, even_stage);
+          sm90::wgmma_wait_all();
+          end(odd, odd_stage);
         } else {
+          sm90::wgmma_wait_all();
+          end(even, even_stage);
+        }
+      } else {
+        // A narrow tile lets the instructions of two stages queue up, for the same reason.
+        constexpr int kPending = T::kWide ? 0 : 1;
+        int before = -1;  // the stage whose instructions may still run
+        for (int step = 0; step < arguments.k_steps; ++step, advance()) {
+          await_stage();
 #pragma unroll
           for (int part = 0; part < T::kParts; ++part) sm90::hold(total[part]);
           sm90::wgmma_fence();
@@ -472,11 +516,18 @@ __global__ void __launch_bounds__(kThreads, 1)
           sm90::wgmma_commit();
 #pragma unroll
           for (int part = 0; part < T::kParts; ++part) sm90::hold(total[part]);
-          sm90::wgmma_wait_all();
-#pragma unroll
-          for (int part = 0; part < T::kParts; ++part) sm90::hold(total[part]);
+          sm90::wgmma_wait<kPending>();
+          if (kPending == 0) {
+            release(stage);
+          } else {
+            if (before >= 0) release(before);
+            before = stage;
+          }
         }
-        release();
+        sm90::wgmma_wait_all();
+#pragma unroll
+        for (int part = 0; part < T::kParts; ++part) sm90::hold(total[part]);
+        if (before >= 0) release(before);
       }
 #pragma unroll
       for (int part = 0; part < T::kParts; ++part)
