@@ -19,6 +19,10 @@ enum class GroupedGemmLayout {
 // Which output tile a block computes: weight rows x token rows. Speed only: every row has the same bits under all of
 // them.
 enum class GroupedGemmTile {
+  w64_t8,
+  w64_t16,
+  w64_t32,
+  w64_t64,
   w128_t8,
   w128_t16,
   w128_t32,

@@ -34,7 +34,7 @@ struct Buffers {
 };
 
 constexpr const char* kRoutingNames[] = {"", " on average, at random", ", masked"};
-constexpr const char* kTileNames[] = {"128x8", "128x16", "128x32", "128x64", "256x128", "256x128 pair"};
+constexpr const char* kTileNames[] = {"64x8",   "64x16",  "64x32",  "64x64",   "128x8", "128x16", "128x32", "128x64", "256x128", "256x128 pair"};
 
 GroupedGemmTile default_tile(const Case& c) {
   if (c.experts == 1) return dense_gemm_tile_for(c.rows, c.n);

@@ -12,8 +12,6 @@
 
 namespace pelagic::grouped_gemm {
 
-inline constexpr int kConsumerThreads = 256;  // two warpgroups, each with half of the tile
-inline constexpr int kThreads = kConsumerThreads + 128;
 inline constexpr int kRowBytes = 128;  // of K in a stage: one swizzled row, 128 e4m3 or 64 bf16
 inline constexpr int kBarrierBytes = 1024;
 inline constexpr int kMaxExperts = 1024;
@@ -44,7 +42,12 @@ struct Tile {
   static constexpr int kBlocks = kBlocksOf;  // of a cluster
   static constexpr int kColumns = kFp8 ? 128 : 64;
   static constexpr bool kWide = kTokenRows == 128;
-  // A warpgroup owns half of the tile: 64 weight rows, or, in a wide tile, 64 token rows, which it does in parts of 128
+  // Warpgroups that multiply, and one more that brings.
+  static constexpr int kGroups = kWeightRows == 64 ? 1 : 2;
+  static constexpr int kConsumerThreads = kGroups * 128;
+  static constexpr int kThreads = kConsumerThreads + 128;
+  static constexpr int kBoxRows = kWeightRows < 128 ? kWeightRows : 128;  // of weights, that are asked for together
+  // A warpgroup owns 64 weight rows of the tile, or, in a wide tile, 64 token rows, which it does in parts of 128
   // weight rows.
   static constexpr int kParts = kWide ? kWeightRows / 128 : 1;
   static constexpr int kPartValues = kWide ? 64 : kTokenRows / 2;  // accumulators of a part in a thread
@@ -56,14 +59,16 @@ struct Tile {
   static constexpr int kStageBytes = kWeightBytes + kTokenBytes + kScaleBytes;
   static constexpr int kOutTokens =
       kTokenRows < 64 ? kTokenRows : 64;  // that a warpgroup stores together, 64 columns of each
-  static constexpr int kOutBytes = 2 * kOutTokens * kRowBytes;
+  static constexpr int kGroupOutBytes = kOutTokens * kRowBytes;
+  static constexpr int kOutBytes = kGroups * kGroupOutBytes;
   static constexpr int kPrefixBytes = 4 * (kMaxExperts + 4);
   static constexpr int kAlignment = 1024;
   static constexpr int kFixedBytes = kAlignment + kOutBytes + kBarrierBytes + kPrefixBytes;
   static constexpr int kStages = (kSharedLimit - kFixedBytes) / kStageBytes;
   static constexpr int kSharedBytes = kFixedBytes + kStages * kStageBytes;
   static_assert(kStages >= 3 && 2 * kStages * 8 + 64 <= kBarrierBytes && kSharedBytes <= kSharedLimit);
-  static_assert(kWide ? kWeightRows % 128 == 0 : kWeightRows == 128 && kTokenRows % 8 == 0 && kTokenRows <= 64);
+  static_assert(kWide ? kWeightRows % 128 == 0
+                      : (kWeightRows == 64 || kWeightRows == 128) && kTokenRows % 8 == 0 && kTokenRows <= 64);
 };
 
 struct RowRange {
@@ -136,7 +141,7 @@ __device__ void count_tiles(const KernelArguments& arguments, int* prefix, int* 
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
   int before = 0;
-  for (int base = 0; base < arguments.experts; base += kThreads) {
+  for (int base = 0; base < arguments.experts; base += T::kThreads) {
     const int expert = base + static_cast<int>(threadIdx.x);
     int tiles = 0;
     if (expert < arguments.experts) {
@@ -153,7 +158,7 @@ __device__ void count_tiles(const KernelArguments& arguments, int* prefix, int* 
     __syncthreads();
     int all = 0;
 #pragma unroll
-    for (int w = 0; w < kThreads / 32; ++w) {
+    for (int w = 0; w < T::kThreads / 32; ++w) {
       if (w == warp) sum += all;
       all += warp_sums[w];
     }
@@ -313,7 +318,7 @@ __device__ __forceinline__ void store_part(const float (&total)[T::kPartValues],
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(T::kThreads, 1)
     kernel(const __grid_constant__ CUtensorMap weight_map, const __grid_constant__ CUtensorMap token_map,
            const KernelArguments arguments) {
   extern __shared__ unsigned char shared_raw[];
@@ -332,7 +337,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < T::kStages; ++stage) {
       sm90::mbarrier_init(full + 8 * stage, 1 + (T::kFp8 ? kArrivals : 0));  // the copies' producer, the scales' warp
-      sm90::mbarrier_init(empty + 8 * stage, kConsumerThreads / 32 * kArrivals * T::kBlocks);
+      sm90::mbarrier_init(empty + 8 * stage, T::kConsumerThreads / 32 * kArrivals * T::kBlocks);
     }
     sm90::mbarrier_init_fence();
   }
@@ -353,10 +358,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   };
 
-  if (threadIdx.x >= kConsumerThreads) {
+  if (threadIdx.x >= T::kConsumerThreads) {
     // Producers: one thread asks the copy engine for every stage, another warp brings the scales.
     sm90::registers_down<56>();
-    if (threadIdx.x == kConsumerThreads) {
+    if (threadIdx.x == T::kConsumerThreads) {
       sm90::prefetch_map(&weight_map);
       sm90::prefetch_map(&token_map);
       // With few rows a weight is read once: it should not push activations out of the L2.
@@ -369,22 +374,22 @@ __global__ void __launch_bounds__(kThreads, 1)
           sm90::mbarrier_arrive_expect(barrier, T::kWeightBytes + T::kTokenBytes);
           const std::uint32_t weights = sm90::shared_address(weight_stages + stage * T::kWeightBytes);
           const int column = step * T::kColumns;
-          constexpr int kBoxBytes = 128 * kRowBytes;
+          constexpr int kBoxBytes = T::kBoxRows * kRowBytes;
           if constexpr (T::kBlocks > 1) {
             static_assert(T::kWeightRows == 128 * T::kBlocks);
             sm90::copy_box_multicast(weights + rank * kBoxBytes, &weight_map, column, weight_row + 128 * rank, barrier,
                                      (1 << T::kBlocks) - 1, kWeightPolicy);
           } else {
 #pragma unroll
-            for (int box = 0; box < T::kWeightRows / 128; ++box)
-              sm90::copy_box(weights + box * kBoxBytes, &weight_map, column, weight_row + 128 * box, barrier,
+            for (int box = 0; box < T::kWeightRows / T::kBoxRows; ++box)
+              sm90::copy_box(weights + box * kBoxBytes, &weight_map, column, weight_row + T::kBoxRows * box, barrier,
                              kWeightPolicy);
           }
           sm90::copy_box(sm90::shared_address(token_stages + stage * T::kTokenBytes), &token_map, column, place.row,
                          barrier, sm90::kEvictNormal);
         }
       }
-    } else if (T::kFp8 && threadIdx.x / 32 == kConsumerThreads / 32 + 1) {
+    } else if (T::kFp8 && threadIdx.x / 32 == T::kConsumerThreads / 32 + 1) {
       produce_scales<T>(arguments, walk, rank, scale_stages, full, empty, stage, phase, advance);
     }
   } else {
@@ -531,7 +536,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       }
 #pragma unroll
       for (int part = 0; part < T::kParts; ++part)
-        store_part<T>(total[part], arguments, place, part, group, out_stages + group * (T::kOutBytes / 2));
+        store_part<T>(total[part], arguments, place, part, group, out_stages + group * T::kGroupOutBytes);
     }
   }
   if constexpr (T::kBlocks > 1) {
@@ -555,7 +560,7 @@ int grid_of() {
     // no partner.
     cudaLaunchConfig_t config = {};
     config.gridDim = processors / T::kBlocks * T::kBlocks;
-    config.blockDim = kThreads;
+    config.blockDim = T::kThreads;
     config.dynamicSmemBytes = T::kSharedBytes;
     cudaLaunchAttribute attribute;
     attribute.id = cudaLaunchAttributeClusterDimension;
@@ -573,7 +578,7 @@ template <typename T>
 cudaError_t launch(const GroupedGemmPlan& plan, const KernelArguments& arguments, cudaStream_t stream) {
   cudaLaunchConfig_t config = {};
   config.gridDim = plan.grid;
-  config.blockDim = kThreads;
+  config.blockDim = T::kThreads;
   config.dynamicSmemBytes = T::kSharedBytes;
   config.stream = stream;
   cudaLaunchAttribute attribute;
@@ -586,6 +591,7 @@ cudaError_t launch(const GroupedGemmPlan& plan, const KernelArguments& arguments
 
 // One entry of the table that turns (type, tile) into a kernel.
 struct Entry {
+  int box_rows;
   int token_rows;
   int (*grid)();
   cudaError_t (*launch)(const GroupedGemmPlan&, const KernelArguments&, cudaStream_t);
@@ -593,7 +599,7 @@ struct Entry {
 
 template <typename T>
 constexpr Entry entry_of() {
-  return {T::kTokenRows, &grid_of<T>, &launch<T>};
+  return {T::kBoxRows, T::kTokenRows, &grid_of<T>, &launch<T>};
 }
 
 const Entry& fp8_entry(GroupedGemmTile tile);
