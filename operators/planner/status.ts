@@ -1,7 +1,7 @@
 // The status of a round, and the events that it gives beside the last one.
 import { isDeepStrictEqual } from "node:util";
 import { type ModelService, type PoolName, servedNameOf } from "../api/model-service.ts";
-import type { ModelServiceStatus } from "../api/status.ts";
+import { maxReasonLength, type ModelServiceStatus, shortened } from "../api/status.ts";
 import { conditionsOf, type Findings, type PoolFacts } from "./conditions.ts";
 import { statusEvents } from "./events.ts";
 
@@ -27,7 +27,8 @@ export function statusOf(service: ModelService, findings: Findings, pools: Recor
 function poolStatus({ state, wanted }: PoolFacts) {
   const { replicas, ready } = state;
   return {
-    ...{ replicas, ready, desired: wanted.desired, workers: `${ready}/${wanted.desired}`, reason: wanted.reason },
+    ...{ replicas, ready, desired: wanted.desired, workers: `${ready}/${wanted.desired}` },
+    reason: shortened(wanted.reason, maxReasonLength),
     ...(wanted.recommended !== undefined && { recommended: wanted.recommended }),
   };
 }

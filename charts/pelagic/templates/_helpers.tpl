@@ -11,7 +11,7 @@
 {{- define "pelagic.selector" -}}
 {{- $ := index . 0 -}}
 app.kubernetes.io/name: {{ if eq (index . 1) "nats" }}nats{{ else }}pelagic{{ end }}
-app.kubernetes.io/instance: {{ $.Release.Name }}
+app.kubernetes.io/instance: {{ $.Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
@@ -82,7 +82,7 @@ topologySpreadConstraints:
 {{- with $.Values.imagePullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- with $values.nodeSelector }}
@@ -94,7 +94,7 @@ tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
