@@ -27,6 +27,8 @@ export interface DispatchClientOptions {
 
 /** Between two looks at everything. */
 const checkMs = 50;
+/** Ends are acknowledged together, so long after the first: nobody waits for that. */
+const ackMs = 20;
 const cancelReplyMs = 1_000;
 const cancelTries = 3;
 /**
@@ -43,6 +45,9 @@ export class DispatchClient {
   /** Where decode sends what these attempts sample. */
   readonly replySubject: string;
   private readonly attempts = new Map<string, Generation>();
+  /** Ends that decode has not been told are here, by worker. */
+  private readonly unacknowledged = new Map<string, string[]>();
+  private stopAckTimer: (() => void) | null = null;
   private stopTimer: (() => void) | null = null;
   private leasedAtMs = Number.NEGATIVE_INFINITY;
   private cancelling = 0;
@@ -64,6 +69,11 @@ export class DispatchClient {
 
   get running(): number {
     return this.live.size;
+  }
+
+  /** Attempts whose deltas would be taken. */
+  get listening(): number {
+    return this.attempts.size;
   }
 
   /** Requests that ended here and whose decode worker has not yet confirmed that it freed them. */
@@ -100,6 +110,27 @@ export class DispatchClient {
   /** Ends everything that runs. */
   cancelAll(error: PelagicError): void {
     for (const generation of [...this.live]) generation.cancel(error);
+  }
+
+  /** @internal Lets decode forget an attempt of which all is here; where that is lost, its lease does. */
+  acknowledge(workerId: string, attemptId: string): void {
+    const others = this.unacknowledged.get(workerId);
+    if (others === undefined) this.unacknowledged.set(workerId, [attemptId]);
+    else others.push(attemptId);
+    this.stopAckTimer ??= this.options.clock.setTimer(ackMs, () => this.sendAcks());
+  }
+
+  private sendAcks(): void {
+    const { bus, subjects, log } = this.options;
+    this.stopAckTimer = null;
+    for (const [workerId, attemptIds] of this.unacknowledged) {
+      try {
+        bus.publish(subjects.control(workerId), encodeMessage({ kind: "ack", attemptIds }));
+      } catch (error) {
+        log.debug({ workerId, error: String(error) }, "ends not acknowledged");
+      }
+    }
+    this.unacknowledged.clear();
   }
 
   /** @internal From now on the attempt's deltas are this generation's. */

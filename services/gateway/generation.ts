@@ -505,11 +505,6 @@ export class Generation implements AsyncIterable<TokenBatch> {
     }
   }
 
-  /** Lets decode forget the attempt; where this is lost, its lease does. */
-  private acknowledgeEnd(): void {
-    this.tell({ kind: "ack", attemptId: this.attemptId });
-  }
-
   private resend(): void {
     this.askedMs = this.client.options.clock.nowMs();
     const { replySubject } = this.client;
@@ -681,7 +676,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
   }
 
   private finish(end: NonNullable<Delta["end"]>): void {
-    this.acknowledgeEnd();
+    if (this.workerId !== null) this.client.acknowledge(this.workerId, this.attemptId);
     if (end.kind === "error") {
       const error = new PelagicError(end.error.code, end.error.message, { param: end.error.param });
       // A deadline is the gateway's to keep: decode's clock may have jumped.

@@ -6,7 +6,7 @@ import { encodeDeltas, type OutputPart } from "../../services/lib/contracts/delt
 import { Control, Dispatch, type WorkerState } from "../../services/lib/contracts/messages.ts";
 import { PromptScores } from "../../services/lib/contracts/prompt-scores.ts";
 import { subjects as subjectsOf } from "../../services/lib/contracts/subjects.ts";
-import { decodeMessage, encodeMessage } from "../../services/lib/contracts/wire.ts";
+import { decodeMessage, encodeMessage, protocolVersion } from "../../services/lib/contracts/wire.ts";
 
 export interface Script {
   /** The whole answer; a resumed attempt goes on where the dispatch says. */
@@ -36,7 +36,7 @@ export const testModelName = "test-model";
 
 export function workerState(workerId: string, role: "prefill" | "decode" = "decode", more: Partial<WorkerState> = {}): WorkerState {
   return {
-    v: 1,
+    v: protocolVersion,
     workerId,
     instanceId: `${workerId}-1`,
     role,
@@ -203,8 +203,8 @@ export class ScriptedDecode {
   private onControl(data: Uint8Array, respond?: (data: Uint8Array) => void): void {
     const { body } = decodeMessage(Control, data);
     if (body.kind === "ack") {
-      this.acks.push(body.attemptId);
-      this.attempts.delete(body.attemptId);
+      this.acks.push(...body.attemptIds);
+      for (const id of body.attemptIds) this.attempts.delete(id);
     } else if (body.kind === "lease") {
       this.leases.push(body.attemptIds);
     } else if (body.kind === "cancel") {

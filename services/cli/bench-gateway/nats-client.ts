@@ -66,7 +66,7 @@ export class NatsClient {
         }
         if (delta.end === undefined) return;
         answer.endMs = now;
-        this.bus.publish(this.subjects.control(workerId), encodeMessage({ kind: "ack", attemptId }));
+        this.bus.publish(this.subjects.control(workerId), encodeMessage({ kind: "ack", attemptIds: [attemptId] }));
         settle(() => resolve(answer));
       });
       const dispatch = {

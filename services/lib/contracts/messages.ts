@@ -180,8 +180,8 @@ export const Deltas = z.object({ v: z.number(), deltas: z.array(Delta).min(1) })
 
 /** To one worker, on its control subject. */
 export const Control = z.discriminatedUnion("kind", [
-  /** Gateway: has all tokens and the end; frees what decode keeps of the attempt. */
-  z.object({ v: z.number(), kind: z.literal("ack"), attemptId: id }),
+  /** Gateway: has all tokens and the end of these; frees what decode keeps of them. */
+  z.object({ v: z.number(), kind: z.literal("ack"), attemptIds: z.array(id) }),
   /** Gateway: send again from this output index, so many tokens at most. Answered with deltas, or with an end if the attempt is unknown. */
   z.object({ v: z.number(), kind: z.literal("resend"), attemptId: id, from: count, most: count.optional(), replySubject: z.string() }),
   /** Gateway: the scores of the prompt's tokens from this position on. Answered with a PromptScoresReply. */

@@ -345,12 +345,9 @@ export class DecodeWorker {
   private onControl(message: Control, respond: (body: object, tail?: Uint32Array) => void): void {
     const now = this.clock.nowMs();
     switch (message.kind) {
-      case "ack": {
-        const attempt = this.attempts.get(message.attemptId);
-        if (!attempt) return;
-        if (attempt.end) this.forget(message.attemptId);
+      case "ack":
+        for (const id of message.attemptIds) if (this.attempts.get(id)?.end) this.forget(id);
         return;
-      }
       case "resend": {
         const attempt = this.attempts.get(message.attemptId);
         if (!attempt) {
