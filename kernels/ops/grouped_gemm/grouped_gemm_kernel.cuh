@@ -468,7 +468,7 @@ __global__ void __launch_bounds__(T::kThreads, 1)
         // them.
         float even[T::kPartValues], odd[T::kPartValues];
         int even_stage = 0, odd_stage = 0;
-        const auto begin = [&](float (&acc)[T::kPartValues], int& its_stage) {
+        const auto begin = [&](float(&acc)[T::kPartValues], int& its_stage) {
           await_stage();
           sm90::hold(acc);
           sm90::wgmma_fence();
@@ -479,7 +479,7 @@ __global__ void __launch_bounds__(T::kThreads, 1)
           its_stage = stage;
           advance();
         };
-        const auto end = [&](float (&acc)[T::kPartValues], int its_stage) {
+        const auto end = [&](float(&acc)[T::kPartValues], int its_stage) {
           sm90::hold(acc);
           promote_narrow<T::kTokenRows>(acc, scale_stages + its_stage * T::kScales, total[0]);
           release(its_stage);
