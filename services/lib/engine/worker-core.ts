@@ -15,7 +15,7 @@ import { FileServer } from "./file-server.ts";
 import { modelDigest } from "./model-digest.ts";
 import { loadNativeRunner, measureNumericsId, type ModelRunner } from "./model-runner.ts";
 import type { Backend } from "./native.ts";
-import { StatePublisher } from "./state-publisher.ts";
+import { heartbeatMs, StatePublisher } from "./state-publisher.ts";
 import { engineConfig, loadOptions, type WorkerConfig } from "./worker-config.ts";
 
 export interface WorkerOptions {
@@ -38,6 +38,11 @@ export interface WorkerOptions {
 
 /** Kept back of drainMs for what comes after draining. */
 const afterDrainMs = 1_000;
+/**
+ * What a prefill worker last measured says nothing after so long without a prompt: gateways then take it to be as fast as decode. One that was slow
+ * for a moment would be asked nothing, and so never measure that it is quick again.
+ */
+const paceKeptMs = 60_000;
 
 export type ControlHandler = (message: Control, respond: (body: object, tail?: Uint32Array) => void) => void;
 
@@ -52,8 +57,11 @@ export class WorkerCore {
   readonly clock: Clock;
   readonly log: Log;
   private readonly options: WorkerOptions;
+  private readonly bus: Bus;
   private readonly state: StatePublisher;
   private phase: WorkerState["state"] = "starting";
+  /** The server has our word that we are ready. */
+  private isAnnounced = false;
   private transferBytesPerSecond = 0;
   /** Latents received and sent since the start. */
   receivedBytes = 0;
@@ -64,6 +72,7 @@ export class WorkerCore {
   /** `identity` must be what `start` would measure: blocks move between workers on its word. */
   constructor(options: WorkerOptions, runner: ModelRunner, identity: CacheIdentity, bus: Bus, clock: Clock, log: Log) {
     this.options = options;
+    this.bus = bus;
     this.freshId = options.freshId ?? randomId;
     this.instanceId = this.freshId(8);
     this.workerId = options.workerId;
@@ -162,7 +171,19 @@ export class WorkerCore {
   /** Called when the role's own subscriptions stand. */
   ready(): void {
     if (this.reason === undefined && this.phase === "starting") this.phase = "ready";
-    this.state.changed();
+    this.announce();
+  }
+
+  /** A pool ends an old worker as soon as a new one says that it is ready: by then every gateway is to be told of it first. */
+  private announce(): void {
+    if (this.draining) return;
+    this.state.publish();
+    this.bus.flush().then(
+      () => {
+        this.isAnnounced = true;
+      },
+      () => this.clock.setTimer(heartbeatMs, () => this.announce()),
+    );
   }
 
   /** A transfer arrived. Most wait for prefill and not for the bus, so the quickest of late ones says what the bus carries. */
@@ -171,7 +192,8 @@ export class WorkerCore {
   }
 
   get readiness(): { ready: boolean; reason?: string } {
-    return { ready: this.phase === "ready", reason: this.reason ?? (this.phase === "ready" ? undefined : this.phase) };
+    const ready = this.phase === "ready" && this.isAnnounced;
+    return { ready, reason: this.reason ?? (ready ? undefined : this.phase === "ready" ? "telling the gateways" : this.phase) };
   }
 
   get draining(): boolean {
@@ -223,10 +245,11 @@ export class WorkerCore {
   private report() {
     const { blocks } = this.engine;
     const stats = this.engine.stats();
+    const { role } = this.options;
     return {
       workerId: this.workerId,
       instanceId: this.instanceId,
-      role: this.options.role,
+      role,
       state: this.phase,
       ...(this.reason === undefined ? {} : { reason: this.reason }),
       modelName: this.modelName,
@@ -246,7 +269,7 @@ export class WorkerCore {
       },
       queuedPrefillTokens: stats.queuedPrefillTokens,
       rates: {
-        prefillTokensPerSecond: stats.prefillTokensPerSecond,
+        prefillTokensPerSecond: role === "prefill" && stats.prefillIdleMs > paceKeptMs ? 0 : stats.prefillTokensPerSecond,
         decodeStepSeconds: stats.decodeStepSeconds,
         transferBytesPerSecond: this.transferBytesPerSecond,
       },

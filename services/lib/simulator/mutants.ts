@@ -196,7 +196,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: "a delta behind a gap is taken at once",
     file: generation,
-    find: "if (delta.body.from > this.received) {",
+    find: "if (delta.from > this.received) {",
     replace: "if (false) {",
     aim: { point: "token-j", kind: "loss" },
   },
@@ -272,8 +272,8 @@ export const mutants: readonly Mutant[] = [
   {
     name: "the end of an answer is not acknowledged",
     file: generation,
-    find: 'this.tell({ kind: "ack"',
-    replace: 'if (false)\n            this.tell({ kind: "ack"',
+    find: "this.client.acknowledge(this.workerId, this.attemptId);",
+    replace: ";",
   },
   {
     name: "credit is granted beyond the budget",
