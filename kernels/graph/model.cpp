@@ -354,7 +354,7 @@ void Model::join(std::unique_ptr<ExpertExchange> exchange, RankView view) {
            std::to_string(exchange->rank_count()) + ", the model of rank " + std::to_string(plan_->rank) + " of " +
            std::to_string(plan_->plan.rank_count));
   if (view.ranks_per_node < 1) refuse("ranksPerNode must be at least 1");
-  auto group = std::make_unique<RankGroup>(std::move(exchange), std::move(view));
+  auto group = std::make_unique<RankGroup>(std::move(exchange), std::move(view), rank_counters());
   std::vector<SlotTable> reachable;
   for (const LayerWeights& layer : weights_.layers) {
     if (layer.gate == nullptr) continue;

@@ -81,7 +81,7 @@ class Model {
   void leave(const std::string& reason);
   // Makes a step without rows if others have begun one, and says whether they had. Throws Error(rank_lost).
   bool take_part();
-  // Of the group joined last; all zero before.
+  // Of all groups so far.
   RankCounters rank_counters() const;
 
   // Takes the memory of a step of `rows` rows of which `logit_rows` have logits, by making one: later steps up to that

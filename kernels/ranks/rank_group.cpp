@@ -37,8 +37,8 @@ std::byte* append(std::byte* to, const T* values, std::size_t count) {
 
 }  // namespace
 
-RankGroup::RankGroup(std::unique_ptr<ExpertExchange> exchange, RankView view)
-    : exchange_(std::move(exchange)), view_(std::move(view)) {
+RankGroup::RankGroup(std::unique_ptr<ExpertExchange> exchange, RankView view, RankCounters counters)
+    : exchange_(std::move(exchange)), view_(std::move(view)), counters_(std::move(counters)) {
   const int ranks = exchange_->rank_count();
   view_.rank = exchange_->rank();
   view_.members.clear();

@@ -37,13 +37,13 @@ struct HostRows {
 
 class RankGroup {
  public:
-  // view.members is filled from the exchange.
-  RankGroup(std::unique_ptr<ExpertExchange> exchange, RankView view);
+  // view.members is filled from the exchange. counters: of the group before.
+  RankGroup(std::unique_ptr<ExpertExchange> exchange, RankView view, RankCounters counters);
   ~RankGroup();
 
   const RankView& view() const { return view_; }
   int rank() const { return view_.rank; }
-  RankCounters counters() const { return counters_; }
+  const RankCounters& counters() const { return counters_; }
 
   // ---- Steps. begin_step tells the others and waits for all of them; who has no work has no rows. Throws
   // Error(rank_lost), also where a rank goes by another plan.
