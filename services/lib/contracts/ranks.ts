@@ -14,6 +14,8 @@ export const RankNotice = z.object({
   rankCount: z.number().int().positive(),
   instanceId: z.string().regex(/^[A-Za-z0-9_-]{1,64}$/),
   round: z.number().int().positive(),
+  /** It has been in a group: who is absent now is not merely late for the first one. */
+  hasMet: z.boolean(),
   /** A numeric address. */
   host: z.string().min(1).max(64),
   port: z.number().int().min(1).max(65535),

@@ -56,7 +56,18 @@ export function natsPermissions(service: string, user: Pick<NatsUser, "role" | "
       return {
         // A draining decode worker sends rows to its peers as prefill does.
         publish: [all.deltas, all.rows, all.credit, all.frames, all.notices, own.state, own.ranks],
-        subscribe: [own.dispatch, own.control, own.files, own.notices, own.frames, own.rows, own.credit, all.ranks, all.stateRequest, inbox],
+        subscribe: [
+          own.dispatch,
+          own.control,
+          own.files,
+          own.notices,
+          own.frames,
+          own.rows,
+          own.credit,
+          all.ranks,
+          all.stateRequest,
+          inbox,
+        ],
         answersRequests: true,
       };
     case "prefill":

@@ -9,7 +9,7 @@ import type { RankNotice } from "../../contracts/ranks.ts";
 export interface AssemblyOptions {
   /** Nobody is waited for once a round is so old. */
   settleMs: number;
-  /** The same before this process has ever met the others: they may still be loading. */
+  /** Nor before a process is so old, unless a group has been: the others may still be loading. */
   patienceMs: number;
   /** What was not heard of for so long is not there. */
   staleMs: number;
@@ -22,6 +22,9 @@ export type AssemblyDecision =
   | { kind: "meet"; round: number; id: Uint8Array; members: (RankNotice | null)[] }
   | { kind: "joined" };
 
+/** What does not change while a process lives. */
+export type OwnRank = Omit<RankNotice, "v" | "round" | "hasMet">;
+
 interface Heard {
   notice: RankNotice;
   firstMs: number;
@@ -29,20 +32,22 @@ interface Heard {
 }
 
 export class RankAssembly {
-  private readonly own: Omit<RankNotice, "v" | "round">;
+  private readonly own: OwnRank;
   private readonly options: AssemblyOptions;
   /** By instance. */
   private readonly heard = new Map<string, Heard>();
   private ownRound = 1;
   private roundSinceMs: number;
-  private everJoined = false;
+  private readonly startMs: number;
+  private hasMet = false;
   /** Of the group that stands. */
   private joined: (RankNotice | null)[] | undefined;
 
-  constructor(own: Omit<RankNotice, "v" | "round">, options: AssemblyOptions, nowMs: number) {
+  constructor(own: OwnRank, options: AssemblyOptions, nowMs: number) {
     this.own = own;
     this.options = options;
     this.roundSinceMs = nowMs;
+    this.startMs = nowMs;
   }
 
   get round(): number {
@@ -51,7 +56,7 @@ export class RankAssembly {
 
   /** What is said of this rank. */
   notice(): Omit<RankNotice, "v"> {
-    return { ...this.own, round: this.ownRound };
+    return { ...this.own, round: this.ownRound, hasMet: this.hasMet };
   }
 
   hear(notice: RankNotice, nowMs: number): void {
@@ -63,6 +68,7 @@ export class RankAssembly {
     }
     const before = this.heard.get(notice.instanceId);
     this.heard.set(notice.instanceId, { notice, firstMs: before?.firstMs ?? nowMs, lastMs: nowMs });
+    this.hasMet ||= notice.hasMet;
     if (notice.round > this.ownRound) this.begin(notice.round, nowMs);
     // One that the group lacks has come.
     else if (this.joined && this.joined[notice.rank] === null) this.begin(this.ownRound + 1, nowMs);
@@ -77,7 +83,7 @@ export class RankAssembly {
   met(round: number, members: (RankNotice | null)[]): void {
     if (round !== this.ownRound) return;
     this.joined = members;
-    this.everJoined = true;
+    this.hasMet = true;
   }
 
   decide(nowMs: number): AssemblyDecision {
@@ -86,8 +92,8 @@ export class RankAssembly {
     const absent = members.flatMap((member, rank) => (member === null ? [rank] : []));
     if (absent.length > 0) {
       const names = `rank${absent.length > 1 ? "s" : ""} ${absent.join(", ")}`;
-      if (nowMs - this.roundSinceMs < (this.everJoined ? this.options.settleMs : this.options.patienceMs))
-        return { kind: "wait", reason: `waits for ${names}` };
+      const settled = nowMs - this.roundSinceMs >= this.options.settleMs;
+      if (!settled || (!this.hasMet && nowMs - this.startMs < this.options.patienceMs)) return { kind: "wait", reason: `waits for ${names}` };
       const why = this.options.whyNot((rank) => members[rank] !== null);
       if (why !== undefined) return { kind: "wait", reason: `waits for ${names}: ${why}` };
     }
@@ -112,7 +118,12 @@ export class RankAssembly {
   }
 
   private idOf(members: (RankNotice | null)[]): Uint8Array {
-    const text = JSON.stringify([this.own.group, this.own.sharedDigest, this.ownRound, members.map((member) => member?.instanceId ?? null)]);
+    const text = JSON.stringify([
+      this.own.group,
+      this.own.sharedDigest,
+      this.ownRound,
+      members.map((member) => member?.instanceId ?? null),
+    ]);
     return createHash("sha256").update(text).digest().subarray(0, 16);
   }
 }

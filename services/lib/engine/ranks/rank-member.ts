@@ -4,7 +4,7 @@ import { PelagicError } from "../../contracts/errors.ts";
 import { RankNotice } from "../../contracts/ranks.ts";
 import { decodeMessage, encodeMessage } from "../../contracts/wire.ts";
 import type { RankMeeting } from "../native.ts";
-import { type AssemblyDecision, type AssemblyOptions, RankAssembly } from "./rank-assembly.ts";
+import { type AssemblyDecision, type AssemblyOptions, type OwnRank, RankAssembly } from "./rank-assembly.ts";
 
 /** How often a rank says that it is there; sooner when its round changed. */
 const noticeMs = 250;
@@ -24,7 +24,7 @@ export interface RankMemberOptions {
   /** Where this rank speaks, and where all are heard. */
   subject: string;
   subjects: string;
-  own: Omit<RankNotice, "v" | "round">;
+  own: OwnRank;
   whyNot: AssemblyOptions["whyNot"];
   /** Leaves the group there was and joins this one, when no step runs. */
   meet: (meeting: RankMeeting) => Promise<void>;
