@@ -4,6 +4,8 @@ import { DecodeWorker } from "../lib/engine/decode-worker.ts";
 import { RowServer } from "../lib/engine/row-server.ts";
 import { loadNativeRunner } from "../lib/engine/model-runner.ts";
 import { loadRankedRunner } from "../lib/engine/ranks/load.ts";
+import { observeRanks } from "../lib/engine/ranks/rank-metrics.ts";
+import { RankedRunner } from "../lib/engine/ranks/ranked-runner.ts";
 import { decodeFields, rankFields, workerFields } from "../lib/engine/worker-config.ts";
 import { WorkerCore } from "../lib/engine/worker-core.ts";
 import { observeDecode, observeRowServer, observeWorker } from "../lib/engine/worker-metrics.ts";
@@ -49,6 +51,7 @@ await runProcess({
     observeWorker(core, metrics);
     observeDecode(worker, core, metrics);
     observeRowServer(rows, metrics);
+    if (core.runner instanceof RankedRunner) observeRanks(core.runner, metrics);
     // Gateways move what runs, or let it finish; peers fetch its blocks.
     onStop(() => core.drainUntil(() => worker.drained && rows.activeTransfers === 0, config.drainMs));
     core.ready();

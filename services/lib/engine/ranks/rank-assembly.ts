@@ -54,6 +54,11 @@ export class RankAssembly {
     return this.ownRound;
   }
 
+  /** Of the group that stands; 0: there is none. */
+  get memberCount(): number {
+    return this.joined?.filter((member) => member !== null).length ?? 0;
+  }
+
   /** What is said of this rank. */
   notice(): Omit<RankNotice, "v"> {
     return { ...this.own, round: this.ownRound, hasMet: this.hasMet };
@@ -93,7 +98,8 @@ export class RankAssembly {
     if (absent.length > 0) {
       const names = `rank${absent.length > 1 ? "s" : ""} ${absent.join(", ")}`;
       const settled = nowMs - this.roundSinceMs >= this.options.settleMs;
-      if (!settled || (!this.hasMet && nowMs - this.startMs < this.options.patienceMs)) return { kind: "wait", reason: `waits for ${names}` };
+      if (!settled || (!this.hasMet && nowMs - this.startMs < this.options.patienceMs))
+        return { kind: "wait", reason: `waits for ${names}` };
       const why = this.options.whyNot((rank) => members[rank] !== null);
       if (why !== undefined) return { kind: "wait", reason: `waits for ${names}: ${why}` };
     }

@@ -58,6 +58,11 @@ export class RankMember {
     return this.decision.kind === "joined" ? this.assembly.round : undefined;
   }
 
+  /** Ranks in it, this one included. */
+  get groupMembers(): number {
+    return this.assembly.memberCount;
+  }
+
   /** Why there is no group, for people. */
   get reason(): string | undefined {
     if (this.decision.kind === "joined") return undefined;

@@ -32,6 +32,10 @@ export class RankedRunner implements ModelRunner {
     return this.runner.rankCounters;
   }
 
+  get groupMembers(): number {
+    return this.member?.groupMembers ?? 0;
+  }
+
   async run(work: readonly SequenceWork[], options: RunOptions = {}): Promise<RunResult[]> {
     const { member } = this;
     if (member === undefined) throw new Error("the runner of a rank has no group to belong to");
