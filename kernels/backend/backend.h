@@ -56,7 +56,12 @@ struct View {
 };
 
 // Writes row `row` of a weight matrix, as float32, to out. Called from several threads at once for different matrices.
-using RowSource = std::function<void(int row, float* out)>;
+struct RowSource : std::function<void(int row, float* out)> {
+  using function::function;
+  // Where the checkpoint holds e4m3 with a scale for each 128 x 128, else empty: the row as it is there, its k codes and
+  // ceil(k / 128) scales.
+  std::function<void(int row, std::uint8_t* codes, float* scales)> fp8;
+};
 using HeadRowSource = std::function<void(int head, int row, float* out)>;
 
 // Rows of a step: runs of consecutive positions of one sequence, in the order of the rows.
@@ -122,6 +127,10 @@ class Backend {
   virtual std::unique_ptr<Activations> make_activations(std::size_t elements, Precision precision) = 0;
   virtual std::unique_ptr<Vector> make_vector(std::span<const float> values) = 0;
   virtual std::unique_ptr<Matrix> make_matrix(int n, int k, const RowSource& rows) = 0;
+  // One that a backend may hold in fewer bits, as it may the MLPs: not the latents' nor the head's.
+  virtual std::unique_ptr<Matrix> make_projection(int n, int k, const RowSource& rows) {
+    return make_matrix(n, k, rows);
+  }
   // The gate's: its products are float32 on every backend.
   virtual std::unique_ptr<Matrix> make_gate_matrix(int n, int k, const RowSource& rows) {
     return make_matrix(n, k, rows);

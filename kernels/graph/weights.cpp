@@ -60,7 +60,10 @@ class TensorSource {
 };
 
 RowSource rows_of(const WeightTensor& tensor) {
-  return [tensor](int row, float* out) { tensor.read_row(row, out); };
+  RowSource source = [tensor](int row, float* out) { tensor.read_row(row, out); };
+  if (tensor.is_fp8())
+    source.fp8 = [tensor](int row, std::uint8_t* codes, float* scales) { tensor.read_fp8_row(row, codes, scales); };
+  return source;
 }
 
 // Pieces of packing work, independent of one another. Collected first, so that all names and shapes are checked before
@@ -163,6 +166,13 @@ class Loader {
     });
   }
 
+  void projection(const std::string& name, std::int64_t n, std::int64_t k, std::unique_ptr<Matrix>& out) {
+    const WeightTensor tensor = source_.take(name, {n, k});
+    jobs_.add(tensor.bytes(), [this, &out, tensor] {
+      out = backend_.make_projection(narrow(tensor.rows()), narrow(tensor.columns()), rows_of(tensor));
+    });
+  }
+
   void describe_attention(const std::string& prefix, LayerWeights& out) {
     const std::int64_t hidden = config_.hidden_size;
     const std::string attention = prefix + "self_attn.";
@@ -172,13 +182,13 @@ class Loader {
     const std::int64_t query_rows = config_.head_count * config_.query_key_dim();
     if (config_.query_rank > 0) {
       vector(attention + "q_a_layernorm.weight", config_.query_rank, out.query_norm);
-      matrix(attention + "q_b_proj.weight", query_rows, config_.query_rank, out.query);
+      projection(attention + "q_b_proj.weight", query_rows, config_.query_rank, out.query);
     } else {
-      matrix(attention + "q_proj.weight", query_rows, hidden, out.query);
+      projection(attention + "q_proj.weight", query_rows, hidden, out.query);
     }
     describe_compress(attention, out);
     describe_absorbed(attention, out);
-    matrix(attention + "o_proj.weight", hidden, config_.head_count * config_.value_dim, out.output);
+    projection(attention + "o_proj.weight", hidden, config_.head_count * config_.value_dim, out.output);
   }
 
   // W_DKV and W_DQ read the same input, so they are one GEMM; stacking rows (n) changes no sum.

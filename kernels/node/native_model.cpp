@@ -22,6 +22,7 @@ constexpr int kMostLogitRows = 256;
 struct LoadOptions {
   std::string dir;
   bool cuda;
+  CudaWeights weights;
   KvDtype kv_dtype;
   int threads;
   Isa isa;
@@ -40,6 +41,13 @@ LoadOptions read_options(const Napi::Value& value) {
   if (backend_name != "cpu" && backend_name != "cuda")
     throw Error(ErrorCode::argument, "backend must be \"cpu\" or \"cuda\"");
   out.cuda = backend_name == "cuda";
+  const Napi::Value weights = options.Get("weightDtype");
+  const std::string weight_dtype = weights.IsUndefined() ? "bfloat16" : to_text(weights, "weightDtype");
+  if (weight_dtype != "bfloat16" && weight_dtype != "fp8")
+    throw Error(ErrorCode::argument, "weightDtype must be \"bfloat16\" or \"fp8\"");
+  if (!out.cuda && !weights.IsUndefined())
+    throw Error(ErrorCode::argument, "weightDtype needs backend \"cuda\": the CPU computes with float32 weights");
+  out.weights = weight_dtype == "fp8" ? CudaWeights::fp8 : CudaWeights::bfloat16;
   const std::string kv_dtype = to_text(member(options, "kvDtype"), "kvDtype");
   if (kv_dtype != "float32" && kv_dtype != "bfloat16")
     throw Error(ErrorCode::argument, "kvDtype must be \"float32\" or \"bfloat16\"");
@@ -219,7 +227,7 @@ Napi::Value NativeModel::load(const Napi::Function& model_class, const Napi::Cal
     }
     std::exception_ptr failure;
     try {
-      auto backend = options.cuda ? open_cuda_backend() : make_cpu_backend(options.isa, options.threads);
+      auto backend = options.cuda ? open_cuda_backend(options.weights) : make_cpu_backend(options.isa, options.threads);
       std::optional<RankPlan> plan;
       if (options.ranks) {
         plan = RankPlan{options.ranks->plan, options.ranks->view.rank};

@@ -1,6 +1,6 @@
 // check-exact's way over real processes: NATS, prefill and decode workers, and this process in the gateway's place. Logits digests stay
 // inside: the HTTP API does not carry them.
-import type { Backend, KvDtype } from "../lib/engine/native.ts";
+import type { KvDtype, LoadOptions } from "../lib/engine/native.ts";
 import type { ExactAnswer, ExactRequest } from "./check-exact.ts";
 import { startStack } from "./stack/stack.ts";
 import { connectStackClient } from "./stack-client.ts";
@@ -19,7 +19,7 @@ export interface Pools {
 /** All requests at once, spread over the workers. Every prompt that is long enough is prefilled by a prefill worker, and that is checked. */
 export async function answerOverNats(
   dir: string,
-  backend: Backend,
+  compute: Pick<LoadOptions, "backend" | "weightDtype">,
   kvDtype: KvDtype,
   { prefill, decode, planFile, killLast }: Pools,
   requests: ExactRequest[],
@@ -27,7 +27,7 @@ export async function answerOverNats(
   const localPrefillTokens = 64;
   const stack = await startStack({
     model: dir,
-    backend,
+    ...compute,
     prefill,
     ...(planFile === undefined ? { decode } : { decodeRanks: decode }),
     kvDtype,

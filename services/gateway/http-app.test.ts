@@ -333,6 +333,12 @@ describe("refusals", () => {
     expect(await stack.registry.metrics()).toContain("pelagic_gateway_unknown_fields_total 1");
   });
 
+  it("name a request as its headers do, in the body of an API that has it there", async () => {
+    const refused = await post("/v1/messages", {}, { headers: { "x-request-id": "mine:1" } });
+    expect(refused.headers.get("x-request-id")).toBe("mine:1");
+    expect(await refused.json()).toMatchObject({ type: "error", request_id: "mine:1" });
+  });
+
   it("keep to the context", async () => {
     const long = await errorOf(await post("/v1/completions", { model: "test-model", prompt: "x".repeat(8192) }));
     expect(long).toMatchObject({ status: 400, code: "context_length_exceeded" });

@@ -9,7 +9,7 @@ import { clusterBinary } from "../../services/cli/cluster/binaries.ts";
 import { versions } from "../../services/cli/cluster/layout.ts";
 import { runCommand } from "../../services/cli/run-command.ts";
 import { apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";
-import { besides, otherValues } from "./chart-values.ts";
+import { besides, numberLikeNames, otherValues } from "./chart-values.ts";
 import { chart, crdsOfOthers, helm, helmMissing, type Manifest, manifests, template } from "./helm.ts";
 import { accountKubeconfig, type JobRunner, runJobs } from "./job-runner.ts";
 import { writeSchemas } from "./openapi-schemas.ts";
@@ -128,7 +128,9 @@ describe.skipIf(missing !== undefined)(`the chart${missing === undefined ? "" : 
       const paths = Object.keys((await get("/openapi/v3")).paths);
       const wanted = [
         "apis/pelagic.dev/v1alpha1",
-        ...(crds === undefined ? [] : ["apis/monitoring.coreos.com/v1", "apis/gateway.networking.k8s.io/v1"]),
+        ...(crds === undefined
+          ? []
+          : ["monitoring.coreos.com/v1", "gateway.networking.k8s.io/v1", "keda.sh/v1alpha1"].map((api) => `apis/${api}`)),
       ];
       return wanted.every((path) => paths.includes(path)) ? true : undefined;
     });
@@ -144,12 +146,15 @@ describe.skipIf(missing !== undefined)(`the chart${missing === undefined ? "" : 
     if (crds === undefined) {
       for (const path of Object.keys(all)) if (/^monitoring|httpRoute/.test(path)) delete all[path];
     }
-    for (const [name, values] of Object.entries({
-      defaults: kinds.constructor === Object && crds ? { ...kinds, "gateway.httpRoute.parentRefs": [{ name: "a" }] } : {},
-      all,
-    })) {
+    const rendered = {
+      defaults: await template(crds ? { ...kinds, "gateway.httpRoute.parentRefs": [{ name: "a" }] } : {}),
+      all: await template(all),
+      ...(crds && { keda: await template({ ...all, "modelService.scaler": "keda" }) }),
+      names: await template({ ...all, ...numberLikeNames }, "123", "405"),
+    };
+    for (const [name, text] of Object.entries(rendered)) {
       const file = join(server.dir, `${name}.yaml`);
-      writeFileSync(file, await template(values));
+      writeFileSync(file, text);
       const args = ["-strict", "-summary", "-schema-location", location, file];
       const checked = await runCommand(clusterBinary("kubeconform") as string, args, { timeoutMs: 120_000 });
       expect(checked.exitCode, checked.stdout + checked.stderr).toBe(0);

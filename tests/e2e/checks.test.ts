@@ -36,7 +36,7 @@ describe("check-model", () => {
 
 describe("check-exact", () => {
   test("the model in the box, greedy and sampled", async () => {
-    const report = await checkExact(embeddedModel(), "cpu", [0, 0.8], "bfloat16", () => {});
+    const report = await checkExact(embeddedModel(), { backend: "cpu" }, [0, 0.8], "bfloat16", () => {});
     expect(report.requests.map(({ distinct }) => distinct)).toEqual(report.requests.map(() => 1));
     expect(report.exact).toBe(true);
   }, 600_000);
@@ -45,7 +45,7 @@ describe("check-exact", () => {
   test.skipIf(flat === undefined)(
     `deepseek-v3-mla512 with flat logits at temperature 1${flat ? "" : ": not in this checkout"}`,
     async () => {
-      const report = await checkExact(flat as string, "cpu", [1], "float32", () => {});
+      const report = await checkExact(flat as string, { backend: "cpu" }, [1], "float32", () => {});
       expect(report.exact).toBe(true);
     },
     600_000,

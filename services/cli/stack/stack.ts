@@ -16,7 +16,7 @@ import { checkPortFree } from "./ports.ts";
 import { identifyProcess } from "./process-table.ts";
 import { cleanUpLeftovers, createRunDir, logsOf, removeRunDir, writeInstance, type Instance } from "./run-dir.ts";
 import { defaultRestartPolicy, SupervisedProcess, type ProcessSpec, type RestartPolicy } from "./supervised-process.ts";
-import type { Backend } from "../../lib/engine/native.ts";
+import type { Backend, WeightDtype } from "../../lib/engine/native.ts";
 
 export interface StackOptions {
   /** A model folder, as FOLDER or NAME=FOLDER, or several; default: the one under models/. */
@@ -39,6 +39,8 @@ export interface StackOptions {
   kvDtype?: "float32" | "bfloat16";
   /** Of the workers; default: cpu. */
   backend?: Backend;
+  /** On cuda; default: bfloat16. */
+  weightDtype?: WeightDtype;
   logLevel?: LogLevel;
   /** The gateways' keys file; default: anyone may ask. */
   apiKeys?: string;
@@ -221,6 +223,7 @@ class LocalStack implements Stack {
           ...(options.kvBlocks === undefined ? {} : { PELAGIC_KV_BLOCKS: String(options.kvBlocks) }),
           ...(options.kvDtype === undefined ? {} : { PELAGIC_KV_DTYPE: options.kvDtype }),
           ...(options.backend === undefined ? {} : { PELAGIC_BACKEND: options.backend }),
+          ...(options.weightDtype === undefined ? {} : { PELAGIC_WEIGHT_DTYPE: options.weightDtype }),
           ...(role === "decode" && rankSettings(options, rank)),
           PELAGIC_METRICS_PORT: "0",
           PELAGIC_DRAIN_MS: String(stopBoundsMs.worker - 500),

@@ -8,13 +8,18 @@ import type { ExpertPlan } from "../contracts/expert-placement.ts";
 
 export type Isa = "scalar" | "avx2" | "avx512";
 export type KvDtype = "float32" | "bfloat16";
-export type Backend = "cpu" | "cuda";
+export const backends = ["cpu", "cuda"] as const;
+export type Backend = (typeof backends)[number];
+export const weightDtypes = ["bfloat16", "fp8"] as const;
+export type WeightDtype = (typeof weightDtypes)[number];
 
 export interface LoadOptions {
   /** A Hugging Face model folder: config.json and model.safetensors, or shards with an index. */
   dir: string;
   /** cuda needs pelagic_cuda.so beside the addon and an H100 or H200, and has bfloat16 latents only. Default: cpu. */
   backend?: Backend;
+  /** cuda only: what projections and MLPs are held and multiplied in; fp8: e4m3 with a scale for each 128 x 128. Default: bfloat16. */
+  weightDtype?: WeightDtype;
   kvDtype: KvDtype;
   /** Compute threads, at least 1; on cuda they load the weights. */
   threads: number;

@@ -6,7 +6,7 @@ import { z } from "zod";
 import { kvBlockTokens } from "../contracts/block-key.ts";
 import { kvDtypes } from "../contracts/frame.ts";
 import type { EngineConfig } from "./engine.ts";
-import type { LoadOptions } from "./native.ts";
+import { backends, weightDtypes, type LoadOptions } from "./native.ts";
 import { stepMs } from "./step-work.ts";
 
 /** The numerics probe takes 200 rows. */
@@ -25,7 +25,9 @@ export const workerFields = {
   kvMemoryMib: positive.default(256),
   threads: positive.default(availableParallelism()),
   /** cuda: the GPU. Its latents have other bits than the CPU's, so all workers of a service take the same. */
-  backend: z.enum(["cpu", "cuda"]).default("cpu"),
+  backend: z.enum(backends).default("cpu"),
+  /** Of the GPU's projections and MLPs; bfloat16 unless given. fp8 has other bits again. */
+  weightDtype: z.enum(weightDtypes).optional(),
   isa: z.enum(["auto", "scalar", "avx2", "avx512"]).default("auto"),
   /** Rows in one step over all requests. */
   tokenBudget: positive.default(512),
@@ -84,6 +86,7 @@ export async function loadOptions(config: WorkerConfig): Promise<LoadOptions> {
   return {
     dir: config.model,
     backend: config.backend,
+    ...(config.weightDtype === undefined ? {} : { weightDtype: config.weightDtype }),
     kvDtype: config.kvDtype,
     stepRows: config.tokenBudget,
     threads: config.threads,

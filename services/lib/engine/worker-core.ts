@@ -14,7 +14,7 @@ import { Engine, type EngineConfig } from "./engine.ts";
 import { FileServer } from "./file-server.ts";
 import { modelDigest } from "./model-digest.ts";
 import { loadNativeRunner, measureNumericsId, type ModelRunner } from "./model-runner.ts";
-import type { Backend, LoadOptions } from "./native.ts";
+import type { Backend, LoadOptions, WeightDtype } from "./native.ts";
 import { heartbeatMs, StatePublisher } from "./state-publisher.ts";
 import { engineConfig, loadOptions, type WorkerConfig } from "./worker-config.ts";
 
@@ -26,6 +26,7 @@ export interface WorkerOptions {
   modelName?: string;
   /** cpu unless given. */
   backend?: Backend;
+  weightDtype?: WeightDtype;
   kvDtype: FrameKvDtype;
   engine: EngineConfig;
   metricsPort?: number;
@@ -119,7 +120,7 @@ export class WorkerCore {
     };
     const files = offeredFiles(readModelFiles(options.modelDir).files);
     const core = new WorkerCore({ ...options, files }, runner, identity, bus, clock, log);
-    const expected = await expectedNumericsId(options.modelDir, options.backend ?? "cpu", options.kvDtype);
+    const expected = await expectedNumericsId(options.modelDir, options);
     if (expected !== undefined && expected !== identity.numericsId) {
       core.reason = `numerics id ${identity.numericsId} where ${options.modelDir}/numerics.json expects ${expected}: this build or processor computes other bits`;
       log.error({}, core.reason);
@@ -154,6 +155,7 @@ export class WorkerCore {
         modelDir: config.model,
         ...(config.modelName === undefined ? {} : { modelName: config.modelName }),
         backend: config.backend,
+        ...(config.weightDtype === undefined ? {} : { weightDtype: config.weightDtype }),
         kvDtype: config.kvDtype,
         engine: engineConfig(config, options.kvBlocks),
         metricsPort,
@@ -288,8 +290,11 @@ export class WorkerCore {
   }
 }
 
-/** By KV dtype; of the CUDA backend under "cuda-" and the dtype. */
-async function expectedNumericsId(dir: string, backend: string, kvDtype: string): Promise<string | undefined> {
+/** By KV dtype; of the CUDA backend under "cuda-" and the dtype, with FP8 weights under "cuda-fp8-". */
+async function expectedNumericsId(
+  dir: string,
+  { backend = "cpu", weightDtype, kvDtype }: Pick<WorkerOptions, "backend" | "weightDtype" | "kvDtype">,
+): Promise<string | undefined> {
   let text: string;
   try {
     text = await readFile(join(dir, "numerics.json"), "utf8");
@@ -298,7 +303,8 @@ async function expectedNumericsId(dir: string, backend: string, kvDtype: string)
   }
   const ids = z.record(z.string(), z.string()).safeParse(jsonOf(text));
   if (!ids.success) throw new Error(`${join(dir, "numerics.json")}: an object of KV dtype to numerics id expected`);
-  return ids.data[backend === "cpu" ? kvDtype : `${backend}-${kvDtype}`];
+  const weights = weightDtype === "fp8" ? ["fp8"] : [];
+  return ids.data[[...(backend === "cpu" ? [] : [backend]), ...weights, kvDtype].join("-")];
 }
 
 /** undefined: it is none. */

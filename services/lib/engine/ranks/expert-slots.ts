@@ -1,17 +1,15 @@
-// The plan that ranks begin with, before anybody has counted what the experts get.
-import type { ExpertPlan } from "../../contracts/expert-placement.ts";
+// What ranks need to know of a plan before they meet.
+import { type ExpertPlan, firstPlan } from "../../contracts/expert-placement.ts";
 
 export interface ExpertShape {
   moeLayers: number;
   logicalExperts: number;
 }
 
-/** Slot i holds expert i, and a redundant slot i expert i modulo their number; the slots that make the ranks equal are spare. */
+/** With so many slots more than experts that hold a copy; the slots that make the ranks equal are spare. */
 export function initialPlan({ moeLayers, logicalExperts }: ExpertShape, rankCount: number, redundantSlots: number): ExpertPlan {
   const used = logicalExperts + redundantSlots;
-  const slotsPerRank = Math.ceil(used / rankCount);
-  const slots = Array.from({ length: rankCount * slotsPerRank }, (_, slot) => (slot < used ? slot % logicalExperts : -1));
-  return { version: 1, rankCount, slotsPerRank, layers: Array.from({ length: moeLayers }, () => slots) };
+  return firstPlan({ layerCount: moeLayers, experts: logicalExperts, rankCount, slotsPerRank: Math.ceil(used / rankCount), used });
 }
 
 /** The first logical expert that none of these ranks holds, and its layer; undefined: they hold all. */

@@ -179,7 +179,7 @@ describe("the plan to begin with", () => {
       version: 1,
       rankCount: 3,
       slotsPerRank: 2,
-      layers: Array(2).fill([0, 1, 2, 3, 0, -1]),
+      layers: Array(2).fill([0, -1, 1, 2, 3, 0]),
     });
   });
 
