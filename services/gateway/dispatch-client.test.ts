@@ -111,6 +111,29 @@ describe("dispatch client", () => {
     expect(bus.subscriptionCount).toBe(before);
   });
 
+  it("cancels nothing where the whole answer comes before the reply to the dispatch", async () => {
+    const { clock, bus, worker, start } = setup({ d0: { tokens: range(3) } });
+    bus.fate = (subject) => [subject === "_INBOX" ? 50 : 0];
+    const { reader } = start();
+    await clock.runUntil(() => reader.ends > 0, 10_000);
+    await clock.advance(1_000);
+    expect(reader).toEqual({ tokens: range(3), ends: 1, error: null });
+    expect([worker("d0").cancelled, worker("d0").acks.length]).toEqual([[], 1]);
+  });
+
+  it("acknowledges what has ended before it is closed, and begins nothing after it has ended all", async () => {
+    const { clock, client, worker, start } = setup({ d0: { tokens: range(3) } });
+    const { reader } = start();
+    await clock.runUntil(() => reader.ends > 0, 10_000);
+    expect(worker("d0").acks).toEqual([]);
+    client.cancelAll(new PelagicError("shutting_down", "the gateway is shutting down"));
+    const late = start();
+    client.close();
+    await clock.advance(5);
+    expect(worker("d0").acks.length).toBe(1);
+    expect([late.reader.error?.code, worker("d0").dispatches.length, client.running]).toEqual(["shutting_down", 1, 0]);
+  });
+
   it("keeps no more than some batches for a reader that does not read, and gives it everything when it does", async () => {
     await fc.assert(
       fc.asyncProperty(

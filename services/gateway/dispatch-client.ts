@@ -3,8 +3,8 @@
 //
 // Everything that waits is looked at by one timer for all requests, so that every wait has its bound in one place (Generation.check).
 import { type Bus, BusError, type Clock, type FreshId, type Log, randomId } from "../lib/contracts/bus.ts";
-import { decodeDeltas } from "../lib/contracts/deltas.ts";
-import type { PelagicError } from "../lib/contracts/errors.ts";
+import { decodeDeltas, type OutputPart } from "../lib/contracts/deltas.ts";
+import { type PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
 import { ControlReply } from "../lib/contracts/messages.ts";
 import type { Subjects } from "../lib/contracts/subjects.ts";
 import { decodeMessage, encodeMessage } from "../lib/contracts/wire.ts";
@@ -48,6 +48,8 @@ export class DispatchClient {
   /** Ends that decode has not been told are here, by worker. */
   private readonly unacknowledged = new Map<string, string[]>();
   private stopAckTimer: (() => void) | null = null;
+  /** Nothing begins any more. */
+  private closedWith: PelagicError | null = null;
   private stopTimer: (() => void) | null = null;
   private leasedAtMs = Number.NEGATIVE_INFINITY;
   private cancelling = 0;
@@ -62,7 +64,7 @@ export class DispatchClient {
     this.connectedSinceMs = Number.NEGATIVE_INFINITY;
     this.replySubject = options.subjects.deltas(options.gatewayId, (options.freshId ?? randomId)(12));
     options.bus.subscribe(this.replySubject, ({ data }) => {
-      for (const part of decodeDeltas(data)) this.attempts.get(part.delta.attemptId)?.onDelta(part);
+      for (const part of decodeDeltas(data)) this.handOver(part);
     });
     options.bus.onReconnect(() => this.reconnected());
   }
@@ -85,7 +87,8 @@ export class DispatchClient {
     const generation = new Generation(this, request, routing);
     this.live.add(generation);
     this.stopTimer ??= this.options.clock.setTimer(checkMs, () => this.check());
-    generation.begin();
+    if (this.closedWith === null) generation.begin();
+    else generation.cancel(this.closedWith);
     return generation;
   }
 
@@ -107,9 +110,26 @@ export class DispatchClient {
     return instanceId !== null && this.draining.has(instanceId);
   }
 
-  /** Ends everything that runs. */
+  /** Ends everything that runs, and what is still to begin: a prompt may be on its way through the tokenizer. */
   cancelAll(error: PelagicError): void {
+    this.closedWith = error;
     for (const generation of [...this.live]) generation.cancel(error);
+  }
+
+  /** Before the bus is closed: decode keeps an output until it is acknowledged, or its lease ends. */
+  close(): void {
+    this.sendAcks();
+  }
+
+  /** The others of its message are not to wait for one that fails. */
+  private handOver(part: OutputPart): void {
+    const generation = this.attempts.get(part.delta.attemptId);
+    try {
+      generation?.onDelta(part);
+    } catch (error) {
+      this.options.log.error({ attemptId: part.delta.attemptId, error: String(error) }, "a delta could not be taken");
+      generation?.cancel(toPelagicError(error));
+    }
   }
 
   /** @internal Lets decode forget an attempt of which all is here; where that is lost, its lease does. */
@@ -122,6 +142,7 @@ export class DispatchClient {
 
   private sendAcks(): void {
     const { bus, subjects, log } = this.options;
+    this.stopAckTimer?.();
     this.stopAckTimer = null;
     for (const [workerId, attemptIds] of this.unacknowledged) {
       try {
@@ -229,7 +250,10 @@ export class DispatchClient {
     this.leasedAtMs = clock.nowMs();
     const byWorker = new Map<string, string[]>();
     for (const { workerId, attemptId } of this.live) {
-      if (workerId !== null) byWorker.set(workerId, [...(byWorker.get(workerId) ?? []), attemptId]);
+      if (workerId === null) continue;
+      const others = byWorker.get(workerId);
+      if (others === undefined) byWorker.set(workerId, [attemptId]);
+      else others.push(attemptId);
     }
     for (const [workerId, attemptIds] of byWorker) {
       try {

@@ -139,6 +139,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
   private heardFrom = false;
   /** The attempt that is being stopped for a move. */
   private movingAttempt: string | null = null;
+  /** Of which everything is here: decode has nothing to free. */
+  private endedAttempt: string | null = null;
   private moveConsideredMs = Number.NEGATIVE_INFINITY;
   /** The process that the attempt is meant for, and the one that has accepted it: no other does. */
   private askedInstanceId: string | null = null;
@@ -345,8 +347,9 @@ export class Generation implements AsyncIterable<TokenBatch> {
     const current = this.attemptId === attemptId && !this.isOver;
     if (outcome === "accepted" && current) return "accepted";
     this.client.unlisten(attemptId);
-    if (outcome === null || outcome === "accepted" || outcome.retryAfterMs === undefined)
-      void this.client.cancelAttempt(workerId, attemptId);
+    const isHeld = outcome === null || outcome === "accepted" || outcome.retryAfterMs === undefined;
+    // Its end may come before the answer to the dispatch.
+    if (isHeld && this.endedAttempt !== attemptId) void this.client.cancelAttempt(workerId, attemptId);
     // Somebody else took over (a worker that went away, an end): nothing is left to do here.
     if (!current) return "accepted";
     this.leaveAttempt("refused");
@@ -676,6 +679,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
   }
 
   private finish(end: NonNullable<Delta["end"]>): void {
+    this.endedAttempt = this.attemptId;
     if (this.workerId !== null) this.client.acknowledge(this.workerId, this.attemptId);
     if (end.kind === "error") {
       const error = new PelagicError(end.error.code, end.error.message, { param: end.error.param });

@@ -148,6 +148,7 @@ await runProcess({
       log,
       onCancelled: (seconds) => metrics.cancellations.observe(seconds),
     });
+    onStop(() => client.close());
     const directory = new WorkerDirectory({
       bus,
       clock: systemClock,
