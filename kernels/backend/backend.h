@@ -58,8 +58,8 @@ struct View {
 // Writes row `row` of a weight matrix, as float32, to out. Called from several threads at once for different matrices.
 struct RowSource : std::function<void(int row, float* out)> {
   using function::function;
-  // Where the checkpoint holds e4m3 with a scale for each 128 x 128, else empty: the row as it is there, its k codes and
-  // ceil(k / 128) scales.
+  // Where the checkpoint holds e4m3 with a scale for each 128 x 128, else empty: the row as it is there, its k codes
+  // and ceil(k / 128) scales.
   std::function<void(int row, std::uint8_t* codes, float* scales)> fp8;
 };
 using HeadRowSource = std::function<void(int head, int row, float* out)>;

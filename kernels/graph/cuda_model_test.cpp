@@ -1,5 +1,6 @@
-// The row rule on the CUDA backend, over the embedded model: pelagic_cuda_model_test DIR [bfloat16|fp8]. Needs the card.
-// With fp8, a copy of the model in float32 that is quantised at load gives the bits of one that is e4m3 in its file.
+// The row rule on the CUDA backend, over the embedded model: pelagic_cuda_model_test DIR [bfloat16|fp8]. Needs the
+// card. With fp8, a copy of the model in float32 that is quantised at load gives the bits of one that is e4m3 in its
+// file.
 //
 // Prompts of the model's tasks. Every row's digest and every latent are equal to the bit in one call, in chunks, token
 // by token, with neighbours and in other blocks, and with latents that were packed and unpacked on the way. Greedy
@@ -241,8 +242,9 @@ int main(int argc, char** argv) {
       const TempFolder wide, quantised;
       write_copy(dir, wide.path(), false);
       write_copy(wide.path(), quantised.path(), true);
-      expect(bits_of(*load(wide.path(), CudaWeights::fp8), all) == bits_of(*load(quantised.path(), CudaWeights::fp8), all),
-             "quantised at load and before: the same bits");
+      expect(
+          bits_of(*load(wide.path(), CudaWeights::fp8), all) == bits_of(*load(quantised.path(), CudaWeights::fp8), all),
+          "quantised at load and before: the same bits");
     }
     Model cpu(dir, make_cpu_backend(best_isa(), 2), KvDtype::bfloat16, kCacheBlocks, 2, {});
     compare_answers(*cuda, cpu, all);

@@ -1,4 +1,5 @@
-// Compares a model folder with the Hugging Face outputs beside it: pelagic_golden_test [--backend cpu|cuda|cuda-fp8] DIR...
+// Compares a model folder with the Hugging Face outputs beside it: pelagic_golden_test [--backend cpu|cuda|cuda-fp8]
+// DIR...
 //
 // DIR/golden.safetensors: input_ids [S, T], logits [S, T, vocab], greedy_prompt [G, P], greedy_tokens [G, N]. For every
 // instruction set of this processor and for 1 and 2 threads: all positions' logits within 1e-4, computed in one call,
@@ -172,7 +173,8 @@ bool check_folder_on_cuda(const std::filesystem::path& dir, CudaWeights weights)
                 right ? "ok  " : "FAIL", dir.c_str(), backend, name.c_str(), median, nine_of_ten, computed.row_error(1),
                 equal ? "" : ", digests differ");
   }
-  std::printf("     %s, %s: greedy tokens %s\n", dir.c_str(), backend, greedy_equal(model, golden) ? "equal" : "differ");
+  std::printf("     %s, %s: greedy tokens %s\n", dir.c_str(), backend,
+              greedy_equal(model, golden) ? "equal" : "differ");
   return good;
 }
 

@@ -52,8 +52,8 @@ inline void write_copy(const std::filesystem::path& from, const std::filesystem:
       continue;
     }
     if (tensor->name.ends_with(scale_suffix)) continue;
-    const WeightTensor weights(*tensor,
-                               tensor->dtype == DType::f8_e4m3 ? checkpoint.find(tensor->name + scale_suffix) : nullptr);
+    const WeightTensor weights(
+        *tensor, tensor->dtype == DType::f8_e4m3 ? checkpoint.find(tensor->name + scale_suffix) : nullptr);
     const std::int64_t n = weights.rows(), k = weights.columns();
     const std::int64_t row_blocks = (n + kBlock - 1) / kBlock, blocks = (k + kBlock - 1) / kBlock;
     std::vector<float> values(static_cast<std::size_t>(n * k)), scales;
@@ -79,8 +79,7 @@ inline void write_copy(const std::filesystem::path& from, const std::filesystem:
       }
     }
     tensors[tensor->name] = copy;
-    tensors[tensor->name + scale_suffix] =
-        f32_tensor({static_cast<int>(row_blocks), static_cast<int>(blocks)}, scales);
+    tensors[tensor->name + scale_suffix] = f32_tensor({static_cast<int>(row_blocks), static_cast<int>(blocks)}, scales);
   }
   write_checkpoint(to, tensors, read_small_file(from / "config.json", 1 << 20));
 }

@@ -37,11 +37,16 @@ GroupedGemmTile dense_gemm_tile_for(int rows, int n) {
     int weight_rows, token_rows, blocks;
   };
   constexpr Choice kChoices[] = {
-      {GroupedGemmTile::w64_t8, 64, 8, 1},           {GroupedGemmTile::w64_t16, 64, 16, 1},
-      {GroupedGemmTile::w64_t32, 64, 32, 1},         {GroupedGemmTile::w64_t64, 64, 64, 1},
-      {GroupedGemmTile::w128_t8, 128, 8, 1},         {GroupedGemmTile::w128_t16, 128, 16, 1},
-      {GroupedGemmTile::w128_t32, 128, 32, 1},       {GroupedGemmTile::w128_t64, 128, 64, 1},
-      {GroupedGemmTile::w256_t128_pair, 256, 256, 2}, {GroupedGemmTile::w256_t128, 256, 128, 1},
+      {GroupedGemmTile::w64_t8, 64, 8, 1},
+      {GroupedGemmTile::w64_t16, 64, 16, 1},
+      {GroupedGemmTile::w64_t32, 64, 32, 1},
+      {GroupedGemmTile::w64_t64, 64, 64, 1},
+      {GroupedGemmTile::w128_t8, 128, 8, 1},
+      {GroupedGemmTile::w128_t16, 128, 16, 1},
+      {GroupedGemmTile::w128_t32, 128, 32, 1},
+      {GroupedGemmTile::w128_t64, 128, 64, 1},
+      {GroupedGemmTile::w256_t128_pair, 256, 256, 2},
+      {GroupedGemmTile::w256_t128, 256, 128, 1},
   };
   GroupedGemmTile best = GroupedGemmTile::w128_t8;
   double least = 0;
