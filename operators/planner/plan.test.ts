@@ -94,6 +94,24 @@ describe("a first round", () => {
     expect(round(service, { ...observed, deployments: [] }).apply.map(({ object }) => object.kind)).toEqual(["Deployment", "Deployment"]);
   });
 
+  it("has nothing to write where someone else has added a condition of their own", () => {
+    const service = modelService({}, { finalizers: [finalizer] });
+    const { status } = round(service, made(service));
+    const theirs = {
+      type: "example.com/Audited",
+      status: "True" as const,
+      lastTransitionTime: "2026-01-01T00:00:00Z",
+      reason: "Yes",
+      message: "",
+    };
+    const audited = { ...service, status: { ...status, conditions: [theirs, ...(status?.conditions ?? [])] } };
+    expect(round(audited, made(service)).status).toBeUndefined();
+    const unreadable = planUnreadable(service, "x", nowMs).status;
+    expect(
+      planUnreadable({ ...service, status: { ...unreadable, conditions: [...(unreadable?.conditions ?? []), theirs] } }, "x", nowMs).status,
+    ).toBeUndefined();
+  });
+
   it("keeps the time since when a condition is what it is", () => {
     const service = modelService();
     const first = round(service);
@@ -215,6 +233,24 @@ describe("what stands in the way is told, with what to do", () => {
       planUnreadable({ metadata: service.metadata }, message, nowMs),
     ];
     for (const { status } of said) expect(ModelServiceStatus.safeParse(status).error).toBeUndefined();
+  });
+
+  it("what a worker has got over is no longer told when something else is the matter", () => {
+    const service = modelService();
+    const crashed = (reason: string, restartCount: number, unreadySince: string) => {
+      const status = waiting("", undefined, {
+        restartCount,
+        state: { running: { startedAt: "2026-01-01T00:00:10Z" } },
+        lastState: { terminated: { reason, exitCode: 1 } },
+      });
+      const conditions = [{ type: "Ready", status: "False", lastTransitionTime: unreadySince }];
+      const planned = round(service, { ...made(service, false), pods: [pod(service, { ...status, conditions })] });
+      return found(planned, "DecodeReady").reason;
+    };
+    // It was ready since it started again, or it was not.
+    const [since, before] = ["2026-01-02T00:00:00Z", "2026-01-01T00:00:08Z"];
+    expect([crashed("OOMKilled", 1, before), crashed("Error", 5, before)]).toEqual(["OutOfMemory", "WorkerCrashes"]);
+    expect([crashed("OOMKilled", 1, since), crashed("Error", 5, since)]).toEqual(["WorkersStarting", "WorkersStarting"]);
   });
 
   it("still serves, degraded, while one worker of two is in trouble", () => {

@@ -178,7 +178,7 @@ function refuseStreamedPrompt({ stream, prompt_logprobs: asked }: CommonRequest)
 function promptText(model: ServedModel, request: CommonRequest, source: PromptSource, { tokens }: EncodedPrompt): string {
   if (!("tokens" in source) && source.job.kind === "text" && !request.truncate_prompt_tokens) return source.job.text;
   const { table } = model;
-  return table === null ? "" : Buffer.concat(Array.from(tokens, (id) => table.bytesOf(id))).toString();
+  return table === null ? "" : Buffer.from(table.bytesOfAll(tokens).buffer).toString();
 }
 
 function validate<S extends z.ZodObject>(rules: Rules, schema: S, body: Record<string, unknown>): z.output<S> {

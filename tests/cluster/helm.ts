@@ -56,6 +56,7 @@ export async function crdsOfOthers(): Promise<Manifest[] | undefined> {
       "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
     ],
     ["sigs.k8s.io/gateway-api@v1.4.0", "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml"],
+    ["github.com/kedacore/keda/v2@v2.21.0", "config/crd/bases/keda.sh_scaledobjects.yaml"],
   ] as const;
   const go = findOnPath("go");
   if (go === undefined) return undefined;
