@@ -1,5 +1,4 @@
 // What each endpoint's body asks for, in one form. Throws `invalid_request` with the field at fault.
-import { randomUUID } from "node:crypto";
 import type { z } from "zod";
 import { PelagicError } from "../lib/contracts/errors.ts";
 import { ChatCompletionRequest, CompletionRequest, unknownFields } from "../lib/contracts/http.ts";
@@ -7,7 +6,7 @@ import { httpLimits } from "../lib/contracts/http-fields.ts";
 import { MessagesRequest } from "../lib/contracts/http-messages.ts";
 import { ResponsesRequest } from "../lib/contracts/http-responses.ts";
 import type { TextFormat } from "../lib/grammar/text-format.ts";
-import type { AnswerFormat, FormatOptions } from "./answer-format.ts";
+import { type AnswerFormat, type FormatOptions, freshId } from "./answer-format.ts";
 import { ChatFormat } from "./chat-format.ts";
 import { CompletionFormat } from "./completion-format.ts";
 import type { Endpoint } from "./gateway-metrics.ts";
@@ -158,7 +157,7 @@ function formatOptions(
 ): FormatOptions {
   return {
     head: {
-      id: `${prefix}-${randomUUID().replaceAll("-", "")}`,
+      id: freshId(`${prefix}-`),
       created: Math.floor(Date.now() / 1000),
       model: model.name,
     },

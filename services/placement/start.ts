@@ -1,32 +1,44 @@
-// Where the search for a placement begins: copies by load, then the largest copies first onto the least loaded rank that has room and no copy yet.
-import { descending } from "./published.ts";
+// Where the search for a placement begins: the largest copies first onto the least loaded rank that has room and no copy yet.
+import { descending, packBalanced } from "./packing.ts";
+import type { Copies } from "./copies.ts";
 import type { PlacementShape } from "./shape.ts";
 
 type Size = Pick<PlacementShape, "slots" | "ranks">;
 
-/** One layer. Needs as many experts as a rank has slots; then no rank needs two copies of one. */
-export function startPlacement(weights: Float64Array, size: Size): Int32Array {
-  const count = copiesByLoad(weights, size);
-  const share = Float32Array.from(weights, (weight, expert) => weight / (count[expert] as number));
-  const order = descending(share);
-  const byLoad = fill(order, count, share, size, (load) => load);
-  if (byLoad !== undefined) return byLoad;
-  // Loads led to where only ranks that hold the expert have room. With the most copies first, each onto the emptiest ranks, there is always a place.
-  const byCopies = order.toSorted((a, b) => (count[b] as number) - (count[a] as number));
-  return fill(byCopies, count, share, size, (_, held) => held) as Int32Array;
+export interface Start {
+  placed: Int32Array;
+  /** It is the plain packing, which happens to have no two copies of an expert on one rank. */
+  plain: boolean;
 }
 
-/** One copy each, the others to the largest load a copy in turn; no more than there are ranks. */
-export function copiesByLoad(weights: Float64Array, { slots, ranks }: Size): Int32Array {
-  const count = new Int32Array(weights.length).fill(1);
-  const share = ranks > 1 ? weights.slice() : new Float64Array(weights.length).fill(-1);
-  for (let spare = slots - weights.length; spare > 0; spare--) {
-    let largest = 0;
-    for (let expert = 1; expert < share.length; expert++) if ((share[expert] as number) > (share[largest] as number)) largest = expert;
-    (count[largest] as number)++;
-    share[largest] = count[largest] === ranks ? -1 : (weights[largest] as number) / (count[largest] as number);
+/** One layer, `count` copies of each expert, at most one a rank; `items` are the copies' experts in any order. */
+export function startPlacement(weights: Float32Array, { items, count }: Copies, { slots, ranks }: Size): Start {
+  const shares = Float32Array.from(items, (expert) => (weights[expert] as number) / (count[expert] as number));
+  const placed = new Int32Array(slots);
+  const places = packBalanced(shares, ranks);
+  for (let i = 0; i < slots; i++) placed[places[i] as number] = items[i] as number;
+  if (!repeats(placed, ranks, count.length)) return { placed, plain: true };
+
+  const share = Float32Array.from(weights, (weight, expert) => weight / (count[expert] as number));
+  const order = descending(share);
+  const byLoad = fill(order, count, share, { slots, ranks }, (load) => load);
+  if (byLoad !== undefined) return { placed: byLoad, plain: false };
+  // Loads led to where only ranks that hold the expert have room. With the most copies first, each onto the emptiest ranks, there is always a place.
+  const byCopies = order.toSorted((a, b) => (count[b] as number) - (count[a] as number));
+  return { placed: fill(byCopies, count, share, { slots, ranks }, (_, held) => held) as Int32Array, plain: false };
+}
+
+/** Whether a rank holds two copies of one expert. */
+export function repeats(placed: Int32Array, ranks: number, experts: number): boolean {
+  const perRank = placed.length / ranks;
+  const lastRank = new Int32Array(experts).fill(-1);
+  for (let slot = 0; slot < placed.length; slot++) {
+    const rank = Math.floor(slot / perRank);
+    const expert = placed[slot] as number;
+    if (lastRank[expert] === rank) return true;
+    lastRank[expert] = rank;
   }
-  return count;
+  return false;
 }
 
 /** Experts in this order, each copy onto the rank with room that costs least; undefined where one finds none. */

@@ -240,8 +240,12 @@ describe.skipIf(missing !== undefined)(`the chart${missing === undefined ? "" : 
     const copied = await get("/api/v1/namespaces/team-a/secrets/pelagic-nats-decode");
     expect(copied.data["credentials.json"]).toBe(before["pelagic-nats-decode"]);
     expect(await passwords()).toEqual(before);
+    // Which the operator may not make itself.
+    const lease = `/apis/coordination.k8s.io/v1/namespaces/${namespace}/leases/pelagic-operator`;
+    expect((await server.call("DELETE", lease)).status).toBe(200);
     await release("upgrade");
     expect(await passwords()).toEqual(before);
+    await server.until("a leader again", async () => ((await get(lease)).spec?.holderIdentity ? true : undefined));
   }, 120_000);
 
   it("refuses to go while others' ModelServices are there, and says which", async () => {

@@ -1,4 +1,4 @@
-// A served model on a real node that grows under load and shrinks after it, by policy slo: real pods, the product's own load tool, and no request
+// A served model on a real node that grows under load, shrinks after it and sleeps when nobody asks, by policy slo: real pods, the product's own load tool, and no request
 // that notices. Needs root; the steps build on each other.
 import { writeFileSync } from "node:fs";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -104,5 +104,22 @@ describe.skipIf(whyNot.length > 0)(`autoscaling on a node${whyNot.length > 0 ? `
       expect(await askSum(await release.address(), 60_000)).toMatch(/\b663\b/);
     },
     3 * stepMs,
+  );
+
+  it(
+    "to zero when nobody asks, and back for a request that waits",
+    async () => {
+      const asleep = '{"spec":{"autoscaling":{"scaleToZeroAfterSeconds":60}}}';
+      await release.kube("patch", "modelservice", "plankton", "--type=merge", "-p", asleep);
+      for (const pool of ["prefill", "decode"])
+        await release.kube("wait", "modelservice/plankton", `--for=jsonpath={.status.pools.${pool}.desired}=0`, "--timeout=200s");
+      const workers = async () => [...(await release.podsOf("prefill")), ...(await release.podsOf("decode"))];
+      for (let tries = 0; (await workers()).length > 0 && tries < 120; tries++) await new Promise((resolve) => setTimeout(resolve, 500));
+      expect(await workers()).toEqual([]);
+      const begun = performance.now();
+      expect(await askSum(await release.address(), 120_000)).toMatch(/\b663\b/);
+      console.log(`from zero to the answer: ${((performance.now() - begun) / 1000).toFixed(1)} s`);
+    },
+    2 * stepMs,
   );
 });

@@ -2,6 +2,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";
 import { type Fault, type FaultProxy, type SeenRequest, startFaultProxy } from "./fault-proxy.ts";
+import { leaderWorkerSetCrd } from "./leader-worker-set-crd.ts";
 import { type OperatorProcess, startOperator } from "./operator-process.ts";
 import { applyService, condition, deploymentsPath, gone, installCrd, objectWhere, servicesPath } from "./service-objects.ts";
 
@@ -14,6 +15,8 @@ const inactivityMs = 3000;
 const faultMs = 7000;
 /** Six watches, the queue, events: each alone asks about six times in seven seconds, twice as long between each time. */
 const mostCalls = 60;
+/** ModelServices, Deployments, budgets, pods, gateways' pods, definitions. */
+const informers = 6;
 
 beforeAll(async () => {
   if (missing !== undefined) return;
@@ -35,6 +38,8 @@ const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** A ModelService is made and another one changed while the fault lasts; both must be as wanted in the end. */
 async function through(name: string, begin: () => void, end: () => void): Promise<SeenRequest[]> {
+  // After the fault before, some may be waiting yet.
+  await server.until("all watches", async () => (proxy.watching() === informers ? true : undefined));
   await applyService(server, `${name}-old`);
   await objectWhere(server, `${servicesPath}/${name}-old`, (each) => condition(each, "Ready") !== undefined);
   const from = proxy.seen.length;
@@ -137,6 +142,32 @@ describe.skipIf(missing !== undefined)(`the operator behind a bad network${missi
     expect(await operator.metric("pelagic_operator_informer_ends_total", { why: "gone" })).toBeGreaterThan(0);
   });
 
+  it("goes on with what needs no LeaderWorkerSets where these are known and cannot be listed", async () => {
+    const crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    const crd = leaderWorkerSetCrd();
+    proxy.fault(({ path }) => (path.includes("/leaderworkersets") ? { status: 500 } : undefined));
+    const before = await operator.metric("pelagic_operator_informer_ends_total", { resource: "leaderworkersets" });
+    await server.call("POST", crds, { body: crd });
+    await server.until("the first try", async () =>
+      (await operator.metric("pelagic_operator_informer_ends_total", { resource: "leaderworkersets" })) > before ? true : undefined,
+    );
+    await applyService(server, "narrow");
+    await applyService(server, "wide", { pools: { decode: { nodesPerReplica: 2 } } });
+    await objectWhere(server, `${deploymentsPath}/narrow-decode`, () => true);
+    const wide = await objectWhere(server, `${servicesPath}/wide`, (each) => condition(each, "Accepted")?.status === "False");
+    expect(condition(wide, "Accepted")).toMatchObject({
+      reason: "LeaderWorkerSetMissing",
+      message: expect.stringContaining("cannot be listed"),
+    });
+    proxy.fault();
+    await objectWhere(server, `${servicesPath}/wide`, (each) => condition(each, "Accepted")?.status === "True");
+    for (const name of ["narrow", "wide"]) {
+      await server.call("DELETE", `${servicesPath}/${name}`);
+      await gone(server, `${servicesPath}/${name}`);
+    }
+    await server.call("DELETE", `${crds}/${crd.metadata.name}`);
+  });
+
   it("tries writes that fail again, less and less often, each object for itself", async () => {
     const during = await through(
       "unwritable",
@@ -152,10 +183,15 @@ describe.skipIf(missing !== undefined)(`the operator behind a bad network${missi
   it("says that it is not ready while it hears nothing, and is again afterwards", async () => {
     proxy.watches("freeze");
     proxy.fault(() => "hang");
-    await server.until("not ready", async () => ((await operator.get("/ready")).status === 503 ? true : undefined));
-    const { reason } = JSON.parse((await operator.get("/ready")).text);
-    const resource = /the API server says nothing about (\w+)/.exec(reason)?.[1] ?? reason;
-    expect(await operator.metric("pelagic_operator_informer_silent_seconds", { resource })).toBeGreaterThan(2 * (inactivityMs / 1000) - 1);
+    const { reason } = await server.until("not ready", async () => {
+      const { status, text } = await operator.get("/ready");
+      return status === 503 ? (JSON.parse(text) as { reason: string }) : undefined;
+    });
+    // Those that it names, and each of them for so long.
+    const silent = [...reason.matchAll(/(\w+) for \d+ s/g)].map(([, resource]) => resource as string);
+    expect([reason.startsWith("the API server says nothing about "), silent.length > 0]).toEqual([true, true]);
+    for (const resource of silent)
+      expect(await operator.metric("pelagic_operator_informer_silent_seconds", { resource })).toBeGreaterThan(2 * (inactivityMs / 1000));
     expect((await operator.get("/health")).status).toBe(200);
     proxy.fault();
     await server.until("ready", async () => ((await operator.get("/ready")).status === 200 ? true : undefined));
