@@ -1,6 +1,7 @@
 #include "graph/weights.h"
 
 #include <cmath>
+#include <cstring>
 
 #include "backend/cpu/cpu_backend.h"
 #include "graph/model.h"
@@ -53,6 +54,31 @@ TEST("FP8 blocks take their scales, also at ragged edges") {
   CHECK_ERROR(read({{"w", weights}}), "w_scale_inv is missing");
   CHECK_ERROR(read({{"w", weights}, {"w_scale_inv", f32_tensor({2, 1}, {1, 2})}}),
               "w_scale_inv is F32 [2, 1], expected F32 [2, 2]");
+}
+
+TEST("FP8 rows can be had as they stand") {
+  std::string codes;
+  for (int i = 0; i < 130 * 129; ++i) codes += static_cast<char>(i % 0x7F);
+  const auto raw = [&](float scale, int row) {
+    const TempFolder folder;
+    write_file(folder.path() / "model.safetensors",
+               safetensors_bytes(TestTensors{{"w", {"F8_E4M3", {130, 129}, codes}},
+                                             {"w_scale_inv", f32_tensor({2, 2}, {1, 2, scale, 4})}}));
+    const Checkpoint checkpoint(folder.path());
+    const WeightTensor tensor(*checkpoint.find("w"), checkpoint.find("w_scale_inv"));
+    std::vector<std::uint8_t> got(129);
+    std::vector<float> scales(2);
+    tensor.read_fp8_row(row, got.data(), scales.data());
+    CHECK(tensor.is_fp8() && std::memcmp(got.data(), codes.data() + row * 129, 129) == 0);
+    return scales;
+  };
+  CHECK((raw(3, 127) == std::vector<float>{1, 2}));
+  CHECK((raw(3, 128) == std::vector<float>{3, 4}));
+  CHECK_ERROR(raw(INFINITY, 128), "w holds a NaN or infinity in row 128");
+  CHECK_ERROR(raw(1e36f, 128), "w holds");  // 448 times it is infinite
+  CHECK((raw(INFINITY, 0) == std::vector<float>{1, 2}));
+  codes[128 * 129 + 5] = '\xFF';
+  CHECK_ERROR(raw(3, 128), "w holds a NaN or infinity in row 128");
 }
 
 TEST("a NaN or infinity is damage") {

@@ -7,7 +7,6 @@
 #include <cuda_bf16.h>
 
 #include "cuda/arithmetic.cuh"
-#include "cuda/dependents.cuh"
 #include "cuda/sm90.cuh"
 #include "ops/grouped_gemm/grouped_gemm_cuda.h"
 
@@ -342,10 +341,6 @@ __global__ void __launch_bounds__(T::kThreads, 1)
     }
     sm90::mbarrier_init_fence();
   }
-  allow_dependents();
-  // Row counts come from the kernels before. A dense GEMM has none: its first weights are on their way while the kernel
-  // that makes its tokens still runs.
-  if (arguments.rows != nullptr) await_predecessors();
   count_tiles<T>(arguments, prefix, warp_sums);
   if constexpr (T::kBlocks > 1) {
     sm90::cluster_arrive();
@@ -371,53 +366,34 @@ __global__ void __launch_bounds__(T::kThreads, 1)
       sm90::prefetch_map(&token_map);
       // With few rows a weight is read once: it should not push activations out of the L2.
       constexpr std::uint64_t kWeightPolicy = T::kTokenRows < 128 ? sm90::kEvictFirst : sm90::kEvictNormal;
-      const auto ask_for_weights = [&](int to, const Place& of, int step) {
-        const std::uint32_t barrier = full + 8 * to;
-        sm90::mbarrier_arrive_expect(barrier, T::kWeightBytes + T::kTokenBytes);
-        const std::uint32_t weights = sm90::shared_address(weight_stages + to * T::kWeightBytes);
-        const int weight_row = of.expert * arguments.n + of.weight_row;
-        const int column = step * T::kColumns;
-        constexpr int kBoxBytes = T::kBoxRows * kRowBytes;
-        if constexpr (T::kBlocks > 1) {
-          static_assert(T::kWeightRows == 128 * T::kBlocks);
-          sm90::copy_box_multicast(weights + rank * kBoxBytes, &weight_map, column, weight_row + 128 * rank, barrier,
-                                   (1 << T::kBlocks) - 1, kWeightPolicy);
-        } else {
-#pragma unroll
-          for (int box = 0; box < T::kWeightRows / T::kBoxRows; ++box)
-            sm90::copy_box(weights + box * kBoxBytes, &weight_map, column, weight_row + T::kBoxRows * box, barrier,
-                           kWeightPolicy);
-        }
-      };
-      int early = 0;  // stages whose weights are asked for before their tokens exist
-      if (arguments.rows == nullptr) {
-        Walk<T> ahead = walk;
-        while (early < T::kStages && ahead.next(rank, place))
-          for (int step = 0; step < arguments.k_steps && early < T::kStages; ++step)
-            ask_for_weights(early++, place, step);
-        await_predecessors();
-      }
       while (walk.next(rank, place)) {
+        const int weight_row = place.expert * arguments.n + place.weight_row;
         for (int step = 0; step < arguments.k_steps; ++step, advance()) {
+          sm90::mbarrier_wait(empty + 8 * stage, phase ^ 1);
           const std::uint32_t barrier = full + 8 * stage;
+          sm90::mbarrier_arrive_expect(barrier, T::kWeightBytes + T::kTokenBytes);
+          const std::uint32_t weights = sm90::shared_address(weight_stages + stage * T::kWeightBytes);
           const int column = step * T::kColumns;
-          if (early > 0) {
-            --early;
+          constexpr int kBoxBytes = T::kBoxRows * kRowBytes;
+          if constexpr (T::kBlocks > 1) {
+            static_assert(T::kWeightRows == 128 * T::kBlocks);
+            sm90::copy_box_multicast(weights + rank * kBoxBytes, &weight_map, column, weight_row + 128 * rank, barrier,
+                                     (1 << T::kBlocks) - 1, kWeightPolicy);
           } else {
-            sm90::mbarrier_wait(empty + 8 * stage, phase ^ 1);
-            ask_for_weights(stage, place, step);
+#pragma unroll
+            for (int box = 0; box < T::kWeightRows / T::kBoxRows; ++box)
+              sm90::copy_box(weights + box * kBoxBytes, &weight_map, column, weight_row + T::kBoxRows * box, barrier,
+                             kWeightPolicy);
           }
           sm90::copy_box(sm90::shared_address(token_stages + stage * T::kTokenBytes), &token_map, column, place.row,
                          barrier, sm90::kEvictNormal);
         }
       }
     } else if (T::kFp8 && threadIdx.x / 32 == T::kConsumerThreads / 32 + 1) {
-      await_predecessors();
       produce_scales<T>(arguments, walk, rank, scale_stages, full, empty, stage, phase, advance);
     }
   } else {
     sm90::registers_up<224>();
-    await_predecessors();
     // Through a shuffle, so that the compiler knows it is the same in the whole warp and keeps descriptors in uniform
     // registers.
     const int group = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 128, 0);
@@ -605,11 +581,11 @@ cudaError_t launch(const GroupedGemmPlan& plan, const KernelArguments& arguments
   config.blockDim = T::kThreads;
   config.dynamicSmemBytes = T::kSharedBytes;
   config.stream = stream;
-  cudaLaunchAttribute attributes[2] = {launch_early(), {}};
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {T::kBlocks, 1, 1};
-  config.attrs = attributes;
-  config.numAttrs = 2;
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {T::kBlocks, 1, 1};
+  config.attrs = &attribute;
+  config.numAttrs = 1;
   return cudaLaunchKernelEx(&config, kernel<T>, plan.weight_map, plan.token_map, arguments);
 }
 

@@ -1,6 +1,5 @@
 // Rows: a thread takes eight columns, sixteen lanes find the largest of their 128. Weights: a block takes 128 x 128.
 // Built with -fmad=false.
-#include "cuda/dependents.cuh"
 #include "cuda/row.cuh"
 #include "ops/quantize/quantize_cuda.h"
 
@@ -12,7 +11,6 @@ constexpr int kWarps = kThreads / 32;
 constexpr int kMostGridY = 65535;
 
 __global__ void __launch_bounds__(kThreads) quantize_rows_kernel(const QuantizeRowsCudaCall c) {
-  allow_dependents();
   const std::int64_t row = blockIdx.x;
   const int group = static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x);
   const bool valid = group < c.width / kGroup;
