@@ -1,6 +1,6 @@
 // Times whole steps of a model, and shows which ops the time goes to:
-// pelagic_model_bench [--backend cpu|cuda|cuda-fp8] DIR [threads]. On CUDA an op's time is that of asking for it; the card's is
-// in finish.
+// pelagic_model_bench [--backend cpu|cuda|cuda-fp8] DIR [threads]. On CUDA an op's time is that of asking for it; the
+// card's is in finish.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -196,10 +196,10 @@ int main(int argc, char** argv) {
   try {
     std::map<std::string, double> op_times;
     const double begin = seconds();
-    Model model(
-        argv[1],
-        std::make_unique<TimedBackend>(cuda ? open_cuda_backend(weights) : make_cpu_backend(best_isa(), threads), op_times),
-        KvDtype::bfloat16, 256, threads, {});
+    Model model(argv[1],
+                std::make_unique<TimedBackend>(
+                    cuda ? open_cuda_backend(weights) : make_cpu_backend(best_isa(), threads), op_times),
+                KvDtype::bfloat16, 256, threads, {});
     std::printf("load %.0f ms\n", (seconds() - begin) * 1e3);
     if (!cuda) {
       ThreadPool pool(threads);

@@ -157,6 +157,12 @@ describe.skipIf(missing !== undefined)(`the chart${missing === undefined ? "" : 
       const checked = await runCommand(clusterBinary("kubeconform") as string, args, { timeoutMs: 120_000 });
       expect(checked.exitCode, checked.stdout + checked.stderr).toBe(0);
       expect(checked.stdout).toMatch(/Valid: [1-9]\d*, Invalid: 0, Errors: 0, Skipped: 0/);
+      // Its rules, too, which schemas do not have: those of the Gateway API on an HTTPRoute among them.
+      const dryRun = ["--kubeconfig", server.kubeconfig, "apply", "--dry-run=server", "--namespace", namespace, "-f", file];
+      const accepted = await runCommand(clusterBinary("kubectl") as string, dryRun, { timeoutMs: 120_000 });
+      expect(accepted.exitCode, accepted.stderr).toBe(0);
+      for (const kind of crds === undefined ? ["ingress"] : ["ingress", "httproute"])
+        if (name === "all") expect(accepted.stdout).toMatch(new RegExp(`^${kind}\\S*/pelagic-gateway created`, "m"));
     }
     await server.call("DELETE", crdPath);
     await server.until("the CRD to go", async () => ((await server.call("GET", crdPath)).status === 404 ? true : undefined));

@@ -682,8 +682,8 @@ class CudaBackend final : public Backend {
     std::vector<Part> parts;
     for (const BackendObject* object : weights) {
       if (const auto* matrix = dynamic_cast<const CudaMatrix*>(object))
-        parts.insert(parts.end(), {{matrix->memory.get(), matrix->memory.bytes()},
-                                   {matrix->scales.get(), matrix->scales.bytes()}});
+        parts.insert(parts.end(),
+                     {{matrix->memory.get(), matrix->memory.bytes()}, {matrix->scales.get(), matrix->scales.bytes()}});
       if (const auto* heads = dynamic_cast<const CudaHeadMatrices*>(object))
         parts.push_back({heads->memory.get(), heads->memory.bytes()});
       if (const auto* mlp = dynamic_cast<const CudaMlp*>(object)) {
@@ -885,9 +885,10 @@ class CudaBackend final : public Backend {
 
   static void check_fp8_shape(int n, int k) {
     if (n % 8 == 0 && k % 16 == 0) return;
-    throw Error(ErrorCode::argument, "the CUDA backend's FP8 weights need rows that are a multiple of 8 and columns "
-                                     "that are one of 16; a matrix of this model is " +
-                                         std::to_string(n) + " x " + std::to_string(k));
+    throw Error(ErrorCode::argument,
+                "the CUDA backend's FP8 weights need rows that are a multiple of 8 and columns "
+                "that are one of 16; a matrix of this model is " +
+                    std::to_string(n) + " x " + std::to_string(k));
   }
 
   // One GEMM for each head; a head's inputs and outputs lie x_head, y_head elements apart inside a row.
@@ -976,7 +977,7 @@ class CudaBackend final : public Backend {
     if (rows == 0) return;
     run_grouped_gemm({.type = GroupedGemmType::fp8_block_scaled,
                       .layout = GroupedGemmLayout::contiguous,
-                      .tile = grouped_gemm_tile_for(rows),
+                      .tile = dense_gemm_tile_for(rows, n),
                       .experts = 1,
                       .n = n,
                       .k = k,
@@ -1159,7 +1160,7 @@ class CudaBackend final : public Backend {
     bool operator==(const Fp8Form&) const = default;
   };
   Fp8Form fp8_form_;
-  const float* copied_from_ = nullptr;     // whose rows host_rows_ has
+  const float* copied_from_ = nullptr;  // whose rows host_rows_ has
   int moe_calls_ = 0;
   std::vector<std::function<void()>> after_;  // what is left to do on the host when the card is done
   std::optional<Sampling> sampling_;
