@@ -229,6 +229,11 @@ const transfer: Alert[] = [
 ];
 
 const leaders = sumBy("namespace", series("pelagic_operator_leader", "operator"));
+/** Where an operator should be: one was there a moment ago, or gateways are and somewhere workers that an operator made. */
+const operatorNamespaces = [
+  `max by (namespace) (max_over_time(${series("pelagic_operator_leader", "operator")}[15m]))`,
+  `${sumBy("namespace", series("pelagic_gateway_requests_running", "gateway"))} and on () count(${series("pelagic_kv_blocks", "decode", 'modelservice!=""')})`,
+].join(" or ");
 const processes = "namespace, component, pod";
 
 const operation: Alert[] = [
@@ -237,7 +242,7 @@ const operation: Alert[] = [
     severity: "critical",
     when: [
       {
-        value: orZero(leaders, `max by (namespace) (max_over_time(${series("pelagic_operator_leader", "operator")}[15m]))`),
+        value: orZero(leaders, `(${operatorNamespaces})`),
         op: "!=",
         bound: 1,
       },

@@ -44,8 +44,22 @@ await runProcess({
         if (!(error instanceof ApiError && error.status === 404)) throw error;
       });
     }
+    const isDrained = async () => {
+      try {
+        return (await list()).own.length === 0;
+      } catch (error) {
+        // A drain takes minutes, and an API server may be away for a moment of them.
+        if (!(error instanceof ApiError) || !isPassing(error)) throw error;
+        log.warn({ status: error.status, error: error.message }, "the API server did not answer, and is asked again");
+        return false;
+      }
+    };
     // The operator bounds the drain, and the Job this wait.
-    while ((await list()).own.length > 0 && !stopping.aborted) await new Promise((resolve) => setTimeout(resolve, pollMs));
+    while (!(await isDrained()) && !stopping.aborted) await new Promise((resolve) => setTimeout(resolve, pollMs));
     if (!stopping.aborted) stop("done");
   },
 });
+
+function isPassing({ status }: ApiError): boolean {
+  return status === 0 || status === 429 || status >= 500;
+}

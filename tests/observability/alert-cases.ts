@@ -238,6 +238,22 @@ export const alertCases: Record<string, AlertCase[]> = {
       fires: { namespace: "n" },
     },
     { what: "it is gone", series: { [`pelagic_operator_leader{${operator("a")}}`]: "1x10 stale" }, at: "10m", fires: { namespace: "n" } },
+    {
+      what: "it has been gone for long, while gateways and workers serve on",
+      series: {
+        [`pelagic_operator_leader{${operator("a")}}`]: "1x10 stale",
+        [`pelagic_gateway_requests_running{${gateway}}`]: "0x200",
+        [`pelagic_kv_blocks{${decode}}`]: "64x200",
+      },
+      at: "80m",
+      fires: { namespace: "n" },
+    },
+    {
+      what: "a stack without Kubernetes has none",
+      series: { 'pelagic_gateway_requests_running{component="gateway"}': "0x200", 'pelagic_kv_blocks{component="decode"}': "64x200" },
+      at: "80m",
+      fires: null,
+    },
     { what: "it has been uninstalled", series: { [`pelagic_operator_leader{${operator("a")}}`]: "1x10 stale" }, at: "30m", fires: null },
     {
       what: "one of two leads",
