@@ -133,7 +133,7 @@ function byChanges(
     apply(state, change);
   }
   const reached = layerBalancedness(state.placed, perRank, load);
-  return reached >= enough - 1e-12
+  return reached >= enough - negligible
     ? { placed: state.placed, moves: newCopies(placed, slotsPerRank, state.placed, perRank), balancedness: reached }
     : undefined;
 }
