@@ -13,6 +13,7 @@
 #include "ops/mla_attention/mla_decode_cuda_bench.h"
 #include "ops/mla_attention/mla_prefill_cuda_bench.h"
 #include "ops/moe/moe_cuda_bench.h"
+#include "ops/quantize/quantize_cuda_bench.h"
 #include "ops/rms_norm/rms_norm_cuda_bench.h"
 #include "ops/rope/rope_cuda_bench.h"
 #include "ops/sampler/sampler_cuda_bench.h"
@@ -29,6 +30,7 @@ int main(int argc, char** argv) {
                          {"mla_decode", &pelagic::bench_mla_decode},
                          {"mla_prefill", &pelagic::bench_mla_prefill},
                          {"rms_norm", &pelagic::bench_rms_norm},
+                         {"quantize", &pelagic::bench_quantize},
                          {"silu_mul", &pelagic::bench_silu_mul},
                          {"rope", &pelagic::bench_rope},
                          {"moe", &pelagic::bench_moe},

@@ -1,4 +1,5 @@
-// The scale of 128 columns of an activation row in e4m3 (spec/fp8.md section 2), on the host and on the GPU.
+// The scales of e4m3 numbers (spec/fp8.md section 2), on the host and on the GPU: of 128 columns of an activation row,
+// and of 128 x 128 weights.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -15,6 +16,12 @@ struct Fp8Scale {
 // largest: of the magnitudes. Zeros must not divide by zero, hence the bound.
 __host__ __device__ inline Fp8Scale fp8_scale(float largest) {
   const float bounded = largest > 1e-4f ? largest : 1e-4f;
+  return {bounded / 448.0f, 448.0f / bounded};
+}
+
+// Weights: any size keeps its bits, since they are read once and not as they come.
+__host__ __device__ inline Fp8Scale fp8_weight_scale(float largest) {
+  const float bounded = largest > 1e-30f ? largest : 1e-30f;
   return {bounded / 448.0f, 448.0f / bounded};
 }
 

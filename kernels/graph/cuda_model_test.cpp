@@ -1,4 +1,6 @@
-// The row rule on the CUDA backend, over the embedded model: pelagic_cuda_model_test DIR. Needs the card.
+// The row rule on the CUDA backend, over the embedded model: pelagic_cuda_model_test DIR [bfloat16|fp8]. Needs the
+// card. With fp8, a copy of the model in float32 that is quantised at load gives the bits of one that is e4m3 in its
+// file.
 //
 // Prompts of the model's tasks. Every row's digest and every latent are equal to the bit in one call, in chunks, token
 // by token, with neighbours and in other blocks, and with latents that were packed and unpacked on the way. Greedy
@@ -12,6 +14,7 @@
 #include "backend/cuda/open_cuda_backend.h"
 #include "graph/error.h"
 #include "graph/model.h"
+#include "graph/test_model_copy.h"
 #include "graph/test_step.h"
 
 using namespace pelagic;
@@ -101,10 +104,16 @@ void expect(bool good, const std::string& what) {
   failed = failed || !good;
 }
 
-void check_rows(Model& model, const std::vector<Tokens>& all) {
+// Each prompt's in one call of its own.
+std::vector<Bits> bits_of(Model& model, const std::vector<Tokens>& all) {
   std::vector<Bits> alone;
   for (std::size_t s = 0; s < all.size(); ++s)
     alone.push_back(in_chunks(model, all[s], blocks_of(static_cast<int>(s)), {1 << 20}));
+  return alone;
+}
+
+std::vector<Bits> check_rows(Model& model, const std::vector<Tokens>& all) {
+  const std::vector<Bits> alone = bits_of(model, all);
   const auto same = [&](const std::vector<int>& chunks) {
     bool equal = true;
     for (std::size_t s = 0; s < all.size(); ++s)
@@ -151,6 +160,7 @@ void check_rows(Model& model, const std::vector<Tokens>& all) {
   model.copy_block(from[0], to[0]);
   const StepResult resumed = run(model, {rows_of(tokens, last, 1, to)});
   expect(sums && resumed.digests[0] == alone.back().digests.back(), "after latents were moved");
+  return alone;
 }
 
 std::vector<Tokens> answers(Model& model, const std::vector<Tokens>& all) {
@@ -212,16 +222,32 @@ void compare_answers(Model& cuda, Model& cpu, const std::vector<Tokens>& all) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
-    std::fprintf(stderr, "usage: pelagic_cuda_model_test DIR\n");
+  const std::string weights = argc > 2 ? argv[2] : "bfloat16";
+  if (argc < 2 || argc > 3 || (weights != "bfloat16" && weights != "fp8")) {
+    std::fprintf(stderr, "usage: pelagic_cuda_model_test DIR [bfloat16|fp8]\n");
     return 2;
   }
+  const bool fp8 = weights == "fp8";
   try {
     const std::vector<Tokens> all = prompts();
-    Model cuda(argv[1], open_cuda_backend(), KvDtype::bfloat16, kCacheBlocks, 2, {});
-    check_rows(cuda, all);
-    Model cpu(argv[1], make_cpu_backend(best_isa(), 2), KvDtype::bfloat16, kCacheBlocks, 2, {});
-    compare_answers(cuda, cpu, all);
+    const auto load = [](const std::filesystem::path& dir, CudaWeights cuda_weights) {
+      return std::make_unique<Model>(dir, open_cuda_backend(cuda_weights), KvDtype::bfloat16, kCacheBlocks, 2,
+                                     LoadProgress{});
+    };
+    std::filesystem::path dir = argv[1];
+    const std::unique_ptr<Model> cuda = load(dir, fp8 ? CudaWeights::fp8 : CudaWeights::bfloat16);
+    const std::vector<Bits> bits = check_rows(*cuda, all);
+    if (fp8) {
+      expect(bits_of(*load(dir, CudaWeights::bfloat16), all) != bits, "other bits than bf16 weights give");
+      const TempFolder wide, quantised;
+      write_copy(dir, wide.path(), false);
+      write_copy(wide.path(), quantised.path(), true);
+      expect(
+          bits_of(*load(wide.path(), CudaWeights::fp8), all) == bits_of(*load(quantised.path(), CudaWeights::fp8), all),
+          "quantised at load and before: the same bits");
+    }
+    Model cpu(dir, make_cpu_backend(best_isa(), 2), KvDtype::bfloat16, kCacheBlocks, 2, {});
+    compare_answers(*cuda, cpu, all);
   } catch (const std::exception& error) {
     std::printf("FAIL %s\n", error.what());
     failed = true;

@@ -1,6 +1,6 @@
 // Times whole steps of a model, and shows which ops the time goes to:
-// pelagic_model_bench [--backend cpu|cuda] DIR [threads]. On CUDA an op's time is that of asking for it; the card's is
-// in finish.
+// pelagic_model_bench [--backend cpu|cuda|cuda-fp8] DIR [threads]. On CUDA an op's time is that of asking for it; the
+// card's is in finish.
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -34,6 +34,9 @@ class TimedBackend final : public Backend {
   std::unique_ptr<Vector> make_vector(std::span<const float> v) override { return inner_->make_vector(v); }
   std::unique_ptr<Matrix> make_matrix(int n, int k, const RowSource& r) override {
     return inner_->make_matrix(n, k, r);
+  }
+  std::unique_ptr<Matrix> make_projection(int n, int k, const RowSource& r) override {
+    return inner_->make_projection(n, k, r);
   }
   std::unique_ptr<HeadMatrices> make_head_matrices(int h, int n, int k, const HeadRowSource& r) override {
     return inner_->make_head_matrices(h, n, k, r);
@@ -178,23 +181,25 @@ void bench(Model& model, std::map<std::string, double>& op_times, int sequences,
 
 int main(int argc, char** argv) {
   bool cuda = false;
+  CudaWeights weights = CudaWeights::bfloat16;
   if (argc > 2 && std::strcmp(argv[1], "--backend") == 0) {
-    cuda = std::strcmp(argv[2], "cuda") == 0;
+    if (std::strcmp(argv[2], "cuda-fp8") == 0) weights = CudaWeights::fp8;
+    cuda = std::strncmp(argv[2], "cuda", 4) == 0;
     argv += 2;
     argc -= 2;
   }
   if (argc < 2) {
-    std::fprintf(stderr, "usage: pelagic_model_bench [--backend cpu|cuda] DIR [threads]\n");
+    std::fprintf(stderr, "usage: pelagic_model_bench [--backend cpu|cuda|cuda-fp8] DIR [threads]\n");
     return 2;
   }
   const int threads = argc > 2 ? std::atoi(argv[2]) : 2;
   try {
     std::map<std::string, double> op_times;
     const double begin = seconds();
-    Model model(
-        argv[1],
-        std::make_unique<TimedBackend>(cuda ? open_cuda_backend() : make_cpu_backend(best_isa(), threads), op_times),
-        KvDtype::bfloat16, 256, threads, {});
+    Model model(argv[1],
+                std::make_unique<TimedBackend>(
+                    cuda ? open_cuda_backend(weights) : make_cpu_backend(best_isa(), threads), op_times),
+                KvDtype::bfloat16, 256, threads, {});
     std::printf("load %.0f ms\n", (seconds() - begin) * 1e3);
     if (!cuda) {
       ThreadPool pool(threads);

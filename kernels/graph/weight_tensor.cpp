@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "base/bfloat16.h"
 #include "base/float8.h"
@@ -12,6 +14,7 @@ namespace pelagic {
 namespace {
 
 constexpr std::int64_t kScaleBlock = 128;
+constexpr float kLargestScale = std::numeric_limits<float>::max() / 448;  // 448: the largest e4m3
 
 std::int64_t scale_blocks(std::int64_t extent) { return (extent + kScaleBlock - 1) / kScaleBlock; }
 
@@ -87,10 +90,24 @@ void WeightTensor::read_row(std::int64_t row, float* out) const {
     case DType::other:
       break;  // refused by the constructor
   }
-  if (!all_finite(out, columns_)) {
-    throw Error(ErrorCode::checkpoint, tensor_->file + ": " + tensor_->name + " holds a NaN or infinity in row " +
-                                           std::to_string(row) + ": the file is damaged, copy it again");
-  }
+  if (!all_finite(out, columns_)) refuse_row(row);
+}
+
+void WeightTensor::read_fp8_row(std::int64_t row, std::uint8_t* codes, float* scales) const {
+  const std::int64_t blocks = scale_blocks(columns_);
+  std::memcpy(codes, tensor_->data.data() + row * columns_, static_cast<std::size_t>(columns_));
+  std::memcpy(scales, scale_->data.data() + row / kScaleBlock * blocks * static_cast<std::int64_t>(sizeof(float)),
+              static_cast<std::size_t>(blocks) * sizeof(float));
+  const bool numbers = std::none_of(codes, codes + columns_, [](std::uint8_t code) { return (code & 0x7F) == 0x7F; });
+  // A scale that is finite may still make products that are not.
+  const bool finite =
+      std::all_of(scales, scales + blocks, [](float scale) { return std::abs(scale) <= kLargestScale; });
+  if (!numbers || !finite) refuse_row(row);
+}
+
+void WeightTensor::refuse_row(std::int64_t row) const {
+  throw Error(ErrorCode::checkpoint, tensor_->file + ": " + tensor_->name + " holds a NaN or infinity in row " +
+                                         std::to_string(row) + ": the file is damaged, copy it again");
 }
 
 std::uint64_t WeightTensor::bytes() const {

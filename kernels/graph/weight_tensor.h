@@ -21,10 +21,15 @@ class WeightTensor {
   std::int64_t columns() const { return columns_; }
   // out: [columns()]. Throws Error(checkpoint) if the row holds a NaN or an infinity: the file is damaged.
   void read_row(std::int64_t row, float* out) const;
+  // F8_E4M3 only: the row's codes [columns()] and its scales [ceil(columns() / 128)], as they are. Throws the same.
+  bool is_fp8() const { return scale_ != nullptr; }
+  void read_fp8_row(std::int64_t row, std::uint8_t* codes, float* scales) const;
   // Bytes in the file, scales included.
   std::uint64_t bytes() const;
 
  private:
+  [[noreturn]] void refuse_row(std::int64_t row) const;
+
   const Tensor* tensor_ = nullptr;
   const Tensor* scale_ = nullptr;
   std::int64_t rows_ = 0;

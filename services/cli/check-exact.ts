@@ -6,9 +6,10 @@ import { silentLog, systemClock } from "../lib/contracts/bus.ts";
 import { Engine, type EngineConfig } from "../lib/engine/engine.ts";
 import { runLocal } from "../lib/engine/local.ts";
 import { loadNativeRunner, measureNumericsId, type ModelRunner, type NativeRunner } from "../lib/engine/model-runner.ts";
-import { type Backend, nativeModule, type Isa, type KvDtype } from "../lib/engine/native.ts";
+import { type Backend, backends, nativeModule, type Isa, type KvDtype, type WeightDtype, weightDtypes } from "../lib/engine/native.ts";
 import { CliError } from "./cli-error.ts";
 import { answerOverNats } from "./check-exact-nats.ts";
+import { rankWays, withPlanFile } from "./check-exact-ranks.ts";
 import { prepareFirst } from "./prepare.ts";
 import { checkedModelFolder, embeddedModel } from "./stack/model-folder.ts";
 
@@ -56,35 +57,53 @@ export function register(program: Command): void {
     .option("--model <dir>", "model folder (default: the model in the box)")
     .option("--temperature <t...>", "sampling temperatures", ["0", "0.8"])
     .option("--kv-dtype <dtype>", "float32 or bfloat16", "bfloat16")
-    .addOption(new Option("--backend <backend>", "cpu, or cuda on a machine with an H100 or H200").choices(["cpu", "cuda"]).default("cpu"))
+    .addOption(new Option("--backend <backend>", "cpu, or cuda on a machine with an H100 or H200").choices(backends).default("cpu"))
+    .addOption(new Option("--weight-dtype <dtype>", "with --backend cuda: bfloat16 (the default) or fp8").choices(weightDtypes))
     .option("--json", "print the report as JSON")
     .addHelpText(
       "after",
-      "\nExample:\n  ./pelagic check-exact --json\n\nExit code 0 only when every row of every request has one digest over all ways: chunk sizes, threads,\ninstruction sets, alone and in a batch, cache hit and miss, preempted, resumed, and prefill + NATS + decode as 1x1 and 2x2.",
+      "\nExample:\n  ./pelagic check-exact --json\n\nExit code 0 only when every row of every request has one digest over all ways: chunk sizes, threads,\ninstruction sets, alone and in a batch, cache hit and miss, preempted, resumed, prefill + NATS + decode as 1x1 and 2x2,\nand with the experts over 2, 4 and 8 decode ranks, one of which is killed.",
     )
-    .action(async (options: { model?: string; temperature: string[]; kvDtype: string; backend: Backend; json?: boolean }) => {
+    .action(async (options: CheckExactOptions) => {
       const temperatures = options.temperature.map(Number);
       if (temperatures.some((t) => !(t >= 0))) throw new CliError(`--temperature: ${options.temperature.join(" ")}: numbers of 0 or more`);
       if (options.kvDtype !== "float32" && options.kvDtype !== "bfloat16") throw new CliError("--kv-dtype: float32 or bfloat16");
       const dir = checkedModelFolder(options.model ?? embeddedModel(), { tokenizer: false });
       await prepareFirst();
-      const report = await checkExact(dir, options.backend, temperatures, options.kvDtype, (way) => process.stderr.write(`  ${way}\n`));
+      const report = await checkExact(dir, computeOf(options), temperatures, options.kvDtype, (way) => process.stderr.write(`  ${way}\n`));
       process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : format(report));
       process.exitCode = report.exact ? 0 : 1;
     });
 }
 
+interface CheckExactOptions extends Compute {
+  model?: string;
+  temperature: string[];
+  kvDtype: string;
+  json?: boolean;
+}
+
+interface Compute {
+  backend: Backend;
+  weightDtype?: WeightDtype;
+}
+
+function computeOf({ backend, weightDtype }: Compute): Compute {
+  return { backend, ...(weightDtype === undefined ? {} : { weightDtype }) };
+}
+
 export async function checkExact(
   dir: string,
-  backend: Backend,
+  compute: Compute,
   temperatures: number[],
   kvDtype: KvDtype,
   progress: (way: string) => void,
 ): Promise<ExactReport> {
+  const { backend } = compute;
   const loaded = new Map<string, NativeRunner>();
   const runnerFor = async (isa: Isa, threads: number): Promise<NativeRunner> => {
     const key = `${isa} ${threads}`;
-    const runner = loaded.get(key) ?? (await loadNativeRunner({ dir, backend, kvDtype, threads, isa, kvBlocks: 192 }));
+    const runner = loaded.get(key) ?? (await loadNativeRunner({ dir, ...compute, kvDtype, threads, isa, kvBlocks: 192 }));
     loaded.set(key, runner);
     return runner;
   };
@@ -120,11 +139,19 @@ export async function checkExact(
   } finally {
     for (const runner of loaded.values()) await runner.close();
   }
-  for (const [prefill, decode] of [
-    [1, 1],
-    [2, 2],
-  ] as const) {
-    await answer(`prefill + NATS + decode, ${prefill}x${decode}`, () => answerOverNats(dir, backend, kvDtype, prefill, decode, requests));
+  for (const pools of [
+    { prefill: 1, decode: 1 },
+    { prefill: 2, decode: 2 },
+  ]) {
+    await answer(`prefill + NATS + decode, ${pools.prefill}x${pools.decode}`, () => answerOverNats(dir, compute, kvDtype, pools, requests));
+  }
+  const shape = { moeLayers: first.info.moeLayerCount, logicalExperts: first.info.logicalExpertCount };
+  for (const ranks of backend === "cpu" && shape.moeLayers > 0 ? rankWays(shape) : []) {
+    await answer(ranks.way, () =>
+      withPlanFile(ranks.plan, (planFile) =>
+        answerOverNats(dir, compute, kvDtype, { prefill: 1, decode: ranks.plan.rankCount, planFile, killLast: ranks.killLast }, requests),
+      ),
+    );
   }
   const skipped = backend === "cpu" ? isas.filter((isa) => !available.includes(isa)) : [];
   return { model: basename(dir), kvDtype, numericsId, temperatures, ...compare(requests, answers, skipped) };

@@ -44,6 +44,9 @@ async function test(options: { fast?: boolean; cluster?: boolean; json?: boolean
   for (const { skipped } of reports) {
     for (const what of skipped) print(`skipped: ${what}\n`);
   }
+  for (const { stage, failed, failures } of reports) {
+    for (const what of failures ?? (failed > 0 ? ["see its output above"] : [])) print(`failed: ${stage}: ${what}\n`);
+  }
   if (options.json) print(`${JSON.stringify({ stages: reports })}\n`);
   const passed = reports.reduce((sum, report) => sum + report.passed, 0);
   const failed = reports.reduce((sum, report) => sum + report.failed, 0);

@@ -3,7 +3,7 @@ import { spawn } from "node:child_process";
 import { closeSync, mkdirSync, openSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { InvalidArgumentError, Option, type Command } from "commander";
-import type { Backend } from "../lib/engine/native.ts";
+import { type Backend, backends, type WeightDtype, weightDtypes } from "../lib/engine/native.ts";
 import { askQuestion, requestBody, type Answer } from "./chat-client.ts";
 import { CliError, messageOf } from "./cli-error.ts";
 import { interruptedExitCode, onInterrupt } from "./interrupt.ts";
@@ -23,6 +23,8 @@ interface UpOptions {
   port: number;
   prefill: number;
   decode: number;
+  decodeRanks?: number;
+  redundantExperts?: number;
   model?: string[];
   detach?: boolean;
   json?: boolean;
@@ -30,6 +32,7 @@ interface UpOptions {
   kvBlocks?: number;
   kvDtype?: "float32" | "bfloat16";
   backend?: Backend;
+  weightDtype?: WeightDtype;
   apiKeys?: string;
 }
 
@@ -66,6 +69,12 @@ export function register(program: Command): void {
     .option("--port <port>", "the gateway's port on 127.0.0.1", portNumber, defaultPort)
     .option("--prefill <n>", "prefill workers of each model", count(0, maxWorkers), 1)
     .option("--decode <n>", "decode workers of each model", count(1, maxWorkers), 1)
+    .addOption(
+      new Option("--decode-ranks <n>", "decode workers of each model that share its experts: each holds a part of them")
+        .argParser(count(1, maxWorkers))
+        .conflicts("decode"),
+    )
+    .option("--redundant-experts <n>", "with --decode-ranks: copies of experts beside one of each", count(0, maxRedundantExperts))
     .option(
       "--model <dir>",
       "a Hugging Face model folder, or NAME=DIR; again for each further model (default: the one in models/)",
@@ -75,10 +84,14 @@ export function register(program: Command): void {
     .option("--kv-blocks <n>", "KV blocks of 64 tokens in each worker", count(4))
     .addOption(new Option("--kv-dtype <dtype>", "type of the cached latents").choices(["float32", "bfloat16"]))
     .addOption(
-      new Option("--backend <backend>", "what the workers compute on; cuda needs an H100 or H200 (kernels/cuda/README.md)").choices([
-        "cpu",
-        "cuda",
-      ]),
+      new Option("--backend <backend>", "what the workers compute on; cuda needs an H100 or H200 (kernels/cuda/README.md)").choices(
+        backends,
+      ),
+    )
+    .addOption(
+      new Option("--weight-dtype <dtype>", "with --backend cuda: type of the weights of projections and experts; default bfloat16").choices(
+        weightDtypes,
+      ),
     )
     .option("--api-keys <file>", "answer only those whose key is in it (./pelagic keys; default: PELAGIC_API_KEYS, or everyone)")
     .option("--detach", "leave it running in the background; ./pelagic down stops it")
@@ -89,6 +102,7 @@ export function register(program: Command): void {
     )
     .action((given: UpOptions) => {
       const apiKeys = given.apiKeys ?? (process.env.PELAGIC_API_KEYS || undefined);
+      if (given.weightDtype !== undefined && given.backend !== "cuda") throw new CliError("--weight-dtype needs --backend cuda");
       const options = { ...given, ...(apiKeys !== undefined && { apiKeys }) };
       return options.detach ? upDetached(options) : upHere(options);
     });
@@ -262,6 +276,7 @@ export function portNumber(text: string): number {
 
 /** One machine: a mistyped number must not start ten thousand processes. */
 const maxWorkers = 64;
+const maxRedundantExperts = 4096;
 /** The engine's own bound. */
 export const maxThreads = 1024;
 

@@ -2,7 +2,8 @@
 // gone or draining. The life of one request is generation.ts.
 //
 // Everything that waits is looked at by one timer for all requests, so that every wait has its bound in one place (Generation.check).
-import { type Bus, BusError, type Clock, type FreshId, type Log } from "../lib/contracts/bus.ts";
+import { type Bus, BusError, type Clock, type FreshId, type Log, randomId } from "../lib/contracts/bus.ts";
+import { decodeDeltas } from "../lib/contracts/deltas.ts";
 import type { PelagicError } from "../lib/contracts/errors.ts";
 import { ControlReply } from "../lib/contracts/messages.ts";
 import type { Subjects } from "../lib/contracts/subjects.ts";
@@ -26,6 +27,8 @@ export interface DispatchClientOptions {
 
 /** Between two looks at everything. */
 const checkMs = 50;
+/** Ends are acknowledged together, so long after the first: nobody waits for that. */
+const ackMs = 20;
 const cancelReplyMs = 1_000;
 const cancelTries = 3;
 /**
@@ -39,6 +42,12 @@ const afterOutageMs = 3_000;
 export class DispatchClient {
   readonly options: DispatchClientOptions;
   private readonly live = new Set<Generation>();
+  /** Where decode sends what these attempts sample. */
+  readonly replySubject: string;
+  private readonly attempts = new Map<string, Generation>();
+  /** Ends that decode has not been told are here, by worker. */
+  private readonly unacknowledged = new Map<string, string[]>();
+  private stopAckTimer: (() => void) | null = null;
   private stopTimer: (() => void) | null = null;
   private leasedAtMs = Number.NEGATIVE_INFINITY;
   private cancelling = 0;
@@ -51,11 +60,20 @@ export class DispatchClient {
   constructor(options: DispatchClientOptions) {
     this.options = options;
     this.connectedSinceMs = Number.NEGATIVE_INFINITY;
+    this.replySubject = options.subjects.deltas(options.gatewayId, (options.freshId ?? randomId)(12));
+    options.bus.subscribe(this.replySubject, ({ data }) => {
+      for (const part of decodeDeltas(data)) this.attempts.get(part.delta.attemptId)?.onDelta(part);
+    });
     options.bus.onReconnect(() => this.reconnected());
   }
 
   get running(): number {
     return this.live.size;
+  }
+
+  /** Attempts whose deltas would be taken. */
+  get listening(): number {
+    return this.attempts.size;
   }
 
   /** Requests that ended here and whose decode worker has not yet confirmed that it freed them. */
@@ -92,6 +110,37 @@ export class DispatchClient {
   /** Ends everything that runs. */
   cancelAll(error: PelagicError): void {
     for (const generation of [...this.live]) generation.cancel(error);
+  }
+
+  /** @internal Lets decode forget an attempt of which all is here; where that is lost, its lease does. */
+  acknowledge(workerId: string, attemptId: string): void {
+    const others = this.unacknowledged.get(workerId);
+    if (others === undefined) this.unacknowledged.set(workerId, [attemptId]);
+    else others.push(attemptId);
+    this.stopAckTimer ??= this.options.clock.setTimer(ackMs, () => this.sendAcks());
+  }
+
+  private sendAcks(): void {
+    const { bus, subjects, log } = this.options;
+    this.stopAckTimer = null;
+    for (const [workerId, attemptIds] of this.unacknowledged) {
+      try {
+        bus.publish(subjects.control(workerId), encodeMessage({ kind: "ack", attemptIds }));
+      } catch (error) {
+        log.debug({ workerId, error: String(error) }, "ends not acknowledged");
+      }
+    }
+    this.unacknowledged.clear();
+  }
+
+  /** @internal From now on the attempt's deltas are this generation's. */
+  listen(attemptId: string, generation: Generation): void {
+    this.attempts.set(attemptId, generation);
+  }
+
+  /** @internal */
+  unlisten(attemptId: string): void {
+    this.attempts.delete(attemptId);
   }
 
   /** @internal */

@@ -4,10 +4,11 @@
 import type { z } from "zod";
 import type { AttemptRecord } from "./attempt-record.ts";
 import { BusError, randomId } from "../lib/contracts/bus.ts";
+import type { OutputPart } from "../lib/contracts/deltas.ts";
 import { PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
 import {
   type Constraint,
-  Delta,
+  type Delta,
   DispatchReply,
   PromptScoresReply,
   type Sampling,
@@ -142,9 +143,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
   /** The process that the attempt is meant for, and the one that has accepted it: no other does. */
   private askedInstanceId: string | null = null;
   private instanceId: string | null = null;
-  private unsubscribe: () => void = () => {};
 
-  private early = new Map<number, { body: Delta; tokens: Uint32Array }>();
+  private early = new Map<number, OutputPart>();
   private endAt: { position: number; end: NonNullable<Delta["end"]> } | null = null;
   private heardMs: number;
   private askedMs = Number.NEGATIVE_INFINITY;
@@ -275,9 +275,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
     const { bus, clock, subjects, gatewayId, leaseMs, log } = this.client.options;
     const { prompt, span, promptTop, ...request } = this.request;
     const attemptId = (this.client.options.freshId ?? randomId)(12);
-    const replySubject = subjects.deltas(gatewayId, attemptId);
-    const subscription = bus.subscribe(replySubject, (message) => this.onDelta(attemptId, message.data));
-    this.unsubscribe = () => subscription.unsubscribe();
+    this.client.listen(attemptId, this);
     this.attemptId = attemptId;
     this.workerId = target.workerId;
     this.askedInstanceId = target.instanceId;
@@ -297,7 +295,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
           attemptId,
           gatewayId,
           instanceId: target.instanceId,
-          replySubject,
+          replySubject: this.client.replySubject,
           promptLength: prompt.length,
           prefillWorkerId: target.prefillWorkerId,
           ...(this.lacksScores && { promptTop }),
@@ -346,7 +344,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
     }
     const current = this.attemptId === attemptId && !this.isOver;
     if (outcome === "accepted" && current) return "accepted";
-    subscription.unsubscribe();
+    this.client.unlisten(attemptId);
     if (outcome === null || outcome === "accepted" || outcome.retryAfterMs === undefined)
       void this.client.cancelAttempt(workerId, attemptId);
     // Somebody else took over (a worker that went away, an end): nothing is left to do here.
@@ -384,34 +382,34 @@ export class Generation implements AsyncIterable<TokenBatch> {
     if (this.accepted) this.resend();
   }
 
-  private onDelta(attemptId: string, data: Uint8Array): void {
-    if (this.isOver || attemptId !== this.attemptId) return;
+  /** @internal */
+  onDelta(part: OutputPart): void {
+    const { delta, tokens } = part;
+    if (this.isOver || delta.attemptId !== this.attemptId) return;
     const { clock } = this.client.options;
     if (this.isFull) {
       this.heardMs = clock.nowMs();
       this.isBehind = true;
       return;
     }
-    const delta = decodeMessage(Delta, data);
-    if (delta.body.attemptId !== attemptId) return;
-    if (delta.body.instanceId !== undefined && delta.body.instanceId !== this.askedInstanceId) return;
+    if (delta.instanceId !== undefined && delta.instanceId !== this.askedInstanceId) return;
     this.heardMs = clock.nowMs();
     this.heardFrom = true;
-    this.instanceId ??= delta.body.instanceId ?? null;
-    if (delta.body.timings !== undefined && this.attempt !== null) this.attempt.timings = delta.body.timings;
-    if (delta.body.end !== undefined) this.endAt = { position: delta.body.from + delta.tokens.length, end: delta.body.end };
-    if (delta.body.from > this.received) {
-      if (this.early.size < maxEarlyDeltas) this.early.set(delta.body.from, delta);
+    this.instanceId ??= delta.instanceId ?? null;
+    if (delta.timings !== undefined && this.attempt !== null) this.attempt.timings = delta.timings;
+    if (delta.end !== undefined) this.endAt = { position: delta.from + tokens.length, end: delta.end };
+    if (delta.from > this.received) {
+      if (this.early.size < maxEarlyDeltas) this.early.set(delta.from, part);
       return;
     }
-    this.take(delta);
+    this.take(part);
     this.takeEarly();
     if (this.received > this.request.maxTokens) {
       this.fail(new PelagicError("internal", `decode sent ${this.received} tokens where ${this.request.maxTokens} were asked for`));
       return;
     }
     // Whoever samples has scored all that comes before.
-    if (this.lacksScores && (delta.tokens.length > 0 || this.endAt !== null)) void this.fetchScores();
+    if (this.lacksScores && (tokens.length > 0 || this.endAt !== null)) void this.fetchScores();
     this.finishIfWhole();
     this.deliver();
   }
@@ -462,23 +460,23 @@ export class Generation implements AsyncIterable<TokenBatch> {
   }
 
   /** Appends the part of a delta that is new; it begins at or before our position. */
-  private take({ body, tokens }: { body: Delta; tokens: Uint32Array }): void {
+  private take({ delta, tokens }: OutputPart): void {
     // Of the first worker: what later ones replay is no hit of the client's.
     if (this.received === 0) {
-      if (body.cacheHitTokens !== undefined) this.cacheHitTokens = body.cacheHitTokens;
-      if (body.prefilledBy !== undefined) this.prefilledBy = body.prefilledBy;
+      if (delta.cacheHitTokens !== undefined) this.cacheHitTokens = delta.cacheHitTokens;
+      if (delta.prefilledBy !== undefined) this.prefilledBy = delta.prefilledBy;
     }
     if (tokens.length > 0 && this.attempt !== null) this.attempt.firstMs ??= this.heardMs;
-    for (let i = this.received - body.from; i < tokens.length; i++) {
+    for (let i = this.received - delta.from; i < tokens.length; i++) {
       if (this.isFull) {
         this.isBehind = true;
         return;
       }
       this.remember(tokens[i] as number);
       this.batch.tokens.push(tokens[i] as number);
-      const logprobs = body.logprobs?.[i];
+      const logprobs = delta.logprobs?.[i];
       if (logprobs !== undefined) this.batch.logprobs.push(logprobs);
-      const digest = body.digests?.[i];
+      const digest = delta.digests?.[i];
       if (digest !== undefined) this.batch.digests.push(digest);
       this.received++;
       this.gapAsks = 0;
@@ -502,19 +500,14 @@ export class Generation implements AsyncIterable<TokenBatch> {
     if (this.early.size === 0) return;
     for (const from of [...this.early.keys()].sort((a, b) => a - b)) {
       if (from > this.received) return;
-      this.take(this.early.get(from) as { body: Delta; tokens: Uint32Array });
+      this.take(this.early.get(from) as OutputPart);
       this.early.delete(from);
     }
   }
 
-  /** Lets decode forget the attempt; where this is lost, its lease does. */
-  private acknowledgeEnd(): void {
-    this.tell({ kind: "ack", attemptId: this.attemptId });
-  }
-
   private resend(): void {
     this.askedMs = this.client.options.clock.nowMs();
-    const replySubject = this.client.options.subjects.deltas(this.client.options.gatewayId, this.attemptId);
+    const { replySubject } = this.client;
     // One more than there can be room for: then it shows that there is more.
     const most = this.maxUnread + 1;
     this.tell({ kind: "resend", attemptId: this.attemptId, from: this.received, most, replySubject });
@@ -664,8 +657,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
 
   private leaveAttempt(outcome: string): void {
     this.endAttempt(outcome);
-    this.unsubscribe();
-    this.unsubscribe = () => {};
+    this.client.unlisten(this.attemptId);
     this.workerId = null;
     this.attemptId = "";
     this.askedInstanceId = null;
@@ -684,7 +676,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
   }
 
   private finish(end: NonNullable<Delta["end"]>): void {
-    this.acknowledgeEnd();
+    if (this.workerId !== null) this.client.acknowledge(this.workerId, this.attemptId);
     if (end.kind === "error") {
       const error = new PelagicError(end.error.code, end.error.message, { param: end.error.param });
       // A deadline is the gateway's to keep: decode's clock may have jumped.

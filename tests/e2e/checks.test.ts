@@ -36,18 +36,18 @@ describe("check-model", () => {
 
 describe("check-exact", () => {
   test("the model in the box, greedy and sampled", async () => {
-    const report = await checkExact(embeddedModel(), "cpu", [0, 0.8], "bfloat16", () => {});
+    const report = await checkExact(embeddedModel(), { backend: "cpu" }, [0, 0.8], "bfloat16", () => {});
     expect(report.requests.map(({ distinct }) => distinct)).toEqual(report.requests.map(() => 1));
     expect(report.exact).toBe(true);
-  }, 300_000);
+  }, 600_000);
 
   const flat = find("deepseek-v3-mla512");
   test.skipIf(flat === undefined)(
     `deepseek-v3-mla512 with flat logits at temperature 1${flat ? "" : ": not in this checkout"}`,
     async () => {
-      const report = await checkExact(flat as string, "cpu", [1], "float32", () => {});
+      const report = await checkExact(flat as string, { backend: "cpu" }, [1], "float32", () => {});
       expect(report.exact).toBe(true);
     },
-    300_000,
+    600_000,
   );
 });

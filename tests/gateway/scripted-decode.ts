@@ -2,10 +2,11 @@
 import type { Bus, BusSubscription, Clock } from "../../services/lib/contracts/bus.ts";
 import { systemClock } from "../../services/lib/contracts/bus.ts";
 import type { PelagicError } from "../../services/lib/contracts/errors.ts";
-import { Control, type Delta, Dispatch, type WorkerState } from "../../services/lib/contracts/messages.ts";
+import { encodeDeltas, type OutputPart } from "../../services/lib/contracts/deltas.ts";
+import { Control, Dispatch, type WorkerState } from "../../services/lib/contracts/messages.ts";
 import { PromptScores } from "../../services/lib/contracts/prompt-scores.ts";
 import { subjects as subjectsOf } from "../../services/lib/contracts/subjects.ts";
-import { decodeMessage, encodeMessage } from "../../services/lib/contracts/wire.ts";
+import { decodeMessage, encodeMessage, protocolVersion } from "../../services/lib/contracts/wire.ts";
 
 export interface Script {
   /** The whole answer; a resumed attempt goes on where the dispatch says. */
@@ -35,7 +36,7 @@ export const testModelName = "test-model";
 
 export function workerState(workerId: string, role: "prefill" | "decode" = "decode", more: Partial<WorkerState> = {}): WorkerState {
   return {
-    v: 1,
+    v: protocolVersion,
     workerId,
     instanceId: `${workerId}-1`,
     role,
@@ -170,7 +171,7 @@ export class ScriptedDecode {
     const { script, dispatch } = attempt;
     const until = Math.min(attempt.ready, from + most);
     const tokens = Uint32Array.from(script.tokens.slice(from, until));
-    const body: Omit<Delta, "v"> = {
+    const delta: OutputPart["delta"] = {
       attemptId: dispatch.attemptId,
       from,
       ...(from === 0 ? { cacheHitTokens: script.cacheHitTokens ?? 0 } : {}),
@@ -188,12 +189,12 @@ export class ScriptedDecode {
       ...(dispatch.digests ? { digests: [...tokens].map((token) => token.toString(16).padStart(16, "0")) } : {}),
     };
     if (until === script.tokens.length && script.hangAfter === undefined) {
-      body.end = script.error
+      delta.end = script.error
         ? { kind: "error", error: { code: script.error.code, message: script.error.message } }
         : { kind: "finish", reason: script.reason ?? "stop" };
     }
     try {
-      this.bus.publish(attempt.replySubject, encodeMessage(body, tokens));
+      this.bus.publish(attempt.replySubject, encodeDeltas([{ delta, tokens }]));
     } catch {
       // Disconnected: asked for again.
     }
@@ -202,8 +203,8 @@ export class ScriptedDecode {
   private onControl(data: Uint8Array, respond?: (data: Uint8Array) => void): void {
     const { body } = decodeMessage(Control, data);
     if (body.kind === "ack") {
-      this.acks.push(body.attemptId);
-      this.attempts.delete(body.attemptId);
+      this.acks.push(...body.attemptIds);
+      for (const id of body.attemptIds) this.attempts.delete(id);
     } else if (body.kind === "lease") {
       this.leases.push(body.attemptIds);
     } else if (body.kind === "cancel") {
@@ -230,8 +231,11 @@ export class ScriptedDecode {
       if (attempt) {
         this.send(attempt, body.from, body.most);
       } else {
-        const end = { kind: "error", error: { code: "worker_lost", message: "unknown attempt" } };
-        this.bus.publish(body.replySubject, encodeMessage({ attemptId: body.attemptId, from: body.from, end }));
+        const end = { kind: "error" as const, error: { code: "worker_lost" as const, message: "unknown attempt" } };
+        this.bus.publish(
+          body.replySubject,
+          encodeDeltas([{ delta: { attemptId: body.attemptId, from: body.from, end }, tokens: new Uint32Array(0) }]),
+        );
       }
     }
   }

@@ -19,17 +19,20 @@
 
 #include "backend/cuda/cuda_plugin.h"
 #include "backend/cuda/event_thread.h"
+#include "backend/cuda/fp8_weights.h"
 #include "backend/cuda/objects.h"
 #include "backend/cuda/row_kernels.h"
 #include "backend/cuda/step_arguments.h"
 #include "base/bfloat16.h"
 #include "base/xxh64.h"
+#include "cuda/fp8_scale.h"
 #include "ops/embedding/embedding_cuda.h"
 #include "ops/gate/gate_cuda.h"
 #include "ops/gemm/gemm_cuda.h"
 #include "ops/grouped_gemm/grouped_gemm_cuda.h"
 #include "ops/mla_attention/mla_decode_cuda.h"
 #include "ops/moe/moe_cuda.h"
+#include "ops/quantize/quantize_cuda.h"
 #include "ops/rms_norm/rms_norm_cuda.h"
 #include "ops/rope/rope.h"
 #include "ops/sampler/sampler_cuda.h"
@@ -64,12 +67,6 @@ void* address(View view) {
 }
 RowType type_of(View view) { return static_cast<const CudaActivations&>(*view.memory).type; }
 const float* values(const Vector& vector) { return static_cast<const CudaVector&>(vector).memory.get<float>(); }
-
-void upload(void* to, const void* from, std::size_t bytes) {
-  check(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), "a copy of weights");
-  // cudaMemcpy may return before the card has it, and the step's stream waits for nobody.
-  check(cudaStreamSynchronize(cudaStreamLegacy), "a copy of weights");
-}
 
 // Writes rows of k float32 numbers as bf16, from `to` on.
 void upload_bf16(void* to, int rows, int k, const std::function<void(int, float*)>& row_source) {
@@ -120,9 +117,16 @@ struct DeviceRows {
   int groups() const { return static_cast<int>(host_lengths.size()); }
 };
 
+// Rows in e4m3: [rows, columns], and a scale for each row and 128 columns: [ceil(columns / 128), ld_scales].
+struct Fp8RowsView {
+  const void* data;
+  const float* scales;
+  std::int64_t ld_scales;
+};
+
 class CudaBackend final : public Backend {
  public:
-  CudaBackend() {
+  explicit CudaBackend(CudaWeights weights) : fp8_(weights == CudaWeights::fp8) {
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreate");
     int least = 0, greatest = 0;
     check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
@@ -184,6 +188,18 @@ class CudaBackend final : public Backend {
     return matrix;
   }
 
+  std::unique_ptr<Matrix> make_projection(int n, int k, const RowSource& rows) override {
+    if (!fp8_) return make_matrix(n, k, rows);
+    check_fp8_shape(n, k);
+    auto matrix = std::make_unique<CudaMatrix>();
+    matrix->n = n;
+    matrix->k = k;
+    matrix->memory.grow(elements(n, k));
+    matrix->scales.grow(elements(fp8_blocks(n), fp8_blocks(k)) * sizeof(float));
+    upload_fp8(matrix->memory.get<std::uint8_t>(), matrix->scales.get<float>(), n, k, k, rows);
+    return matrix;
+  }
+
   std::unique_ptr<Matrix> make_gate_matrix(int n, int k, const RowSource& rows) override {
     auto matrix = std::make_unique<CudaMatrix>();
     matrix->n = n;
@@ -221,7 +237,8 @@ class CudaBackend final : public Backend {
                                 const RowSource& down) override {
     auto mlp = std::make_unique<CudaMlp>();
     fill_bank(mlp->own, 1, width, hidden);
-    fill_slot(*mlp, mlp->own, 0, gate, up, down);
+    fill_slot(*mlp, mlp->own, 0, width, gate, up, down);
+    if (mlp->fp8()) return mlp;
     gemm({2 * width, hidden, 1, RowType::bfloat16});
     gemm({hidden, width, 1, RowType::bfloat16});
     return mlp;
@@ -233,10 +250,10 @@ class CudaBackend final : public Backend {
     return bank;
   }
 
-  std::unique_ptr<Mlp> make_expert(MlpBank* bank, int slot, int, int, const RowSource& gate, const RowSource& up,
+  std::unique_ptr<Mlp> make_expert(MlpBank* bank, int slot, int width, int, const RowSource& gate, const RowSource& up,
                                    const RowSource& down) override {
     auto mlp = std::make_unique<CudaMlp>();
-    fill_slot(*mlp, static_cast<CudaMlpBank&>(*bank), slot, gate, up, down);
+    fill_slot(*mlp, static_cast<CudaMlpBank&>(*bank), slot, width, gate, up, down);
     return mlp;
   }
 
@@ -283,7 +300,7 @@ class CudaBackend final : public Backend {
                              .vocab = e.vocab,
                              .table = e.memory.get(),
                              .ids = ids,
-                             .out = address(y),
+                             .out = written(y),
                              .out_type = type_of(y),
                              .ld_out = y.stride,
                              .errors = errors(kEmbeddingErrorsAt)},
@@ -291,11 +308,15 @@ class CudaBackend final : public Backend {
     });
   }
 
+  // With FP8 weights the rows go out in e4m3 too: the norms' readers are GEMMs.
   void rms_norm(int rows, View x, View delta, const Vector& weight, float eps, View y) override {
     const bool adds = delta.memory != nullptr;
+    const int width = static_cast<const CudaVector&>(weight).size;
+    void* out = written(y);
+    if (fp8_) hold_fp8(rows, y, width);
     launch("rms_norm", [&] {
       return rms_norm_cuda({.rows = rows,
-                            .width = static_cast<const CudaVector&>(weight).size,
+                            .width = width,
                             .eps = eps,
                             .x = address(x),
                             .x_type = type_of(x),
@@ -304,20 +325,25 @@ class CudaBackend final : public Backend {
                             .delta_type = adds ? type_of(delta) : RowType::bfloat16,
                             .ld_delta = delta.stride,
                             .weight = values(weight),
-                            .y = address(y),
+                            .y = out,
                             .ldy = y.stride,
-                            .y_fp8 = nullptr,
-                            .y_scales = nullptr,
-                            .ld_y_scales = 0},
+                            .y_fp8 = fp8_ ? fp8_rows_.get<std::uint8_t>() : nullptr,
+                            .y_scales = fp8_ ? fp8_row_scales_.get<float>() : nullptr,
+                            .ld_y_scales = rows},
                            stream_);
     });
   }
 
   void linear(int rows, View x, const Matrix& w, View y) override {
     const auto& matrix = static_cast<const CudaMatrix&>(w);
+    if (matrix.fp8()) {
+      const Fp8RowsView in = fp8_of(rows, x, matrix.k);
+      fp8_gemm(rows, matrix.n, matrix.k, in, matrix.memory.get(), matrix.scales.get<float>(), written(y), y.stride);
+      return;
+    }
     run_gemm(
         {matrix.n, matrix.k, 1, type_of(y)},
-        {.rows = rows, .x = address(x), .ldx = x.stride, .w = matrix.memory.get(), .y = address(y), .ldy = y.stride});
+        {.rows = rows, .x = address(x), .ldx = x.stride, .w = matrix.memory.get(), .y = written(y), .ldy = y.stride});
   }
 
   void head_linear(int rows, View x, const HeadMatrices& w, View y) override {
@@ -362,7 +388,7 @@ class CudaBackend final : public Backend {
                         .x = static_cast<const bfloat16_bits*>(address(q)) + shape.nope_dim,
                         .x_row_stride = q.stride,
                         .x_head_stride = query_dim,
-                        .y = static_cast<bfloat16_bits*>(address(absorbed)) + shape.kv_rank,
+                        .y = static_cast<bfloat16_bits*>(written(absorbed)) + shape.kv_rank,
                         .y_row_stride = absorbed.stride,
                         .y_head_stride = latent_width,
                         .errors = errors(kRopeErrorsAt)},
@@ -399,7 +425,7 @@ class CudaBackend final : public Backend {
           .block_table = device.block_table + static_cast<std::int64_t>(first) * device.max_blocks,
           .row_offsets = device.group_offsets + first,
           .lengths = device.lengths + first,
-          .out = address(u),
+          .out = written(u),
           .workspace = attention_workspace_.get(),
           .errors = errors(kDecodeErrorsAt)};
       // One list of pieces serves all layers of a step that goes through in one part.
@@ -415,7 +441,7 @@ class CudaBackend final : public Backend {
   }
 
   void mlp(int rows, View x, const Mlp& w, View y) override {
-    run_mlp(rows, address(x), x.stride, static_cast<const CudaMlp&>(w), address(y), y.stride);
+    run_mlp(rows, x, static_cast<const CudaMlp&>(w), written(y), y.stride);
   }
 
   void moe(int rows, View x, const MoeLayer& layer, View y, std::span<std::uint32_t> counts) override {
@@ -483,35 +509,43 @@ class CudaBackend final : public Backend {
     send_placement(*layer.placement, sort);
     launch("the sort by expert", [&] { return moe_sort_cuda(sort, stream_); });
 
-    reserve(expert_in_, elements(entries, bank.hidden) * 2);
+    const bool fp8 = bank.fp8();
+    const std::size_t bytes = fp8 ? 1 : 2;  // of an element that a GEMM reads
+    const int hidden_blocks = fp8 ? fp8_blocks(bank.hidden) : 0;
+    const int width_blocks = fp8 ? fp8_blocks(bank.width) : 0;
+    const Fp8RowsView in = fp8 ? fp8_of(rows, x, bank.hidden) : Fp8RowsView{};
+    reserve(expert_in_, elements(entries, bank.hidden) * bytes);
+    reserve(expert_scales_, elements(entries, std::max(hidden_blocks, width_blocks)) * sizeof(float));
     reserve(gate_up_, elements(entries, 2 * bank.width) * 2);
-    reserve(activated_, elements(entries, bank.width) * 2);
+    reserve(activated_, elements(entries, bank.width) * bytes);
     reserve(expert_out_, elements(entries, bank.hidden) * 2);
+    float* scales = expert_scales_.get<float>();
     launch("dispatch", [&] {
       return moe_dispatch_cuda({.rows = rows,
                                 .top_k = top_k,
-                                .row_bytes = bank.hidden * 2,
+                                .row_bytes = static_cast<int>(static_cast<std::size_t>(bank.hidden) * bytes),
                                 .positions = positions,
-                                .x = address(x),
-                                .ldx_bytes = x.stride * 2,
+                                .x = fp8 ? in.data : address(x),
+                                .ldx_bytes = fp8 ? bank.hidden : x.stride * 2,
                                 .out = expert_in_.get(),
-                                .scale_blocks = 0,
-                                .x_scales = nullptr,
-                                .ld_x_scales = 0,
-                                .out_scales = nullptr,
-                                .ld_out_scales = 0},
+                                .scale_blocks = hidden_blocks,
+                                .x_scales = in.scales,
+                                .ld_x_scales = in.ld_scales,
+                                .out_scales = scales,
+                                .ld_out_scales = entries},
                                stream_);
     });
-    grouped_gemm(rows, top_k, bank.slots, 2 * bank.width, bank.hidden, slot_offsets, expert_in_.get(),
-                 bank.gate_up.get(), gate_up_.get());
-    silu_mul(bank.width, entries, slot_offsets + bank.slots);
-    grouped_gemm(rows, top_k, bank.slots, bank.hidden, bank.width, slot_offsets, activated_.get(), bank.down.get(),
-                 expert_out_.get());
+    grouped_gemm(rows, top_k, bank.slots, 2 * bank.width, bank.hidden, slot_offsets,
+                 {expert_in_.get(), scales, entries}, bank.gate_up.get(), bank.gate_up_scales.get<float>(),
+                 gate_up_.get());
+    silu_mul(bank.width, entries, slot_offsets + bank.slots, fp8 ? scales : nullptr);
+    grouped_gemm(rows, top_k, bank.slots, bank.hidden, bank.width, slot_offsets, {activated_.get(), scales, entries},
+                 bank.down.get(), bank.down_scales.get<float>(), expert_out_.get());
 
     const void* shared = nullptr;
     if (layer.shared != nullptr) {
       reserve(shared_out_, elements(rows, bank.hidden) * 2);
-      run_mlp(rows, address(x), x.stride, static_cast<const CudaMlp&>(*layer.shared), shared_out_.get(), bank.hidden);
+      run_mlp(rows, x, static_cast<const CudaMlp&>(*layer.shared), shared_out_.get(), bank.hidden);
       shared = shared_out_.get();
     }
     launch("combine", [&] {
@@ -523,7 +557,7 @@ class CudaBackend final : public Backend {
                                .expert_out = expert_out_.get(),
                                .shared = shared,
                                .ld_shared = bank.hidden,
-                               .y = address(y),
+                               .y = written(y),
                                .y_type = type_of(y),
                                .ldy = y.stride},
                               stream_);
@@ -539,7 +573,7 @@ class CudaBackend final : public Backend {
                                .rows = indices,
                                .x = address(x),
                                .ldx_bytes = x.stride * bytes,
-                               .out = address(y),
+                               .out = written(y),
                                .ld_out_bytes = y.stride * bytes},
                               stream_);
     });
@@ -648,7 +682,8 @@ class CudaBackend final : public Backend {
     std::vector<Part> parts;
     for (const BackendObject* object : weights) {
       if (const auto* matrix = dynamic_cast<const CudaMatrix*>(object))
-        parts.push_back({matrix->memory.get(), matrix->memory.bytes()});
+        parts.insert(parts.end(),
+                     {{matrix->memory.get(), matrix->memory.bytes()}, {matrix->scales.get(), matrix->scales.bytes()}});
       if (const auto* heads = dynamic_cast<const CudaHeadMatrices*>(object))
         parts.push_back({heads->memory.get(), heads->memory.bytes()});
       if (const auto* mlp = dynamic_cast<const CudaMlp*>(object)) {
@@ -794,7 +829,8 @@ class CudaBackend final : public Backend {
     return matrices;
   }
 
-  static void fill_bank(CudaMlpBank& bank, int slots, int width, int hidden) {
+  void fill_bank(CudaMlpBank& bank, int slots, int width, int hidden) const {
+    if (fp8_) return fill_fp8_bank(bank, slots, width, hidden);
     bank.slots = slots;
     bank.width = width;
     bank.hidden = hidden;
@@ -802,10 +838,42 @@ class CudaBackend final : public Backend {
     bank.down.grow(elements(slots, width, hidden) * sizeof(bfloat16_bits));
   }
 
-  static void fill_slot(CudaMlp& mlp, const CudaMlpBank& bank, int slot, const RowSource& gate, const RowSource& up,
-                        const RowSource& down) {
+  // Rows and columns past the MLP's own width stay zero.
+  static void fill_fp8_bank(CudaMlpBank& bank, int slots, int width, int hidden) {
+    check_fp8_shape(hidden, hidden);
+    bank.slots = slots;
+    bank.width = fp8_blocks(width) * kFp8Block;
+    bank.hidden = hidden;
+    bank.gate_up.grow(elements(slots, 2 * bank.width, hidden));
+    bank.down.grow(elements(slots, bank.width, hidden));
+    bank.gate_up_scales.grow(elements(slots, 2 * fp8_blocks(width), fp8_blocks(hidden)) * sizeof(float));
+    bank.down_scales.grow(elements(slots, fp8_blocks(hidden), fp8_blocks(width)) * sizeof(float));
+    check(cudaMemset(bank.gate_up.get(), 0, bank.gate_up.bytes()), "cudaMemset");
+    check(cudaMemset(bank.down.get(), 0, bank.down.bytes()), "cudaMemset");
+  }
+
+  // width: the MLP's own.
+  static void fill_slot(CudaMlp& mlp, const CudaMlpBank& bank, int slot, int width, const RowSource& gate,
+                        const RowSource& up, const RowSource& down) {
     mlp.width = bank.width;
     mlp.hidden = bank.hidden;
+    if (bank.fp8()) {
+      const int hidden = bank.hidden;
+      const std::size_t gate_scales = elements(fp8_blocks(width), fp8_blocks(hidden));
+      std::uint8_t* gate_up = bank.gate_up.get<std::uint8_t>() + elements(slot, 2 * bank.width, hidden);
+      std::uint8_t* down_rows = bank.down.get<std::uint8_t>() + elements(slot, hidden, bank.width);
+      float* gate_up_scales = bank.gate_up_scales.get<float>() + 2 * static_cast<std::size_t>(slot) * gate_scales;
+      float* down_scales = bank.down_scales.get<float>() + static_cast<std::size_t>(slot) * gate_scales;
+      upload_fp8(gate_up, gate_up_scales, width, hidden, hidden, gate);
+      upload_fp8(gate_up + elements(bank.width, hidden), gate_up_scales + gate_scales, width, hidden, hidden, up);
+      upload_fp8(down_rows, down_scales, hidden, width, bank.width, down);
+      mlp.gate_up = gate_up;
+      mlp.down = down_rows;
+      mlp.gate_up_scales = gate_up_scales;
+      mlp.down_scales = down_scales;
+      mlp.scale_bytes = 3 * gate_scales * sizeof(float);
+      return;
+    }
     bfloat16_bits* gate_up = bank.gate_up.get<bfloat16_bits>() + elements(slot, 2 * bank.width, bank.hidden);
     bfloat16_bits* down_rows = bank.down.get<bfloat16_bits>() + elements(slot, bank.hidden, bank.width);
     upload_bf16(gate_up, bank.width, bank.hidden, gate);
@@ -815,6 +883,14 @@ class CudaBackend final : public Backend {
     mlp.down = down_rows;
   }
 
+  static void check_fp8_shape(int n, int k) {
+    if (n % 8 == 0 && k % 16 == 0) return;
+    throw Error(ErrorCode::argument,
+                "the CUDA backend's FP8 weights need rows that are a multiple of 8 and columns "
+                "that are one of 16; a matrix of this model is " +
+                    std::to_string(n) + " x " + std::to_string(k));
+  }
+
   // One GEMM for each head; a head's inputs and outputs lie x_head, y_head elements apart inside a row.
   void head_gemm(int rows, View x, int x_head, const CudaHeadMatrices& w, View y, int y_head) {
     run_gemm({w.n, w.k, w.heads, type_of(y)}, {.rows = rows,
@@ -822,56 +898,122 @@ class CudaBackend final : public Backend {
                                                .ldx = x.stride,
                                                .x_batch = x_head,
                                                .w = w.memory.get(),
-                                               .y = address(y),
+                                               .y = written(y),
                                                .ldy = y.stride,
                                                .y_batch = y_head});
   }
 
-  // activated_ = silu(gate) * up of gate_up_'s rows; count: on the card, how many of them exist, or null for all.
-  void silu_mul(int width, int rows, const std::int32_t* count) {
+  // Where an op writes y. What was known of its e4m3 form is void.
+  void* written(View y) {
+    if (y.memory == fp8_form_.memory) fp8_form_ = {};
+    return address(y);
+  }
+
+  // fp8_rows_ will hold x's e4m3 form: whoever calls this launches what makes it.
+  void hold_fp8(int rows, View x, int width) {
+    reserve(fp8_rows_, elements(rows, width));
+    reserve(fp8_row_scales_, elements(rows, fp8_blocks(width)) * sizeof(float));
+    fp8_form_ = {x.memory, x.offset, x.stride, rows, width};
+  }
+
+  // x's rows in e4m3: what the norm before left, or quantised here. Valid until the next norm or call of this.
+  Fp8RowsView fp8_of(int rows, View x, int width) {
+    if (fp8_form_ != Fp8Form{x.memory, x.offset, x.stride, rows, width}) {
+      hold_fp8(rows, x, width);
+      launch("the quantisation of rows", [&] {
+        return quantize_rows_cuda({.rows = rows,
+                                   .width = width,
+                                   .x = address(x),
+                                   .ldx = x.stride,
+                                   .out = fp8_rows_.get<std::uint8_t>(),
+                                   .scales = fp8_row_scales_.get<float>(),
+                                   .ld_scales = rows},
+                                  stream_);
+      });
+    }
+    return {fp8_rows_.get(), fp8_row_scales_.get<float>(), rows};
+  }
+
+  // activated_ = silu(gate) * up of gate_up_'s rows, in bf16, or in e4m3 with scales [width / 128, rows] where these
+  // are given; count: on the card, how many of the rows exist, or null for all.
+  void silu_mul(int width, int rows, const std::int32_t* count, float* scales) {
     launch("silu_mul", [&] {
       return silu_mul_cuda({.width = width,
                             .groups = 1,
                             .rows = rows,
                             .counts = count,
                             .gate_up = gate_up_.get(),
-                            .out = activated_.get(),
-                            .out_fp8 = nullptr,
-                            .out_scales = nullptr,
-                            .ld_out_scales = 0},
+                            .out = scales == nullptr ? activated_.get() : nullptr,
+                            .out_fp8 = scales == nullptr ? nullptr : activated_.get<std::uint8_t>(),
+                            .out_scales = scales,
+                            .ld_out_scales = rows},
                            stream_);
     });
   }
 
-  void run_mlp(int rows, const void* x, std::int64_t ldx, const CudaMlp& w, void* y, std::int64_t ldy) {
+  void run_mlp(int rows, View x, const CudaMlp& w, void* y, std::int64_t ldy) {
     reserve(gate_up_, elements(rows, 2 * w.width) * 2);
-    reserve(activated_, elements(rows, w.width) * 2);
+    reserve(activated_, elements(rows, w.width) * (w.fp8() ? 1 : 2));
+    if (w.fp8()) {
+      reserve(expert_scales_, elements(rows, fp8_blocks(w.width)) * sizeof(float));
+      float* scales = expert_scales_.get<float>();
+      fp8_gemm(rows, 2 * w.width, w.hidden, fp8_of(rows, x, w.hidden), w.gate_up, w.gate_up_scales, gate_up_.get(),
+               2 * w.width);
+      silu_mul(w.width, rows, nullptr, scales);
+      fp8_gemm(rows, w.hidden, w.width, {activated_.get(), scales, rows}, w.down, w.down_scales, y, ldy);
+      return;
+    }
     run_gemm({2 * w.width, w.hidden, 1, RowType::bfloat16},
-             {.rows = rows, .x = x, .ldx = ldx, .w = w.gate_up, .y = gate_up_.get(), .ldy = 2 * w.width});
-    silu_mul(w.width, rows, nullptr);
+             {.rows = rows, .x = address(x), .ldx = x.stride, .w = w.gate_up, .y = gate_up_.get(), .ldy = 2 * w.width});
+    silu_mul(w.width, rows, nullptr, nullptr);
     run_gemm({w.hidden, w.width, 1, RowType::bfloat16},
              {.rows = rows, .x = activated_.get(), .ldx = w.width, .w = w.down, .y = y, .ldy = ldy});
   }
 
-  void grouped_gemm(int rows, int top_k, int slots, int n, int k, const std::int32_t* offsets, const void* x,
-                    const void* weights, void* out) {
+  // A dense GEMM: the grouped one with one expert, which keeps the row rule whatever tile is taken.
+  void fp8_gemm(int rows, int n, int k, Fp8RowsView x, const void* weights, const float* weight_scales, void* y,
+                std::int64_t ldy) {
+    if (ldy != n) throw Error(ErrorCode::internal, "an FP8 GEMM writes rows without gaps");
+    if (rows == 0) return;
+    run_grouped_gemm({.type = GroupedGemmType::fp8_block_scaled,
+                      .layout = GroupedGemmLayout::contiguous,
+                      .tile = dense_gemm_tile_for(rows, n),
+                      .experts = 1,
+                      .n = n,
+                      .k = k,
+                      .row_capacity = rows,
+                      .rows = nullptr,
+                      .x = x.data,
+                      .x_scales = x.scales,
+                      .ld_x_scales = x.ld_scales,
+                      .weights = weights,
+                      .weight_scales = weight_scales,
+                      .out = y});
+  }
+
+  // FP8 where weight_scales are given, else bf16, and x has no scales.
+  void grouped_gemm(int rows, int top_k, int slots, int n, int k, const std::int32_t* offsets, Fp8RowsView x,
+                    const void* weights, const float* weight_scales, void* out) {
     // Rows of most experts, were they routed at random. Speed only.
     const double mean = static_cast<double>(rows) * top_k / slots;
     const int typical = static_cast<int>(std::ceil(mean + 2 * std::sqrt(mean)));
-    const GroupedGemmProblem problem = {.type = GroupedGemmType::bf16,
-                                        .layout = GroupedGemmLayout::contiguous,
-                                        .tile = grouped_gemm_tile_for(typical),
-                                        .experts = slots,
-                                        .n = n,
-                                        .k = k,
-                                        .row_capacity = rows * top_k,
-                                        .rows = offsets,
-                                        .x = x,
-                                        .x_scales = nullptr,
-                                        .ld_x_scales = 0,
-                                        .weights = weights,
-                                        .weight_scales = nullptr,
-                                        .out = out};
+    run_grouped_gemm({.type = weight_scales == nullptr ? GroupedGemmType::bf16 : GroupedGemmType::fp8_block_scaled,
+                      .layout = GroupedGemmLayout::contiguous,
+                      .tile = grouped_gemm_tile_for(typical),
+                      .experts = slots,
+                      .n = n,
+                      .k = k,
+                      .row_capacity = rows * top_k,
+                      .rows = offsets,
+                      .x = x.data,
+                      .x_scales = x.scales,
+                      .ld_x_scales = x.ld_scales,
+                      .weights = weights,
+                      .weight_scales = weight_scales,
+                      .out = out});
+  }
+
+  void run_grouped_gemm(const GroupedGemmProblem& problem) {
     launch("the grouped GEMM", [&] {
       return launch_grouped_gemm(guarded("the grouped GEMM", [&] { return make_grouped_gemm_plan(problem); }), stream_);
     });
@@ -987,10 +1129,12 @@ class CudaBackend final : public Backend {
     device_rows_.clear();
     scheduled_ = nullptr;
     copied_from_ = nullptr;
+    fp8_form_ = {};
     moe_calls_ = 0;
     arguments_.reset();
   }
 
+  const bool fp8_;  // the projections' and MLPs' weights
   cudaStream_t stream_ = nullptr;
   cudaStream_t copy_stream_ = nullptr;
   const GemmCudaLibrary gemm_library_;
@@ -1008,7 +1152,15 @@ class CudaBackend final : public Backend {
   StepArguments arguments_;
   std::map<const RowSet*, DeviceRows> device_rows_;
   const DeviceRows* scheduled_ = nullptr;  // whose pieces the attention's workspace lists
-  const float* copied_from_ = nullptr;     // whose rows host_rows_ has
+  // Whose e4m3 form fp8_rows_ has; memory null: nobody's.
+  struct Fp8Form {
+    const Activations* memory = nullptr;
+    std::int64_t offset = 0, stride = 0;
+    int rows = 0, width = 0;
+    bool operator==(const Fp8Form&) const = default;
+  };
+  Fp8Form fp8_form_;
+  const float* copied_from_ = nullptr;  // whose rows host_rows_ has
   int moe_calls_ = 0;
   std::vector<std::function<void()>> after_;  // what is left to do on the host when the card is done
   std::optional<Sampling> sampling_;
@@ -1020,6 +1172,7 @@ class CudaBackend final : public Backend {
   DeviceMemory device_sampling_, device_samples_;
   PinnedMemory host_sampling_, host_samples_;
   DeviceMemory attention_workspace_, gate_logits_, choices_, expert_in_, gate_up_, activated_, expert_out_, shared_out_;
+  DeviceMemory fp8_rows_, fp8_row_scales_, expert_scales_;
 
   std::mutex copy_mutex_;
   PinnedMemory copy_staging_;
@@ -1049,7 +1202,7 @@ void check_device() {
 }  // namespace pelagic::cuda
 
 extern "C" __attribute__((visibility("default"))) pelagic::Backend* pelagic_cuda_open(
-    const char* interface_id, pelagic::CudaPluginFailure* failure) {
+    const char* interface_id, pelagic::CudaWeights weights, pelagic::CudaPluginFailure* failure) {
   using namespace pelagic;
   const auto fail = [&](ErrorCode code, const char* message) -> Backend* {
     failure->code = code;
@@ -1060,7 +1213,7 @@ extern "C" __attribute__((visibility("default"))) pelagic::Backend* pelagic_cuda
     return fail(ErrorCode::device, "pelagic_cuda.so was built from other sources than this engine: build both again");
   try {
     cuda::check_device();
-    return new cuda::CudaBackend;
+    return new cuda::CudaBackend(weights);
   } catch (const Error& error) {
     return fail(error.code(), error.what());
   } catch (const std::bad_alloc&) {

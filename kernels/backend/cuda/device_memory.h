@@ -69,6 +69,13 @@ class Memory {
   std::size_t bytes_ = 0;
 };
 
+// Returns when the card has it.
+inline void upload(void* to, const void* from, std::size_t bytes) {
+  check(cudaMemcpy(to, from, bytes, cudaMemcpyHostToDevice), "a copy of weights");
+  // cudaMemcpy may return before, and the step's stream waits for nobody.
+  check(cudaStreamSynchronize(cudaStreamLegacy), "a copy of weights");
+}
+
 using DeviceMemory = Memory<false>;
 using PinnedMemory = Memory<true>;
 

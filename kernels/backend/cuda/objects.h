@@ -1,5 +1,6 @@
 // What the backend's objects are on the card. Weights are bf16 (rounded from the float32 rows the loader gives, to
-// nearest even: an FP8 block-scaled checkpoint's numbers lose bits there), but norms, the gate and its bias float32.
+// nearest even: an FP8 block-scaled checkpoint's numbers lose bits there) or, where that was asked for, the projections
+// and MLPs e4m3 with a float32 scale for each 128 x 128; norms, the gate and its bias are float32.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -28,8 +29,10 @@ struct CudaVector final : Vector {
 };
 
 struct CudaMatrix final : Matrix {
-  std::size_t bytes() const override { return memory.bytes(); }
-  DeviceMemory memory;  // [n, k], bf16; the gate's float32
+  std::size_t bytes() const override { return memory.bytes() + scales.bytes(); }
+  bool fp8() const { return scales.bytes() > 0; }
+  DeviceMemory memory;  // [n, k], bf16 or e4m3; the gate's float32
+  DeviceMemory scales;  // [ceil(n / 128), ceil(k / 128)] of e4m3
   int n = 0;
   int k = 0;
 };
@@ -43,22 +46,33 @@ struct CudaHeadMatrices final : HeadMatrices {
 };
 
 struct CudaMlpBank final : MlpBank {
-  std::size_t bytes() const override { return gate_up.bytes() + down.bytes(); }
-  DeviceMemory gate_up;  // bf16 [slots, 2 width, hidden]: gate, then up
-  DeviceMemory down;     // bf16 [slots, hidden, width]
+  std::size_t bytes() const override {
+    return gate_up.bytes() + down.bytes() + gate_up_scales.bytes() + down_scales.bytes();
+  }
+  bool fp8() const { return gate_up_scales.bytes() > 0; }
+  DeviceMemory gate_up;  // [slots, 2 width, hidden]: gate, then up
+  DeviceMemory down;     // [slots, hidden, width]
+  // e4m3 only: a scale for each 128 x 128 of a slot's gate_up and down.
+  DeviceMemory gate_up_scales, down_scales;
   int slots = 0;
-  int width = 0;
+  int width = 0;  // e4m3: the next multiple of 128, zeros past the MLP's own, so that up begins with a block
   int hidden = 0;
 };
 
 // In memory of its own, or a slot of a bank.
 struct CudaMlp final : Mlp {
-  std::size_t bytes() const override { return gate_up_bytes() + down_bytes(); }
-  std::size_t gate_up_bytes() const { return 4 * static_cast<std::size_t>(width) * static_cast<std::size_t>(hidden); }
-  std::size_t down_bytes() const { return gate_up_bytes() / 2; }
+  std::size_t bytes() const override { return gate_up_bytes() + down_bytes() + scale_bytes; }
+  std::size_t gate_up_bytes() const { return 2 * down_bytes(); }
+  std::size_t down_bytes() const {
+    return (fp8() ? 1 : 2) * static_cast<std::size_t>(width) * static_cast<std::size_t>(hidden);
+  }
+  bool fp8() const { return gate_up_scales != nullptr; }
   CudaMlpBank own;
   const void* gate_up = nullptr;
   const void* down = nullptr;
+  const float* gate_up_scales = nullptr;
+  const float* down_scales = nullptr;
+  std::size_t scale_bytes = 0;
   int width = 0;
   int hidden = 0;
 };

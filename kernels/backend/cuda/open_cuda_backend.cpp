@@ -6,8 +6,6 @@
 #include <filesystem>
 #include <string>
 
-#include "backend/cuda/cuda_plugin.h"
-
 namespace pelagic {
 namespace {
 
@@ -21,7 +19,7 @@ std::filesystem::path library_path() {
 
 }  // namespace
 
-std::unique_ptr<Backend> open_cuda_backend() {
+std::unique_ptr<Backend> open_cuda_backend(CudaWeights weights) {
   const std::filesystem::path path = library_path();
   if (!std::filesystem::exists(path)) {
     throw Error(ErrorCode::device, "the CUDA backend is not built: " + path.string() +
@@ -37,7 +35,7 @@ std::unique_ptr<Backend> open_cuda_backend() {
   const auto open = reinterpret_cast<CudaPluginOpen*>(dlsym(library, kCudaPluginOpen));
   if (open == nullptr) throw Error(ErrorCode::device, path.string() + " is not Pelagic's CUDA backend");
   CudaPluginFailure failure = {ErrorCode::internal, ""};
-  std::unique_ptr<Backend> backend(open(PELAGIC_INTERFACE_ID, &failure));
+  std::unique_ptr<Backend> backend(open(PELAGIC_INTERFACE_ID, weights, &failure));
   if (backend == nullptr) throw Error(failure.code, failure.message);
   return backend;
 }

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "backend/backend.h"
+#include "backend/cuda/cuda_plugin.h"
 
 namespace pelagic {
 
@@ -11,6 +12,6 @@ namespace pelagic {
 // card that CUDA sees is taken; CUDA_VISIBLE_DEVICES chooses. Throws Error(device) in one line: the library is
 // missing or was built for another engine, no driver, no card, a card that is not sm_90, no cuBLASLt; Error(memory).
 // One thread at a time may call the ops.
-std::unique_ptr<Backend> open_cuda_backend();
+std::unique_ptr<Backend> open_cuda_backend(CudaWeights weights);
 
 }  // namespace pelagic

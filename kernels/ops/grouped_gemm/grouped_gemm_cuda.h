@@ -19,6 +19,10 @@ enum class GroupedGemmLayout {
 // Which output tile a block computes: weight rows x token rows. Speed only: every row has the same bits under all of
 // them.
 enum class GroupedGemmTile {
+  w64_t8,
+  w64_t16,
+  w64_t32,
+  w64_t64,
   w128_t8,
   w128_t16,
   w128_t32,
@@ -30,6 +34,9 @@ enum class GroupedGemmTile {
 // The fastest tile when few experts have more rows than this (for rows routed at random: the mean and two deviations).
 GroupedGemmTile grouped_gemm_tile_for(int rows_of_most_experts);
 
+// The fastest tile for one expert, an FP8 dense GEMM: the one whose waves over the processors cost least.
+GroupedGemmTile dense_gemm_tile_for(int rows, int n);
+
 struct GroupedGemmProblem {
   GroupedGemmType type;
   GroupedGemmLayout layout;
@@ -39,7 +46,8 @@ struct GroupedGemmProblem {
   int k;             // a multiple of 16 (fp8) or 8 (bf16)
   int row_capacity;  // rows of x and out (contiguous), or for each expert (masked)
   // Device memory; x, weights and out begin at a multiple of 16 bytes.
-  const std::int32_t* rows;    // offsets [experts + 1], ascending, or counts [experts]; read when the kernel runs
+  const std::int32_t* rows;    // offsets [experts + 1], ascending, or counts [experts]; read when the kernel runs.
+                               // Null, for one expert only: all row_capacity rows, as in a dense GEMM
   const void* x;               // [row capacity in all, k]
   const float* x_scales;       // fp8: [ceil(k / 128), ld_x_scales], one for each row and 128 of k
   std::int64_t ld_x_scales;    // fp8: at least the row capacity in all

@@ -23,11 +23,12 @@ constexpr int kKBlocks = (kK + 127) / 128;
 constexpr int kNBlocks = (kN + 127) / 128;
 constexpr std::uint16_t kPoison = 0xFFFF;
 
-constexpr GroupedGemmTile kTiles[] = {GroupedGemmTile::w128_t8,   GroupedGemmTile::w128_t16,
-                                      GroupedGemmTile::w128_t32,  GroupedGemmTile::w128_t64,
-                                      GroupedGemmTile::w256_t128, GroupedGemmTile::w256_t128_pair};
+constexpr GroupedGemmTile kTiles[] = {
+    GroupedGemmTile::w64_t8,    GroupedGemmTile::w64_t16,       GroupedGemmTile::w64_t32,  GroupedGemmTile::w64_t64,
+    GroupedGemmTile::w128_t8,   GroupedGemmTile::w128_t16,      GroupedGemmTile::w128_t32, GroupedGemmTile::w128_t64,
+    GroupedGemmTile::w256_t128, GroupedGemmTile::w256_t128_pair};
 
-// Which pool rows each expert gets, in order.
+// Which pool rows each expert gets, in order. One expert alone: without offsets.
 struct Arrangement {
   const char* name;
   GroupedGemmLayout layout;
@@ -48,6 +49,7 @@ std::vector<Arrangement> arrangements() {
       {"reversed", contiguous, 309, {range(300, 297), {5, 9}, range(8, -1), range(40, 0), range(253, 0), {33}}},
       {"one row each", contiguous, 8, {{3}, {2}, {1}, {0}, {12}, {63}}},
       {"no rows", contiguous, 5, {{}, {}, {}, {}, {}, {}}},
+      {"dense", contiguous, 150, {range(40, 190)}},
       {"masked", masked, 136, {range(100, 236), {}, {0}, range(0, 33), range(120, 128), range(2, 137)}},
   };
 }
@@ -75,7 +77,8 @@ template <typename T>
 void run(GroupedGemmType type, const Pool<T>& pool, const Arrangement& arrangement, GroupedGemmTile tile,
          RowBits& known) {
   const bool is_masked = arrangement.layout == GroupedGemmLayout::masked;
-  const int rows = arrangement.capacity * (is_masked ? kExperts : 1);
+  const int experts = static_cast<int>(arrangement.rows.size());
+  const int rows = arrangement.capacity * (is_masked ? experts : 1);
   const std::int64_t ld = rows + 3;
   // Rows that nobody has are NaN: they must reach no result.
   T nan_element;
@@ -88,7 +91,7 @@ void run(GroupedGemmType type, const Pool<T>& pool, const Arrangement& arrangeme
   std::vector<int> pool_rows;
   int next = 0;
   if (!is_masked) row_list.push_back(0);
-  for (int e = 0; e < kExperts; ++e) {
+  for (int e = 0; e < experts; ++e) {
     if (is_masked) next = e * arrangement.capacity;
     for (const int from : arrangement.rows[e]) {
       const std::size_t source = static_cast<std::size_t>(e) * kPool + from;
@@ -110,11 +113,11 @@ void run(GroupedGemmType type, const Pool<T>& pool, const Arrangement& arrangeme
   problem.type = type;
   problem.layout = arrangement.layout;
   problem.tile = tile;
-  problem.experts = kExperts;
+  problem.experts = experts;
   problem.n = kN;
   problem.k = kK;
   problem.row_capacity = arrangement.capacity;
-  problem.rows = device_rows.get();
+  problem.rows = experts == 1 ? nullptr : device_rows.get();
   problem.x = device_x.get();
   problem.x_scales = device_scales.get();
   problem.ld_x_scales = ld;
@@ -154,7 +157,7 @@ void all_tiles_and_arrangements(GroupedGemmType type, bool quick) {
   const Pool<T> pool;
   RowBits known;
   for (const Arrangement& arrangement : arrangements())
-    if (!quick || arrangement.name == std::string_view("reversed"))
+    if (!quick || arrangement.name == std::string_view("reversed") || arrangement.rows.size() == 1)
       for (const GroupedGemmTile tile : kTiles) run(type, pool, arrangement, tile, known);
 }
 
@@ -165,6 +168,9 @@ void bad_problems_are_refused() {
   problem.k = 128;
   problem.row_capacity = 1;
   PELAGIC_EXPECT(test::refuses([&] { make_grouped_gemm_plan(problem); }), "n = 12 was taken");
+  problem.n = 16;
+  problem.experts = 2;
+  PELAGIC_EXPECT(test::refuses([&] { make_grouped_gemm_plan(problem); }), "two experts without rows were taken");
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // The same request as a bare dispatch: prompt tokens in, output tokens back, by the messages of the contract and nothing around them.
 import { type Bus, randomId, silentLog } from "../../lib/contracts/bus.ts";
-import { Delta, DispatchReply } from "../../lib/contracts/messages.ts";
+import { DispatchReply } from "../../lib/contracts/messages.ts";
+import { decodeDeltas } from "../../lib/contracts/deltas.ts";
 import { type Subjects, subjects } from "../../lib/contracts/subjects.ts";
 import { decodeMessage, encodeMessage } from "../../lib/contracts/wire.ts";
 import { connectBus } from "../../lib/runtime/nats-bus.ts";
@@ -54,16 +55,18 @@ export class NatsClient {
       const fail = (what: string) => settle(() => reject(new CliError(`dispatch to ${workerId}: ${what}`)));
       const timer = setTimeout(() => fail(`no end within ${timeoutMs} ms`), timeoutMs);
       const subscription = this.bus.subscribe(replySubject, (message) => {
-        const { body, tokens } = decodeMessage(Delta, message.data);
-        if (body.from !== answer.tokens.length) return fail(`tokens from ${body.from} on where ${answer.tokens.length} are here`);
+        const [part] = decodeDeltas(message.data);
+        if (part === undefined) return;
+        const { delta, tokens } = part;
+        if (delta.from !== answer.tokens.length) return fail(`tokens from ${delta.from} on where ${answer.tokens.length} are here`);
         const now = performance.now();
         for (const token of tokens) {
           answer.tokens.push(token);
           answer.tokenMs.push(now);
         }
-        if (body.end === undefined) return;
+        if (delta.end === undefined) return;
         answer.endMs = now;
-        this.bus.publish(this.subjects.control(workerId), encodeMessage({ kind: "ack", attemptId }));
+        this.bus.publish(this.subjects.control(workerId), encodeMessage({ kind: "ack", attemptIds: [attemptId] }));
         settle(() => resolve(answer));
       });
       const dispatch = {

@@ -1,6 +1,6 @@
 // Who may say what to whom on the bus, and how a message there is made to be looked at.
 import type { z } from "zod";
-import { Control, Credit, Delta, Dispatch, RowsRequest, TransferNotice, WorkerState } from "../../lib/contracts/messages.ts";
+import { Control, Credit, Deltas, Dispatch, RowsRequest, TransferNotice, WorkerState } from "../../lib/contracts/messages.ts";
 import { subjects as subjectsOf } from "../../lib/contracts/subjects.ts";
 import type { NatsRole } from "../../lib/runtime/nats-permissions.ts";
 import type { Random } from "../../lib/simulator/random.ts";
@@ -56,7 +56,7 @@ export function channels(service: string): Channel[] {
     // What a worker says of itself is believed: only what is no account at all is sent.
     { role: "decode", schema: WorkerState, subject: () => named.state("decode-0"), spares: () => true },
     // To nobody but who waits for them: intruder.ts answers those.
-    { role: "decode", schema: Delta, subject: (random) => named.deltas("gateway-0", random.hex(12)), tail: tokens },
+    { role: "decode", schema: Deltas, subject: (random) => named.deltas("gateway-0", random.hex(12)), tail: tokens },
   ];
 }
 
@@ -66,7 +66,8 @@ function holdsLong({ leaseMs }: Body): boolean {
 
 /** Token ids: as many as the body speaks of, or not; within the vocabulary, or not. */
 function tokens(random: Random, body: Body): Uint32Array {
-  const asked = Number(body.endRow ?? body.promptLength ?? 1);
+  const deltas = Array.isArray(body.deltas) ? (body.deltas as Body[]) : [];
+  const asked = Number(body.endRow ?? body.promptLength ?? deltas.reduce((sum, delta) => sum + Number(delta?.count), 0));
   const count = Number.isInteger(asked) && asked >= 0 && asked < mostRows && random.chance(0.8) ? asked : random.between(0, 80);
   return Uint32Array.from({ length: count }, () => (random.chance(0.98) ? random.between(0, 255) : random.word()));
 }

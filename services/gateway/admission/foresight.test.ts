@@ -53,6 +53,17 @@ describe("the estimate", () => {
     ).toBeCloseTo(wait("low"));
   });
 
+  test("counts no place that is free: requests of one burst wait for the next step, not for each other's ends", () => {
+    const wait = (running: number, waiting: number, maxRunning: number, more: Partial<WorkerState> = {}) =>
+      foresee("normal", decode({ requests: { running, waiting, maxRunning, maxWaiting: 4_096 }, ...more }))?.waitSeconds;
+    expect(wait(1, 2_000, 4_096)).toBe(0);
+    expect(wait(4, 2, 4)).toBeCloseTo((3 * 2.56) / 4);
+    expect(wait(4, 2, 6)).toBeCloseTo((1 * 2.56) / 4);
+    // Free places are no use to those who wait for blocks.
+    const full = { blocks: { total: 100, free: 0, cached: 0 } };
+    expect(wait(4, 20, 4_096, full)).toBeCloseTo((21 * 2.56) / 4);
+  });
+
   test("is of the prefill worker where one is chosen", () => {
     const prefill = workerState("prefill-0", "prefill", { rates, queuedPrefillTokens: 500 });
     const foreseen = foresee("normal", decode({ queuedPrefillTokens: 100_000 }), prefill);

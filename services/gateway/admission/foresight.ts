@@ -22,9 +22,12 @@ export function estimate(snapshot: RoutingSnapshot, route: Route, priority: Prio
   if (decodeStepSeconds === 0 || prefill.rates.prefillTokensPerSecond === 0) return null;
   const { prefillSeconds, transferSeconds, memorySeconds } = route.cost;
   const { computeSeconds } = route;
-  // Where some wait, everybody's place is one that a running request gives up.
+  const { running, maxRunning = running } = decode.requests;
   const ahead = waitingBefore(decode, priority);
-  const placeSeconds = ahead === 0 ? 0 : ((ahead + 1) * typicalAnswerTokens * decodeStepSeconds) / Math.max(1, decode.requests.running);
+  // Many that came at once wait for no more than the next step. Where places or blocks are short, running requests give them up.
+  const free = memorySeconds > 0 ? 0 : Math.max(0, maxRunning - running);
+  const awaited = ahead === 0 ? 0 : Math.max(0, ahead + 1 - free);
+  const placeSeconds = (awaited * typicalAnswerTokens * decodeStepSeconds) / Math.max(1, running);
   const queueSeconds = (prefillSeconds - computeSeconds) * shareBefore(prefill, priority);
   const waitSeconds = Math.max(placeSeconds, memorySeconds) + queueSeconds;
   return { waitSeconds, firstTokenSeconds: waitSeconds + computeSeconds + transferSeconds + decodeStepSeconds };

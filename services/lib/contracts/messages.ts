@@ -145,11 +145,11 @@ export const RequestTimings = z.object({
 });
 export type RequestTimings = z.infer<typeof RequestTimings>;
 
-/** Decode to gateway. Tail: output tokens [from, from + n). Cumulative: the same range may come twice. */
+/** Output tokens [from, from + count) of one attempt. Cumulative: the same range may come twice. */
 export const Delta = z.object({
-  v: z.number(),
   attemptId: id,
   from: count,
+  count,
   logprobs: z.array(TokenLogprobs).optional(),
   /** XXH64 of the logits row behind each token, hex. */
   digests: z.array(z.string()).optional(),
@@ -175,10 +175,13 @@ export const Delta = z.object({
 });
 export type Delta = z.infer<typeof Delta>;
 
+/** Decode to gateway: what is new in attempts of it. Tail: the output tokens of each, one after the other (deltas.ts). */
+export const Deltas = z.object({ v: z.number(), deltas: z.array(Delta).min(1) });
+
 /** To one worker, on its control subject. */
 export const Control = z.discriminatedUnion("kind", [
-  /** Gateway: has all tokens and the end; frees what decode keeps of the attempt. */
-  z.object({ v: z.number(), kind: z.literal("ack"), attemptId: id }),
+  /** Gateway: has all tokens and the end of these; frees what decode keeps of them. */
+  z.object({ v: z.number(), kind: z.literal("ack"), attemptIds: z.array(id) }),
   /** Gateway: send again from this output index, so many tokens at most. Answered with deltas, or with an end if the attempt is unknown. */
   z.object({ v: z.number(), kind: z.literal("resend"), attemptId: id, from: count, most: count.optional(), replySubject: z.string() }),
   /** Gateway: the scores of the prompt's tokens from this position on. Answered with a PromptScoresReply. */
@@ -301,6 +304,8 @@ export const WorkerState = z.object({
   requests: z.object({
     running: count,
     waiting: count,
+    /** More than these never run at once. */
+    maxRunning: count.optional(),
     maxWaiting: count,
     waitingOf: z.object({ high: count, normal: count, low: count }).optional(),
   }),

@@ -24,10 +24,13 @@ export function subjects(service: string) {
     /** Each worker's state: numbered deltas and snapshots. */
     state: (workerId: string) => `${root}.state.${part(workerId, "worker id")}`,
     allStates: `${root}.state.*`,
+    /** What ranks that share experts say of themselves to each other: RankNotices. */
+    ranks: (workerId: string) => `${root}.ranks.${part(workerId, "worker id")}`,
+    allRanks: `${root}.ranks.*`,
     /** A gateway that starts, or saw a gap, asks all workers for a snapshot here. */
     stateRequest: `${root}.state-request`,
-    /** Decode to one gateway: the deltas of one attempt. */
-    deltas: (gatewayId: string, attemptId: string) => `${root}.deltas.${part(gatewayId, "gateway id")}.${part(attemptId, "attempt id")}`,
+    /** Decode to one gateway: Deltas. An inbox of each process: what was meant for an earlier one finds no subscriber. */
+    deltas: (gatewayId: string, inboxId: string) => `${root}.deltas.${part(gatewayId, "gateway id")}.${part(inboxId, "inbox id")}`,
     /** Sender to receiver: the frames of one transfer. A fresh id each attempt, so a late frame finds no subscriber. */
     frames: (decodeId: string, transferId: string) => `${root}.kv.${part(decodeId, "worker id")}.${part(transferId, "transfer id")}`,
     /** Receiver to sender: credits and the end of one transfer. */

@@ -5,8 +5,8 @@ import type { z } from "zod";
 import { PelagicError } from "./errors.ts";
 
 /** The version this build writes, and the oldest it reads: a rolling upgrade has both on the bus. */
-export const protocolVersion = 1;
-export const oldestProtocolVersion = 1;
+export const protocolVersion = 2;
+export const oldestProtocolVersion = 2;
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true });
@@ -40,6 +40,12 @@ export class DamagedMessage extends PelagicError {
 
 /** Throws DamagedMessage, or PelagicError "internal" naming the field at fault; a receiver logs and drops such a message. */
 export function decodeMessage<S extends z.ZodType>(schema: S, data: Uint8Array): WireMessage<z.output<S>> {
+  const { body, tokens } = openMessage(data);
+  return { body: checkBody(schema, body), tokens };
+}
+
+/** A whole message of a version that this build reads, its body unchecked. Throws as decodeMessage does. */
+export function openMessage(data: Uint8Array): WireMessage<unknown> {
   if (data.length < headBytes) throw new DamagedMessage(`${data.length} bytes, at least ${headBytes} expected`);
   const head = new DataView(data.buffer, data.byteOffset, data.byteLength);
   const length = head.getUint32(0, true);
@@ -57,13 +63,18 @@ export function decodeMessage<S extends z.ZodType>(schema: S, data: Uint8Array):
   if (typeof version !== "number" || version < oldestProtocolVersion || version > protocolVersion) {
     throw malformed(`protocol version ${String(version)}; this build reads ${oldestProtocolVersion} to ${protocolVersion}`);
   }
-  const parsed = schema.safeParse(json);
+  // The tail is copied: it may be unaligned, and the bus reuses its buffers.
+  return { body: json, tokens: new Uint32Array(tail.slice().buffer) };
+}
+
+/** Throws PelagicError "internal" naming the field at fault, under `path`. */
+export function checkBody<S extends z.ZodType>(schema: S, body: unknown, path: string[] = []): z.output<S> {
+  const parsed = schema.safeParse(body);
   if (!parsed.success) {
     const issue = parsed.error.issues[0];
-    throw malformed(`${issue?.path.join(".") || "body"}: ${issue?.message ?? "invalid"}`);
+    throw malformed(`${[...path, ...(issue?.path ?? [])].join(".") || "body"}: ${issue?.message ?? "invalid"}`);
   }
-  // The tail is copied: it may be unaligned, and the bus reuses its buffers.
-  return { body: parsed.data, tokens: new Uint32Array(tail.slice().buffer) };
+  return parsed.data;
 }
 
 /** The length is where the sum begins. */

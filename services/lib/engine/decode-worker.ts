@@ -3,6 +3,7 @@
 // until the gateway has it all.
 import { kvBlockTokens } from "../contracts/block-key.ts";
 import type { Bus, BusMessage, Clock, Log } from "../contracts/bus.ts";
+import type { OutputPart } from "../contracts/deltas.ts";
 import { PelagicError, toPelagicError } from "../contracts/errors.ts";
 import { type Constraint, type Control, type Delta, Dispatch, type RequestTimings, type WireError } from "../contracts/messages.ts";
 import { maxPromptLogprobs, PromptScores } from "../contracts/prompt-scores.ts";
@@ -11,6 +12,7 @@ import type { Tracer } from "../contracts/trace.ts";
 import type { TokenConstraint } from "../grammar/constraint.ts";
 import { RuledTokens } from "../grammar/token-rules.ts";
 import { AttemptTimes } from "./attempt-times.ts";
+import { DeltaSender, type DeltaSource } from "./delta-sender.ts";
 import type { EngineEnd } from "./engine.ts";
 import type { SampledToken } from "./model-runner.ts";
 import type { RowSampling } from "./native.ts";
@@ -40,16 +42,14 @@ const scoreWords = 64 * 1024;
 /** Logprobs are finite in JSON: what the model holds for impossible has this one. */
 const impossibleLogprob = -9999;
 
-interface Attempt {
+interface Attempt extends DeltaSource {
   dispatch: Dispatch;
-  replySubject: string;
   tokens: Uint32Array;
   /** Output so far; index 0 is output token `firstIndex`. */
   output: { token: number; logprob: number; top: [number, number][]; digest: bigint | undefined }[];
   firstIndex: number;
   /** Of the prompt's tokens; null: nobody asked. */
   scores: PromptScores | null;
-  sent: number;
   end: Delta["end"];
   leaseUntilMs: number;
   deadlineAtMs: number;
@@ -57,7 +57,6 @@ interface Attempt {
   cacheHitTokens: number;
   prefilledBy: string | undefined;
   cancelReplies: (() => void)[];
-  dirty: boolean;
 }
 
 /** For metrics. */
@@ -75,7 +74,6 @@ export type ConstraintMaker = (spec: Constraint) => TokenConstraint;
 
 export class DecodeWorker {
   private readonly core: WorkerCore;
-  private readonly control: Bus;
   private readonly config: DecodeConfig;
   private readonly clock: Clock;
   private readonly log: Log;
@@ -83,6 +81,7 @@ export class DecodeWorker {
   private readonly ended = new RecentIds();
   private readonly outage: Outage;
   private readonly fetcher: RowFetcher;
+  private readonly deltas: DeltaSender;
   private cancelledAtMs = Number.NEGATIVE_INFINITY;
   private stopTimer: () => void = () => {};
   onEnd: (end: AttemptEnd) => void = () => {};
@@ -90,11 +89,11 @@ export class DecodeWorker {
   /** `data` is a connection of its own: control messages do not queue behind frames. */
   constructor(core: WorkerCore, control: Bus, data: Bus, config: DecodeConfig) {
     this.core = core;
-    this.control = control;
     this.config = config;
     this.clock = core.clock;
     this.log = core.log;
     this.outage = new Outage(control, core.clock);
+    this.deltas = new DeltaSender(control, core.log);
     this.fetcher = new RowFetcher(core, control, data, this.outage, {
       fewestRows: config.localPrefillTokens,
       budgetBytes: config.receiveBudgetBytes,
@@ -183,7 +182,7 @@ export class DecodeWorker {
       cacheHitTokens: 0,
       prefilledBy: undefined,
       cancelReplies: [],
-      dirty: false,
+      part: (from, until) => this.partOf(attempt, from, until),
     };
     const id = dispatch.attemptId;
     const constraint = this.constraintOf(dispatch, tokens);
@@ -214,7 +213,7 @@ export class DecodeWorker {
           onToken: (index, sampled, digest) => {
             attempt.times.token(this.clock.nowMs());
             attempt.output[index - attempt.firstIndex] = finiteOutput(sampled, digest);
-            this.markDirty(attempt);
+            this.deltas.mark(attempt);
           },
           onEnd: (end) => this.onEngineEnd(attempt, end),
         },
@@ -309,72 +308,31 @@ export class DecodeWorker {
       return;
     }
     // From here the lease only bounds how long the output is kept for a gateway that does not acknowledge it.
-    this.markDirty(attempt);
+    this.deltas.mark(attempt);
   }
 
-  /** Tokens of one step, and an end that comes with them, leave in one message. */
-  private markDirty(attempt: Attempt): void {
-    if (attempt.dirty) return;
-    attempt.dirty = true;
-    queueMicrotask(() => {
-      attempt.dirty = false;
-      this.sendFrom(attempt, attempt.sent);
-    });
-  }
-
-  /** Sends output [from, from + most), in several messages where it is long, and the end with the last token. */
-  private sendFrom(attempt: Attempt, from: number, most = Number.POSITIVE_INFINITY): void {
+  private partOf(attempt: Attempt, from: number, until: number): OutputPart {
     const { dispatch, output } = attempt;
-    const until = Math.min(output.length, from + most);
-    // With the most likely tokens of each, a token takes about half a kilobyte: parts are cut by what a message may hold.
-    let longest = Number.POSITIVE_INFINITY;
-    for (let at = from; ; ) {
-      const part = output.slice(at, Math.min(at + longest, until));
-      const last = at + part.length >= output.length;
-      const body: Omit<Delta, "v"> = {
+    const part = output.slice(from, until);
+    const ends = until >= output.length && attempt.end !== undefined;
+    return {
+      delta: {
         attemptId: dispatch.attemptId,
-        from: attempt.firstIndex + at,
+        from: attempt.firstIndex + from,
         ...(dispatch.sampling.logprobs === undefined ? {} : { logprobs: part.map(({ logprob, top }) => ({ logprob, top })) }),
         ...(dispatch.digests ? { digests: part.map(({ digest }) => (digest ?? 0n).toString(16).padStart(16, "0")) } : {}),
-        ...(at === 0
+        ...(from === 0
           ? {
               instanceId: this.core.instanceId,
               cacheHitTokens: attempt.cacheHitTokens,
               ...(attempt.prefilledBy === undefined ? {} : { prefilledBy: attempt.prefilledBy }),
             }
           : {}),
-        ...(last && attempt.end ? { end: attempt.end } : {}),
-        ...(at === 0 || (last && attempt.end) ? { timings: attempt.times.timings } : {}),
-      };
-      const message = encodeMessage(
-        body,
-        Uint32Array.from(part, ({ token }) => token),
-      );
-      if (message.length > this.control.maxPayloadBytes && part.length > 1) {
-        longest = Math.floor(part.length / 2);
-        continue;
-      }
-      // Not sent while disconnected: the gateway asks again from its position.
-      if (!this.publishBytes(attempt.replySubject, message)) return;
-      at += part.length;
-      attempt.sent = Math.max(attempt.sent, at);
-      if (at >= until) return;
-    }
-  }
-
-  private publish(subject: string, body: object): void {
-    this.publishBytes(subject, encodeMessage(body));
-  }
-
-  /** False where it was not sent: whoever waits asks again. */
-  private publishBytes(subject: string, message: Uint8Array): boolean {
-    try {
-      this.control.publish(subject, message);
-      return true;
-    } catch (error) {
-      this.log.debug({ subject, error: String(error) }, "not sent");
-      return false;
-    }
+        ...(ends ? { end: attempt.end } : {}),
+        ...(from === 0 || ends ? { timings: attempt.times.timings } : {}),
+      },
+      tokens: Uint32Array.from(part, ({ token }) => token),
+    };
   }
 
   private forget(attemptId: string): void {
@@ -387,24 +345,17 @@ export class DecodeWorker {
   private onControl(message: Control, respond: (body: object, tail?: Uint32Array) => void): void {
     const now = this.clock.nowMs();
     switch (message.kind) {
-      case "ack": {
-        const attempt = this.attempts.get(message.attemptId);
-        if (!attempt) return;
-        if (attempt.end) this.forget(message.attemptId);
+      case "ack":
+        for (const id of message.attemptIds) if (this.attempts.get(id)?.end) this.forget(id);
         return;
-      }
       case "resend": {
         const attempt = this.attempts.get(message.attemptId);
         if (!attempt) {
-          this.publish(message.replySubject, {
-            attemptId: message.attemptId,
-            from: message.from,
-            end: { kind: "error", error: { code: "worker_lost", message: "the decode worker no longer has this request" } },
-          });
+          this.deltas.send(unknownAttempt(message), 0);
           return;
         }
         attempt.replySubject = message.replySubject;
-        this.sendFrom(attempt, Math.max(0, message.from - attempt.firstIndex), message.most);
+        this.deltas.send(attempt, Math.max(0, message.from - attempt.firstIndex), message.most);
         return;
       }
       case "prompt-scores": {
@@ -463,6 +414,13 @@ export class DecodeWorker {
     this.fetcher.tick();
     this.stopTimer = this.clock.setTimer(tickMs, () => this.tick());
   }
+}
+
+/** The answer to who asks for output of an attempt that is not here. */
+function unknownAttempt({ attemptId, from, replySubject }: Extract<Control, { kind: "resend" }>): DeltaSource {
+  const error = { code: "worker_lost", message: "the decode worker no longer has this request" } as const;
+  const part = () => ({ delta: { attemptId, from, end: { kind: "error" as const, error } }, tokens: new Uint32Array(0) });
+  return { replySubject, output: [], sent: 0, part };
 }
 
 function promptScores({ promptTop: top, promptLength }: Dispatch): PromptScores | null {

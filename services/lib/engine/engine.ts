@@ -12,7 +12,7 @@ import { ExpertTally } from "./expert-tally.ts";
 import type { ModelRunner, SampledToken, ScoredRows, SequenceResult, SequenceWork } from "./model-runner.ts";
 import type { RowSampling } from "./native.ts";
 import { blocksForRows, decodeCallMs, schedule, type Plan, type SchedulerConfig } from "./scheduler.ts";
-import { chunkWork, StepPace } from "./step-work.ts";
+import { chunkWork, PrefillPace, StepPace } from "./step-work.ts";
 
 export interface EngineConfig extends SchedulerConfig {
   kvBlocks: number;
@@ -103,6 +103,8 @@ export interface EngineStats {
   waitingOf: Record<PriorityClass, number>;
   queuedPrefillTokens: number;
   prefillTokensPerSecond: number;
+  /** Since a step that measured it. */
+  prefillIdleMs: number;
   decodeStepSeconds: number;
   preemptions: number;
   steps: number;
@@ -133,7 +135,8 @@ export class Engine {
   private steps = 0;
   private prefilledTokens = 0;
   private sampledTokens = 0;
-  private prefillRate = 0;
+  private readonly prefillPace = new PrefillPace();
+  private prefilledAtMs = Number.NEGATIVE_INFINITY;
   private decodeSeconds = 0;
   private readonly pace = new StepPace();
   /** Of one row's attention to one row, in rows. */
@@ -251,7 +254,8 @@ export class Engine {
       waiting: this.count("waiting"),
       waitingOf: this.waitingOf(),
       queuedPrefillTokens: queued,
-      prefillTokensPerSecond: this.prefillRate,
+      prefillTokensPerSecond: this.prefillPace.rowsPerSecond,
+      prefillIdleMs: this.clock.nowMs() - this.prefilledAtMs,
       decodeStepSeconds: this.decodeSeconds,
       preemptions: this.preemptions,
       steps: this.steps,
@@ -641,7 +645,8 @@ export class Engine {
     const blend = (old: number, now: number) => (old === 0 ? now : 0.8 * old + 0.2 * now);
     if (rows === work.length) this.decodeSeconds = blend(this.decodeSeconds, seconds);
     else {
-      this.prefillRate = blend(this.prefillRate, rows / Math.max(1e-6, seconds));
+      this.prefillPace.note(rows, seconds);
+      this.prefilledAtMs = this.clock.nowMs();
       const done = work.reduce((sum, { tokens, firstRow }) => sum + chunkWork(this.pairWork, firstRow, tokens.length), 0);
       this.pace.note(done, seconds * 1000);
     }

@@ -69,7 +69,8 @@ export class StatePublisher {
     this.cancelTimer = this.clock.setTimer(delayMs, () => this.publish());
   }
 
-  private publish(): void {
+  /** Now, whatever is due. */
+  publish(): void {
     if (this.stopped) return;
     this.cancelTimer();
     this.timerDueMs = Number.POSITIVE_INFINITY;

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { chunkWork, leastWork, rowsOfWork, StepPace } from "./step-work.ts";
+import { chunkWork, leastWork, PrefillPace, rowsOfWork, StepPace } from "./step-work.ts";
 
 describe("the work of a step", () => {
   test("a chunk's work is that of its parts", () => {
@@ -56,5 +56,29 @@ describe("the work of a step", () => {
         },
       ),
     );
+  });
+});
+
+describe("the pace of prefill", () => {
+  /** A step costs 2 ms and 0.1 ms a row. */
+  const seconds = (rows: number) => 0.002 + 0.0001 * rows;
+
+  test("is what long prompts see, however many short ones come between", () => {
+    const pace = new PrefillPace();
+    expect(pace.rowsPerSecond).toBe(0);
+    pace.note(512, seconds(512));
+    const long = pace.rowsPerSecond;
+    expect(long).toBeCloseTo(512 / seconds(512));
+    for (let i = 0; i < 10; i++) pace.note(2, seconds(2));
+    expect(pace.rowsPerSecond).toBeGreaterThan(0.65 * long);
+    pace.note(512, seconds(512));
+    expect(pace.rowsPerSecond).toBeGreaterThan(0.8 * long);
+  });
+
+  test("forgets a slow moment with the rows that follow", () => {
+    const pace = new PrefillPace();
+    pace.note(512, 10 * seconds(512));
+    for (let i = 0; i < 20; i++) pace.note(512, seconds(512));
+    expect(pace.rowsPerSecond).toBeGreaterThan((0.9 * 512) / seconds(512));
   });
 });

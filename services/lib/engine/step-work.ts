@@ -28,6 +28,26 @@ export function rowsOfWork(pairWork: number, firstRow: number, work: number): nu
   return Math.floor((2 * work) / (b + Math.sqrt(b * b + 4 * a * work)));
 }
 
+/**
+ * How fast prompts are prefilled: by the last rows, not the last steps. Of a step of few rows the fixed cost is most, and many such must not make a
+ * worker look slow for a long prompt.
+ */
+export class PrefillPace {
+  private rows = 0;
+  private seconds = 0;
+
+  note(rows: number, seconds: number): void {
+    const kept = memory ** Math.min(1, rows / leastWork);
+    this.rows = kept * this.rows + rows;
+    this.seconds = kept * this.seconds + seconds;
+  }
+
+  /** 0: nothing was measured. */
+  get rowsPerSecond(): number {
+    return this.rows === 0 ? 0 : this.rows / Math.max(1e-6, this.seconds);
+  }
+}
+
 /** How fast the last steps were. Long ones count for more: of short ones the fixed cost is most. */
 export class StepPace {
   private work = 0;

@@ -6,7 +6,7 @@ import { z } from "zod";
 import { kvBlockTokens } from "../contracts/block-key.ts";
 import { kvDtypes } from "../contracts/frame.ts";
 import type { EngineConfig } from "./engine.ts";
-import type { LoadOptions } from "./native.ts";
+import { backends, weightDtypes, type LoadOptions } from "./native.ts";
 import { stepMs } from "./step-work.ts";
 
 /** The numerics probe takes 200 rows. */
@@ -25,7 +25,9 @@ export const workerFields = {
   kvMemoryMib: positive.default(256),
   threads: positive.default(availableParallelism()),
   /** cuda: the GPU. Its latents have other bits than the CPU's, so all workers of a service take the same. */
-  backend: z.enum(["cpu", "cuda"]).default("cpu"),
+  backend: z.enum(backends).default("cpu"),
+  /** Of the GPU's projections and MLPs; bfloat16 unless given. fp8 has other bits again. */
+  weightDtype: z.enum(weightDtypes).optional(),
   isa: z.enum(["auto", "scalar", "avx2", "avx512"]).default("auto"),
   /** Rows in one step over all requests. */
   tokenBudget: positive.default(512),
@@ -42,6 +44,27 @@ export const decodeFields = {
   /** Frame bytes on their way to this worker at most, over all transfers. */
   receiveBudgetMib: positive.default(16),
 };
+
+/** Of a decode worker that shares its model's experts with others. */
+export const rankFields = {
+  /** 1: it has all of them. */
+  rankCount: positive.default(1),
+  rank: z.coerce.number().int().nonnegative().default(0),
+  /** Ranks [n * ranksPerNode, ...) are on node n; default: all on one. */
+  ranksPerNode: positive.optional(),
+  /** Copies of experts beside one of each. */
+  redundantExperts: z.coerce.number().int().nonnegative().default(0),
+  /** A file with the plan to begin with (contracts/expert-placement.ts); default: experts in order. */
+  expertPlan: z.string().min(1).optional(),
+  /** A row goes to the copy on its own rank, or else its own node, where there is one. */
+  localExperts: z.stringbool().default(false),
+  /** Where other ranks reach this one: a numeric address, and a port, 0 for any free one. */
+  rankHost: z.string().min(1).default("127.0.0.1"),
+  rankPort: z.coerce.number().int().min(0).max(65535).default(0),
+};
+
+const rankSchema = z.object(rankFields);
+export type RankConfig = z.output<typeof rankSchema>;
 
 const workerSchema = z.object(workerFields);
 export type WorkerConfig = z.output<typeof workerSchema>;
@@ -63,6 +86,7 @@ export async function loadOptions(config: WorkerConfig): Promise<LoadOptions> {
   return {
     dir: config.model,
     backend: config.backend,
+    ...(config.weightDtype === undefined ? {} : { weightDtype: config.weightDtype }),
     kvDtype: config.kvDtype,
     stepRows: config.tokenBudget,
     threads: config.threads,

@@ -14,8 +14,8 @@ import { Engine, type EngineConfig } from "./engine.ts";
 import { FileServer } from "./file-server.ts";
 import { modelDigest } from "./model-digest.ts";
 import { loadNativeRunner, measureNumericsId, type ModelRunner } from "./model-runner.ts";
-import type { Backend } from "./native.ts";
-import { StatePublisher } from "./state-publisher.ts";
+import type { Backend, LoadOptions, WeightDtype } from "./native.ts";
+import { heartbeatMs, StatePublisher } from "./state-publisher.ts";
 import { engineConfig, loadOptions, type WorkerConfig } from "./worker-config.ts";
 
 export interface WorkerOptions {
@@ -26,6 +26,7 @@ export interface WorkerOptions {
   modelName?: string;
   /** cpu unless given. */
   backend?: Backend;
+  weightDtype?: WeightDtype;
   kvDtype: FrameKvDtype;
   engine: EngineConfig;
   metricsPort?: number;
@@ -38,6 +39,11 @@ export interface WorkerOptions {
 
 /** Kept back of drainMs for what comes after draining. */
 const afterDrainMs = 1_000;
+/**
+ * What a prefill worker last measured says nothing after so long without a prompt: gateways then take it to be as fast as decode. One that was slow
+ * for a moment would be asked nothing, and so never measure that it is quick again.
+ */
+const paceKeptMs = 60_000;
 
 export type ControlHandler = (message: Control, respond: (body: object, tail?: Uint32Array) => void) => void;
 
@@ -52,8 +58,11 @@ export class WorkerCore {
   readonly clock: Clock;
   readonly log: Log;
   private readonly options: WorkerOptions;
+  private readonly bus: Bus;
   private readonly state: StatePublisher;
   private phase: WorkerState["state"] = "starting";
+  /** The server has our word that we are ready. */
+  private isAnnounced = false;
   private transferBytesPerSecond = 0;
   /** Latents received and sent since the start. */
   receivedBytes = 0;
@@ -64,6 +73,7 @@ export class WorkerCore {
   /** `identity` must be what `start` would measure: blocks move between workers on its word. */
   constructor(options: WorkerOptions, runner: ModelRunner, identity: CacheIdentity, bus: Bus, clock: Clock, log: Log) {
     this.options = options;
+    this.bus = bus;
     this.freshId = options.freshId ?? randomId;
     this.instanceId = this.freshId(8);
     this.workerId = options.workerId;
@@ -110,7 +120,7 @@ export class WorkerCore {
     };
     const files = offeredFiles(readModelFiles(options.modelDir).files);
     const core = new WorkerCore({ ...options, files }, runner, identity, bus, clock, log);
-    const expected = await expectedNumericsId(options.modelDir, options.backend ?? "cpu", options.kvDtype);
+    const expected = await expectedNumericsId(options.modelDir, options);
     if (expected !== undefined && expected !== identity.numericsId) {
       core.reason = `numerics id ${identity.numericsId} where ${options.modelDir}/numerics.json expects ${expected}: this build or processor computes other bits`;
       log.error({}, core.reason);
@@ -133,9 +143,10 @@ export class WorkerCore {
     metricsPort: number,
     bus: Bus,
     log: Log,
+    loadRunner: (options: LoadOptions) => Promise<ModelRunner> = loadNativeRunner,
   ): Promise<WorkerCore> {
     const options = await loadOptions(config);
-    const runner = await loadNativeRunner(options);
+    const runner = await loadRunner(options);
     return WorkerCore.start(
       {
         service: config.service,
@@ -144,6 +155,7 @@ export class WorkerCore {
         modelDir: config.model,
         ...(config.modelName === undefined ? {} : { modelName: config.modelName }),
         backend: config.backend,
+        ...(config.weightDtype === undefined ? {} : { weightDtype: config.weightDtype }),
         kvDtype: config.kvDtype,
         engine: engineConfig(config, options.kvBlocks),
         metricsPort,
@@ -162,7 +174,19 @@ export class WorkerCore {
   /** Called when the role's own subscriptions stand. */
   ready(): void {
     if (this.reason === undefined && this.phase === "starting") this.phase = "ready";
-    this.state.changed();
+    this.announce();
+  }
+
+  /** A pool ends an old worker as soon as a new one says that it is ready: by then every gateway is to be told of it first. */
+  private announce(): void {
+    if (this.draining) return;
+    this.state.publish();
+    this.bus.flush().then(
+      () => {
+        this.isAnnounced = true;
+      },
+      () => this.clock.setTimer(heartbeatMs, () => this.announce()),
+    );
   }
 
   /** A transfer arrived. Most wait for prefill and not for the bus, so the quickest of late ones says what the bus carries. */
@@ -171,7 +195,8 @@ export class WorkerCore {
   }
 
   get readiness(): { ready: boolean; reason?: string } {
-    return { ready: this.phase === "ready", reason: this.reason ?? (this.phase === "ready" ? undefined : this.phase) };
+    const ready = this.phase === "ready" && this.isAnnounced;
+    return { ready, reason: this.reason ?? (ready ? undefined : this.phase === "ready" ? "telling the gateways" : this.phase) };
   }
 
   get draining(): boolean {
@@ -223,10 +248,11 @@ export class WorkerCore {
   private report() {
     const { blocks } = this.engine;
     const stats = this.engine.stats();
+    const { role } = this.options;
     return {
       workerId: this.workerId,
       instanceId: this.instanceId,
-      role: this.options.role,
+      role,
       state: this.phase,
       ...(this.reason === undefined ? {} : { reason: this.reason }),
       modelName: this.modelName,
@@ -240,12 +266,13 @@ export class WorkerCore {
       requests: {
         running: stats.running,
         waiting: stats.waiting,
+        maxRunning: this.options.engine.maxSequences,
         maxWaiting: this.options.engine.maxWaiting,
         waitingOf: stats.waitingOf,
       },
       queuedPrefillTokens: stats.queuedPrefillTokens,
       rates: {
-        prefillTokensPerSecond: stats.prefillTokensPerSecond,
+        prefillTokensPerSecond: role === "prefill" && stats.prefillIdleMs > paceKeptMs ? 0 : stats.prefillTokensPerSecond,
         decodeStepSeconds: stats.decodeStepSeconds,
         transferBytesPerSecond: this.transferBytesPerSecond,
       },
@@ -263,8 +290,11 @@ export class WorkerCore {
   }
 }
 
-/** By KV dtype; of the CUDA backend under "cuda-" and the dtype. */
-async function expectedNumericsId(dir: string, backend: string, kvDtype: string): Promise<string | undefined> {
+/** By KV dtype; of the CUDA backend under "cuda-" and the dtype, with FP8 weights under "cuda-fp8-". */
+async function expectedNumericsId(
+  dir: string,
+  { backend = "cpu", weightDtype, kvDtype }: Pick<WorkerOptions, "backend" | "weightDtype" | "kvDtype">,
+): Promise<string | undefined> {
   let text: string;
   try {
     text = await readFile(join(dir, "numerics.json"), "utf8");
@@ -273,7 +303,8 @@ async function expectedNumericsId(dir: string, backend: string, kvDtype: string)
   }
   const ids = z.record(z.string(), z.string()).safeParse(jsonOf(text));
   if (!ids.success) throw new Error(`${join(dir, "numerics.json")}: an object of KV dtype to numerics id expected`);
-  return ids.data[backend === "cpu" ? kvDtype : `${backend}-${kvDtype}`];
+  const weights = weightDtype === "fp8" ? ["fp8"] : [];
+  return ids.data[[...(backend === "cpu" ? [] : [backend]), ...weights, kvDtype].join("-")];
 }
 
 /** undefined: it is none. */

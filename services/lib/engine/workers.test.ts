@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { beforeEach, describe, expect, test } from "vitest";
 import { silentLog } from "../contracts/bus.ts";
 import { type FrameHeader, frameHeaderBytes, readFrameHeader, readFramePlaces } from "../contracts/frame.ts";
-import { Delta, DispatchReply, ExpertCounts, WorkerState, type WorkerRole } from "../contracts/messages.ts";
+import { decodeDeltas, type OutputPart } from "../contracts/deltas.ts";
+import { type Delta, DispatchReply, ExpertCounts, RowsReply, WorkerState, type WorkerRole } from "../contracts/messages.ts";
 import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { DecodeWorker } from "./decode-worker.ts";
 import { Engine, type EngineEnd } from "./engine.ts";
@@ -52,19 +53,20 @@ async function startPrefill(workerId = "prefill-0") {
 class Client {
   readonly tokens: number[] = [];
   end: Delta["end"];
-  first: Delta | undefined;
+  first: OutputPart["delta"] | undefined;
   readonly attemptId: string;
   private readonly bus = broker.connect(clock);
 
   constructor(attemptId: string) {
     this.attemptId = attemptId;
     this.bus.subscribe(`pelagic.test.deltas.gw.${attemptId}`, (message) => {
-      const { body, tokens } = decodeMessage(Delta, message.data);
-      tokens.forEach((token, i) => {
-        this.tokens[body.from + i] = token;
-      });
-      this.first ??= body;
-      this.end ??= body.end;
+      for (const { delta, tokens } of decodeDeltas(message.data)) {
+        tokens.forEach((token, i) => {
+          this.tokens[delta.from + i] = token;
+        });
+        this.first ??= delta;
+        this.end ??= delta.end;
+      }
     });
   }
 
@@ -134,7 +136,7 @@ describe("a request", () => {
     expect(client.first?.prefilledBy).toBe(remote ? "prefill-0" : undefined);
     expect(prefill.runner.rows - rows.prefill).toBe(remote ? length - 1 : 0);
     expect(decode.runner.rows - rows.decode).toBe((remote ? 1 : length) + 19);
-    client.control({ kind: "ack", attemptId: "a1" });
+    client.control({ kind: "ack", attemptIds: ["a1"] });
     await settle();
     expect(decode.worker.liveAttempts).toBe(0);
     expect(decode.core.engine.blocks.owners()).toEqual([]);
@@ -428,7 +430,7 @@ describe("when something goes wrong", () => {
     const client = new Client("a1");
     await client.dispatch(prompt(300));
     await clock.advance(1_000);
-    client.control({ kind: "ack", attemptId: "a1" });
+    client.control({ kind: "ack", attemptIds: ["a1"] });
     await clock.advance(100);
     broker.tamper = (_, d) => d;
     expect(seen.map(([s]) => s)).toEqual(["pelagic.test.dispatch.decode-0", "pelagic.test.rows.prefill-0"]);
@@ -488,37 +490,42 @@ describe("when something goes wrong", () => {
   });
 
   test("prefill refuses a decode worker of other numerics, in words, and decode goes on alone", async () => {
-    await startDecode();
+    const decode = await startDecode();
     const prefill = await startPrefill();
     (prefill.core.identity as { numericsId: string }).numericsId = "0".repeat(64);
+    // As where one computes on the CPU and the other on a GPU, or one with FP8 weights.
+    const { modelDigest, numericsId, kvDtype } = decode.core.identity;
+    const ask = (fields: object) =>
+      encodeMessage(
+        {
+          requestId: "r1",
+          transferId: "1".repeat(32),
+          decodeWorkerId: "decode-0",
+          modelDigest,
+          numericsId,
+          kvDtype,
+          cacheSalt: "",
+          firstRow: 0,
+          endRow: 64,
+          promptLength: 65,
+          deadlineMs: 1000,
+          grantedBytes: 1 << 20,
+          ...fields,
+        },
+        prompt(64),
+      );
+    const bus = broker.connect(clock);
+    const reply = async (fields: object) =>
+      decodeMessage(RowsReply, await bus.request(prefill.core.subjects.rows("prefill-0"), ask(fields), 1000)).body;
+    const words = `decode decode-0 has numerics ${numericsId.slice(0, 12)} (bfloat16), this worker 000000000000 (bfloat16): blocks move only between equals`;
+    expect(await reply({})).toMatchObject({ kind: "error", error: { code: "numerics_mismatch", message: words } });
+    expect(await reply({ transferId: "2".repeat(32), numericsId: "0".repeat(64) })).toMatchObject({ kind: "accepted" });
     const client = new Client("a1");
     await client.dispatch(prompt(300));
     await clock.advance(1000);
     expect(client.tokens).toEqual(await expected(prompt(300)));
     expect(client.first?.prefilledBy).toBeUndefined();
   });
-});
-
-test("what does not fit in one message leaves in several, an end with the last", async () => {
-  const decode = await startDecode();
-  const client = new Client("a1");
-  broker.deliveries = (s) => (s.includes(".deltas.") ? 0 : 1);
-  await client.dispatch(prompt(100), { maxTokens: 500, sampling: { temperature: 0, seed: "1", choice: 0, logprobs: 20 } });
-  await clock.advance(1000);
-  let messages = 0;
-  broker.deliveries = (s, data) => {
-    if (s.includes(".deltas.")) {
-      messages++;
-      expect(data.length).toBeLessThanOrEqual(4096);
-    }
-    return 1;
-  };
-  Object.defineProperty((decode.worker as unknown as { control: object }).control, "maxPayloadBytes", { value: 4096 });
-  client.control({ kind: "resend", attemptId: "a1", from: 0, replySubject: "pelagic.test.deltas.gw.a1" });
-  await settle();
-  expect(messages).toBeGreaterThan(1);
-  expect(client.tokens).toEqual(await expected(prompt(100), 500));
-  expect(client.end?.kind).toBe("finish");
 });
 
 test("one request whose logits are not numbers ends by name, and its neighbours go on", async () => {
@@ -563,6 +570,9 @@ test("a worker that differs from the numerics id its model folder carries is not
   writeFileSync(join(dir, "numerics.json"), JSON.stringify({ bfloat16: core.identity.numericsId }));
   const equal = await WorkerCore.start({ ...options, engine: engineConfig }, new CacheRunner(64), broker.connect(clock), clock, silentLog);
   equal.ready();
+  // Not before the server has its word: an old worker may be ended as soon as this one says that it is ready.
+  expect(equal.readiness).toEqual({ ready: false, reason: "telling the gateways" });
+  await settle();
   expect(equal.readiness.ready).toBe(true);
 });
 

@@ -138,8 +138,8 @@ export const mutants: readonly Mutant[] = [
   {
     name: "deltas are numbered from the resume",
     file: decode,
-    find: "from: attempt.firstIndex + at,",
-    replace: "from: at,",
+    find: "from: attempt.firstIndex + from,",
+    replace: "from,",
     aim: { point: "resume", kind: "delay" },
   },
   {
@@ -183,7 +183,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: "a delta that overlaps is taken whole",
     file: generation,
-    find: "for (let i = this.received - body.from;",
+    find: "for (let i = this.received - delta.from;",
     replace: "for (let i = 0;",
   },
   {
@@ -196,7 +196,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: "a delta behind a gap is taken at once",
     file: generation,
-    find: "if (delta.body.from > this.received) {",
+    find: "if (delta.from > this.received) {",
     replace: "if (false) {",
     aim: { point: "token-j", kind: "loss" },
   },
@@ -215,14 +215,14 @@ export const mutants: readonly Mutant[] = [
   {
     name: "a lost worker's request is not sent elsewhere",
     file: generation,
-    find: "this.goElsewhere(error, null);",
+    find: "this.goElsewhere(reason, null);",
     replace: "",
   },
   {
     name: "the gateway listens on after an attempt",
     file: generation,
-    find: "this.endAttempt(outcome);\n        this.unsubscribe();",
-    replace: "this.endAttempt(outcome);",
+    find: "this.client.unlisten(this.attemptId);",
+    replace: "",
   },
   {
     name: "an answer goes on wherever there is room, whatever its bits",
@@ -272,8 +272,8 @@ export const mutants: readonly Mutant[] = [
   {
     name: "the end of an answer is not acknowledged",
     file: generation,
-    find: 'this.tell({ kind: "ack"',
-    replace: 'if (false)\n            this.tell({ kind: "ack"',
+    find: "this.client.acknowledge(this.workerId, this.attemptId);",
+    replace: ";",
   },
   {
     name: "credit is granted beyond the budget",

@@ -75,9 +75,11 @@ export function protocolPoint(subject: string, data: Uint8Array): Sighting | nul
       if (json.end === "complete") return at("complete");
       if (json.end === "abort") return at("abort-transfer");
       return at(json.resend === true ? "resend-frame" : "credit");
-    case "deltas":
-      if (json.end !== undefined) return at("finish");
-      return at(json.from === 0 ? "first-token" : "token-j");
+    case "deltas": {
+      const deltas = (Array.isArray(json.deltas) ? json.deltas : []) as { from?: unknown; end?: unknown }[];
+      if (deltas.some((delta) => delta?.end !== undefined)) return at("finish");
+      return at(deltas.some((delta) => delta?.from === 0) ? "first-token" : "token-j");
+    }
     case "control":
       if (json.kind === "cancel") return at("abort");
       if (json.kind === "drain") return at("drain-order");

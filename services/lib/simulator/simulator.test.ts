@@ -119,7 +119,10 @@ test("protocol points are told from messages alone, and from no others", () => {
   const at = (subject: string, body: object, tokens = 0) => protocolPoint(subject, encodeMessage(body, new Uint32Array(tokens)));
   expect(at("pelagic.s.dispatch.decode-0", { promptLength: 3 }, 3)).toEqual({ point: "dispatch", receiver: "decode-0" });
   expect(at("pelagic.s.dispatch.decode-0", { promptLength: 3 }, 4)).toEqual({ point: "resume", receiver: "decode-0" });
-  expect(at("pelagic.s.deltas.gateway-1.aa", { from: 0 })).toEqual({ point: "first-token", receiver: "gateway-1" });
+  expect(at("pelagic.s.deltas.gateway-1.aa", { deltas: [{ from: 4 }, { from: 0 }] })).toEqual({
+    point: "first-token",
+    receiver: "gateway-1",
+  });
   expect(at("pelagic.s.credit.prefill-0.ff", { end: "complete" })).toEqual({ point: "complete", receiver: "prefill-0" });
   expect(at("_INBOX_s_gateway-0.1", { kind: "accepted" })).toEqual({ point: "dispatch-reply", receiver: "gateway-0" });
   expect(at("_INBOX_s_decode-1.1", { kind: "busy" })).toEqual({ point: "rows-reply", receiver: "decode-1" });

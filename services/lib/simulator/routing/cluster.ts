@@ -3,6 +3,7 @@
 // otherwise. Rates are those of one node of a large model; only their proportions matter.
 import { kvBlockTokens } from "../../contracts/block-key.ts";
 import type { WorkerState } from "../../contracts/messages.ts";
+import { protocolVersion } from "../../contracts/wire.ts";
 import { BlockManager } from "../../engine/block-manager.ts";
 import { StateView } from "../../../gateway/state-view.ts";
 import type { TraceRequest } from "./trace.ts";
@@ -180,7 +181,7 @@ class Report {
     const { stored, removed } = this.blocks.takeEvents();
     this.position += stored.length + removed.length;
     const state: WorkerState = {
-      v: 1,
+      v: protocolVersion,
       workerId: this.id,
       instanceId: this.id,
       role: this.id.startsWith("prefill") ? "prefill" : "decode",
