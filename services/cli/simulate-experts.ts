@@ -59,10 +59,10 @@ export function register(program: Command): void {
       "balancedness over time and bytes moved, for ways to place experts under drift, topic shifts and bursts, and under recorded loads",
     )
     .option("--seed <n>", "of the generated loads", "1")
-    .option("--layers <n>", "MoE layers that are simulated; bytes are for all of V3's", String(v3Layers))
+    .option("--layers <n>", "MoE layers that are simulated; bytes are for all of V3's", "8")
     .option("--svg <file>", "draw the courses, too")
     .option("--json", "print the figures as JSON")
-    .addHelpText("after", "\nExample:\n  ./pelagic simulate-experts --layers 8 --seed 3")
+    .addHelpText("after", "\nExample:\n  ./pelagic simulate-experts --layers 58 --seed 3")
     .action(simulateExperts);
 }
 
