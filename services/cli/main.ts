@@ -16,6 +16,7 @@ import * as evaluation from "./eval.ts";
 import * as keys from "./keys.ts";
 import * as load from "./load.ts";
 import * as place from "./place.ts";
+import * as simulateExperts from "./simulate-experts.ts";
 import * as simulate from "./simulate.ts";
 import * as status from "./status.ts";
 import * as trace from "./trace.ts";
@@ -54,6 +55,7 @@ for (const command of [
   bench,
   place,
   simulate,
+  simulateExperts,
   load,
   evaluation,
   trace,

@@ -95,7 +95,7 @@ describe("our policies", () => {
           else if (shape.slots / shape.ranks <= shape.experts && repeats(placed, shape.ranks, shape.experts))
             expect(placed).toEqual(published);
         }),
-        { numRuns: 400 },
+        { numRuns: 250 },
       );
     },
   );

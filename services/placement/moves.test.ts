@@ -63,7 +63,7 @@ describe("a new plan from the plan in force", () => {
         // Again with the same loads: nothing moves.
         expect(replan(plan, loads, shape, policy, { tolerance }).moves).toEqual([]);
       }),
-      { numRuns: 300 },
+      { numRuns: 150 },
     );
   });
 
@@ -74,7 +74,7 @@ describe("a new plan from the plan in force", () => {
         expect(moves.length).toBeLessThanOrEqual(mostMoves);
         expect(balancednessAfter).toBeGreaterThanOrEqual(balancednessBefore - 1e-9);
       }),
-      { numRuns: 200 },
+      { numRuns: 100 },
     );
   });
 

@@ -29,6 +29,9 @@ export function expertBytes(model: { hiddenSize: number; width: number; bytesPer
   return weights * model.bytesPerWeight + (model.scaleBlock === undefined ? 0 : (weights / model.scaleBlock ** 2) * 4);
 }
 
+/** Balancedness that errors of rounding may make. */
+const negligible = 1e-9;
+
 interface LayerOption {
   placed: Int32Array;
   moves: number;
@@ -52,7 +55,7 @@ export function replan(
     const best = layerBalancedness(target, shape.slots / shape.ranks, load);
     fresh += best / layers.length;
     const before = layerBalancedness(placed, current.slotsPerRank, load);
-    if (holdsAsMany(placed, current.slotsPerRank, shape) && before >= best - limits.tolerance) continue;
+    if (holdsAsMany(placed, current.slotsPerRank, shape) && before >= best - limits.tolerance - negligible) continue;
     const options = [ofFresh(placed, current.slotsPerRank, target, shape, policy, load)];
     const stepwise = policy === "balanced" ? byChanges(placed, current.slotsPerRank, shape, load, best - limits.tolerance) : undefined;
     if (stepwise !== undefined) options.push(stepwise);
@@ -124,13 +127,13 @@ function byChanges(
   const state = new LayerState(Float64Array.from(load), shape.ranks, held);
   const perRank = shape.slots / shape.ranks;
   const mean = state.loads.reduce((a, b) => a + b) / shape.ranks;
-  for (let changes = 0; changes < shape.slots && mean / state.largestLoad() < enough; changes++) {
+  for (let changes = 0; changes < shape.slots && mean / state.largestLoad() < enough - negligible; changes++) {
     const change = bestChange(state);
     if (change === undefined) return undefined;
     apply(state, change);
   }
   const reached = layerBalancedness(state.placed, perRank, load);
-  return reached >= enough - 1e-12
+  return reached >= enough - negligible
     ? { placed: state.placed, moves: newCopies(placed, slotsPerRank, state.placed, perRank), balancedness: reached }
     : undefined;
 }

@@ -11,13 +11,14 @@ const mayImport: Record<string, string[]> = {
   "lib/model": ["lib/contracts"],
   "lib/grammar": ["lib/contracts", "lib/model"],
   "lib/fair-queue": ["lib/contracts"],
-  "lib/engine": ["lib/contracts", "lib/model", "lib/grammar", "lib/fair-queue"],
+  "lib/expert-load": [],
+  "lib/engine": ["lib/contracts", "lib/model", "lib/grammar", "lib/fair-queue", "lib/expert-load"],
   // It drives the product's own gateway and workers.
   "lib/simulator": ["lib/contracts", "lib/engine", "gateway"],
   gateway: ["lib/contracts", "lib/runtime", "lib/model", "lib/grammar", "lib/fair-queue"],
   prefill: ["lib/contracts", "lib/runtime", "lib/engine"],
   decode: ["lib/contracts", "lib/runtime", "lib/engine", "lib/model", "lib/grammar"],
-  placement: ["lib/contracts", "lib/runtime"],
+  placement: ["lib/contracts", "lib/runtime", "lib/expert-load"],
   cli: ["lib/contracts", "lib/runtime", "lib/engine", "lib/simulator", "lib/model", "gateway", "placement", "loadtest", "operators"],
   // In a browser: of the contracts, types alone.
   console: ["lib/contracts"],
