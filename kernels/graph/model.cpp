@@ -55,7 +55,19 @@ struct Model::Workspace {
 
 Model::Model(const std::filesystem::path& dir, std::unique_ptr<Backend> backend, KvDtype kv_dtype,
              std::int64_t kv_blocks, int threads, const LoadProgress& progress)
-    : config_(load_config(dir)),
+    : Model(load_config(dir), std::move(backend), kv_dtype, kv_blocks, [&](const ModelConfig& config, Backend& to) {
+        const Checkpoint checkpoint(dir);  // unmapped as soon as the weights are packed
+        return load_weights(config, checkpoint, to, threads, progress);
+      }) {}
+
+Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend, KvDtype kv_dtype, std::int64_t kv_blocks,
+             int threads)
+    : Model(config, std::move(backend), kv_dtype, kv_blocks,
+            [&](const ModelConfig& c, Backend& to) { return random_weights(c, to, threads); }) {}
+
+Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend, KvDtype kv_dtype, std::int64_t kv_blocks,
+             const MakeWeights& make_weights)
+    : config_(config),
       rope_plan_(plan_rope(config_)),
       backend_(std::move(backend)),
       work_(std::make_unique<Workspace>()) {
@@ -80,10 +92,7 @@ Model::Model(const std::filesystem::path& dir, std::unique_ptr<Backend> backend,
                 .dtype = kv_dtype};
   backend_->check_model(shape_, kv_layout_);
   try {
-    {
-      const Checkpoint checkpoint(dir);  // unmapped as soon as the weights are packed
-      weights_ = load_weights(config_, checkpoint, *backend_, threads, progress);
-    }
+    weights_ = make_weights(config_, *backend_);
     cache_ = backend_->make_kv_cache(kv_layout_);
     work_->block_writers.resize(static_cast<std::size_t>(kv_blocks));
     // No sequence is longer than the whole cache.

@@ -53,6 +53,9 @@ class Model {
   // Error(checkpoint), Error(argument) for kv_blocks, Error(memory).
   Model(const std::filesystem::path& dir, std::unique_ptr<Backend> backend, KvDtype kv_dtype, std::int64_t kv_blocks,
         int threads, const LoadProgress& progress);
+  // For benches: random weights.
+  Model(const ModelConfig& config, std::unique_ptr<Backend> backend, KvDtype kv_dtype, std::int64_t kv_blocks,
+        int threads);
   ~Model();
 
   const ModelConfig& config() const { return config_; }
@@ -88,7 +91,11 @@ class Model {
 
  private:
   struct Workspace;
+  // Makes the weights, once the backend has taken the model.
+  using MakeWeights = std::function<ModelWeights(const ModelConfig&, Backend&)>;
 
+  Model(const ModelConfig& config, std::unique_ptr<Backend> backend, KvDtype kv_dtype, std::int64_t kv_blocks,
+        const MakeWeights& make_weights);
   void measure();
   void check_batch(const StepBatch& batch);
   void check_rows(int layer, std::uint32_t block, int first_row, int row_count, std::size_t bytes) const;

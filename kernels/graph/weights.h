@@ -49,4 +49,7 @@ using LoadProgress = std::function<void(std::uint64_t bytes_done, std::uint64_t 
 ModelWeights load_weights(const ModelConfig& config, const Checkpoint& checkpoint, Backend& backend, int threads,
                           const LoadProgress& progress);
 
+// Random ones of the config's shapes, for benches.
+ModelWeights random_weights(const ModelConfig& config, Backend& backend, int threads);
+
 }  // namespace pelagic
