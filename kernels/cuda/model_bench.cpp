@@ -55,7 +55,8 @@ class Runner {
     std::vector<std::uint32_t> tokens, counts, starts, prompts, table, offsets = {0}, logit_rows;
     for (int s = 0; s < asked.sequences; ++s) {
       for (int r = 0; r < asked.rows; ++r)
-        tokens.push_back(static_cast<std::uint32_t>(engine_() % static_cast<std::uint64_t>(model_.config().vocab_size)));
+        tokens.push_back(
+            static_cast<std::uint32_t>(engine_() % static_cast<std::uint64_t>(model_.config().vocab_size)));
       counts.push_back(static_cast<std::uint32_t>(asked.rows));
       starts.push_back(static_cast<std::uint32_t>(asked.start));
       prompts.push_back(static_cast<std::uint32_t>(asked.prompt_length));
@@ -151,8 +152,8 @@ class Roof {
     const double shared = static_cast<double>(config_.shared_expert_count);
     const double used = moe * (gate_ + expert_ * (shared + static_cast<double>(config_.experts_per_token)));
     const double all_experts = moe * (gate_ + expert_ * (shared + static_cast<double>(config_.expert_count)));
-    const double others = layers * compress_ + (layers - 1) * attention_ +
-                          static_cast<double>(config_.dense_layer_count) * dense_;
+    const double others =
+        layers * compress_ + (layers - 1) * attention_ + static_cast<double>(config_.dense_layer_count) * dense_;
     const double pairs = static_cast<double>(p.sequences) * p.rows * (p.rows + 1.0) / 2;
     const double pair = static_cast<double>(config_.head_count * (config_.query_key_dim() + config_.value_dim));
     const double products = rows * (others + used) + (layers - 1) * pairs * pair + p.sequences * head_;

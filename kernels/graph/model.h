@@ -30,8 +30,8 @@ struct StepBatch {
   std::span<const std::uint32_t> row_counts;  // rows of each sequence
   std::span<const std::uint32_t>
       start_positions;  // absolute position of each sequence's first row; earlier latents are in its blocks
-  std::span<const std::uint32_t>
-      prompt_lengths;  // P of each sequence; unused while every row is computed in the absorbed form
+  std::span<const std::uint32_t> prompt_lengths;    // P of each sequence: rows before P-1 are prompt rows, which a
+                                                    // backend may compute in another form
   std::span<const std::uint32_t> block_table;       // block ids of all sequences, concatenated
   std::span<const std::uint32_t> block_offsets;     // [sequences + 1] into block_table
   std::span<const std::uint32_t> logit_rows;        // rows of this call whose logits are wanted, ascending
@@ -90,6 +90,7 @@ class Model {
   void copy_block(std::uint32_t from, std::uint32_t to);
 
  private:
+  struct PlannedRows;
   struct Workspace;
   // Makes the weights, once the backend has taken the model.
   using MakeWeights = std::function<ModelWeights(const ModelConfig&, Backend&)>;
@@ -101,13 +102,15 @@ class Model {
   void check_rows(int layer, std::uint32_t block, int first_row, int row_count, std::size_t bytes) const;
   void plan_rows(const StepBatch& batch);
   void compute(const StepBatch& batch, const std::function<void(int)>& on_layer, StepResult& result);
-  void run_attention(const LayerWeights& layer, int index, const RowSet& rows);
+  void run_attention(const LayerWeights& layer, int index, const PlannedRows& rows);
+  void restore_order(StepResult& result) const;
   void run_feed_forward(const LayerWeights& layer, int index, int rows, StepResult& result);
-  void keep_logit_rows(const StepBatch& batch, const LayerWeights& last);
+  void keep_logit_rows(const LayerWeights& last);
 
   ModelConfig config_;
   RopePlan rope_plan_;
   MlaShape shape_{};
+  bool expands_prompts_ = false;
   KvLayout kv_layout_{};
   ModelInfo info_;
   std::unique_ptr<Backend> backend_;

@@ -138,7 +138,8 @@ void WeightTensor::read_fp8_row(std::int64_t row, std::uint8_t* codes, float* sc
               static_cast<std::size_t>(blocks) * sizeof(float));
   const bool numbers = std::none_of(codes, codes + columns_, [](std::uint8_t code) { return (code & 0x7F) == 0x7F; });
   // A scale that is finite may still make products that are not.
-  const bool finite = std::all_of(scales, scales + blocks, [](float scale) { return std::abs(scale) <= kLargestScale; });
+  const bool finite =
+      std::all_of(scales, scales + blocks, [](float scale) { return std::abs(scale) <= kLargestScale; });
   if (!numbers || !finite) refuse_row(row);
 }
 

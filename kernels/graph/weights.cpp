@@ -14,8 +14,8 @@
 namespace pelagic {
 namespace {
 
-// Takes tensors out of a checkpoint by name and expected shape, and remembers which were taken. Without a checkpoint: random
-// ones.
+// Takes tensors out of a checkpoint by name and expected shape, and remembers which were taken. Without a checkpoint:
+// random ones.
 class TensorSource {
  public:
   explicit TensorSource(const Checkpoint* checkpoint) : checkpoint_(checkpoint) {}
@@ -230,6 +230,8 @@ class Loader {
       out.uv = backend_.make_head_matrices(heads, band - nope, rank, [&](int head, int row, float* to) {
         kv_b.read_row(static_cast<std::int64_t>(head) * band + nope + row, to);
       });
+      if (backend_.expands_prompts(mla_shape(config_)))
+        out.ukv = backend_.make_matrix(heads * band, rank, [&](int row, float* to) { kv_b.read_row(row, to); });
     });
   }
 

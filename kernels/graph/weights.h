@@ -12,6 +12,14 @@
 
 namespace pelagic {
 
+inline MlaShape mla_shape(const ModelConfig& config) {
+  return {.heads = static_cast<int>(config.head_count),
+          .nope_dim = static_cast<int>(config.nope_dim),
+          .rope_dim = static_cast<int>(config.rope_dim),
+          .value_dim = static_cast<int>(config.value_dim),
+          .kv_rank = static_cast<int>(config.kv_rank)};
+}
+
 struct LayerWeights {
   std::unique_ptr<Vector> input_norm;
   std::unique_ptr<Vector> post_norm;
@@ -22,6 +30,7 @@ struct LayerWeights {
   std::unique_ptr<Matrix> query;     // W_UQ [H (dn + dr), query_rank], or W_Q [H (dn + dr), D]
   std::unique_ptr<HeadMatrices> uk;  // by head: n = kv_rank, k = dn
   std::unique_ptr<HeadMatrices> uv;  // by head: n = dv, k = kv_rank
+  std::unique_ptr<Matrix> ukv;       // kv_b_proj, where the backend expands prompts; else null
   std::unique_ptr<Matrix> output;    // W_O [D, H dv]
   std::unique_ptr<Mlp> mlp;          // a dense layer's MLP; an MoE layer's shared experts, or null
 
