@@ -304,6 +304,7 @@ class CudaBackend final : public Backend {
   }
 
   std::unique_ptr<KvCache> make_kv_cache(const KvLayout& layout) override {
+    tune_gemms();
     auto cache = std::make_unique<CudaKvCache>(layout);
     check(cudaMemset(cache->memory.get(), 0, cache->memory.bytes()), "cudaMemset");
     check(cudaDeviceSynchronize(), "loading");  // whatever thread sent what
@@ -911,8 +912,19 @@ class CudaBackend final : public Backend {
     const std::lock_guard lock(gemm_mutex_);
     const auto found = gemms_.find(key);
     if (found != gemms_.end()) return found->second;
-    return guarded("a dense GEMM",
-                   [&]() -> GemmCuda& { return gemms_.emplace(key, GemmCuda(gemm_library_, shape)).first->second; });
+    return guarded("a dense GEMM", [&]() -> GemmCuda& {
+      GemmCuda& made = gemms_.emplace(key, GemmCuda(gemm_library_, shape)).first->second;
+      if (is_tuned_) made.tune(stream_);
+      return made;
+    });
+  }
+  // Once the weights are there: nothing else runs then.
+  void tune_gemms() {
+    const std::lock_guard lock(gemm_mutex_);
+    is_tuned_ = true;
+    guarded("a dense GEMM", [&] {
+      for (auto& [key, gemm] : gemms_) gemm.tune(stream_);
+    });
   }
   void run_gemm(const GemmCudaShape& shape, const GemmCudaCall& call) {
     if (mode_ != Mode::replay) guarded("a dense GEMM", [&] { gemm(shape).launch(call, stream_); });
@@ -1279,6 +1291,7 @@ class CudaBackend final : public Backend {
   cudaStream_t copy_stream_ = nullptr;
   const GemmCudaLibrary gemm_library_;
   std::mutex gemm_mutex_;  // weights are loaded by several threads
+  bool is_tuned_ = false;
   std::map<std::tuple<int, int, int, RowType>, GemmCuda> gemms_;
 
   int heads_ = 1;
