@@ -61,6 +61,8 @@ class Model {
   const ModelConfig& config() const { return config_; }
   const ModelInfo& info() const { return info_; }
   const KvLayout& kv_layout() const { return kv_layout_; }
+  // Rows before P-1 are computed in another form than those from P-1 on.
+  bool expands_prompts() const { return expands_prompts_; }
 
   // Computes the batch: writes the latents of all its rows to their blocks, and the logits of the logit rows.
   // on_layer(layer), unless empty, is called when a layer's latents of all rows are in the cache, while later ops may

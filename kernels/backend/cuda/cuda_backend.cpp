@@ -45,7 +45,7 @@ namespace {
 // MLA decode takes up to so many query rows of a sequence at once: longer runs are cut into groups.
 constexpr int kGroupRows = 4;
 // Pieces of attention work at once; 131 KB of partial sums each. A step with more goes through them in parts.
-constexpr int kMostPieces = 2048;
+constexpr int kMostPieces = 4096;
 // Keys expanded at once, though a run's all are: bounds the memory for them.
 constexpr int kMostExpandedKeys = 1 << 16;
 // MoE layers in a step, and experts in a layer, at most: room for their counts.
@@ -153,6 +153,9 @@ class CudaBackend final : public Backend {
     check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
     // Latents leave beside the step: first come, first served would have them wait for it.
     check(cudaStreamCreateWithPriority(&copy_stream_, cudaStreamNonBlocking, greatest), "cudaStreamCreate");
+    check(cudaStreamCreateWithFlags(&beside_stream_, cudaStreamNonBlocking), "cudaStreamCreate");
+    for (cudaEvent_t* event : {&fork_, &join_})
+      check(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreate");
     device_errors_.grow(kErrorWords * sizeof(std::int32_t));
     host_errors_.grow(kErrorWords * sizeof(std::int32_t));
     device_counts_.grow(elements(kMostMoeCalls, kMostExperts) * sizeof(std::int32_t));
@@ -168,6 +171,9 @@ class CudaBackend final : public Backend {
     drop_graphs();
     cudaStreamDestroy(stream_);
     cudaStreamDestroy(copy_stream_);
+    cudaStreamDestroy(beside_stream_);
+    cudaEventDestroy(fork_);
+    cudaEventDestroy(join_);
   }
 
   void check_model(const MlaShape& shape, const KvLayout& layout) override {
@@ -427,7 +433,7 @@ class CudaBackend final : public Backend {
     const auto pieces_of = [&](int group) {
       const auto g = static_cast<std::size_t>(group);
       return mla_decode_pieces(groups.host_offsets[g + 1] - groups.host_offsets[g], shape.heads, groups.host_lengths[g],
-                               kMlaDecodeCutTokens);
+                               mla_decode_cut_tokens(shape.heads));
     };
     for (int first = 0; first < groups.groups();) {
       int pieces = pieces_of(first);
@@ -441,7 +447,7 @@ class CudaBackend final : public Backend {
           .sequences = end - first,
           .max_blocks = device.max_blocks,
           .cache_blocks = kv.layout.blocks,
-          .cut_tokens = kMlaDecodeCutTokens,
+          .cut_tokens = mla_decode_cut_tokens(shape.heads),
           .piece_capacity = capacity,
           .scale = scale,
           .q = address(absorbed),
@@ -553,6 +559,11 @@ class CudaBackend final : public Backend {
     if (experts > kMostExperts || moe_calls_ >= kMostMoeCalls)
       throw Error(ErrorCode::argument, "the CUDA backend takes at most 256 experts in 256 layers");
 
+    // Few rows leave most of the card idle while the gate works: half of the shared experts' work runs beside it.
+    const auto* shared_mlp = static_cast<const CudaMlp*>(layer.shared);
+    const bool beside = shared_mlp != nullptr && !shared_mlp->fp8() && rows <= kMostGraphRows;
+    if (beside) begin_beside(rows, x, *shared_mlp);
+
     reserve(gate_logits_, elements(rows, experts) * sizeof(float));
     launch("the gate's logits", [&] {
       return gemm_f32_cuda({.rows = rows,
@@ -634,6 +645,7 @@ class CudaBackend final : public Backend {
                                 .ld_out_scales = entries},
                                stream_);
     });
+    if (beside) end_beside();
     grouped_gemm(rows, top_k, bank.slots, 2 * bank.width, bank.hidden, slot_offsets,
                  {expert_in_.get(), scales, entries}, bank.gate_up.get(), bank.gate_up_scales.get<float>(),
                  gate_up_.get());
@@ -644,7 +656,16 @@ class CudaBackend final : public Backend {
     const void* shared = nullptr;
     if (layer.shared != nullptr) {
       reserve(shared_out_, elements(rows, bank.hidden) * 2);
-      run_mlp(rows, x, static_cast<const CudaMlp&>(*layer.shared), shared_out_.get(), bank.hidden);
+      if (beside) {
+        run_gemm({bank.hidden, shared_mlp->width, 1, RowType::bfloat16}, {.rows = rows,
+                                                                          .x = beside_activated_.get(),
+                                                                          .ldx = shared_mlp->width,
+                                                                          .w = shared_mlp->down,
+                                                                          .y = shared_out_.get(),
+                                                                          .ldy = bank.hidden});
+      } else {
+        run_mlp(rows, x, *shared_mlp, shared_out_.get(), bank.hidden);
+      }
       shared = shared_out_.get();
     }
     launch("combine", [&] {
@@ -714,7 +735,7 @@ class CudaBackend final : public Backend {
     int blocks = 1, pieces = 0;
     for (const RowRun& run : rows.runs) {
       blocks = std::max(blocks, run.first_position / kBlockRows + 1);
-      pieces += mla_decode_pieces(1, heads_, run.first_position + 1, kMlaDecodeCutTokens);
+      pieces += mla_decode_pieces(1, heads_, run.first_position + 1, mla_decode_cut_tokens(heads_));
     }
     if (pieces > kMostPieces) return;
     graph_key_ = {rows.rows(), table_columns(blocks), piece_capacity(pieces),
@@ -769,6 +790,7 @@ class CudaBackend final : public Backend {
       if (cudaStreamEndCapture(stream_, &graph) == cudaSuccess) cudaGraphDestroy(graph);
     }
     mode_ = Mode::direct;
+    cudaStreamSynchronize(beside_stream_);
     cudaStreamSynchronize(stream_);
     events_.drain();
     forget_step();
@@ -885,7 +907,7 @@ class CudaBackend final : public Backend {
     return static_cast<int>(std::bit_ceil(static_cast<unsigned>(std::max(blocks, 4))));
   }
   static int piece_capacity(int pieces) {
-    return static_cast<int>(std::bit_ceil(static_cast<unsigned>(std::max(pieces, kMostPieces / 8))));
+    return static_cast<int>(std::bit_ceil(static_cast<unsigned>(std::max(pieces, kMostPieces / 16))));
   }
 
   std::int32_t* errors(int at) const { return device_errors_.get<std::int32_t>() + at; }
@@ -1059,6 +1081,47 @@ class CudaBackend final : public Backend {
                             .out_scales = scales,
                             .ld_out_scales = rows},
                            stream_);
+    });
+  }
+
+  // The first half of an MLP on a stream of its own, until end_beside(). No dense GEMM may be asked for meanwhile: they
+  // share a workspace.
+  void begin_beside(int rows, View x, const CudaMlp& w) {
+    reserve(beside_gate_up_, elements(rows, 2 * w.width) * 2);
+    reserve(beside_activated_, elements(rows, w.width) * 2);
+    launch("a fork", [&] {
+      const cudaError_t error = cudaEventRecord(fork_, stream_);
+      return error == cudaSuccess ? cudaStreamWaitEvent(beside_stream_, fork_, 0) : error;
+    });
+    if (mode_ != Mode::replay) {
+      guarded("a dense GEMM", [&] {
+        gemm({2 * w.width, w.hidden, 1, RowType::bfloat16})
+            .launch({.rows = rows,
+                     .x = address(x),
+                     .ldx = x.stride,
+                     .w = w.gate_up,
+                     .y = beside_gate_up_.get(),
+                     .ldy = 2 * w.width},
+                    beside_stream_);
+      });
+    }
+    launch("silu_mul", [&] {
+      return silu_mul_cuda({.width = w.width,
+                            .groups = 1,
+                            .rows = rows,
+                            .counts = nullptr,
+                            .gate_up = beside_gate_up_.get(),
+                            .out = beside_activated_.get(),
+                            .out_fp8 = nullptr,
+                            .out_scales = nullptr,
+                            .ld_out_scales = 0},
+                           beside_stream_);
+    });
+  }
+  void end_beside() {
+    launch("a join", [&] {
+      const cudaError_t error = cudaEventRecord(join_, beside_stream_);
+      return error == cudaSuccess ? cudaStreamWaitEvent(stream_, join_, 0) : error;
     });
   }
 
@@ -1289,6 +1352,8 @@ class CudaBackend final : public Backend {
   const bool fp8_;  // the projections' and MLPs' weights
   cudaStream_t stream_ = nullptr;
   cudaStream_t copy_stream_ = nullptr;
+  cudaStream_t beside_stream_ = nullptr;
+  cudaEvent_t fork_ = nullptr, join_ = nullptr;
   const GemmCudaLibrary gemm_library_;
   std::mutex gemm_mutex_;  // weights are loaded by several threads
   bool is_tuned_ = false;
@@ -1326,6 +1391,7 @@ class CudaBackend final : public Backend {
   PinnedMemory host_sampling_, host_samples_;
   DeviceMemory key_latents_, key_rope_, expanded_keys_;
   DeviceMemory attention_workspace_, gate_logits_, choices_, expert_in_, gate_up_, activated_, expert_out_, shared_out_;
+  DeviceMemory beside_gate_up_, beside_activated_;
   DeviceMemory fp8_rows_, fp8_row_scales_, expert_scales_;
 
   std::mutex copy_mutex_;
