@@ -383,6 +383,9 @@ class CudaBackend final : public Backend {
                      KvCache& cache, int layer) override {
     const auto& kv = static_cast<const CudaKvCache&>(cache);
     const DeviceRows& device = device_rows(rows);
+    // Until attention nobody reads them: with few rows the queries are made meanwhile.
+    const bool beside = rows.rows() <= kMostGraphRows;
+    if (beside) fork_beside();
     launch("the store of latents", [&] {
       return store_latents_cuda({.rows = rows.rows(),
                                  .eps = eps,
@@ -398,7 +401,7 @@ class CudaBackend final : public Backend {
                                  .cache = kv.layer(layer),
                                  .cache_blocks = kv.layout.blocks,
                                  .errors = errors(kRopeErrorsAt)},
-                                stream_);
+                                beside ? beside_stream_ : stream_);
     });
   }
 
@@ -427,6 +430,7 @@ class CudaBackend final : public Backend {
   void attend(const RowSet& rows, const MlaShape& shape, View absorbed, float scale, const KvCache& cache, int layer,
               View u) override {
     const auto& kv = static_cast<const CudaKvCache&>(cache);
+    end_beside();
     DeviceRows& device = device_rows(rows);
     if (!device.groups) device.groups = row_groups(rows, device);
     const RowGroups& groups = *device.groups;
@@ -479,6 +483,7 @@ class CudaBackend final : public Backend {
                        float scale, const KvCache& cache, int layer, View values) override {
     const auto& kv = static_cast<const CudaKvCache&>(cache);
     const auto& weights = static_cast<const CudaMatrix&>(ukv);
+    end_beside();
     DeviceRows& device = device_rows(rows);
     if (device.expanded.empty()) plan_expanded(rows, device);
     bfloat16_bits* queries = static_cast<bfloat16_bits*>(written(q));
@@ -559,11 +564,6 @@ class CudaBackend final : public Backend {
     if (experts > kMostExperts || moe_calls_ >= kMostMoeCalls)
       throw Error(ErrorCode::argument, "the CUDA backend takes at most 256 experts in 256 layers");
 
-    // Few rows leave most of the card idle while the gate works: half of the shared experts' work runs beside it.
-    const auto* shared_mlp = static_cast<const CudaMlp*>(layer.shared);
-    const bool beside = shared_mlp != nullptr && !shared_mlp->fp8() && rows <= kMostGraphRows;
-    if (beside) begin_beside(rows, x, *shared_mlp);
-
     reserve(gate_logits_, elements(rows, experts) * sizeof(float));
     launch("the gate's logits", [&] {
       return gemm_f32_cuda({.rows = rows,
@@ -576,6 +576,11 @@ class CudaBackend final : public Backend {
                             .ldy = experts},
                            stream_);
     });
+    // Few rows leave most of the card idle while the gate chooses: half of the shared experts' work runs beside it.
+    const auto* shared_mlp = static_cast<const CudaMlp*>(layer.shared);
+    const bool beside = shared_mlp != nullptr && !shared_mlp->fp8() && rows <= kMostGraphRows;
+    if (beside) begin_beside(rows, x, *shared_mlp);
+
     // Ids, weights and places of all choices, and the experts' offsets.
     reserve(choices_, elements(entries, 3) * 4 + (elements(experts, 1) + 2 * elements(bank.slots, 1) + 2) * 4);
     std::int32_t* ids = choices_.get<std::int32_t>();
@@ -685,6 +690,7 @@ class CudaBackend final : public Backend {
   }
 
   void gather(std::span<const std::uint32_t> rows, View x, int width, View y) override {
+    end_beside();  // what follows may write where the latents to be stored are read
     const std::int64_t bytes = row_type_bytes(type_of(x));
     const std::uint32_t* indices = send(rows);
     launch("gather", [&] {
@@ -699,7 +705,10 @@ class CudaBackend final : public Backend {
     });
   }
 
-  void when_done(const std::function<void()>& fn) override { events_.when_done(stream_, fn); }
+  void when_done(const std::function<void()>& fn) override {
+    end_beside();
+    events_.when_done(stream_, fn);
+  }
 
   void digest_rows(int rows, View x, int width, std::span<std::uint64_t> digests) override {
     const float* copied = host_rows(rows, x, width);
@@ -749,6 +758,7 @@ class CudaBackend final : public Backend {
   }
 
   void finish() override {
+    end_beside();
     if (mode_ == Mode::record) {
       cudaGraph_t graph = nullptr;
       mode_ = Mode::direct;
@@ -785,6 +795,7 @@ class CudaBackend final : public Backend {
   }
 
   void cancel() override {
+    is_beside_ = false;
     if (mode_ == Mode::record) {
       cudaGraph_t graph = nullptr;
       if (cudaStreamEndCapture(stream_, &graph) == cudaSuccess) cudaGraphDestroy(graph);
@@ -1084,15 +1095,20 @@ class CudaBackend final : public Backend {
     });
   }
 
+  // What is launched on beside_stream_ from here on runs beside the step's, until end_beside().
+  void fork_beside() {
+    launch("a fork", [&] {
+      const cudaError_t error = cudaEventRecord(fork_, stream_);
+      return error == cudaSuccess ? cudaStreamWaitEvent(beside_stream_, fork_, 0) : error;
+    });
+    is_beside_ = true;
+  }
   // The first half of an MLP on a stream of its own, until end_beside(). No dense GEMM may be asked for meanwhile: they
   // share a workspace.
   void begin_beside(int rows, View x, const CudaMlp& w) {
     reserve(beside_gate_up_, elements(rows, 2 * w.width) * 2);
     reserve(beside_activated_, elements(rows, w.width) * 2);
-    launch("a fork", [&] {
-      const cudaError_t error = cudaEventRecord(fork_, stream_);
-      return error == cudaSuccess ? cudaStreamWaitEvent(beside_stream_, fork_, 0) : error;
-    });
+    fork_beside();
     if (mode_ != Mode::replay) {
       guarded("a dense GEMM", [&] {
         gemm({2 * w.width, w.hidden, 1, RowType::bfloat16})
@@ -1119,6 +1135,8 @@ class CudaBackend final : public Backend {
     });
   }
   void end_beside() {
+    if (!is_beside_) return;
+    is_beside_ = false;
     launch("a join", [&] {
       const cudaError_t error = cudaEventRecord(join_, beside_stream_);
       return error == cudaSuccess ? cudaStreamWaitEvent(stream_, join_, 0) : error;
@@ -1354,6 +1372,7 @@ class CudaBackend final : public Backend {
   cudaStream_t copy_stream_ = nullptr;
   cudaStream_t beside_stream_ = nullptr;
   cudaEvent_t fork_ = nullptr, join_ = nullptr;
+  bool is_beside_ = false;  // something was launched there that the step has not waited for
   const GemmCudaLibrary gemm_library_;
   std::mutex gemm_mutex_;  // weights are loaded by several threads
   bool is_tuned_ = false;
