@@ -153,9 +153,6 @@ class CudaBackend final : public Backend {
     check(cudaDeviceGetStreamPriorityRange(&least, &greatest), "cudaDeviceGetStreamPriorityRange");
     // Latents leave beside the step: first come, first served would have them wait for it.
     check(cudaStreamCreateWithPriority(&copy_stream_, cudaStreamNonBlocking, greatest), "cudaStreamCreate");
-    check(cudaStreamCreateWithFlags(&beside_stream_, cudaStreamNonBlocking), "cudaStreamCreate");
-    for (cudaEvent_t* event : {&fork_, &join_})
-      check(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreate");
     device_errors_.grow(kErrorWords * sizeof(std::int32_t));
     host_errors_.grow(kErrorWords * sizeof(std::int32_t));
     device_counts_.grow(elements(kMostMoeCalls, kMostExperts) * sizeof(std::int32_t));
@@ -171,9 +168,6 @@ class CudaBackend final : public Backend {
     drop_graphs();
     cudaStreamDestroy(stream_);
     cudaStreamDestroy(copy_stream_);
-    cudaStreamDestroy(beside_stream_);
-    cudaEventDestroy(fork_);
-    cudaEventDestroy(join_);
   }
 
   void check_model(const MlaShape& shape, const KvLayout& layout) override {
@@ -383,9 +377,6 @@ class CudaBackend final : public Backend {
                      KvCache& cache, int layer) override {
     const auto& kv = static_cast<const CudaKvCache&>(cache);
     const DeviceRows& device = device_rows(rows);
-    // Until attention nobody reads them: with few rows the queries are made meanwhile.
-    const bool beside = rows.rows() <= kMostGraphRows;
-    if (beside) fork_beside();
     launch("the store of latents", [&] {
       return store_latents_cuda({.rows = rows.rows(),
                                  .eps = eps,
@@ -401,7 +392,7 @@ class CudaBackend final : public Backend {
                                  .cache = kv.layer(layer),
                                  .cache_blocks = kv.layout.blocks,
                                  .errors = errors(kRopeErrorsAt)},
-                                beside ? beside_stream_ : stream_);
+                                stream_);
     });
   }
 
@@ -430,7 +421,6 @@ class CudaBackend final : public Backend {
   void attend(const RowSet& rows, const MlaShape& shape, View absorbed, float scale, const KvCache& cache, int layer,
               View u) override {
     const auto& kv = static_cast<const CudaKvCache&>(cache);
-    end_beside();
     DeviceRows& device = device_rows(rows);
     if (!device.groups) device.groups = row_groups(rows, device);
     const RowGroups& groups = *device.groups;
@@ -483,7 +473,6 @@ class CudaBackend final : public Backend {
                        float scale, const KvCache& cache, int layer, View values) override {
     const auto& kv = static_cast<const CudaKvCache&>(cache);
     const auto& weights = static_cast<const CudaMatrix&>(ukv);
-    end_beside();
     DeviceRows& device = device_rows(rows);
     if (device.expanded.empty()) plan_expanded(rows, device);
     bfloat16_bits* queries = static_cast<bfloat16_bits*>(written(q));
@@ -576,11 +565,6 @@ class CudaBackend final : public Backend {
                             .ldy = experts},
                            stream_);
     });
-    // Few rows leave most of the card idle while the gate chooses: half of the shared experts' work runs beside it.
-    const auto* shared_mlp = static_cast<const CudaMlp*>(layer.shared);
-    const bool beside = shared_mlp != nullptr && !shared_mlp->fp8() && rows <= kMostGraphRows;
-    if (beside) begin_beside(rows, x, *shared_mlp);
-
     // Ids, weights and places of all choices, and the experts' offsets.
     reserve(choices_, elements(entries, 3) * 4 + (elements(experts, 1) + 2 * elements(bank.slots, 1) + 2) * 4);
     std::int32_t* ids = choices_.get<std::int32_t>();
@@ -650,7 +634,6 @@ class CudaBackend final : public Backend {
                                 .ld_out_scales = entries},
                                stream_);
     });
-    if (beside) end_beside();
     grouped_gemm(rows, top_k, bank.slots, 2 * bank.width, bank.hidden, slot_offsets,
                  {expert_in_.get(), scales, entries}, bank.gate_up.get(), bank.gate_up_scales.get<float>(),
                  gate_up_.get());
@@ -661,16 +644,7 @@ class CudaBackend final : public Backend {
     const void* shared = nullptr;
     if (layer.shared != nullptr) {
       reserve(shared_out_, elements(rows, bank.hidden) * 2);
-      if (beside) {
-        run_gemm({bank.hidden, shared_mlp->width, 1, RowType::bfloat16}, {.rows = rows,
-                                                                          .x = beside_activated_.get(),
-                                                                          .ldx = shared_mlp->width,
-                                                                          .w = shared_mlp->down,
-                                                                          .y = shared_out_.get(),
-                                                                          .ldy = bank.hidden});
-      } else {
-        run_mlp(rows, x, *shared_mlp, shared_out_.get(), bank.hidden);
-      }
+      run_mlp(rows, x, static_cast<const CudaMlp&>(*layer.shared), shared_out_.get(), bank.hidden);
       shared = shared_out_.get();
     }
     launch("combine", [&] {
@@ -690,7 +664,6 @@ class CudaBackend final : public Backend {
   }
 
   void gather(std::span<const std::uint32_t> rows, View x, int width, View y) override {
-    end_beside();  // what follows may write where the latents to be stored are read
     const std::int64_t bytes = row_type_bytes(type_of(x));
     const std::uint32_t* indices = send(rows);
     launch("gather", [&] {
@@ -705,10 +678,7 @@ class CudaBackend final : public Backend {
     });
   }
 
-  void when_done(const std::function<void()>& fn) override {
-    end_beside();
-    events_.when_done(stream_, fn);
-  }
+  void when_done(const std::function<void()>& fn) override { events_.when_done(stream_, fn); }
 
   void digest_rows(int rows, View x, int width, std::span<std::uint64_t> digests) override {
     const float* copied = host_rows(rows, x, width);
@@ -758,7 +728,6 @@ class CudaBackend final : public Backend {
   }
 
   void finish() override {
-    end_beside();
     if (mode_ == Mode::record) {
       cudaGraph_t graph = nullptr;
       mode_ = Mode::direct;
@@ -795,13 +764,11 @@ class CudaBackend final : public Backend {
   }
 
   void cancel() override {
-    is_beside_ = false;
     if (mode_ == Mode::record) {
       cudaGraph_t graph = nullptr;
       if (cudaStreamEndCapture(stream_, &graph) == cudaSuccess) cudaGraphDestroy(graph);
     }
     mode_ = Mode::direct;
-    cudaStreamSynchronize(beside_stream_);
     cudaStreamSynchronize(stream_);
     events_.drain();
     forget_step();
@@ -947,7 +914,7 @@ class CudaBackend final : public Backend {
     if (found != gemms_.end()) return found->second;
     return guarded("a dense GEMM", [&]() -> GemmCuda& {
       GemmCuda& made = gemms_.emplace(key, GemmCuda(gemm_library_, shape)).first->second;
-      if (is_tuned_) made.tune(stream_);
+      if (is_tuned_) made.tune();
       return made;
     });
   }
@@ -956,7 +923,7 @@ class CudaBackend final : public Backend {
     const std::lock_guard lock(gemm_mutex_);
     is_tuned_ = true;
     guarded("a dense GEMM", [&] {
-      for (auto& [key, gemm] : gemms_) gemm.tune(stream_);
+      for (auto& [key, gemm] : gemms_) gemm.tune();
     });
   }
   void run_gemm(const GemmCudaShape& shape, const GemmCudaCall& call) {
@@ -1092,54 +1059,6 @@ class CudaBackend final : public Backend {
                             .out_scales = scales,
                             .ld_out_scales = rows},
                            stream_);
-    });
-  }
-
-  // What is launched on beside_stream_ from here on runs beside the step's, until end_beside().
-  void fork_beside() {
-    launch("a fork", [&] {
-      const cudaError_t error = cudaEventRecord(fork_, stream_);
-      return error == cudaSuccess ? cudaStreamWaitEvent(beside_stream_, fork_, 0) : error;
-    });
-    is_beside_ = true;
-  }
-  // The first half of an MLP on a stream of its own, until end_beside(). No dense GEMM may be asked for meanwhile: they
-  // share a workspace.
-  void begin_beside(int rows, View x, const CudaMlp& w) {
-    reserve(beside_gate_up_, elements(rows, 2 * w.width) * 2);
-    reserve(beside_activated_, elements(rows, w.width) * 2);
-    fork_beside();
-    if (mode_ != Mode::replay) {
-      guarded("a dense GEMM", [&] {
-        gemm({2 * w.width, w.hidden, 1, RowType::bfloat16})
-            .launch({.rows = rows,
-                     .x = address(x),
-                     .ldx = x.stride,
-                     .w = w.gate_up,
-                     .y = beside_gate_up_.get(),
-                     .ldy = 2 * w.width},
-                    beside_stream_);
-      });
-    }
-    launch("silu_mul", [&] {
-      return silu_mul_cuda({.width = w.width,
-                            .groups = 1,
-                            .rows = rows,
-                            .counts = nullptr,
-                            .gate_up = beside_gate_up_.get(),
-                            .out = beside_activated_.get(),
-                            .out_fp8 = nullptr,
-                            .out_scales = nullptr,
-                            .ld_out_scales = 0},
-                           beside_stream_);
-    });
-  }
-  void end_beside() {
-    if (!is_beside_) return;
-    is_beside_ = false;
-    launch("a join", [&] {
-      const cudaError_t error = cudaEventRecord(join_, beside_stream_);
-      return error == cudaSuccess ? cudaStreamWaitEvent(stream_, join_, 0) : error;
     });
   }
 
@@ -1370,9 +1289,6 @@ class CudaBackend final : public Backend {
   const bool fp8_;  // the projections' and MLPs' weights
   cudaStream_t stream_ = nullptr;
   cudaStream_t copy_stream_ = nullptr;
-  cudaStream_t beside_stream_ = nullptr;
-  cudaEvent_t fork_ = nullptr, join_ = nullptr;
-  bool is_beside_ = false;  // something was launched there that the step has not waited for
   const GemmCudaLibrary gemm_library_;
   std::mutex gemm_mutex_;  // weights are loaded by several threads
   bool is_tuned_ = false;
@@ -1410,7 +1326,6 @@ class CudaBackend final : public Backend {
   PinnedMemory host_sampling_, host_samples_;
   DeviceMemory key_latents_, key_rope_, expanded_keys_;
   DeviceMemory attention_workspace_, gate_logits_, choices_, expert_in_, gate_up_, activated_, expert_out_, shared_out_;
-  DeviceMemory beside_gate_up_, beside_activated_;
   DeviceMemory fp8_rows_, fp8_row_scales_, expert_scales_;
 
   std::mutex copy_mutex_;

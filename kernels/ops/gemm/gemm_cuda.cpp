@@ -254,7 +254,7 @@ struct GemmCuda::State {
   }
 
   // For each of kTunedRows the quickest of the candidates whose results are `algo`'s to the bit on random numbers.
-  void tune(cudaStream_t stream) {
+  void tune() {
     const std::size_t out_bytes = static_cast<std::size_t>(row_type_bytes(shape.out_type));
     const std::size_t weight_bytes = static_cast<std::size_t>(shape.batch) * static_cast<std::size_t>(shape.n) *
                                      static_cast<std::size_t>(shape.k) * 2;
@@ -267,6 +267,8 @@ struct GemmCuda::State {
     if (most_rows == 0) return;
     const auto most = static_cast<std::size_t>(most_rows);
     const TuneMemory w(static_cast<std::size_t>(copies) * weight_bytes), x(most * row_in), y(most * row_out);
+    cudaStream_t stream = nullptr;
+    check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
     w.fill_random(stream);
     x.fill_random(stream);
     cudaEvent_t begin = nullptr, end = nullptr;
@@ -301,23 +303,33 @@ struct GemmCuda::State {
             row_out, compared, static_cast<std::size_t>(checked), cudaMemcpyDeviceToHost, stream));
         check_cuda(cudaStreamSynchronize(stream));
       };
-      const auto seconds = [&](const cublasLtMatmulAlgo_t& with) {
-        check_cuda(cudaEventRecord(begin, stream));
+      // Recorded first: else the host's time to ask for them would be measured where the kernels are short.
+      const auto milliseconds = [&](const cublasLtMatmulAlgo_t& with) {
+        cudaGraph_t graph = nullptr;
+        cudaGraphExec_t runnable = nullptr;
+        check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
         for (int copy = 0; copy < std::max(copies, 3); ++copy) run(with, call(copy % copies), stream);
+        check_cuda(cudaStreamEndCapture(stream, &graph));
+        check_cuda(cudaGraphInstantiate(&runnable, graph, 0));
+        check_cuda(cudaGraphLaunch(runnable, stream));
+        check_cuda(cudaEventRecord(begin, stream));
+        check_cuda(cudaGraphLaunch(runnable, stream));
         check_cuda(cudaEventRecord(end, stream));
         check_cuda(cudaEventSynchronize(end));
-        float milliseconds = 0;
-        check_cuda(cudaEventElapsedTime(&milliseconds, begin, end));
-        return milliseconds;
+        cudaGraphExecDestroy(runnable);
+        cudaGraphDestroy(graph);
+        float time = 0;
+        check_cuda(cudaEventElapsedTime(&time, begin, end));
+        return time;
       };
       results(algo, expected);
       std::string reasons;
       best.push_back(algo);
-      float quickest = seconds(algo);
+      float quickest = milliseconds(algo);
       for (const cublasLtMatmulAlgo_t& candidate : candidates(rows, reasons)) {
         results(candidate, got);
         if (got != expected) continue;
-        const float time = seconds(candidate);
+        const float time = milliseconds(candidate);
         if (time < quickest) {
           quickest = time;
           best.back() = candidate;
@@ -326,6 +338,7 @@ struct GemmCuda::State {
     }
     cudaEventDestroy(begin);
     cudaEventDestroy(end);
+    cudaStreamDestroy(stream);
     tuned = std::move(best);
   }
 
@@ -361,8 +374,8 @@ void GemmCuda::launch(const GemmCudaCall& call, cudaStream_t stream) {
   state_->run(state_->algo_for(call.rows), call, stream);
 }
 
-void GemmCuda::tune(cudaStream_t stream) {
-  if (state_->tuned.empty()) state_->tune(stream);
+void GemmCuda::tune() {
+  if (state_->tuned.empty()) state_->tune();
 }
 
 }  // namespace pelagic

@@ -63,7 +63,7 @@ class GemmCuda {
   const GemmCudaShape& shape() const { return shape_; }
   // Looks for quicker algorithms for many and for few rows, by time; each has shown the first one's bits. Takes device
   // memory meanwhile, up to the weights' size and 512 MiB more. Throws std::runtime_error.
-  void tune(cudaStream_t stream);
+  void tune();
   // Allocates no device memory and waits for nothing; can be captured in a graph. One thread at a time. Throws
   // std::runtime_error.
   void launch(const GemmCudaCall& call, cudaStream_t stream);

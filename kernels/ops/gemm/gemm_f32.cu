@@ -1,16 +1,15 @@
-// A warp computes kRows rows x kColumns outputs at once, so that each number it loads is used four times; where there
-// are few rows, one row x two outputs, with more of their numbers under way. All outputs have the same order of sums,
-// whatever stands beside them.
+// A warp computes kRows rows x kColumns outputs at once, so that each number it loads is used four times. All outputs
+// have the same order of sums, whatever stands beside them.
 #include "cuda/row.cuh"
 #include "ops/gemm/gemm_cuda.h"
 
 namespace pelagic {
 namespace {
 
-constexpr int kFewRows = 32;
+constexpr int kRows = 4;
+constexpr int kColumns = 4;
 constexpr int kWarps = 8;  // of a block: other rows, the same columns of W, which they find in the L1
 
-template <int kRows, int kColumns, int kSteps>
 __global__ void __launch_bounds__(kWarps * 32) gemm_f32_kernel(const GemmF32CudaCall c) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int first_row = (static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(threadIdx.x) / 32) * kRows;
@@ -25,7 +24,6 @@ __global__ void __launch_bounds__(kWarps * 32) gemm_f32_kernel(const GemmF32Cuda
 #pragma unroll
   for (int j = 0; j < kColumns; ++j) w[j] = c.w + static_cast<std::int64_t>(min(first_column + j, c.n - 1)) * c.k;
   float sums[kRows][kColumns] = {};
-#pragma unroll kSteps
   for (int k = lane * kGroup; k < c.k; k += 32 * kGroup) {
     Group a[kRows];
 #pragma unroll
@@ -59,17 +57,10 @@ cudaError_t gemm_f32_cuda(const GemmF32CudaCall& call, cudaStream_t stream) {
       !rows_aligned(call.w, call.k, 4))
     return cudaErrorInvalidValue;
   if (call.rows == 0) return cudaSuccess;
-  const auto launch = [&](auto kernel, int rows, int columns) {
-    const int block_rows = kWarps * rows;
-    const dim3 grid(static_cast<unsigned>((call.rows + block_rows - 1) / block_rows),
-                    static_cast<unsigned>((call.n + columns - 1) / columns));
-    kernel<<<grid, kWarps * 32, 0, stream>>>(call);
-  };
-  if (call.rows <= kFewRows) {
-    launch(gemm_f32_kernel<1, 2, 8>, 1, 2);
-  } else {
-    launch(gemm_f32_kernel<4, 4, 2>, 4, 4);
-  }
+  constexpr int kBlockRows = kWarps * kRows;
+  const dim3 grid(static_cast<unsigned>((call.rows + kBlockRows - 1) / kBlockRows),
+                  static_cast<unsigned>((call.n + kColumns - 1) / kColumns));
+  gemm_f32_kernel<<<grid, kWarps * 32, 0, stream>>>(call);
   return cudaGetLastError();
 }
 
