@@ -160,7 +160,6 @@ async function until(atMs: number, nowMs: () => number, signal: AbortSignal): Pr
 function notSent(place: Pick<RequestRecord, "index" | "session" | "turn" | "scheduledMs">, nowMs: number, why: string): RequestRecord {
   return {
     ...place,
-    // Not the generator's lag.
     sentMs: place.scheduledMs,
     firstTokenMs: null,
     firstAnswerMs: null,

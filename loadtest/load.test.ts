@@ -173,9 +173,11 @@ test("clients that leave are counted apart, and the server sees them go", async 
 });
 
 test("a stopped run ends at once with what there is", async () => {
-  answer = (_, response) => void response.writeHead(200, { "content-type": "text/event-stream" }).flushHeaders();
   const stop = new AbortController();
-  setTimeout(() => stop.abort(), 100);
+  answer = (_, response, n) => {
+    response.writeHead(200, { "content-type": "text/event-stream" }).flushHeaders();
+    if (n === 5) stop.abort();
+  };
   const records = await run(openLoop({ ...arrivals, durationSeconds: 600 }, { ...common, lengths }), stop.signal);
   expect(records.length).toBeGreaterThan(0);
   expect(records.every(({ outcome }) => outcome === "cancelled")).toBe(true);
@@ -190,6 +192,11 @@ test("lateness of the generator makes the figures void, in sending and in notici
   expect(sum(sentLate(1), anySlo, [...soon, 500, 500]).refused).toContain("noticed answers 500 ms late");
   const asked = { ...anySlo, ttftSeconds: 100 };
   expect(sum(sentLate(60), asked, [500, 500]).refused).toBeNull();
+  // What was never sent was not sent in time either.
+  const unsent = Array.from({ length: 3_000 }, () => ({ ...(records[0] as RequestRecord), outcome: "unsent" as const }));
+  expect(sum([...sentLate(60), ...unsent.map((one) => ({ ...one, sentMs: one.scheduledMs }))], anySlo, soon).refused).toContain(
+    "60 ms late",
+  );
 });
 
 test("a busy generator is noticed in a closed loop, too", async () => {

@@ -105,7 +105,8 @@ export function summarise({ records, noticeLagsMs, sendingMs }: LoadRun, slo: Sl
   const each = (of: (record: RequestRecord) => number | null) => percentiles(ok.map(of).filter((value) => value !== null));
   const good = asked.filter((record) => isGood(record, slo)).length;
   const share = asked.length === 0 ? 0 : good / asked.length;
-  const lag = percentiles(records.map(({ sentMs, scheduledMs }) => Math.max(0, sentMs - scheduledMs) / 1000));
+  const sent = records.filter(({ outcome }) => outcome !== "unsent");
+  const lag = percentiles(sent.map(({ sentMs, scheduledMs }) => Math.max(0, sentMs - scheduledMs) / 1000));
   const noticeLag = percentiles(noticeLagsMs.map((lag) => lag / 1000));
   return {
     sendingSeconds: sending,

@@ -19,6 +19,9 @@ test("reads Mooncake's, Azure's and BurstGPT's traces, in order of time and from
     { atMs: 0, promptTokens: 48, outputTokens: 1, blocks: null },
     { atMs: 520, promptTokens: 32, outputTokens: 1, blocks: null },
   ]);
+  // As the weeks of 2024 are written: with an offset, and without a fraction where it is zero.
+  const week = "TIMESTAMP,ContextTokens,GeneratedTokens\n2024-05-10 23:59:59.500000+00:00,1,2\n2024-05-11 00:00:00+00:00,3,4\n";
+  expect(parseTrace(week, "w", asIs).map(({ atMs }) => atMs)).toEqual([0, 500]);
   const burst =
     "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type\n5,s,1.2,ChatGPT,472,18,490,Conversation log\n6.5,s,1,GPT-4,10,20,30,API log";
   expect(parseTrace(burst, "b", asIs).map(({ atMs, outputTokens }) => [atMs, outputTokens])).toEqual([
@@ -33,6 +36,8 @@ test("a broken trace is an error that names the file and the line", () => {
     ["a,b,c\n1,2,3", "neither"],
     ['{"timestamp":1,"input_length":2,"output_length":3}\n{"timestamp":1}', "line 2"],
     ["TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.97,1,2\nyesterday,3,4", "line 3"],
+    ["TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03.97,,2", "line 2"],
+    ["TIMESTAMP,ContextTokens,GeneratedTokens\n\n2023-11-16 18:17:03.97,1,2\nyesterday,3,4", "line 4"],
     ["TIMESTAMP,ContextTokens,GeneratedTokens", "no requests"],
   ] as const) {
     expect(() => parseTrace(text, "file", asIs)).toThrow(TraceError);

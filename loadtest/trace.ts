@@ -29,16 +29,16 @@ export function readTrace(path: string, scale: TraceScale): TraceRequest[] {
 }
 
 export function parseTrace(text: string, name: string, scale: TraceScale): TraceRequest[] {
-  const lines = text.split(/\r?\n/).filter((line) => line.trim() !== "");
-  const head = lines[0] ?? "";
+  const lines = text.split(/\r?\n/).flatMap((line, i) => (line.trim() === "" ? [] : [{ line, number: i + 1 }]));
+  const head = lines[0]?.line ?? "";
   const parse = head.startsWith("{") ? mooncakeLine : csvParser(head);
   if (parse === null) throw new TraceError(`${name}: neither Mooncake's JSON lines nor the header of Azure's or BurstGPT's CSV`);
   const body = head.startsWith("{") ? lines : lines.slice(1);
   if (body.length === 0) throw new TraceError(`${name}: no requests in it`);
-  const requests = body.map((line, i) => {
+  const requests = body.map(({ line, number }) => {
     const request = parse(line);
     if (request === null || ![request.atMs, request.promptTokens, request.outputTokens].every((n) => Number.isFinite(n) && n >= 0)) {
-      throw new TraceError(`${name}, line ${i + (body === lines ? 1 : 2)}: no time, prompt length and output length in it`);
+      throw new TraceError(`${name}, line ${number}: no time, prompt length and output length in it`);
     }
     return request;
   });
@@ -80,13 +80,23 @@ function csvParser(head: string): ((line: string) => TraceRequest | null) | null
   if (time < 0 || prompt < 0 || output < 0) return null;
   return (line) => {
     const fields = line.split(",");
-    const when = fields[time] ?? "";
     return {
-      // Seconds in BurstGPT, a date in Azure.
-      atMs: /^[\d.]+$/.test(when) ? Number(when) * 1000 : Date.parse(`${when.replace(" ", "T").slice(0, 23)}Z`),
-      promptTokens: Number(fields[prompt] ?? Number.NaN),
-      outputTokens: Number(fields[output] ?? Number.NaN),
+      atMs: timeOf(fields[time] ?? ""),
+      promptTokens: numberIn(fields[prompt]),
+      outputTokens: numberIn(fields[output]),
       blocks: null,
     };
   };
+}
+
+/** Seconds in BurstGPT, a date of UTC in Azure, which Date reads to the millisecond. */
+function timeOf(text: string): number {
+  if (/^[\d.]+$/.test(text)) return Number(text) * 1000;
+  const [, day, time] = /^(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:\.\d{1,3})?)\d*(?:\+00:00|Z)?$/.exec(text.trim()) ?? [];
+  return Date.parse(`${day}T${time}Z`);
+}
+
+/** Of an empty text Number makes 0. */
+function numberIn(text = ""): number {
+  return text.trim() === "" ? Number.NaN : Number(text);
 }

@@ -47,11 +47,11 @@ await runProcess({
       // A container that starts again is another one.
       identity: `${hostname()}_${randomBytes(4).toString("hex")}`,
       concurrency,
-      // A watch that was begun and then silent was none that failed.
+      // A watch that was begun and then silent was none that failed; timers may be a little early.
       informerTimes: {
         ...informerTimes,
         inactivityMs: watchInactivityMs,
-        healthyMs: Math.min(informerTimes.healthyMs, watchInactivityMs),
+        healthyMs: Math.min(informerTimes.healthyMs, watchInactivityMs / 2),
       },
       log,
       metrics,

@@ -24,6 +24,8 @@
 
 namespace pelagic {
 
+class RankGroup;
+
 // Something that lives in the backend's memory. The graph only holds and passes it; each backend knows its own kinds.
 class BackendObject {
  public:
@@ -82,15 +84,24 @@ struct MlaShape {
   int kv_rank;
 };
 
+// Where a layer's rows meet the experts of other ranks.
+struct MoeRanks {
+  RankGroup* group;
+  int layer;  // among the MoE layers
+  bool last;  // only logit rows are left
+  std::span<const std::int32_t> logical_of_own_slots;
+};
+
 // One layer's experts: weights by physical slot, and which logical expert a slot holds.
 struct MoeLayer {
-  GateConfig gate;             // its bias pointer is unused: gate_bias
-  const Matrix* gate_weights;  // [experts, hidden], of make_gate_matrix
-  const Vector* gate_bias;     // [experts] or null
-  const SlotTable* placement;
-  std::span<const std::unique_ptr<Mlp>> slots;
-  const MlpBank* bank;  // of the slots; null where the backend has none
-  const Mlp* shared;    // null: no shared experts
+  GateConfig gate;                              // its bias pointer is unused: gate_bias
+  const Matrix* gate_weights;                   // [experts, hidden], of make_gate_matrix
+  const Vector* gate_bias;                      // [experts] or null
+  const SlotTable* placement;                   // of all ranks; slots_of: those that rows may go to
+  std::span<const std::unique_ptr<Mlp>> slots;  // of this rank; null: spare
+  const MlpBank* bank;                          // of the slots; null where the backend has none
+  const Mlp* shared;                            // null: no shared experts
+  MoeRanks ranks;                               // group null: there is one rank
 };
 
 // A step before its ops: all that decides which they are, beside the model.
@@ -109,6 +120,8 @@ class Backend {
 
   // Throws Error naming the field where the backend has no kernels for the model. Before anything is loaded.
   virtual void check_model(const MlaShape& /*shape*/, const KvLayout& /*layout*/) {}
+  // Whether moe can share a layer's experts with other ranks.
+  virtual bool shares_experts() const { return false; }
 
   // ---- Memory and weights. The make_ functions may be called from several threads at once. They throw std::bad_alloc.
 
@@ -188,7 +201,8 @@ class Backend {
   // y = W_down (silu(W_gate x) * W_up x).
   virtual void mlp(int rows, View x, const Mlp& w, View y) = 0;
 
-  // y = shared(x) + sum over ranks of weight * expert(x). counts: [experts], the rows sent to each are added.
+  // y = shared(x) + sum over the top k of weight * expert(x). counts: [experts], the rows sent to each are added. With
+  // other ranks every one of them makes this call, with no rows where it has none.
   virtual void moe(int rows, View x, const MoeLayer& layer, View y, std::span<std::uint32_t> counts) = 0;
 
   // y[i, :] = x[rows[i], :].

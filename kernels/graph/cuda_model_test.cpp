@@ -1,6 +1,6 @@
-// The row rule on the CUDA backend, over the embedded model: pelagic_cuda_model_test DIR [bfloat16|fp8]. Needs the card.
-// With fp8, projections and MLPs are quantised at load, and a copy of the model that is e4m3 in its file gives the same
-// bits.
+// The row rule on the CUDA backend, over the embedded model: pelagic_cuda_model_test DIR [bfloat16|fp8]. Needs the
+// card. With fp8, a copy of the model in float32 that is quantised at load gives the bits of one that is e4m3 in its
+// file.
 //
 // Prompts of the model's tasks. Every row's digest and every latent are equal to the bit in one call, in chunks, token
 // by token, with neighbours and in other blocks, and with latents that were packed and unpacked on the way. Greedy
@@ -14,7 +14,7 @@
 #include "backend/cuda/open_cuda_backend.h"
 #include "graph/error.h"
 #include "graph/model.h"
-#include "graph/test_fp8_copy.h"
+#include "graph/test_model_copy.h"
 #include "graph/test_step.h"
 
 using namespace pelagic;
@@ -237,14 +237,15 @@ int main(int argc, char** argv) {
     std::filesystem::path dir = argv[1];
     const std::unique_ptr<Model> cuda = load(dir, fp8 ? CudaWeights::fp8 : CudaWeights::bfloat16);
     const std::vector<Bits> bits = check_rows(*cuda, all);
-    const TempFolder copy;
     if (fp8) {
       expect(bits_of(*load(dir, CudaWeights::bfloat16), all) != bits, "other bits than bf16 weights give");
-      write_fp8_copy(dir, copy.path());
-      dir = copy.path();
-      expect(bits_of(*load(dir, CudaWeights::fp8), all) == bits, "the same bits from a checkpoint that is FP8 itself");
+      const TempFolder wide, quantised;
+      write_copy(dir, wide.path(), false);
+      write_copy(wide.path(), quantised.path(), true);
+      expect(
+          bits_of(*load(wide.path(), CudaWeights::fp8), all) == bits_of(*load(quantised.path(), CudaWeights::fp8), all),
+          "quantised at load and before: the same bits");
     }
-    // Of the FP8 copy: what differs is then activations and the order of sums only.
     Model cpu(dir, make_cpu_backend(best_isa(), 2), KvDtype::bfloat16, kCacheBlocks, 2, {});
     compare_answers(*cuda, cpu, all);
   } catch (const std::exception& error) {

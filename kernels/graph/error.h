@@ -11,6 +11,7 @@ enum class ErrorCode {
   argument,    // the caller passed something impossible
   memory,      // not enough memory
   busy,        // the model is running another call
+  rank_lost,   // a rank that shares the experts is gone, slow beyond its bound or out of step: the group is over
   device,      // the GPU is not there or has failed: after a failure only a new process can use it again
   internal,    // a bug, or the operating system refused something
 };
@@ -26,6 +27,8 @@ inline const char* error_code_name(ErrorCode code) {
       return "memory";
     case ErrorCode::busy:
       return "busy";
+    case ErrorCode::rank_lost:
+      return "rank-lost";
     case ErrorCode::device:
       return "device";
     case ErrorCode::internal:

@@ -1,4 +1,5 @@
-// Compares a model folder with the Hugging Face outputs beside it: pelagic_golden_test [--backend cpu|cuda|cuda-fp8] DIR...
+// Compares a model folder with the Hugging Face outputs beside it: pelagic_golden_test [--backend cpu|cuda|cuda-fp8]
+// DIR...
 //
 // DIR/golden.safetensors: input_ids [S, T], logits [S, T, vocab], greedy_prompt [G, P], greedy_tokens [G, N]. For every
 // instruction set of this processor and for 1 and 2 threads: all positions' logits within 1e-4, computed in one call,
@@ -8,7 +9,8 @@
 // The CUDA backend rounds weights and activations to bf16, and now and then a rounded gate chooses another expert: such
 // a row differs by much. There a row's logits may differ by 1.5% of their norm in the median row and by 2.5% in nine of
 // ten (0.9% and 1.2% on the CPU with weights and latents rounded to bf16), and greedy tokens are not compared; the
-// bits' equality is. cuda-fp8: with FP8 weights and activations, whose numbers have four bits: 10% and 15%.
+// bits' equality is. cuda-fp8: with FP8 weights and activations, whose numbers have four bits, 11% and 34% (9.1% and
+// 30.5% in PyTorch's float32 with the same numbers rounded, deepseek-v3-mla512).
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -32,7 +34,7 @@ struct CudaTolerance {
   double median, nine_of_ten;
 };
 constexpr CudaTolerance kBfloat16Tolerance = {0.015, 0.025};
-constexpr CudaTolerance kFp8Tolerance = {0.10, 0.15};
+constexpr CudaTolerance kFp8Tolerance = {0.11, 0.34};
 
 struct Golden {
   int sequences, length, vocab;
@@ -171,7 +173,8 @@ bool check_folder_on_cuda(const std::filesystem::path& dir, CudaWeights weights)
                 right ? "ok  " : "FAIL", dir.c_str(), backend, name.c_str(), median, nine_of_ten, computed.row_error(1),
                 equal ? "" : ", digests differ");
   }
-  std::printf("     %s, %s: greedy tokens %s\n", dir.c_str(), backend, greedy_equal(model, golden) ? "equal" : "differ");
+  std::printf("     %s, %s: greedy tokens %s\n", dir.c_str(), backend,
+              greedy_equal(model, golden) ? "equal" : "differ");
   return good;
 }
 

@@ -94,22 +94,26 @@ struct Model::Workspace {
 };
 
 Model::Model(const std::filesystem::path& dir, std::unique_ptr<Backend> backend, KvDtype kv_dtype,
-             std::int64_t kv_blocks, int threads, const LoadProgress& progress)
-    : Model(load_config(dir), std::move(backend), kv_dtype, kv_blocks, [&](const ModelConfig& config, Backend& to) {
-        const Checkpoint checkpoint(dir);  // unmapped as soon as the weights are packed
-        return load_weights(config, checkpoint, to, threads, progress);
-      }) {}
+             std::int64_t kv_blocks, int threads, const LoadProgress& progress, std::optional<RankPlan> plan)
+    : Model(
+          load_config(dir), std::move(backend), kv_dtype, kv_blocks,
+          [&](const ModelConfig& config, Backend& to, const RankPlan* own) {
+            const Checkpoint checkpoint(dir);  // unmapped as soon as the weights are packed
+            return load_weights(config, checkpoint, to, threads, progress, own);
+          },
+          std::move(plan)) {}
 
 Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend, KvDtype kv_dtype, std::int64_t kv_blocks,
              int threads)
     : Model(config, std::move(backend), kv_dtype, kv_blocks,
-            [&](const ModelConfig& c, Backend& to) { return random_weights(c, to, threads); }) {}
+            [&](const ModelConfig& c, Backend& to, const RankPlan*) { return random_weights(c, to, threads); }, {}) {}
 
 Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend, KvDtype kv_dtype, std::int64_t kv_blocks,
-             const MakeWeights& make_weights)
+             const MakeWeights& make_weights, std::optional<RankPlan> plan)
     : config_(config),
       rope_plan_(plan_rope(config_)),
       backend_(std::move(backend)),
+      plan_(std::move(plan)),
       work_(std::make_unique<Workspace>()) {
   shape_ = mla_shape(config_);
   expands_prompts_ = backend_->expands_prompts(shape_);
@@ -128,8 +132,15 @@ Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend, KvDtyp
                 .rope_dim = shape_.rope_dim,
                 .dtype = kv_dtype};
   backend_->check_model(shape_, kv_layout_);
+  if (plan_) {
+    if (!backend_->shares_experts()) refuse("this backend cannot share experts with other ranks");
+    check_plan(plan_->plan, plan_->plan.rank_count, static_cast<int>(config_.moe_layer_count()),
+               static_cast<int>(config_.expert_count));
+    if (plan_->rank < 0 || plan_->rank >= plan_->plan.rank_count)
+      refuse("rank is " + std::to_string(plan_->rank) + ", the plan has " + std::to_string(plan_->plan.rank_count));
+  }
   try {
-    weights_ = make_weights(config_, *backend_);
+    weights_ = make_weights(config_, *backend_, plan_ ? &*plan_ : nullptr);
     cache_ = backend_->make_kv_cache(kv_layout_);
     work_->block_writers.resize(static_cast<std::size_t>(kv_blocks));
     // No sequence is longer than the whole cache.
@@ -151,7 +162,6 @@ void Model::measure() {
     info_.weight_bytes += object->bytes();
     info_.active_weight_bytes += static_cast<std::uint64_t>(static_cast<double>(object->bytes()) * active_share);
   };
-  const double experts = static_cast<double>(config_.expert_count);
   add(weights_.embedding.get(), 1 / static_cast<double>(config_.vocab_size));
   for (const LayerWeights& layer : weights_.layers) {
     for (const BackendObject* object : std::initializer_list<const BackendObject*>{
@@ -161,7 +171,9 @@ void Model::measure() {
       add(object);
     }
     add(layer.ukv.get(), 0);  // no decode token's
-    for (const auto& slot : layer.slots) add(slot.get(), static_cast<double>(config_.experts_per_token) / experts);
+    // With other ranks: this one's share of them.
+    for (const auto& slot : layer.slots)
+      add(slot.get(), static_cast<double>(config_.experts_per_token) / static_cast<double>(layer.placement.slots()));
   }
   add(weights_.final_norm.get());
   add(weights_.head.get());
@@ -212,6 +224,7 @@ void Model::prepare(int rows, int logit_rows) {
 
 Model::ReadPass Model::read_weights(std::span<const std::uint32_t> expert_counts) {
   const auto experts = static_cast<std::size_t>(config_.expert_count);
+  if (plan_) refuse("the model holds the experts of one rank only: read a whole one");
   check_length("expertCounts", expert_counts.size(), static_cast<std::size_t>(config_.moe_layer_count()) * experts);
   std::vector<const BackendObject*> weights;
   std::size_t moe_layer = 0;
@@ -392,10 +405,12 @@ void Model::step(const StepBatch& batch, const std::function<void(int)>& on_laye
   check_batch(batch);
   try {
     plan_rows(batch);
+    if (plan_) begin_ranks(work_->rows.all.rows(), work_->logit_rows.all.rows());
     compute(batch, on_layer, result);
     backend_->finish();
   } catch (...) {
     backend_->cancel();
+    leave_failed();
     throw;
   }
   restore_order(result);
@@ -417,6 +432,73 @@ void Model::restore_order(StepResult& result) const {
   restore(result.samples, 1);
   restore(result.digests, 1);
   restore(result.logits, static_cast<std::size_t>(config_.vocab_size));
+}
+
+void Model::join(std::unique_ptr<ExpertExchange> exchange, RankView view) {
+  if (!plan_) refuse("the model was loaded without an expert plan: it has no other ranks");
+  if (exchange->rank() != plan_->rank || exchange->rank_count() != plan_->plan.rank_count)
+    refuse("the exchange is of rank " + std::to_string(exchange->rank()) + " of " +
+           std::to_string(exchange->rank_count()) + ", the model of rank " + std::to_string(plan_->rank) + " of " +
+           std::to_string(plan_->plan.rank_count));
+  if (view.ranks_per_node < 1) refuse("ranksPerNode must be at least 1");
+  auto group = std::make_unique<RankGroup>(std::move(exchange), std::move(view), rank_counters());
+  std::vector<SlotTable> reachable;
+  for (const LayerWeights& layer : weights_.layers) {
+    if (layer.gate == nullptr) continue;
+    reachable.push_back(reachable_slots(layer.placement, plan_->plan.slots_per_rank, group->view()));
+  }
+  group_ = std::move(group);
+  reachable_ = std::move(reachable);
+}
+
+void Model::leave(const std::string& reason) {
+  if (group_ != nullptr) group_->leave(reason);
+}
+
+RankCounters Model::rank_counters() const { return group_ != nullptr ? group_->counters() : RankCounters{}; }
+
+void Model::begin_ranks(int rows, int logit_rows) {
+  if (group_ == nullptr) throw Error(ErrorCode::rank_lost, "the ranks have not met yet");
+  group_->begin_step(rows, logit_rows, plan_->plan.version);
+}
+
+// In a catch block: the others learn that this rank has left the step, and why.
+void Model::leave_failed() {
+  if (group_ == nullptr) return;
+  try {
+    throw;
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::rank_lost) return group_->leave(error.what());
+    group_->leave("rank " + std::to_string(plan_->rank) + " is lost: " + error.what());
+  } catch (const std::exception& error) {
+    group_->leave("rank " + std::to_string(plan_->rank) + " is lost: " + error.what());
+  }
+}
+
+bool Model::take_part() {
+  if (group_ == nullptr) return false;
+  try {
+    if (!group_->others_began()) return false;
+    StepResult result;
+    result.expert_counts.resize(static_cast<std::size_t>(config_.moe_layer_count() * config_.expert_count));
+    begin_ranks(0, 0);
+    for (std::int64_t index = config_.dense_layer_count; index < config_.layer_count; ++index) {
+      if (index + 1 == config_.layer_count && !runs_last_layer(0)) break;
+      run_feed_forward(weights_.layers[static_cast<std::size_t>(index)], static_cast<int>(index), 0, result);
+    }
+    backend_->finish();
+  } catch (...) {
+    backend_->cancel();
+    leave_failed();
+    throw;
+  }
+  return true;
+}
+
+// Where it has experts, they are wanted if any rank has logit rows.
+bool Model::runs_last_layer(int logit_rows) const {
+  if (logit_rows > 0) return true;
+  return group_ != nullptr && config_.is_moe_layer(config_.layer_count - 1) && group_->any_logit_rows();
 }
 
 // All of a step's ops, the last of which may still run.
@@ -448,7 +530,11 @@ void Model::compute(const StepBatch& batch, const std::function<void(int)>& on_l
     if (on_layer) backend_->when_done([&on_layer, index] { on_layer(index); });
 
     const bool last = index + 1 == layer_count;
-    if (last && logit_rows == 0) break;
+    if (last && logit_rows == 0) {
+      // The other ranks' logit rows may need this one's experts.
+      if (runs_last_layer(0)) run_feed_forward(layer, index, 0, result);
+      break;
+    }
     // Where all rows have logits, they are in the same order.
     const bool fewer = last && logit_rows < rows;
     if (fewer) keep_logit_rows(layer);
@@ -519,19 +605,24 @@ void Model::run_feed_forward(const LayerWeights& layer, int index, int rows, Ste
   }
   const std::size_t experts = static_cast<std::size_t>(config_.expert_count);
   const std::size_t moe_index = static_cast<std::size_t>(index - config_.dense_layer_count);
-  const MoeLayer moe{.gate = {.method = config_.gate,
-                              .experts = static_cast<int>(config_.expert_count),
-                              .top_k = static_cast<int>(config_.experts_per_token),
-                              .groups = static_cast<int>(config_.group_count),
-                              .top_k_groups = static_cast<int>(config_.kept_group_count),
-                              .normalize = config_.normalize_gate_weights,
-                              .routed_scaling_factor = static_cast<float>(config_.routed_scale)},
-                     .gate_weights = layer.gate.get(),
-                     .gate_bias = layer.gate_bias.get(),
-                     .placement = &layer.placement,
-                     .slots = layer.slots,
-                     .bank = layer.bank.get(),
-                     .shared = layer.mlp.get()};
+  const MoeLayer moe{
+      .gate = {.method = config_.gate,
+               .experts = static_cast<int>(config_.expert_count),
+               .top_k = static_cast<int>(config_.experts_per_token),
+               .groups = static_cast<int>(config_.group_count),
+               .top_k_groups = static_cast<int>(config_.kept_group_count),
+               .normalize = config_.normalize_gate_weights,
+               .routed_scaling_factor = static_cast<float>(config_.routed_scale)},
+      .gate_weights = layer.gate.get(),
+      .gate_bias = layer.gate_bias.get(),
+      .placement = group_ != nullptr ? &reachable_[moe_index] : &layer.placement,
+      .slots = layer.slots,
+      .bank = layer.bank.get(),
+      .shared = layer.mlp.get(),
+      .ranks = {.group = group_.get(),
+                .layer = static_cast<int>(moe_index),
+                .last = index + 1 == static_cast<int>(config_.layer_count),
+                .logical_of_own_slots = plan_ ? plan_->own_slots(moe_index) : std::span<const std::int32_t>()}};
   backend_->moe(rows, work.h, moe, work.delta, std::span(result.expert_counts).subspan(moe_index * experts, experts));
 }
 

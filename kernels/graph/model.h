@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "graph/config.h"
 #include "graph/rope_plan.h"
 #include "graph/weights.h"
+#include "ranks/rank_group.h"
 
 namespace pelagic {
 
@@ -51,8 +53,10 @@ class Model {
  public:
   // Loads a Hugging Face folder and allocates `kv_blocks` blocks of 64 tokens. threads: for loading. Throws
   // Error(checkpoint), Error(argument) for kv_blocks, Error(memory).
+  // plan: this is one of several ranks and loads the experts of its own slots only; it steps once it has joined the
+  // others.
   Model(const std::filesystem::path& dir, std::unique_ptr<Backend> backend, KvDtype kv_dtype, std::int64_t kv_blocks,
-        int threads, const LoadProgress& progress);
+        int threads, const LoadProgress& progress, std::optional<RankPlan> plan = {});
   // For benches: random weights.
   Model(const ModelConfig& config, std::unique_ptr<Backend> backend, KvDtype kv_dtype, std::int64_t kv_blocks,
         int threads);
@@ -69,6 +73,21 @@ class Model {
   // still run. In the last layer only logit rows go on after that, so its expert counts cover these only. Throws
   // Error(argument) naming the field, before anything is computed. One call at a time.
   void step(const StepBatch& batch, const std::function<void(int)>& on_layer, StepResult& result);
+
+  // ---- With other ranks. All of them step together: step() waits for the others, and those without work call
+  // take_part(). A rank that fails in a step leaves the group; its own and every other rank's steps then throw
+  // Error(rank_lost) until they join another one. What a failed step has written is written again, to the same bits, by
+  // the step that repeats it.
+
+  // Steps go with these ranks from now on; of view only ranks_per_node and local_first count. Throws Error(argument)
+  // for a model without a plan or an exchange of another rank, Error(rank_lost) where the members lack an expert.
+  void join(std::unique_ptr<ExpertExchange> exchange, RankView view);
+  // The other ranks' waits end with this reason.
+  void leave(const std::string& reason);
+  // Makes a step without rows if others have begun one, and says whether they had. Throws Error(rank_lost).
+  bool take_part();
+  // Of all groups so far.
+  RankCounters rank_counters() const;
 
   // Takes the memory of a step of `rows` rows of which `logit_rows` have logits, by making one: later steps up to that
   // size allocate nothing. Overwrites the cache: before anything is in it. Throws Error(memory).
@@ -95,18 +114,21 @@ class Model {
   struct PlannedRows;
   struct Workspace;
   // Makes the weights, once the backend has taken the model.
-  using MakeWeights = std::function<ModelWeights(const ModelConfig&, Backend&)>;
+  using MakeWeights = std::function<ModelWeights(const ModelConfig&, Backend&, const RankPlan*)>;
 
   Model(const ModelConfig& config, std::unique_ptr<Backend> backend, KvDtype kv_dtype, std::int64_t kv_blocks,
-        const MakeWeights& make_weights);
+        const MakeWeights& make_weights, std::optional<RankPlan> plan);
   void measure();
   void check_batch(const StepBatch& batch);
   void check_rows(int layer, std::uint32_t block, int first_row, int row_count, std::size_t bytes) const;
   void plan_rows(const StepBatch& batch);
+  void begin_ranks(int rows, int logit_rows);
+  void leave_failed();
   void compute(const StepBatch& batch, const std::function<void(int)>& on_layer, StepResult& result);
   void run_attention(const LayerWeights& layer, int index, const PlannedRows& rows);
   void restore_order(StepResult& result) const;
   void run_feed_forward(const LayerWeights& layer, int index, int rows, StepResult& result);
+  bool runs_last_layer(int logit_rows) const;
   void keep_logit_rows(const LayerWeights& last);
 
   ModelConfig config_;
@@ -116,7 +138,10 @@ class Model {
   KvLayout kv_layout_{};
   ModelInfo info_;
   std::unique_ptr<Backend> backend_;
+  std::optional<RankPlan> plan_;  // none: there is one rank
   ModelWeights weights_;
+  std::unique_ptr<RankGroup> group_;  // null: not joined yet
+  std::vector<SlotTable> reachable_;  // [MoE layers] of the group
   std::unique_ptr<RopeAngles> rope_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<Workspace> work_;

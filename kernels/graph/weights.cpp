@@ -118,8 +118,9 @@ class LoadJobs {
 // Describes the packing of every tensor of a model; nothing is read before LoadJobs::run.
 class Loader {
  public:
-  Loader(const ModelConfig& config, const Checkpoint* checkpoint, Backend& backend)
-      : config_(config), source_(checkpoint), backend_(backend) {}
+  // checkpoint: null for random weights.
+  Loader(const ModelConfig& config, const Checkpoint* checkpoint, Backend& backend, const RankPlan* plan)
+      : config_(config), source_(checkpoint), backend_(backend), plan_(plan) {}
 
   ModelWeights load(int threads, const LoadProgress& progress) {
     ModelWeights weights;
@@ -245,16 +246,20 @@ class Loader {
     });
   }
 
-  void describe_expert(const std::string& prefix, int slot, LayerWeights& out) {
+  // slots: those that the expert goes to.
+  void describe_expert(const std::string& prefix, const std::vector<int>& slots, LayerWeights& out) {
     const std::int64_t hidden = config_.hidden_size;
     const std::int64_t width = config_.expert_intermediate;
     const WeightTensor gate = source_.take(prefix + "gate_proj.weight", {width, hidden});
     const WeightTensor up = source_.take(prefix + "up_proj.weight", {width, hidden});
     const WeightTensor down = source_.take(prefix + "down_proj.weight", {hidden, width});
-    jobs_.add(gate.bytes() + up.bytes() + down.bytes(), [this, &out, slot, gate, up, down] {
-      out.slots[static_cast<std::size_t>(slot)] = backend_.make_expert(
-          out.bank.get(), slot, narrow(gate.rows()), narrow(gate.columns()), rows_of(gate), rows_of(up), rows_of(down));
-    });
+    for (const int slot : slots) {
+      jobs_.add(gate.bytes() + up.bytes() + down.bytes(), [this, &out, slot, gate, up, down] {
+        out.slots[static_cast<std::size_t>(slot)] =
+            backend_.make_expert(out.bank.get(), slot, narrow(gate.rows()), narrow(gate.columns()), rows_of(gate),
+                                 rows_of(up), rows_of(down));
+      });
+    }
   }
 
   void describe_experts(const std::string& prefix, LayerWeights& out) {
@@ -268,10 +273,23 @@ class Loader {
     if (config_.shared_expert_count > 0) {
       describe_mlp(prefix + "shared_experts.", config_.shared_expert_count * config_.expert_intermediate, out.mlp);
     }
-    out.placement = SlotTable::identity(narrow(config_.expert_count));
-    out.slots.resize(static_cast<std::size_t>(config_.expert_count));
+    std::vector<std::vector<int>> slots_of(static_cast<std::size_t>(config_.expert_count));
+    if (plan_ == nullptr) {
+      out.placement = SlotTable::identity(narrow(config_.expert_count));
+      out.slots.resize(slots_of.size());
+      for (std::size_t expert = 0; expert < slots_of.size(); ++expert) slots_of[expert] = {static_cast<int>(expert)};
+    } else {
+      const std::size_t layer = banks_.size();
+      out.placement = SlotTable(plan_->plan.layers[layer], narrow(config_.expert_count));
+      const auto own = plan_->own_slots(layer);
+      out.slots.resize(own.size());
+      for (std::size_t slot = 0; slot < own.size(); ++slot) {
+        if (own[slot] >= 0) slots_of[static_cast<std::size_t>(own[slot])].push_back(static_cast<int>(slot));
+      }
+    }
     for (std::int64_t expert = 0; expert < config_.expert_count; ++expert) {
-      describe_expert(prefix + "experts." + std::to_string(expert) + ".", narrow(expert), out);
+      describe_expert(prefix + "experts." + std::to_string(expert) + ".", slots_of[static_cast<std::size_t>(expert)],
+                      out);
     }
     banks_.push_back(&out);
   }
@@ -279,6 +297,7 @@ class Loader {
   const ModelConfig& config_;
   TensorSource source_;
   Backend& backend_;
+  const RankPlan* plan_;  // null: one rank
   LoadJobs jobs_;
   std::vector<LayerWeights*> banks_;  // the MoE layers
 };
@@ -286,12 +305,12 @@ class Loader {
 }  // namespace
 
 ModelWeights load_weights(const ModelConfig& config, const Checkpoint& checkpoint, Backend& backend, int threads,
-                          const LoadProgress& progress) {
-  return Loader(config, &checkpoint, backend).load(threads, progress);
+                          const LoadProgress& progress, const RankPlan* plan) {
+  return Loader(config, &checkpoint, backend, plan).load(threads, progress);
 }
 
 ModelWeights random_weights(const ModelConfig& config, Backend& backend, int threads) {
-  return Loader(config, nullptr, backend).load(threads, {});
+  return Loader(config, nullptr, backend, nullptr).load(threads, {});
 }
 
 }  // namespace pelagic

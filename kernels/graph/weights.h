@@ -9,6 +9,7 @@
 #include "backend/backend.h"
 #include "graph/config.h"
 #include "graph/safetensors.h"
+#include "ranks/expert_plan.h"
 
 namespace pelagic {
 
@@ -35,11 +36,11 @@ struct LayerWeights {
   std::unique_ptr<Mlp> mlp;          // a dense layer's MLP; an MoE layer's shared experts, or null
 
   // MoE layers only.
-  std::unique_ptr<Matrix> gate;       // [experts, D]
-  std::unique_ptr<Vector> gate_bias;  // null in the V2 family
-  SlotTable placement;
-  std::unique_ptr<MlpBank> bank;  // of the slots; null where the backend has none
-  std::vector<std::unique_ptr<Mlp>> slots;
+  std::unique_ptr<Matrix> gate;             // [experts, D]
+  std::unique_ptr<Vector> gate_bias;        // null in the V2 family
+  SlotTable placement;                      // of all ranks
+  std::unique_ptr<MlpBank> bank;            // of the slots; null where the backend has none
+  std::vector<std::unique_ptr<Mlp>> slots;  // of this rank; null: spare
 };
 
 struct ModelWeights {
@@ -49,14 +50,26 @@ struct ModelWeights {
   std::unique_ptr<Matrix> head;  // lm_head [vocab, D]
 };
 
+// Which slots of a plan are loaded here.
+struct RankPlan {
+  ExpertPlan plan;
+  int rank;
+
+  std::span<const std::int32_t> own_slots(std::size_t moe_layer) const {
+    const auto slots = static_cast<std::size_t>(plan.slots_per_rank);
+    return std::span(plan.layers[moe_layer]).subspan(static_cast<std::size_t>(rank) * slots, slots);
+  }
+};
+
 // Called with bytes of the checkpoint read so far, one call at a time, from any thread.
 using LoadProgress = std::function<void(std::uint64_t bytes_done, std::uint64_t bytes_total)>;
 
-// Loads everything with `threads` threads. Each MoE layer gets one slot for each expert, in order. Tensors of layers
+// Loads everything with `threads` threads. Of a plan's experts those of the rank's slots, and all others are only
+// checked by shape; without one each MoE layer gets one slot for each expert, in order. Tensors of layers
 // past the config's (multi-token prediction) are passed over. Throws Error(checkpoint) naming the tensor: missing,
 // unexpected, of another shape or dtype than the config says, FP8 without its scales, or holding a NaN or infinity.
 ModelWeights load_weights(const ModelConfig& config, const Checkpoint& checkpoint, Backend& backend, int threads,
-                          const LoadProgress& progress);
+                          const LoadProgress& progress, const RankPlan* plan = nullptr);
 
 // Random ones of the config's shapes, for benches.
 ModelWeights random_weights(const ModelConfig& config, Backend& backend, int threads);

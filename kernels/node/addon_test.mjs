@@ -142,3 +142,94 @@ test("the process exits by itself after close, with an idle model open, and in t
     assert.equal(child.status, 0, `${then}: ${child.signal} ${child.stderr}`);
   }
 });
+
+/** Models of the ranks of one plan, in this process. */
+async function loadRanks(slots, rankCount, onLost = () => {}) {
+  const { moeLayerCount } = await native.loadModel(options).then(async (model) => {
+    const { info } = model;
+    await model.close();
+    return info;
+  });
+  const plan = { version: 1, rankCount, slotsPerRank: slots.length / rankCount, layers: Array(moeLayerCount).fill(slots) };
+  const secrets = Array.from({ length: rankCount }, (_, rank) => new Uint8Array(32).fill(rank + 1));
+  const models = await Promise.all(
+    secrets.map((secret, rank) =>
+      native.loadModel({
+        ...options,
+        threads: 1,
+        ranks: {
+          rank,
+          plan,
+          ranksPerNode: 1,
+          localFirst: false,
+          host: "127.0.0.1",
+          port: 0,
+          secret,
+          onLost: (message) => onLost(rank, message),
+        },
+      }),
+    ),
+  );
+  const addresses = models.map((model, rank) => ({ host: "127.0.0.1", port: model.rankPort, secret: secrets[rank] }));
+  let group = 0;
+  const meet = (members = models.map(() => true)) => {
+    const meeting = {
+      group: new Uint8Array(16).fill(++group),
+      ranks: addresses.map((address, rank) => (members[rank] ? address : null)),
+      meetMs: 20_000,
+      silenceMs: 20_000,
+      longestWaitMs: 20_000,
+    };
+    return Promise.all(models.map((model, rank) => members[rank] && model.meet(meeting)));
+  };
+  return { models, meet };
+}
+
+test("ranks share the experts: an idle one takes part by itself, a lost one is named, those left go on with the same bits", async () => {
+  const whole = await native.loadModel(options);
+  const { logicalExpertCount: experts } = whole.info;
+  const work = () => batch(20, { logitRows: Array.from({ length: 20 }, (_, i) => i) });
+  const [{ digests: wanted }] = await whole.step(work());
+  await whole.close();
+  const all = Array.from({ length: experts }, (_, i) => i);
+  let lost;
+  const heard = new Promise((resolve) => {
+    lost = (rank, message) => rank === 1 && resolve(message);
+  });
+  // Each expert on two of three ranks, at the least.
+  const { models, meet } = await loadRanks([...all, ...all.slice(experts / 2), ...all, ...all.slice(0, experts / 2)], 3, lost);
+  await assert.rejects(models[0].step(work()), coded("rank-lost", /have not met/));
+  await meet();
+  for (const model of [models[0], models[2]]) {
+    const [{ digests }] = await model.step(work());
+    assert.deepEqual(digests, wanted);
+  }
+  const both = await Promise.all([models[0].step(work()), models[1].step(work())]);
+  for (const [{ digests }] of both) assert.deepEqual(digests, wanted);
+  assert.ok(models[1].rankCounters.steps >= 3 && models[1].rankCounters.emptySteps >= 2);
+  assert.ok(models[0].rankCounters.farCopies > 0);
+  // An idle model keeps no process alive.
+  const alive = setInterval(() => {}, 1_000);
+  await models[2].close();
+  assert.match(await heard, /rank 2 is lost/);
+  clearInterval(alive);
+  await assert.rejects(models[0].step(work()), coded("rank-lost", /rank 2 is lost/));
+  await meet([true, true, false]);
+  const [{ digests }] = await models[0].step(work());
+  assert.deepEqual(digests, wanted);
+  await Promise.all([models[0].close(), models[1].close()]);
+});
+
+test("ranks that make no sense are refused by name", async () => {
+  const ranks = { rank: 0, ranksPerNode: 1, localFirst: false, host: "127.0.0.1", port: 0, secret: new Uint8Array(32) };
+  const plan = { version: 1, rankCount: 1, slotsPerRank: 1, layers: [[0]] };
+  const load = (changes) => native.loadModel({ ...options, ranks: { ...ranks, plan, ...changes } });
+  await assert.rejects(load({}), coded("argument", /plan\.layers/));
+  await assert.rejects(load({ secret: new Uint8Array(3) }), coded("argument", /ranks\.secret has 3 bytes/));
+  await assert.rejects(load({ plan: { ...plan, layers: [["x"]] } }), coded("argument", /ranks\.plan\.layers\[0\]\[0\]/));
+  await assert.rejects(load({ host: 5 }), coded("argument", /ranks\.host/));
+  const model = await native.loadModel(options);
+  assert.equal(model.rankPort, undefined);
+  await assert.rejects(model.meet({}), coded("argument", /without ranks/));
+  await model.close();
+});

@@ -7,6 +7,7 @@
 #include <functional>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 namespace pelagic {
 
@@ -25,6 +26,16 @@ class EngineThread {
   }
   EngineThread(const EngineThread&) = delete;
   EngineThread& operator=(const EngineThread&) = delete;
+
+  // A job that gives way: it runs when no other has come for `grace` after the last one ended. At most one waits.
+  void submit_idle(std::function<void()> job, std::chrono::microseconds grace) {
+    {
+      const std::lock_guard lock(mutex_);
+      idle_job_ = std::move(job);
+      grace_ = grace;
+    }
+    changed_.notify_one();
+  }
 
   void submit(std::function<void()> job) {
     {
@@ -54,19 +65,32 @@ class EngineThread {
         for (int i = 0; i < kPausesPerLook; ++i) pause();
         lock.lock();
       }
-      changed_.wait(lock, [&] { return stopping_ || !jobs_.empty(); });
-      if (jobs_.empty()) return;
-      const std::function<void()> job = std::move(jobs_.front());
-      jobs_.pop_front();
+      changed_.wait(lock, [&] { return stopping_ || !jobs_.empty() || idle_job_; });
+      const bool gives_way = jobs_.empty() && !stopping_ && !changed_.wait_until(lock, last_end_ + grace_, [&] {
+        return stopping_ || !jobs_.empty();
+      });
+      std::function<void()> job;
+      if (gives_way) {
+        job = std::exchange(idle_job_, nullptr);
+      } else if (!jobs_.empty()) {
+        job = std::move(jobs_.front());
+        jobs_.pop_front();
+      } else {
+        return;  // stopping
+      }
       lock.unlock();
       job();
       lock.lock();
+      if (!gives_way) last_end_ = std::chrono::steady_clock::now();
     }
   }
 
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::function<void()>> jobs_;
+  std::function<void()> idle_job_;
+  std::chrono::microseconds grace_{0};
+  std::chrono::steady_clock::time_point last_end_{};
   bool stopping_ = false;
   std::thread thread_;
 };

@@ -13,6 +13,9 @@
 namespace pelagic {
 namespace {
 
+// A rank whose loop is about to bring its next step is not stepped without rows meanwhile.
+constexpr std::chrono::milliseconds kTurnaround{3};
+
 // Rows with logits that memory is taken for at load; a step with more of them allocates.
 constexpr int kMostLogitRows = 256;
 
@@ -25,6 +28,7 @@ struct LoadOptions {
   Isa isa;
   std::int64_t kv_blocks;
   int step_rows;  // 0: not told
+  std::optional<RankOptions> ranks;
 };
 
 LoadOptions read_options(const Napi::Value& value) {
@@ -53,6 +57,11 @@ LoadOptions read_options(const Napi::Value& value) {
   const Napi::Value step_rows = options.Get("stepRows");
   out.step_rows =
       step_rows.IsUndefined() ? 0 : static_cast<int>(to_integer(step_rows, "stepRows", 1, INT64_C(1) << 20));
+  const Napi::Value ranks = options.Get("ranks");
+  if (!ranks.IsUndefined()) {
+    if (!ranks.IsObject()) throw Error(ErrorCode::argument, "ranks must be an object");
+    out.ranks = read_rank_options(ranks.As<Napi::Object>());
+  }
   const std::string isa = to_text(member(options, "isa"), "isa");
   out.isa = best_isa();
   bool known = isa == "auto";
@@ -161,7 +170,9 @@ Napi::Function NativeModel::make_class(Napi::Env env) {
       {InstanceAccessor<&NativeModel::info>("info"), InstanceMethod<&NativeModel::step>("step"),
        InstanceMethod<&NativeModel::pack_rows>("packRows"), InstanceMethod<&NativeModel::pack_frame>("packFrame"),
        InstanceMethod<&NativeModel::unpack_frame>("unpackFrame"), InstanceMethod<&NativeModel::copy_block>("copyBlock"),
-       InstanceMethod<&NativeModel::read_weights>("readWeights"), InstanceMethod<&NativeModel::close>("close")});
+       InstanceMethod<&NativeModel::read_weights>("readWeights"), InstanceMethod<&NativeModel::meet>("meet"),
+       InstanceAccessor<&NativeModel::rank_port>("rankPort"),
+       InstanceAccessor<&NativeModel::rank_counters>("rankCounters"), InstanceMethod<&NativeModel::close>("close")});
 }
 
 NativeModel::NativeModel(const Napi::CallbackInfo& info) : Napi::ObjectWrap<NativeModel>(info) {}
@@ -169,12 +180,18 @@ NativeModel::NativeModel(const Napi::CallbackInfo& info) : Napi::ObjectWrap<Nati
 NativeModel::~NativeModel() {
   if (engine_ == nullptr) return;  // closed, or stopped by stop_at_exit
   napi_remove_env_cleanup_hook(Env(), stop_at_exit, this);
-  engine_.reset();
+  end_engine();
   loop_.Release();
 }
 
+// After this no thread of ours runs: with other ranks the model has one that gives the engine thread work.
+void NativeModel::end_engine() {
+  engine_->submit([this] { model_.reset(); });
+  engine_.reset();
+}
+
 // Node shuts down while the model is open: wait for the running call now, as loop_ is gone after this.
-void NativeModel::stop_at_exit(void* self) { static_cast<NativeModel*>(self)->engine_.reset(); }
+void NativeModel::stop_at_exit(void* self) { static_cast<NativeModel*>(self)->end_engine(); }
 
 Napi::Value NativeModel::load(const Napi::Function& model_class, const Napi::CallbackInfo& info) {
   const Napi::Env env = info.Env();
@@ -190,6 +207,11 @@ Napi::Value NativeModel::load(const Napi::Function& model_class, const Napi::Cal
   self->cuda_ = options.cuda;
   self->isa_ = std::string(isa_name(options.isa));
   self->threads_ = options.threads;
+  self->ranks_ = options.ranks;
+  if (options.ranks) {
+    const Napi::Value lost = info[0].As<Napi::Object>().Get("ranks").As<Napi::Object>().Get("onLost");
+    if (lost.IsFunction()) self->on_ranks_lost_ = Napi::Persistent(lost.As<Napi::Function>());
+  }
   // Added after loop_, so that it runs before Node takes loop_ down.
   napi_add_env_cleanup_hook(env, stop_at_exit, self);
 
@@ -207,8 +229,14 @@ Napi::Value NativeModel::load(const Napi::Function& model_class, const Napi::Cal
     std::exception_ptr failure;
     try {
       auto backend = options.cuda ? open_cuda_backend(options.weights) : make_cpu_backend(options.isa, options.threads);
+      std::optional<RankPlan> plan;
+      if (options.ranks) {
+        plan = RankPlan{options.ranks->plan, options.ranks->view.rank};
+        self->listener_ =
+            std::make_unique<RankListener>(options.ranks->host, options.ranks->port, options.ranks->secret);
+      }
       self->model_ = std::make_unique<Model>(options.dir, std::move(backend), options.kv_dtype, options.kv_blocks,
-                                             options.threads, progress);
+                                             options.threads, progress, std::move(plan));
       // Where memory is the card's, it is taken now: not in the middle of a step, and not after others have it.
       if (options.cuda && options.step_rows > 0)
         self->model_->prepare(options.step_rows, std::min(options.step_rows, kMostLogitRows));
@@ -243,6 +271,7 @@ Napi::Value NativeModel::step(const Napi::CallbackInfo& info) {
       std::exception_ptr failure;
       try {
         *results = run_steps(*model_, batch->view(), batch->run(), on_layer);
+        note_counters();
       } catch (...) {
         failure = std::current_exception();
       }
@@ -288,6 +317,76 @@ Napi::Value NativeModel::read_weights(const Napi::CallbackInfo& info) {
   } catch (...) {
     return rejected(env, to_js_error(env, std::current_exception()));
   }
+}
+
+// On the engine thread, when nobody else has work for it.
+void NativeModel::take_part() {
+  if (model_ == nullptr) return;
+  try {
+    if (model_->take_part()) note_counters();
+  } catch (const std::exception& error) {
+    const std::string message = error.what();
+    post([this, message](Napi::Env env) {
+      if (closing_ || on_ranks_lost_.IsEmpty()) return;
+      try {
+        on_ranks_lost_.Call({Napi::String::New(env, message)});
+      } catch (const Napi::Error& thrown) {
+        napi_fatal_exception(env, thrown.Value());
+      }
+    });
+  }
+}
+
+Napi::Value NativeModel::meet(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  try {
+    open_model();
+    if (call_) throw Error(ErrorCode::busy, "the model is running a step: wait for it");
+    if (!ranks_) throw Error(ErrorCode::argument, "the model was loaded without ranks");
+    if (!info[0].IsObject()) throw Error(ErrorCode::argument, "meeting must be an object");
+    const auto meeting = std::make_shared<Meeting>(read_meeting(info[0].As<Napi::Object>()));
+    if (static_cast<int>(meeting->ranks.size()) != ranks_->plan.rank_count)
+      throw Error(ErrorCode::argument, "ranks must have one entry for each rank of the plan");
+    const Napi::Promise promise = begin_call(env, env.Undefined());
+    // The engine is there as long as the model, whose exchange has a thread of its own; engine_ is the loop's.
+    engine_->submit([this, meeting, engine = engine_.get()] {
+      std::exception_ptr failure;
+      try {
+        const int rank = ranks_->view.rank;
+        model_->leave("rank " + std::to_string(rank) + " is lost to this group: it meets another one");
+        auto exchange = meet_ranks(*listener_, meeting->group, rank, meeting->ranks, meeting->times);
+        exchange->on_arrival([this, engine] { engine->submit_idle([this] { take_part(); }, kTurnaround); });
+        model_->join(std::move(exchange), ranks_->view);
+        // What has come before there was anyone to tell.
+        engine->submit_idle([this] { take_part(); }, kTurnaround);
+      } catch (...) {
+        failure = std::current_exception();
+      }
+      post([this, failure](Napi::Env loop_env) { end_call(loop_env, failure, [&] { return loop_env.Undefined(); }); });
+    });
+    return promise;
+  } catch (const Napi::Error& error) {
+    return rejected(env, error);
+  } catch (...) {
+    return rejected(env, to_js_error(env, std::current_exception()));
+  }
+}
+
+Napi::Value NativeModel::rank_port(const Napi::CallbackInfo& info) {
+  if (listener_ == nullptr) return info.Env().Undefined();
+  return Napi::Number::New(info.Env(), listener_->port());
+}
+
+// On the engine thread, behind a step.
+void NativeModel::note_counters() {
+  if (!ranks_) return;
+  const std::lock_guard lock(counters_mutex_);
+  counters_ = model_->rank_counters();
+}
+
+Napi::Value NativeModel::rank_counters(const Napi::CallbackInfo& info) {
+  const std::lock_guard lock(counters_mutex_);
+  return to_js(info.Env(), counters_);
 }
 
 Napi::Value NativeModel::pack_rows(const Napi::CallbackInfo& info) {
@@ -367,7 +466,7 @@ Napi::Value NativeModel::close(const Napi::CallbackInfo& info) {
 void NativeModel::shut_down(Napi::Env env) {
   closing_ = true;
   napi_remove_env_cleanup_hook(env, stop_at_exit, this);
-  engine_.reset();
+  end_engine();
   loop_.Unref(env);
   loop_.Release();
 }

@@ -5,10 +5,12 @@
 
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <vector>
 
 #include "graph/model.h"
+#include "node/convert_ranks.h"
 #include "node/engine_thread.h"
 
 namespace pelagic {
@@ -43,6 +45,9 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
   Napi::Value unpack_frame(const Napi::CallbackInfo& info);
   Napi::Value copy_block(const Napi::CallbackInfo& info);
   Napi::Value read_weights(const Napi::CallbackInfo& info);
+  Napi::Value meet(const Napi::CallbackInfo& info);
+  Napi::Value rank_port(const Napi::CallbackInfo& info);
+  Napi::Value rank_counters(const Napi::CallbackInfo& info);
   Napi::Value close(const Napi::CallbackInfo& info);
   Napi::Value info(const Napi::CallbackInfo& info);
 
@@ -53,12 +58,20 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
   void notify(Napi::Env env, std::initializer_list<double> arguments);
   void end_call(Napi::Env env, const std::exception_ptr& failure, const std::function<Napi::Value()>& make_result);
   void post(LoopTask task);
+  void take_part();
+  void note_counters();
+  void end_engine();
 
   LoopQueue loop_;  // keeps the process alive while a call runs, and only then
   std::unique_ptr<Model> model_;
   bool cuda_ = false;
   std::string isa_;
   int threads_ = 0;
+  std::optional<RankOptions> ranks_;
+  std::unique_ptr<RankListener> listener_;
+  Napi::FunctionReference on_ranks_lost_;
+  std::mutex counters_mutex_;
+  RankCounters counters_;
   std::optional<Call> call_;
   bool closing_ = false;
   std::vector<Napi::Promise::Deferred> close_promises_;

@@ -18,6 +18,15 @@ export type ConditionType = keyof typeof conditionTypes;
 
 export const conditionTypeNames = Object.keys(conditionTypes) as [ConditionType, ...ConditionType[]];
 
+export const maxMessageLength = 32_768;
+/** Of a pool's reason. */
+export const maxReasonLength = 1024;
+
+/** What others say may be of any length, and the API server refuses a status that is too long. */
+export function shortened(text: string, mostCharacters: number): string {
+  return text.length <= mostCharacters ? text : `${text.slice(0, mostCharacters - 1)}…`;
+}
+
 export const Condition = z.object({
   // An open string for the API server: a newer operator may have written others.
   type: z.string().min(1).max(316).describe("What it is about."),
@@ -25,7 +34,7 @@ export const Condition = z.object({
   observedGeneration: z.int().min(0).optional().describe("The metadata.generation that it was found for."),
   lastTransitionTime: z.iso.datetime().describe("When status last changed."),
   reason: z.string().min(1).max(1024).describe("One word, for programs."),
-  message: z.string().max(32_768).describe("For a person: what is, and what to do."),
+  message: z.string().max(maxMessageLength).describe("For a person: what is, and what to do."),
 });
 export type Condition = z.output<typeof Condition>;
 
@@ -35,7 +44,7 @@ export const PoolStatus = z.object({
   desired: z.int32().min(0).default(0).describe("Workers wanted now."),
   workers: z.string().max(64).default("0/0").describe("ready/desired, for kubectl get."),
   recommended: z.int32().min(0).optional().describe("Workers that the operator would choose, where an external autoscaler does."),
-  reason: z.string().max(1024).default("").describe("Why so many are wanted."),
+  reason: z.string().max(maxReasonLength).default("").describe("Why so many are wanted."),
 });
 export type PoolStatus = z.output<typeof PoolStatus>;
 

@@ -39,6 +39,7 @@ const usual: Snapshot = {
   inputTokensPerSecond: 2000,
   runningRequests: 5,
   waitingRequests: 0,
+  gatewaysHeard: 1,
   unheard: [],
   ttftSeconds: 1,
   tpotSeconds: 0.04,
@@ -240,6 +241,17 @@ describe("no requests", () => {
     const service = new Service({ scaleToZeroAfterSeconds: 120 });
     expect(service.see({ ...asleep, requestsPerSecond: null }).prefill.replicas).toBe(0);
     expect(service.see({ ...asleep, requestsPerSecond: 0.1 }).prefill.replicas).toBe(1);
+  });
+
+  it("are not known of a sleeping service whose gateways do not all answer: it sleeps on, and that is said", () => {
+    const service = new Service({ scaleToZeroAfterSeconds: 120 });
+    for (const unknown of [{ gatewaysHeard: 0, requestsPerSecond: null }, { unheard: ["gateway-1"] }]) {
+      expect(service.see({ ...asleep, ...unknown }).prefill).toMatchObject({ replicas: 0, kind: "NoFigures" });
+      expect(service.see(asleep).prefill).toMatchObject({ replicas: 0, kind: "Idle" });
+    }
+    expect(service.see({ ...asleep, unheard: ["gateway-1"], waitingRequests: 1 }).prefill.kind).toBe("Woken");
+    // One that has just begun says what waits; only rates need two scrapes.
+    expect(service.see({ ...asleep, requestsPerSecond: null }).prefill.kind).toBe("Idle");
   });
 
   it("mean minReplicas where zero was not asked for", () => {

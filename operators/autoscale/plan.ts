@@ -78,10 +78,12 @@ export function planAutoscale(snapshot: Snapshot, config: AutoscaleConfig, befor
   const { scaleToZeroAfterSeconds } = config;
   const idleLong = idle && scaleToZeroAfterSeconds !== null && snapshot.atSeconds - busyAtSeconds >= scaleToZeroAfterSeconds;
   const sleeps = idleLong || (asleep && !asked && scaleToZeroAfterSeconds !== null);
+  // A request may wait at a gateway that does not say so.
+  const deaf = !idleLong && (snapshot.gatewaysHeard === 0 || snapshot.unheard.length > 0);
   const decide = (pool: PoolName, other: PoolName): { decision: PoolDecision; memory: PoolMemory } => {
     const memory = memories[pool];
     const made = sleeps
-      ? { decision: asleepFor(scaleToZeroAfterSeconds as number), recommended: [] }
+      ? { decision: deaf ? asleepDeaf : asleepFor(scaleToZeroAfterSeconds as number), recommended: [] }
       : decidePool({
           pool,
           snapshot,
@@ -267,6 +269,12 @@ function asleepFor(afterSeconds: number): PoolDecision {
     reason: `no request came for scaleToZeroAfterSeconds (${afterSeconds}); the next one brings the workers back`,
   };
 }
+
+const asleepDeaf: PoolDecision = {
+  kind: "NoFigures",
+  replicas: 0,
+  reason: "not all gateways gave figures, so that nobody knows whether a request waits: the workers sleep on",
+};
 
 /** Kinds that say of a number why it was chosen: kept as long as it stays right. */
 const choices: readonly ReasonKind[] = ["More", "Fewer", "Woken", "AtMinimum"];

@@ -68,6 +68,7 @@ describe("who is ready and is not heard", () => {
 
   it("is named: at the end of the interval, or at its beginning where it was ready then", () => {
     expect(later({ gateways: two, prefill: one, decode: two }).unheard).toEqual(["gateway-1", "decode-1"]);
+    expect([later({ gateways: two }).gatewaysHeard, later({ gateways: [] }).gatewaysHeard]).toEqual([2, 0]);
     expect(later({ gateways: two, prefill: one, decode: two }, 5).unheard).toEqual([]);
     expect(later({ gateways: one, decode: two }, 5).unheard).toEqual(["gateway-1", "prefill-0"]);
   });

@@ -101,6 +101,7 @@ export function snapshotOf(observed: Observed): Snapshot {
       meanGrowth(gateways, "pelagic_gateway_phase_seconds", { ...ofModel, phase: "queue" }),
       meanGrowth(decodeWorkers, "vllm:request_queue_time_seconds"),
     ),
+    gatewaysHeard: now.gateways.size,
     unheard: unheard(observed, seconds),
     prefill: poolOf(prefill, now.prefill, (all): PrefillSample => {
       const paces = all.map(({ series }) => known(series, "pelagic_prefill_tokens_per_second"));

@@ -53,6 +53,8 @@ export interface Snapshot {
   /** Parts of the time to the first token, means of the interval: in prefill's queue; waiting in the gateway or at decode for room there. */
   prefillQueueSeconds: number | null;
   admissionSeconds: number | null;
+  /** Gateways that answered now: without any, nobody knows whether a request waits. */
+  gatewaysHeard: number;
   /** Ready processes of which nothing is known for this interval: rates are then at least what is said here, and may be more. */
   unheard: readonly string[];
   prefill: PoolSnapshot<PrefillSample>;

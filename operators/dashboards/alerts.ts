@@ -246,7 +246,7 @@ const operation: Alert[] = [
     summary: "{{ $value }} operators lead in {{ $labels.namespace }}",
     description: "Exactly one should. With none, workers go on serving, but nothing is scaled, rolled or mended.",
     runbook:
-      "No replica runs: see the Deployment and its events. They run and none leads: their log says why the Lease cannot be taken (RBAC of leases, the API server away, clocks of the nodes apart). Two for more than a moment: Prometheus holds a target that is gone, or a clock is off; " +
+      "No replica runs: see the Deployment and its events. They run and none leads: their log says why the Lease cannot be taken (somebody deleted it: the operator may not make one, helm upgrade with the same values does; RBAC of leases, the API server away, clocks of the nodes apart). Two for more than a moment: Prometheus holds a target that is gone, or a clock is off; " +
       "end one, the other goes on. After an uninstall it ends by itself within 15 minutes.",
   },
   {

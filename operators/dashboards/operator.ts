@@ -1,4 +1,4 @@
-// The operator: who leads, what its rounds come to, what the API server costs it.
+// The operator: who leads, what its rounds come to, what it wants of the pools it scales, what the API server costs it.
 import type { DashboardSpec } from "./panels.ts";
 import { quantile, rate, series, sumBy } from "./promql.ts";
 
@@ -13,7 +13,7 @@ const quantiles = (name: string) =>
 export const operator: DashboardSpec = {
   uid: "pelagic-operator",
   title: "Pelagic / Operator",
-  what: "The operator's rounds, its queue and its calls. Alerts and what to do: docs/alerts.md.",
+  what: "The operator's rounds, its queue, its scaling and its calls. Alerts and what to do: docs/alerts.md.",
   variables: [],
   rows: [
     {
@@ -70,6 +70,30 @@ export const operator: DashboardSpec = {
           what: "From due to begun. Above a second: the queue is longer than its workers.",
           unit: "s",
           queries: quantiles("queue_wait_seconds"),
+        },
+      ],
+    },
+    {
+      title: "Autoscaling",
+      panels: [
+        {
+          title: "Workers wanted",
+          what: "By pool, of ModelServices with an autoscaling policy. Empty with one: no figures yet; its Autoscaled condition says which are missing. At maxReplicas for long: raise it.",
+          unit: "short",
+          queries: [[`max by (exported_namespace, modelservice, pool) (${of("desired_replicas")})`, "{{modelservice}} {{pool}}"]],
+        },
+        {
+          title: "Looks at gateways and workers",
+          what: "By result. failed for longer than a pod's start: a NetworkPolicy or a hanging process; until they answer nothing is scaled down.",
+          unit: "ops",
+          stacked: true,
+          queries: [[sumRate("scrapes_total", "result"), "{{result}}"]],
+        },
+        {
+          title: "Seconds of a look",
+          what: "Three are the bound, and such a look has failed. Long: the gateways or workers have too little CPU.",
+          unit: "s",
+          queries: quantiles("scrape_seconds"),
         },
       ],
     },

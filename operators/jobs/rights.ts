@@ -11,4 +11,4 @@ export const applyCrdsRules: Rule[] = [
   },
 ];
 
-export const deleteModelsRules: Rule[] = [{ apiGroups: ["pelagic.dev"], resources: ["modelservices"], verbs: ["get", "list", "delete"] }];
+export const deleteModelsRules: Rule[] = [{ apiGroups: ["pelagic.dev"], resources: ["modelservices"], verbs: ["list", "delete"] }];

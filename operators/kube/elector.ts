@@ -84,6 +84,8 @@ export class Elector {
       }
       const begunMs = performance.now();
       const answer = await this.ask(step);
+      // It may have led no longer meanwhile, and timers be late: who was refused a write then waits to be called again.
+      this.tell();
       this.election.answered(step, answer, begunMs, performance.now());
       this.tell();
     }

@@ -27,7 +27,8 @@ const eventApi = { apiVersion: "events.k8s.io/v1", kind: "Event" };
 const maxWaiting = 500;
 const tries = 3;
 const retryMs = 1_000;
-const maxNoteLength = 1000;
+/** The API server's bound. */
+const maxNoteBytes = 1024;
 
 export class EventSender {
   private readonly log = new EventLog(eventLogBounds, (name) => `${name}.${Date.now().toString(16)}${randomBytes(4).toString("hex")}`);
@@ -101,7 +102,7 @@ export class EventSender {
         action: "Reconcile",
         reason: event.reason,
         type: event.type,
-        note: event.message.slice(0, maxNoteLength),
+        note: noteOf(event.message),
         regarding: { apiVersion, kind, namespace, name, uid },
       };
       await this.client.call("POST", collectionPath(eventApi, namespace), { resource: "events", body, signal });
@@ -111,4 +112,9 @@ export class EventSender {
     const path = objectPath({ ...eventApi, namespace, name: action.name });
     await this.client.call("PATCH", path, { resource: "events", body, contentType: "application/merge-patch+json", signal });
   }
+}
+
+export function noteOf(message: string): string {
+  const { read } = new TextEncoder().encodeInto(message, new Uint8Array(maxNoteBytes));
+  return message.slice(0, read);
 }

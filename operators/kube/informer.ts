@@ -19,7 +19,7 @@ export interface InformerOptions<T extends ApiObject> {
   /** What group() of the store finds an object by. */
   groupOf?: (object: T) => string | undefined;
   changed: (before: T | undefined, after: T | undefined) => void;
-  /** Everything is there for the first time. */
+  /** Everything is there for the first time; or was asked for in vain, for the first time. */
   listed?: () => void;
   times: InformerTimes;
   log: Log;
@@ -62,6 +62,7 @@ export class Informer<T extends ApiObject> {
   private state: WatchState = neverListed;
   private heardMs = performance.now();
   private hasListed = false;
+  private hasTried = false;
   private running: Promise<void> | undefined;
 
   constructor(private readonly options: InformerOptions<T>) {
@@ -80,6 +81,11 @@ export class Informer<T extends ApiObject> {
 
   get synced(): boolean {
     return this.hasListed;
+  }
+
+  /** It has listed, or could not. */
+  get tried(): boolean {
+    return this.hasTried;
   }
 
   /** Since when nothing was heard of the API server; what it shows is at least so old where it is wrong. */
@@ -129,13 +135,15 @@ export class Informer<T extends ApiObject> {
         this.heardMs = performance.now();
       } while (next !== "");
       this.store.replace(items, version);
-      if (!this.hasListed) {
-        this.hasListed = true;
-        this.options.listed?.();
-      }
+      const isFirst = !this.hasListed;
+      this.hasListed = this.hasTried = true;
+      if (isFirst) this.options.listed?.();
       this.options.observer.listed(this.resource);
       return { kind: "listed", version };
     } catch (error) {
+      const isFirst = !this.hasTried;
+      this.hasTried = true;
+      if (isFirst && !this.stopper.signal.aborted) this.options.listed?.();
       return this.failed(error, "list");
     }
   }

@@ -74,4 +74,20 @@ describe("the object store", () => {
       { numRuns: 2000 },
     );
   });
+
+  it("forgets what an API server with a restored store no longer has, though it was newer", () => {
+    const object = (name: string, resourceVersion: string, group = "x"): ApiObject => ({
+      metadata: { name, namespace: "n", uid: name, resourceVersion, labels: { group } },
+    });
+    const store = new ObjectStore<ApiObject>(
+      ({ metadata }) => metadata.labels?.group,
+      () => undefined,
+    );
+    store.replace([object("a", "90")], "100");
+    store.put(object("a", "110"));
+    store.put(object("b", "120"));
+    store.replace([object("a", "70", "y")], "80");
+    expect(store.all()).toEqual([object("a", "70", "y")]);
+    expect([store.group("x").length, store.group("y").length]).toEqual([0, 1]);
+  });
 });

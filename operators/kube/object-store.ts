@@ -13,6 +13,7 @@ export type Change<T> = (before: T | undefined, after: T | undefined) => void;
 export class ObjectStore<T extends ApiObject> {
   private readonly objects = new Map<string, T>();
   private readonly groups = new Map<string, Set<string>>();
+  private listedVersion: string | undefined;
 
   /** `groupOf`: what group() finds an object by. */
   constructor(
@@ -39,6 +40,10 @@ export class ObjectStore<T extends ApiObject> {
   /** A whole list. What is not in it is gone, but for what was written after it was taken. */
   replace(items: T[], version: string): void {
     const listed = new Set(items.map(keyOf));
+    // Versions only go back where the API server's own store was: one from a backup. What was newer never happened.
+    const isRestored = this.listedVersion !== undefined && isNewer(this.listedVersion, version);
+    if (isRestored) for (const key of [...this.objects.keys()]) this.set(key, undefined);
+    this.listedVersion = version;
     for (const item of items) this.put(item);
     for (const [key, object] of [...this.objects]) {
       if (!listed.has(key) && !isNewer(object.metadata.resourceVersion, version)) this.set(key, undefined);

@@ -128,7 +128,7 @@ export class Operator {
 
   /** Whoever does not lead is ready as well: to take over. */
   readiness(): Readiness {
-    const informers = this.watched.informers();
+    const informers = this.watched.needed();
     const missing = informers.filter(({ synced }) => !synced).map(({ resource }) => resource);
     if (missing.length > 0) return { ready: false, reason: `not listed yet: ${missing.join(", ")}` };
     const stale = informers.filter((informer) => informer.isStale(performance.now()));

@@ -87,21 +87,17 @@ export class Reconciler {
       return { requeueAfterMs: undefined, wrote: false };
     }
     let planned = await this.plan(key, raw, []);
-    const found = await this.unseen(key, planned);
-    if (found.length > 0)
-      planned = await this.plan(
-        key,
-        raw,
-        found.filter(({ metadata }) => !watched.isWatched(metadata, key)),
-      );
+    const unseen = await this.unseen(key, planned);
+    const others = unseen.filter(({ metadata }) => !watched.isWatched(metadata, key));
+    if (unseen.length > 0) planned = await this.plan(key, raw, others);
     // What was refused is no longer wanted.
-    if (planned.apply.length === 0 && this.refused.delete(key)) planned = await this.plan(key, raw, []);
+    if (planned.apply.length === 0 && this.refused.delete(key)) planned = await this.plan(key, raw, others);
     try {
       await this.carryOut(key, raw, planned);
     } catch (error) {
       if (!(error instanceof RefusedError)) throw error;
       // It is said in the status, and tried again later.
-      const { status, events } = await this.plan(key, raw, []);
+      const { status, events } = await this.plan(key, raw, others);
       await this.finish(key, { status, events: events.filter(({ reason }) => !doneReasons.includes(reason)) });
       throw error;
     }

@@ -9,19 +9,20 @@ export interface Rule {
 /** The Lease of the leader election. One name for all: two operators that look after the same namespace take turns. */
 export const leaseName = "pelagic-operator";
 
-const read = ["get", "list", "watch"];
+const watch = ["list", "watch"];
+const read = ["get", ...watch];
 const write = ["patch", "create", "delete"];
 
 /** Where ModelServices are: in one namespace, or in all. */
 export const modelServiceRules: Rule[] = [
-  { apiGroups: ["pelagic.dev"], resources: ["modelservices"], verbs: [...read, "patch"] },
+  { apiGroups: ["pelagic.dev"], resources: ["modelservices"], verbs: [...watch, "patch"] },
   { apiGroups: ["pelagic.dev"], resources: ["modelservices/status"], verbs: ["patch"] },
   // An owner reference that blocks the owner's deletion needs it, where OwnerReferencesPermissionEnforcement is on (OpenShift).
   { apiGroups: ["pelagic.dev"], resources: ["modelservices/finalizers"], verbs: ["update"] },
   { apiGroups: ["apps"], resources: ["deployments"], verbs: [...read, ...write] },
   { apiGroups: ["leaderworkerset.x-k8s.io"], resources: ["leaderworkersets"], verbs: [...read, ...write] },
   { apiGroups: ["policy"], resources: ["poddisruptionbudgets"], verbs: [...read, ...write] },
-  { apiGroups: [""], resources: ["pods"], verbs: read },
+  { apiGroups: [""], resources: ["pods"], verbs: watch },
   { apiGroups: [""], resources: ["persistentvolumeclaims"], verbs: ["get"] },
   { apiGroups: ["events.k8s.io"], resources: ["events"], verbs: ["create", "patch"] },
 ];
@@ -32,7 +33,7 @@ export const clusterRules: Rule[] = [
     apiGroups: ["apiextensions.k8s.io"],
     resources: ["customresourcedefinitions"],
     resourceNames: ["leaderworkersets.leaderworkerset.x-k8s.io"],
-    verbs: read,
+    verbs: watch,
   },
 ];
 

@@ -43,7 +43,7 @@ describe("listing and watching", () => {
   it("lists after a 410, and otherwise goes on from where it was", () => {
     fc.assert(
       fc.property(fc.nat(50), fc.boolean(), random, (failures, heard, chance) => {
-        const state = { version: "7", failures, listedMs: 0 };
+        const state = { version: "7", failures, barrenLists: 0, listedMs: 0 };
         expect(afterStep(state, { kind: "gone" }, 1, times, chance).next.kind).toBe("list");
         expect(afterStep(state, { kind: "failed" }, 1, times, chance)).toMatchObject({ state: { version: "7" }, next: { kind: "watch" } });
         const closed = afterStep(state, { kind: "closed", version: "9", livedMs: 1, heard }, 1, times, chance);
@@ -54,14 +54,27 @@ describe("listing and watching", () => {
   });
 
   it("lists anew now and then", () => {
-    const state = { version: "7", failures: 0, listedMs: 0 };
+    const state = { version: "7", failures: 0, barrenLists: 0, listedMs: 0 };
     const end: StepEnd = { kind: "closed", version: "9", livedMs: 300_000, heard: true };
     expect(afterStep(state, end, times.relistMs, times, 0)).toMatchObject({ state: { version: undefined }, next: { kind: "list" } });
     expect(afterStep(state, end, times.relistMs - 1, times, 0).next.kind).toBe("watch");
   });
 
   it("waits before the watch, too, where lists work and watches do not", () => {
-    const listed = afterStep({ version: undefined, failures: 6, listedMs: 0 }, { kind: "listed", version: "1" }, 0, times, 0);
-    expect(listed.next).toEqual({ kind: "watch", afterMs: 8_000 });
+    const state = { version: undefined, failures: 6, barrenLists: 6, listedMs: 0 };
+    expect(afterStep(state, { kind: "listed", version: "1" }, 0, times, 0).next).toEqual({ kind: "watch", afterMs: 8_000 });
+  });
+
+  it("watches at once when the first list after an outage works, however long that was", () => {
+    let state: WatchState = neverListed;
+    const then = (end: StepEnd) => {
+      const { state: after, next } = afterStep(state, end, 1, times, 0);
+      state = after;
+      return next;
+    };
+    then({ kind: "listed", version: "7" });
+    then({ kind: "closed", version: "8", livedMs: 1, heard: true });
+    for (const kind of ["failed", "failed", "failed", "gone", "failed", "failed", "failed"] as const) then({ kind });
+    expect(then({ kind: "listed", version: "9" })).toEqual({ kind: "watch", afterMs: 0 });
   });
 });

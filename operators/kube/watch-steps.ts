@@ -13,6 +13,8 @@ export interface WatchState {
   version: string | undefined;
   /** Steps in a row that brought nothing. A list alone does not end them: what lists and then cannot watch must not list for ever. */
   failures: number;
+  /** Lists since the last watch that brought something. */
+  barrenLists: number;
   listedMs: number;
 }
 
@@ -24,7 +26,7 @@ export type StepEnd =
   | { kind: "gone" }
   | { kind: "failed"; retryAfterMs?: number | undefined };
 
-export const neverListed: WatchState = { version: undefined, failures: 0, listedMs: Number.NEGATIVE_INFINITY };
+export const neverListed: WatchState = { version: undefined, failures: 0, barrenLists: 0, listedMs: Number.NEGATIVE_INFINITY };
 
 export interface NextStep {
   kind: "list" | "watch";
@@ -39,10 +41,10 @@ export function afterStep(
   random: number,
 ): { state: WatchState; next: NextStep } {
   if (end.kind === "listed")
-    // Whoever keeps failing to watch waits between list and watch, too.
+    // Whoever lists again and again, and cannot watch, waits between the two as well; not for how long the API server was away before.
     return {
-      state: { ...state, version: end.version, listedMs: nowMs },
-      next: { kind: "watch", afterMs: state.failures === 0 ? 0 : backoffMs(state.failures, times, random) },
+      state: { ...state, version: end.version, barrenLists: state.barrenLists + 1, listedMs: nowMs },
+      next: { kind: "watch", afterMs: state.barrenLists === 0 ? 0 : backoffMs(state.barrenLists, times, random) },
     };
   const healthy = end.kind === "closed" && (end.heard || end.livedMs >= times.healthyMs);
   const failures = healthy ? 0 : state.failures + 1;
@@ -51,7 +53,7 @@ export function afterStep(
   // All of a process's watches end together when the server does.
   const waitMs = healthy ? random * times.baseMs : backoffMs(failures, times, random);
   return {
-    state: { version: relist ? undefined : version, failures, listedMs: state.listedMs },
+    state: { version: relist ? undefined : version, failures, barrenLists: healthy ? 0 : state.barrenLists, listedMs: state.listedMs },
     next: {
       kind: version === undefined || relist ? "list" : "watch",
       afterMs: Math.max(waitMs, (end.kind === "failed" ? end.retryAfterMs : 0) ?? 0),

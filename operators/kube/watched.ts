@@ -90,22 +90,18 @@ export class WatchedCluster {
   }
 
   informers(): Informer<ApiObject>[] {
-    const { services, deployments, budgets, pods, gateways, definitions, leaderWorkerSets } = this;
-    const all = [
-      services,
-      deployments,
-      budgets,
-      pods,
-      gateways,
-      definitions,
-      ...(leaderWorkerSets === undefined ? [] : [leaderWorkerSets]),
-    ];
-    return all as unknown as Informer<ApiObject>[];
+    return [...this.needed(), ...(this.leaderWorkerSets === undefined ? [] : [this.leaderWorkerSets as unknown as Informer<ApiObject>])];
+  }
+
+  /** Without these nothing can be done. LeaderWorkerSets are someone else's API: few ModelServices need them, and the others must not wait. */
+  needed(): Informer<ApiObject>[] {
+    const { services, deployments, budgets, pods, gateways, definitions } = this;
+    return [services, deployments, budgets, pods, gateways, definitions] as unknown as Informer<ApiObject>[];
   }
 
   /** Everything was listed once: nothing is missing only because it was not looked at. */
   get synced(): boolean {
-    return this.informers().every(({ synced }) => synced);
+    return this.needed().every(({ synced }) => synced) && (this.leaderWorkerSets?.tried ?? true);
   }
 
   /** `found`: objects without our label that have a name which we need. */

@@ -35,7 +35,7 @@ export function acceptanceOf(service: ModelService, observed: Observed, config: 
       accepted: false,
       holds: true,
       reason: "LeaderWorkerSetMissing",
-      message: `${spanning.map((pool) => `spec.pools.${pool}.nodesPerReplica`).join(" and ")} needs LeaderWorkerSets, which this cluster does not know. Install the LeaderWorkerSet CRD and its controller (leaderworkerset.x-k8s.io/v1), or set it to 1. Nothing was changed.`,
+      message: `${spanning.map((pool) => `spec.pools.${pool}.nodesPerReplica`).join(" and ")} needs LeaderWorkerSets, which this cluster does not know or which cannot be listed (then the operator's log says why). Install the LeaderWorkerSet CRD and its controller (leaderworkerset.x-k8s.io/v1), or set it to 1. Nothing was changed.`,
       requeueAfterMs: slowRetryMs,
     };
   const occupied = occupiedBy(service, observed, config);

@@ -1,6 +1,6 @@
 // The tree of conditions. Ready stands on Accepted, ModelAvailable, PrefillReady and DecodeReady; Progressing and Degraded stand beside it.
 import { type ModelService, type PoolName, poolNames } from "../api/model-service.ts";
-import { type Condition, type ConditionType, conditionTypeNames } from "../api/status.ts";
+import { type Condition, type ConditionType, conditionTypeNames, maxMessageLength, shortened } from "../api/status.ts";
 import type { Acceptance } from "./acceptance.ts";
 import type { Observed } from "./observed.ts";
 import { claimNotFound } from "./pod-problems.ts";
@@ -101,7 +101,11 @@ function decodeReady(facts: Facts): Finding {
     : {
         status: "False",
         reason: "NoneWanted",
-        message: "No decode workers are wanted, so nothing answers. Set spec.pools.decode.replicas to 1 or more.",
+        message: `No decode workers are wanted, so nothing answers. ${
+          facts.service.spec.autoscaling.policy === "external"
+            ? "The external autoscaler, or whoever scaled the workload to 0, must bring them back: an HPA does nothing at 0."
+            : "Set spec.pools.decode.replicas to 1 or more."
+        }`,
       };
 }
 
@@ -186,7 +190,7 @@ export function conditionsOf(findings: Findings, earlier: Condition[], generatio
         observedGeneration: generation,
         lastTransitionTime: before?.status === finding.status ? before.lastTransitionTime : now,
         reason: finding.reason,
-        message: finding.message,
+        message: shortened(finding.message, maxMessageLength),
       },
     ];
   });

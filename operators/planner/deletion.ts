@@ -1,15 +1,19 @@
 // A deleted ModelService drains before it goes: decode workers first, since they own requests and may still ask prefill for rows, then
-// prefill. The finalizer holds the object until then, but not for ever: a pod on a lost node never ends.
+// prefill. The finalizer holds the object until then, but not for ever: a pod on a lost node never ends. Who deletes it without its dependents
+// (--cascade=orphan) wants these to work on: nothing is drained.
 import { type ModelService, poolNames, type PoolName } from "../api/model-service.ts";
 import type { Findings, PoolFacts } from "./conditions.ts";
 import { isOver } from "./kubernetes.ts";
-import { finalizer, poolLabel } from "./names.ts";
+import { controllerOf, finalizer, poolLabel } from "./names.ts";
 import type { Observed } from "./observed.ts";
 import { ownObjects, replicasOnly } from "./own-objects.ts";
 import type { Application, Plan } from "./planned.ts";
 import { terminationGraceSeconds } from "./pod-template.ts";
 import { poolState } from "./pool-state.ts";
 import { statusOf } from "./status.ts";
+
+/** Of the API server, on what is deleted without its dependents; the garbage collector takes it away when it has made them nobody's. */
+const orphanFinalizer = "orphan";
 
 /** For the scheduler, the controllers and the kubelet to do their parts. */
 const allowanceSeconds = 60;
@@ -27,7 +31,10 @@ export function planDeletion(service: ModelService, observed: Observed, nowMs: n
     1000 * poolNames.reduce((sum, pool) => sum + terminationGraceSeconds(service.spec.pools[pool]), allowanceSeconds);
   const held = service.metadata.finalizers.includes(finalizer);
   const drained = (pool: PoolName) => scaleDown(pool).length === 0 && livePods(pool) === 0;
-  const draining = (["decode", "prefill"] as const).find((pool) => !drained(pool));
+  const orphaned =
+    service.metadata.finalizers.includes(orphanFinalizer) ||
+    poolNames.some((pool) => own.workloads(pool).some(({ metadata }) => controllerOf(metadata) === undefined));
+  const draining = orphaned ? undefined : (["decode", "prefill"] as const).find((pool) => !drained(pool));
   const late = draining !== undefined && nowMs >= deadlineMs;
   const gone = draining === undefined || late;
   const apply = held && draining !== undefined && !late ? scaleDown(draining) : [];

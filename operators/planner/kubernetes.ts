@@ -58,6 +58,7 @@ export interface ContainerStatus {
 
 export interface ContainerState {
   waiting?: { reason?: string; message?: string };
+  running?: { startedAt?: string };
   terminated?: { reason?: string; exitCode?: number; message?: string };
 }
 

@@ -1,9 +1,9 @@
 // Single rounds: what a person sees and what is written, case by case.
 import { describe, expect, it } from "vitest";
 import { type ModelService, ModelServiceSpec } from "../api/model-service.ts";
-import type { ConditionType } from "../api/status.ts";
+import { type ConditionType, ModelServiceStatus } from "../api/status.ts";
 import type { KubernetesObject, Pod, Workload } from "./kubernetes.ts";
-import { finalizer, poolLabels, serviceLabel } from "./names.ts";
+import { finalizer, poolLabels, replicasAnnotation, replicasFieldManager, serviceLabel } from "./names.ts";
 import { type Observed, servedNameOwner } from "./observed.ts";
 import { plan, planUnreadable } from "./plan.ts";
 import type { Plan } from "./planned.ts";
@@ -92,6 +92,24 @@ describe("a first round", () => {
     expect(going.apply).toEqual([]);
     expect(found(going, "Progressing").status).toBe("True");
     expect(round(service, { ...observed, deployments: [] }).apply.map(({ object }) => object.kind)).toEqual(["Deployment", "Deployment"]);
+  });
+
+  it("has nothing to write where someone else has added a condition of their own", () => {
+    const service = modelService({}, { finalizers: [finalizer] });
+    const { status } = round(service, made(service));
+    const theirs = {
+      type: "example.com/Audited",
+      status: "True" as const,
+      lastTransitionTime: "2026-01-01T00:00:00Z",
+      reason: "Yes",
+      message: "",
+    };
+    const audited = { ...service, status: { ...status, conditions: [theirs, ...(status?.conditions ?? [])] } };
+    expect(round(audited, made(service)).status).toBeUndefined();
+    const unreadable = planUnreadable(service, "x", nowMs).status;
+    expect(
+      planUnreadable({ ...service, status: { ...unreadable, conditions: [...(unreadable?.conditions ?? []), theirs] } }, "x", nowMs).status,
+    ).toBeUndefined();
   });
 
   it("keeps the time since when a condition is what it is", () => {
@@ -199,6 +217,40 @@ describe("what stands in the way is told, with what to do", () => {
     expect(found(planned, "Accepted")).toMatchObject({ status: "False", reason: "Refused" });
     expect(found(planned, "Ready").message).toContain("cpu: must be more");
     expect(planned.apply.length).toBe(4);
+  });
+
+  it("what others say at any length, within what a status may have", () => {
+    const message = "x".repeat(100_000);
+    const range = { maxReplicas: 2 };
+    const service = modelService({
+      slo: { ttftSeconds: 1, tpotSeconds: 1 },
+      autoscaling: { policy: "slo", prefill: range, decode: range },
+    });
+    const decision = { replicas: 1, reason: message, blind: true };
+    const said = [
+      round(service, { refused: { object: "Deployment ms-prefill", message } }),
+      round(service, { scaling: { prefill: decision, decode: decision } }),
+      planUnreadable({ metadata: service.metadata }, message, nowMs),
+    ];
+    for (const { status } of said) expect(ModelServiceStatus.safeParse(status).error).toBeUndefined();
+  });
+
+  it("what a worker has got over is no longer told when something else is the matter", () => {
+    const service = modelService();
+    const crashed = (reason: string, restartCount: number, unreadySince: string) => {
+      const status = waiting("", undefined, {
+        restartCount,
+        state: { running: { startedAt: "2026-01-01T00:00:10Z" } },
+        lastState: { terminated: { reason, exitCode: 1 } },
+      });
+      const conditions = [{ type: "Ready", status: "False", lastTransitionTime: unreadySince }];
+      const planned = round(service, { ...made(service, false), pods: [pod(service, { ...status, conditions })] });
+      return found(planned, "DecodeReady").reason;
+    };
+    // It was ready since it started again, or it was not.
+    const [since, before] = ["2026-01-02T00:00:00Z", "2026-01-01T00:00:08Z"];
+    expect([crashed("OOMKilled", 1, before), crashed("Error", 5, before)]).toEqual(["OutOfMemory", "WorkerCrashes"]);
+    expect([crashed("OOMKilled", 1, since), crashed("Error", 5, since)]).toEqual(["WorkersStarting", "WorkersStarting"]);
   });
 
   it("still serves, degraded, while one worker of two is in trouble", () => {
@@ -329,6 +381,30 @@ describe("autoscaling", () => {
     );
   });
 
+  it("hands a pool over awake: an HPA does nothing at zero; who has it already may take it there", () => {
+    const at = (replicas: number, by: string) => {
+      const observed = made(slo);
+      for (const deployment of observed.deployments ?? []) {
+        deployment.spec = { ...deployment.spec, replicas };
+        deployment.metadata.annotations = { ...deployment.metadata.annotations, [replicasAnnotation]: by };
+      }
+      return round(modelService({ autoscaling: { policy: "external", prefill: range, decode: range } }), observed);
+    };
+    const asleep = at(0, "operator");
+    expect(
+      asleep.apply.flatMap(({ object, fieldManager }) =>
+        fieldManager === replicasFieldManager ? [(object.spec as { replicas: number }).replicas] : [],
+      ),
+    ).toEqual([2, 2]);
+    expect(asleep.status?.pools?.decode?.desired).toBe(2);
+    expect(at(1, "operator").status?.pools?.decode?.desired).toBe(1);
+    const theirs = at(0, "external");
+    expect(theirs.apply.filter(({ fieldManager }) => fieldManager === replicasFieldManager)).toEqual([]);
+    expect(found(theirs, "DecodeReady")).toMatchObject({ status: "False", reason: "NoneWanted" });
+    expect(found(theirs, "DecodeReady").message).toContain("external autoscaler");
+    expect(found(theirs, "DecodeReady").message).not.toContain("spec.pools");
+  });
+
   it("tells a new number as an event, and a new reason alone not", () => {
     const first = round(slo, { ...made(slo), ...decided(2) });
     const service = { ...slo, ...(first.status && { status: first.status }) };
@@ -364,6 +440,15 @@ describe("a deletion", () => {
     const late = round(deleted(), stuck, nowMs + boundMs);
     expect(late.finalizer).toBe("remove");
     expect(late.events).toEqual([expect.objectContaining({ type: "Warning", reason: "DrainTimedOut" })]);
+  });
+
+  it("without its dependents lets go at once, and leaves them at work", () => {
+    const running = { ...made(service), pods: [pod(service, { phase: "Running" })] };
+    const left = { finalizer: "remove", apply: [], prune: [], status: undefined, requeueAfterMs: undefined };
+    expect(round(deleted([finalizer, "orphan"]), running)).toMatchObject({ ...left, events: [] });
+    // The garbage collector was quicker, and has taken its finalizer away again.
+    for (const { metadata } of running.deployments ?? []) delete metadata.ownerReferences;
+    expect(round(deleted(), running)).toMatchObject({ ...left, events: [] });
   });
 
   it("does not wait for pods that have ended", () => {

@@ -1,6 +1,5 @@
 // One round of reconciling, as a pure function: what is wanted and what is observed in; what to write, to take away, to say and when to look
 // again out. It remembers nothing: whatever happened since, the next round starts from what is there.
-import { isDeepStrictEqual } from "node:util";
 import { type ModelService, poolNames, type PoolName } from "../api/model-service.ts";
 import { acceptanceOf } from "./acceptance.ts";
 import { conditionsOf, findingsOf, type PoolFacts } from "./conditions.ts";
@@ -15,7 +14,7 @@ import { currentWorkload, type OwnObjects, ownObjects, replicasOnly } from "./ow
 import type { Application, Plan } from "./planned.ts";
 import { poolState } from "./pool-state.ts";
 import { wantedReplicas } from "./replicas.ts";
-import { statusOf } from "./status.ts";
+import { isSaid, statusOf } from "./status.ts";
 import { disruptionBudgetOf, workloadKindOf, workloadOf } from "./workloads.ts";
 
 /** Watches tell of most; a claim may be outside of what is watched. */
@@ -80,7 +79,7 @@ export function planUnreadable(
     finalizer: deletionTimestamp !== undefined && finalizers.includes(finalizer) ? "remove" : "keep",
     apply: [],
     prune: [],
-    status: deletionTimestamp !== undefined || isDeepStrictEqual(status, earlier) ? undefined : status,
+    status: deletionTimestamp !== undefined || isSaid(status, earlier) ? undefined : status,
     events: statusEvents(earlier, status),
     requeueAfterMs: undefined,
   };

@@ -49,6 +49,13 @@ function isReady({ status }: Pod): boolean {
   return status?.conditions?.some(({ type, status }) => type === "Ready" && status === "True") ?? false;
 }
 
+/** It has been ready since its worker started again: its crashes of before are not why it is not ready now. */
+function hasRecovered(pod: Pod): boolean {
+  const startedAt = workerOf(pod)?.state?.running?.startedAt;
+  const unreadySince = pod.status?.conditions?.find(({ type }) => type === "Ready")?.lastTransitionTime;
+  return Date.parse(unreadySince ?? "") > Date.parse(startedAt ?? "");
+}
+
 function workerOf(pod: Pod) {
   return pod.status?.containerStatuses?.find(({ name }) => name === workerContainer);
 }
@@ -86,7 +93,7 @@ function creationProblem(pod: Pod): Problem | undefined {
 function memoryProblem(pod: Pod, _: ModelService, pool: PoolName): Problem | undefined {
   const worker = workerOf(pod);
   const killed = [worker?.state, worker?.lastState].some((state) => state?.terminated?.reason === "OOMKilled");
-  if (!killed) return undefined;
+  if (!killed || hasRecovered(pod)) return undefined;
   return {
     reason: "OutOfMemory",
     message: `Pod ${pod.metadata.name} was killed for memory. Raise spec.pools.${pool}.resources.limits.memory, or lower cacheMemoryMib.`,
@@ -95,7 +102,8 @@ function memoryProblem(pod: Pod, _: ModelService, pool: PoolName): Problem | und
 
 function crashProblem(pod: Pod, _: ModelService, pool: PoolName): Problem | undefined {
   const worker = workerOf(pod);
-  if (waitingOf(pod).reason !== "CrashLoopBackOff" && (worker?.restartCount ?? 0) < manyRestarts) return undefined;
+  const isCrashing = (worker?.restartCount ?? 0) >= manyRestarts && !hasRecovered(pod);
+  if (waitingOf(pod).reason !== "CrashLoopBackOff" && !isCrashing) return undefined;
   const exitCode = worker?.lastState?.terminated?.exitCode ?? worker?.state?.terminated?.exitCode;
   const why =
     exitCode === configurationExitCode

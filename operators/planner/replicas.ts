@@ -1,6 +1,7 @@
 // How many workers a pool gets, and who says so.
 import type { ModelService, PoolName } from "../api/model-service.ts";
 import type { Workload } from "./kubernetes.ts";
+import { replicasAnnotation } from "./names.ts";
 import type { ScalingDecision } from "./observed.ts";
 
 export interface WantedReplicas {
@@ -29,7 +30,9 @@ export function wantedReplicas(
   const now = current?.spec?.replicas ?? range.minReplicas;
   const earlier = hasDecided(service) ? service.status?.pools?.[pool] : undefined;
   if (autoscaling.policy === "external") {
-    const others = { desired: now, written: undefined };
+    const hasItAlready = current?.metadata.annotations?.[replicasAnnotation] === "external";
+    // An HPA does nothing at zero.
+    const others = { desired: now === 0 && !hasItAlready ? range.minReplicas : now, written: undefined };
     if (service.spec.slo === undefined) return { ...others, reason: "an external autoscaler writes the workload's replicas" };
     if (decision === undefined)
       return { ...others, recommended: earlier?.recommended, reason: earlier?.reason ?? "autoscaling has not decided yet" };

@@ -1,7 +1,7 @@
 // The status of a round, and the events that it gives beside the last one.
 import { isDeepStrictEqual } from "node:util";
 import { type ModelService, type PoolName, servedNameOf } from "../api/model-service.ts";
-import type { ModelServiceStatus } from "../api/status.ts";
+import { conditionTypeNames, maxReasonLength, type ModelServiceStatus, shortened } from "../api/status.ts";
 import { conditionsOf, type Findings, type PoolFacts } from "./conditions.ts";
 import { statusEvents } from "./events.ts";
 
@@ -19,15 +19,22 @@ export function statusOf(service: ModelService, findings: Findings, pools: Recor
     conditions,
   };
   return {
-    status: isDeepStrictEqual(status, service.status) ? undefined : status,
+    status: isSaid(status, service.status) ? undefined : status,
     events: statusEvents(service.status, status),
   };
+}
+
+/** Conditions of others are not ours to write, or to take away. */
+export function isSaid(status: ModelServiceStatus, earlier: ModelServiceStatus | undefined): boolean {
+  const ours = earlier?.conditions?.filter(({ type }) => (conditionTypeNames as string[]).includes(type));
+  return isDeepStrictEqual(status, earlier && { ...earlier, ...(ours && { conditions: ours }) });
 }
 
 function poolStatus({ state, wanted }: PoolFacts) {
   const { replicas, ready } = state;
   return {
-    ...{ replicas, ready, desired: wanted.desired, workers: `${ready}/${wanted.desired}`, reason: wanted.reason },
+    ...{ replicas, ready, desired: wanted.desired, workers: `${ready}/${wanted.desired}` },
+    reason: shortened(wanted.reason, maxReasonLength),
     ...(wanted.recommended !== undefined && { recommended: wanted.recommended }),
   };
 }

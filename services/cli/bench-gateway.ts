@@ -3,7 +3,7 @@
 import { cpus } from "node:os";
 import { type Command, Option } from "commander";
 import { quantile } from "../../loadtest/summary.ts";
-import { type Latency, measureLatency, measureSaturation, type Saturation } from "./bench-gateway/measure.ts";
+import { type Latency, measureLatency, measureSaturation, type Saturation, warmUp } from "./bench-gateway/measure.ts";
 import { runStreams, type StreamsResult } from "./bench-gateway/streams.ts";
 import { stubWorkerId, withPeers, withStubStack } from "./bench-gateway/surroundings.ts";
 import { type Carried, coreTargets, latencyTargets, type StreamsRun, streamsTargets } from "./bench-gateway/targets.ts";
@@ -36,6 +36,7 @@ const answerTokens = 64;
 /** Between two tokens of a stream: one stream at a time; enough streams to take all the processor there is; and many that it can carry. */
 const stepMs = { latency: 2, saturation: 10, streams: 250 };
 const warmUpMs = 20_000;
+const warm = { concurrency: 32, forMs: 5_000 };
 /** So that a stalled reader's stream ends while the others still run. */
 const stallMs = 4_000;
 const resumed = 10;
@@ -83,7 +84,9 @@ function latencyPart(model: string, workload: Workload, { rounds }: Options, pro
       const ours = httpWay("gateway", { url }, workload);
       const direct = httpWay("direct HTTP", peers.direct, workload);
       const others = peers.peers.map(({ name, target }) => httpWay(name, target, workload));
-      const latencies = await measureLatency([bare, ours, direct, ...others], rounds);
+      const ways = [bare, ours, direct, ...others];
+      await warmUp(ways, warm);
+      const latencies = await measureLatency(ways, rounds);
       const of = (way: Way) => latencies.get(way) as Latency;
       const added = (way: Way, base: Way, which: keyof Latency, q: number) => quantile(of(way)[which], q) - quantile(of(base)[which], q);
       const rows = [[ours, bare] as const, ...others.map((other) => [other, direct] as const)].flatMap(([way, base]) =>

@@ -7,13 +7,21 @@ import { connectStackClient } from "./stack-client.ts";
 
 const deadlineMs = 120_000;
 
+export interface Pools {
+  prefill: number;
+  decode: number;
+  /** The decode workers share the model's experts, by this plan. */
+  planFile?: string;
+  /** The last decode worker gets no requests, and is killed in the middle of the answers. */
+  killLast?: boolean;
+}
+
 /** All requests at once, spread over the workers. Every prompt that is long enough is prefilled by a prefill worker, and that is checked. */
 export async function answerOverNats(
   dir: string,
   compute: Pick<LoadOptions, "backend" | "weightDtype">,
   kvDtype: KvDtype,
-  prefill: number,
-  decode: number,
+  { prefill, decode, planFile, killLast }: Pools,
   requests: ExactRequest[],
 ): Promise<Map<string, ExactAnswer>> {
   const localPrefillTokens = 64;
@@ -21,11 +29,17 @@ export async function answerOverNats(
     model: dir,
     ...compute,
     prefill,
-    decode,
+    ...(planFile === undefined ? { decode } : { decodeRanks: decode }),
     kvDtype,
     gateways: 0,
-    env: { PELAGIC_LOCAL_PREFILL_TOKENS: String(localPrefillTokens) },
+    env: {
+      PELAGIC_LOCAL_PREFILL_TOKENS: String(localPrefillTokens),
+      ...(planFile === undefined ? {} : { PELAGIC_EXPERT_PLAN: planFile }),
+    },
   });
+  const last = stack.processes.find(({ name }) => name === `decode-${decode - 1}`);
+  const asked = killLast ? decode - 1 : decode;
+  let killed = false;
   try {
     const client = await connectStackClient(stack, "check-exact");
     const answers = await Promise.all(
@@ -42,11 +56,15 @@ export async function answerOverNats(
             deadlineMs,
             digests: true,
           },
-          `decode-${i % decode}`,
-          `prefill-${Math.floor(i / decode) % prefill}`,
+          `decode-${i % asked}`,
+          `prefill-${Math.floor(i / asked) % prefill}`,
         );
         const answer: ExactAnswer = { from: 0, digests: [], tokens: [] };
         for await (const batch of generation) {
+          if (killLast && !killed) {
+            killed = true;
+            last?.kill();
+          }
           answer.tokens.push(...batch.tokens);
           answer.digests.push(...batch.digests);
         }

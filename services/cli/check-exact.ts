@@ -9,6 +9,7 @@ import { loadNativeRunner, measureNumericsId, type ModelRunner, type NativeRunne
 import { type Backend, backends, nativeModule, type Isa, type KvDtype, type WeightDtype, weightDtypes } from "../lib/engine/native.ts";
 import { CliError } from "./cli-error.ts";
 import { answerOverNats } from "./check-exact-nats.ts";
+import { rankWays, withPlanFile } from "./check-exact-ranks.ts";
 import { prepareFirst } from "./prepare.ts";
 import { checkedModelFolder, embeddedModel } from "./stack/model-folder.ts";
 
@@ -61,7 +62,7 @@ export function register(program: Command): void {
     .option("--json", "print the report as JSON")
     .addHelpText(
       "after",
-      "\nExample:\n  ./pelagic check-exact --json\n\nExit code 0 only when every row of every request has one digest over all ways: chunk sizes, threads,\ninstruction sets, alone and in a batch, cache hit and miss, preempted, resumed, and prefill + NATS + decode as 1x1 and 2x2.",
+      "\nExample:\n  ./pelagic check-exact --json\n\nExit code 0 only when every row of every request has one digest over all ways: chunk sizes, threads,\ninstruction sets, alone and in a batch, cache hit and miss, preempted, resumed, prefill + NATS + decode as 1x1 and 2x2,\nand with the experts over 2, 4 and 8 decode ranks, one of which is killed.",
     )
     .action(async (options: CheckExactOptions) => {
       const temperatures = options.temperature.map(Number);
@@ -138,11 +139,19 @@ export async function checkExact(
   } finally {
     for (const runner of loaded.values()) await runner.close();
   }
-  for (const [prefill, decode] of [
-    [1, 1],
-    [2, 2],
-  ] as const) {
-    await answer(`prefill + NATS + decode, ${prefill}x${decode}`, () => answerOverNats(dir, compute, kvDtype, prefill, decode, requests));
+  for (const pools of [
+    { prefill: 1, decode: 1 },
+    { prefill: 2, decode: 2 },
+  ]) {
+    await answer(`prefill + NATS + decode, ${pools.prefill}x${pools.decode}`, () => answerOverNats(dir, compute, kvDtype, pools, requests));
+  }
+  const shape = { moeLayers: first.info.moeLayerCount, logicalExperts: first.info.logicalExpertCount };
+  for (const ranks of backend === "cpu" && shape.moeLayers > 0 ? rankWays(shape) : []) {
+    await answer(ranks.way, () =>
+      withPlanFile(ranks.plan, (planFile) =>
+        answerOverNats(dir, compute, kvDtype, { prefill: 1, decode: ranks.plan.rankCount, planFile, killLast: ranks.killLast }, requests),
+      ),
+    );
   }
   const skipped = backend === "cpu" ? isas.filter((isa) => !available.includes(isa)) : [];
   return { model: basename(dir), kvDtype, numericsId, temperatures, ...compare(requests, answers, skipped) };

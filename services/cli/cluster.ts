@@ -7,11 +7,11 @@ import { type ClusterImage, ensureImages } from "./cluster/images.ts";
 import { type ClusterInstance, readInstance, stateOf } from "./cluster/instance.ts";
 import { kubeconfigFile, stateDir } from "./cluster/layout.ts";
 import { withLock } from "./cluster/lock.ts";
-import { machineFacts, missingPackages, whyNoCluster } from "./cluster/machine.ts";
+import { machineFacts, whyNoCluster } from "./cluster/machine.ts";
+import { installPackages } from "./cluster/packages.ts";
 import { asAdmin, importImages, kubectl, startNode } from "./cluster/start.ts";
 import { stopNode, whatIsLeft } from "./cluster/stop.ts";
 import { must } from "./cluster/shell.ts";
-import { runCommand } from "./run-command.ts";
 import { createProgress, progressMode, type Progress } from "./stack/progress.ts";
 import { isRunning } from "./stack/process-table.ts";
 import { formatTable } from "./terminal.ts";
@@ -155,18 +155,6 @@ async function makeImages(options: Options, progress: Progress): Promise<Cluster
   await installPackages((text: string) => progress.step(text));
   await buildBinaries(missingBinaries(), (text: string) => progress.step(text));
   return await ensureImages(options, progress);
-}
-
-async function installPackages(progress: (text: string) => void): Promise<void> {
-  const missing = missingPackages();
-  if (missing.length === 0) return;
-  progress(`installing ${missing.join(", ")}`);
-  const env = { DEBIAN_FRONTEND: "noninteractive" };
-  const args = ["install", "--yes", "--quiet", "--no-install-recommends", ...missing];
-  // The lists may be there already, and then this takes no network.
-  if ((await runCommand("apt-get", args, { env, timeoutMs: 900_000 })).exitCode === 0) return;
-  await must("apt-get update", "apt-get", ["update", "--quiet"], { env, timeoutMs: 300_000 });
-  await must("apt-get install", "apt-get", args, { env, timeoutMs: 900_000 });
 }
 
 /** Another tree's node is not ours to use or to end by a start. */

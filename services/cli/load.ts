@@ -184,6 +184,9 @@ async function targetOf(options: LoadOptions, signal: AbortSignal): Promise<Targ
     baseUrl = `http://127.0.0.1:${port}/v1`;
   }
   if (!/^https?:\/\//.test(baseUrl) || !URL.canParse(baseUrl)) throw new CliError(`--base-url: ${baseUrl} is no http or https address`);
+  // Reports quote it.
+  if (new URL(baseUrl).username !== "" || new URL(baseUrl).password !== "")
+    throw new CliError("--base-url: no name and password in the address; send them with --header");
   const headers: Record<string, string> = {};
   if (options.sloHeaders) {
     if (options.sloTtft === undefined && options.sloTpot === undefined)
@@ -218,15 +221,14 @@ async function targetOf(options: LoadOptions, signal: AbortSignal): Promise<Targ
 function compare(files: string[]): void {
   if (files.length !== 2) throw new CliError("--compare: two reports, as --out writes them", 2);
   const [before, after] = files.map((file) => {
-    let report: LoadReport;
+    let report: LoadReport | null;
     try {
       report = JSON.parse(readFileSync(file, "utf8"));
     } catch (error) {
       throw new CliError(`${file}: ${messageOf(error)}`);
     }
-    if (report.kind === "pelagic-load" && report.version !== 3)
-      throw new CliError(`${file}: a report of version ${report.version}, which this one cannot read`);
-    if (report.kind !== "pelagic-load") throw new CliError(`${file}: no report of ./pelagic load`);
+    if (report?.kind !== "pelagic-load") throw new CliError(`${file}: no report of ./pelagic load`);
+    if (report.version !== 3) throw new CliError(`${file}: a report of version ${report.version}, which this one cannot read`);
     return report;
   });
   process.stdout.write(`${compareReports(before as LoadReport, after as LoadReport)}\n`);

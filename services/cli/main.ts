@@ -15,6 +15,7 @@ import * as hostile from "./hostile.ts";
 import * as evaluation from "./eval.ts";
 import * as keys from "./keys.ts";
 import * as load from "./load.ts";
+import * as place from "./place.ts";
 import * as simulate from "./simulate.ts";
 import * as status from "./status.ts";
 import * as trace from "./trace.ts";
@@ -51,6 +52,7 @@ for (const command of [
   chaos,
   hostile,
   bench,
+  place,
   simulate,
   load,
   evaluation,

@@ -23,6 +23,8 @@ interface UpOptions {
   port: number;
   prefill: number;
   decode: number;
+  decodeRanks?: number;
+  redundantExperts?: number;
   model?: string[];
   detach?: boolean;
   json?: boolean;
@@ -67,6 +69,12 @@ export function register(program: Command): void {
     .option("--port <port>", "the gateway's port on 127.0.0.1", portNumber, defaultPort)
     .option("--prefill <n>", "prefill workers of each model", count(0, maxWorkers), 1)
     .option("--decode <n>", "decode workers of each model", count(1, maxWorkers), 1)
+    .addOption(
+      new Option("--decode-ranks <n>", "decode workers of each model that share its experts: each holds a part of them")
+        .argParser(count(1, maxWorkers))
+        .conflicts("decode"),
+    )
+    .option("--redundant-experts <n>", "with --decode-ranks: copies of experts beside one of each", count(0, maxRedundantExperts))
     .option(
       "--model <dir>",
       "a Hugging Face model folder, or NAME=DIR; again for each further model (default: the one in models/)",
@@ -268,6 +276,7 @@ export function portNumber(text: string): number {
 
 /** One machine: a mistyped number must not start ten thousand processes. */
 const maxWorkers = 64;
+const maxRedundantExperts = 4096;
 /** The engine's own bound. */
 export const maxThreads = 1024;
 

@@ -2,7 +2,11 @@
 import { z } from "zod";
 import { DecodeWorker } from "../lib/engine/decode-worker.ts";
 import { RowServer } from "../lib/engine/row-server.ts";
-import { decodeFields, workerFields } from "../lib/engine/worker-config.ts";
+import { loadNativeRunner } from "../lib/engine/model-runner.ts";
+import { loadRankedRunner } from "../lib/engine/ranks/load.ts";
+import { observeRanks } from "../lib/engine/ranks/rank-metrics.ts";
+import { RankedRunner } from "../lib/engine/ranks/ranked-runner.ts";
+import { decodeFields, rankFields, workerFields } from "../lib/engine/worker-config.ts";
 import { WorkerCore } from "../lib/engine/worker-core.ts";
 import { observeDecode, observeRowServer, observeWorker } from "../lib/engine/worker-metrics.ts";
 import { GrammarConstraint } from "../lib/grammar/constraint.ts";
@@ -13,7 +17,7 @@ import { openWorkerPorts } from "../lib/runtime/worker-ports.ts";
 
 await runProcess({
   name: "decode",
-  config: z.object({ ...processFields, ...busFields, ...workerFields, ...decodeFields }),
+  config: z.object({ ...processFields, ...busFields, ...workerFields, ...decodeFields, ...rankFields }),
   async main(context) {
     const { config, log, metrics, onStop } = context;
     let loaded: WorkerCore | undefined;
@@ -21,7 +25,9 @@ await runProcess({
       context,
       () => loaded?.readiness ?? { ready: false, reason: "loading the model" },
     );
-    const core = await WorkerCore.load("decode", config, metricsPort, control, log);
+    const core = await WorkerCore.load("decode", config, metricsPort, control, log, (options) =>
+      config.rankCount === 1 ? loadNativeRunner(options) : loadRankedRunner(options, config, control, log),
+    );
     loaded = core;
     const { vocabSize } = core.runner.info;
     const grammars = new GrammarThreads({
@@ -45,6 +51,7 @@ await runProcess({
     observeWorker(core, metrics);
     observeDecode(worker, core, metrics);
     observeRowServer(rows, metrics);
+    if (core.runner instanceof RankedRunner) observeRanks(core.runner, metrics);
     // Gateways move what runs, or let it finish; peers fetch its blocks.
     onStop(() => core.drainUntil(() => worker.drained && rows.activeTransfers === 0, config.drainMs));
     core.ready();

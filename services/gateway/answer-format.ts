@@ -1,4 +1,5 @@
 // What every form of answer has in common: the JSON or the events that a client reads, made of an answer's pieces.
+import { randomUUID } from "node:crypto";
 import type { Usage } from "../lib/contracts/http.ts";
 import type { PelagicError } from "../lib/contracts/errors.ts";
 import type { PromptScores } from "../lib/contracts/prompt-scores.ts";
@@ -59,6 +60,10 @@ export interface FormatOptions {
   promptTokenIds?: number[][];
   /** Streams with usage say `usage: null` in every chunk but the last. */
   includeUsage: boolean;
+}
+
+export function freshId(prefix: string): string {
+  return `${prefix}${randomUUID().replaceAll("-", "")}`;
 }
 
 /** What JSON has no number for. */

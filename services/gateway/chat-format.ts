@@ -1,5 +1,4 @@
 // The answer of /v1/chat/completions. Pure but for the ids of tool calls.
-import { randomUUID } from "node:crypto";
 import type { PelagicError } from "../lib/contracts/errors.ts";
 import type { ChatCompletion, ChatCompletionChunk, ChatLogprobs, TokenLogprob, Usage } from "../lib/contracts/http.ts";
 import type { TokenTable } from "../lib/model/token-table.ts";
@@ -10,6 +9,7 @@ import {
   type FinishReason,
   type FormatOptions,
   finite,
+  freshId,
   logprobsOf,
   type TokenReport,
   textOf,
@@ -96,7 +96,9 @@ export class ChatFormat implements AnswerFormat {
       role: "assistant",
       content: content === "" && calls.length > 0 ? null : content,
       ...(thinking && showReasoning ? { reasoning_content: textOf(pieces, "reasoning") } : {}),
-      ...(calls.length > 0 && { tool_calls: calls.map((called) => ({ id: callId(), type: "function" as const, function: called })) }),
+      ...(calls.length > 0 && {
+        tool_calls: calls.map((called) => ({ id: freshId("call_"), type: "function" as const, function: called })),
+      }),
       refusal: null,
     };
   }
@@ -142,11 +144,7 @@ function deltaOf({ kind, text, call }: OutputPiece): Delta {
   if (kind === "reasoning") return { reasoning_content: text };
   if (call === undefined) return { content: text };
   if (call.name === undefined) return { tool_calls: [{ index: call.index, function: { arguments: text } }] };
-  return { tool_calls: [{ index: call.index, id: callId(), type: "function", function: { name: call.name, arguments: text } }] };
-}
-
-function callId(): string {
-  return `call_${randomUUID().replaceAll("-", "")}`;
+  return { tool_calls: [{ index: call.index, id: freshId("call_"), type: "function", function: { name: call.name, arguments: text } }] };
 }
 
 function chatLogprob(entry: LogprobEntry, table: TokenTable): TokenLogprob {

@@ -71,6 +71,11 @@ export class DispatchClient {
     return this.live.size;
   }
 
+  /** Attempts whose deltas would be taken. */
+  get listening(): number {
+    return this.attempts.size;
+  }
+
   /** Requests that ended here and whose decode worker has not yet confirmed that it freed them. */
   get cancellationsPending(): number {
     return this.cancelling;

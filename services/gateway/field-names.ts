@@ -27,5 +27,9 @@ export function inEndpointsWords(error: PelagicError, endpoint: Endpoint): Pelag
   const rename = names[endpoint]?.find(([pattern]) => param !== undefined && pattern.test(param));
   if (rename === undefined || param === undefined) return error;
   const own = param.replace(...rename);
-  return new PelagicError(code, message.replace(param, own), { param: own, retryAfterMs, final });
+  return new PelagicError(
+    code,
+    message.replace(param, () => own),
+    { param: own, retryAfterMs, final },
+  );
 }

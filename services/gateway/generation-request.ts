@@ -1,5 +1,4 @@
 // What each endpoint's body asks for, in one form. Throws `invalid_request` with the field at fault.
-import { randomUUID } from "node:crypto";
 import type { z } from "zod";
 import { PelagicError } from "../lib/contracts/errors.ts";
 import { ChatCompletionRequest, CompletionRequest, unknownFields } from "../lib/contracts/http.ts";
@@ -7,7 +6,7 @@ import { httpLimits } from "../lib/contracts/http-fields.ts";
 import { MessagesRequest } from "../lib/contracts/http-messages.ts";
 import { ResponsesRequest } from "../lib/contracts/http-responses.ts";
 import type { TextFormat } from "../lib/grammar/text-format.ts";
-import type { AnswerFormat, FormatOptions } from "./answer-format.ts";
+import { type AnswerFormat, type FormatOptions, freshId } from "./answer-format.ts";
 import { ChatFormat } from "./chat-format.ts";
 import { CompletionFormat } from "./completion-format.ts";
 import type { Endpoint } from "./gateway-metrics.ts";
@@ -158,7 +157,7 @@ function formatOptions(
 ): FormatOptions {
   return {
     head: {
-      id: `${prefix}-${randomUUID().replaceAll("-", "")}`,
+      id: freshId(`${prefix}-`),
       created: Math.floor(Date.now() / 1000),
       model: model.name,
     },
@@ -178,7 +177,7 @@ function refuseStreamedPrompt({ stream, prompt_logprobs: asked }: CommonRequest)
 function promptText(model: ServedModel, request: CommonRequest, source: PromptSource, { tokens }: EncodedPrompt): string {
   if (!("tokens" in source) && source.job.kind === "text" && !request.truncate_prompt_tokens) return source.job.text;
   const { table } = model;
-  return table === null ? "" : Buffer.concat(Array.from(tokens, (id) => table.bytesOf(id))).toString();
+  return table === null ? "" : Buffer.from(table.bytesOfAll(tokens).buffer).toString();
 }
 
 function validate<S extends z.ZodObject>(rules: Rules, schema: S, body: Record<string, unknown>): z.output<S> {

@@ -208,6 +208,9 @@ describe("the tokenizer", () => {
     const chat = await of("/tokenize", { model: "test-model", messages });
     expect((await of("/detokenize", { tokens: chat.tokens })).prompt).toContain("<think>");
     expect((await of("/detokenize", { tokens: plain.tokens })).prompt.endsWith("Hi é")).toBe(true);
+    // As long as a prompt may be.
+    const many = Array.from({ length: 100_000 }, (_, i) => 65 + (i % 26));
+    expect((await of("/detokenize", { tokens: many })).prompt).toBe(Buffer.from(many).toString());
     const textOf = async (body: object) => (await of("/detokenize", { tokens: (await of("/tokenize", body)).tokens })).prompt;
     const begun = [...messages, { role: "assistant", content: [{ type: "refusal", refusal: "I will not" }] }];
     expect(await textOf({ messages: begun, continue_final_message: true })).toMatch(/I will not$/);
@@ -224,6 +227,8 @@ describe("the tokenizer", () => {
       ["/tokenize", { prompt: 7 }, "prompt"],
       ["/detokenize", { tokens: [999_999] }, "tokens"],
       ["/detokenize", { tokens: "x" }, "tokens"],
+      ["/detokenize", { tokens: [1, -1] }, "tokens"],
+      ["/detokenize", { tokens: [1.5] }, "tokens"],
     ] as const) {
       const error = await errorOf(await post(path, body));
       expect(error).toMatchObject({ status: 400, code: "invalid_request" });
@@ -331,6 +336,12 @@ describe("refusals", () => {
     };
     expect((await post("/v1/chat/completions", chatBody(harmless))).status).toBe(200);
     expect(await stack.registry.metrics()).toContain("pelagic_gateway_unknown_fields_total 1");
+  });
+
+  it("name a request as its headers do, in the body of an API that has it there", async () => {
+    const refused = await post("/v1/messages", {}, { headers: { "x-request-id": "mine:1" } });
+    expect(refused.headers.get("x-request-id")).toBe("mine:1");
+    expect(await refused.json()).toMatchObject({ type: "error", request_id: "mine:1" });
   });
 
   it("keep to the context", async () => {

@@ -102,7 +102,9 @@ function createApp(gateway: Gateway, console?: Router): Express {
   });
   get(app, ["/ready"], (_request, response) => {
     const reason = whyNotReady(gateway);
-    if (reason !== null) throw new PelagicError(reason.code, reason.message);
+    // The reason names models, and a key may be for some of them.
+    const mayKnow = visitOf(response).caller.models === null;
+    if (reason !== null) throw new PelagicError(reason.code, mayKnow ? reason.message : "no model is ready");
     response.json({ status: "ready", ...(gateway.learned?.builds.length === 0 && { waits_for: "a worker of any model" }) } satisfies Ready);
   });
   get(app, ["/version"], (_request, response) => {

@@ -27,8 +27,10 @@ export function sendError(response: ServerResponse, error: PelagicError, spent =
     response.setHeader("retry-after-ms", String(Math.ceil(retryAfterMs)));
   }
   if (spent || error.final) response.setHeader("x-should-retry", "false");
-  const { errorForm, requestId } = (response as Partial<GatewayResponse>).locals ?? {};
-  const body = JSON.stringify((errorForm ?? errorBody)(error, requestId ?? null));
+  const { errorForm } = (response as Partial<GatewayResponse>).locals ?? {};
+  // As the client knows it.
+  const requestId = response.getHeader("x-request-id");
+  const body = JSON.stringify((errorForm ?? errorBody)(error, requestId === undefined ? null : String(requestId)));
   if (response.req.complete) response.end(body);
   else endLingering(response, body);
 }

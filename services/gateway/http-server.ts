@@ -3,6 +3,7 @@ import { createServer, type RequestListener, type Server, type ServerResponse } 
 import type { Socket } from "node:net";
 import { PelagicError } from "../lib/contracts/errors.ts";
 import { notAProxy, refuse, refuseBadHttp, sendError, unknownExpectation } from "./http-error.ts";
+import { inTurn } from "./in-turn.ts";
 
 export interface HttpServerOptions {
   /** Requests on further connections are refused. */
@@ -19,7 +20,7 @@ const keepAliveMs = 75_000;
 
 export interface HttpServer {
   server: Server;
-  /** Requests that have begun to arrive and whose answer has not gone out whole. */
+  /** Requests whose turn has come and whose answer has not gone out whole. */
   answering(): number;
   /** From now on each answer is its connection's last, and says so: a client with a connection that lives never meets one that ends under its request. */
   lastAnswers(): void;
@@ -41,7 +42,7 @@ export function createHttpServer(app: RequestListener, { maxConnections, headers
       requestTimeout: requestMs,
       connectionsCheckingInterval: Math.ceil(headersMs / 4),
     },
-    (request, response) => {
+    inTurn((request, response) => {
       answers.set(request.socket, response);
       answering++;
       response.once("close", () => answering--);
@@ -51,7 +52,7 @@ export function createHttpServer(app: RequestListener, { maxConnections, headers
         response.setHeader("connection", "close");
         sendError(response, new PelagicError("overloaded", `${maxConnections} connections are open, the most that this gateway takes`));
       }
-    },
+    }),
   );
   server.maxConnections = maxConnections + spareConnections;
   server.on("connection", (socket: Socket) => {

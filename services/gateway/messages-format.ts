@@ -1,14 +1,13 @@
 // The answer of /v1/messages: blocks of content, and the events that tell how they grow. Pure but for ids.
-import { randomUUID } from "node:crypto";
 import { errorCatalogue, type PelagicError } from "../lib/contracts/errors.ts";
 import type { Usage } from "../lib/contracts/http.ts";
 import type { MessagesAnswer, MessagesBlock, MessagesError, MessagesUsage } from "../lib/contracts/http-messages.ts";
-import type { AnswerFormat, Ending, TokenReport, WholeAnswer } from "./answer-format.ts";
+import { type AnswerFormat, type Ending, freshId, type TokenReport, type WholeAnswer } from "./answer-format.ts";
 import type { OutputPiece } from "./output-assembler.ts";
 
 export class MessagesFormat implements AnswerFormat {
   private readonly model: string;
-  private readonly id = freshId("msg");
+  private readonly id = freshId("msg_");
   private readonly content: MessagesBlock[] = [];
   /** Of a call's block, the arguments so far. */
   private inputText = "";
@@ -64,7 +63,7 @@ export class MessagesFormat implements AnswerFormat {
 
   private piece({ kind, text, call }: OutputPiece): string {
     if (call?.name !== undefined)
-      return this.begin({ type: "tool_use", id: freshId("toolu"), name: call.name, input: {} }) + this.grow(text);
+      return this.begin({ type: "tool_use", id: freshId("toolu_"), name: call.name, input: {} }) + this.grow(text);
     const last = this.content.at(-1);
     if (kind === "reasoning") {
       return (last?.type === "thinking" ? "" : this.begin({ type: "thinking", thinking: "", signature: "" })) + this.grow(text);
@@ -153,8 +152,4 @@ function inputOf(text: string): Record<string, unknown> {
 
 function event(type: string, data: object): string {
   return `event: ${type}\ndata: ${JSON.stringify({ type, ...data })}\n\n`;
-}
-
-function freshId(prefix: string): string {
-  return `${prefix}_${randomUUID().replaceAll("-", "")}`;
 }

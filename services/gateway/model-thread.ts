@@ -8,7 +8,7 @@ export interface ModelThreadData {
   files: ModelFiles;
   build: ModelBuild;
 }
-export type ModelThreadAnswer = { model: ServedModel; vocabularySize: number } | { error: string };
+export type ModelThreadAnswer = { model: ServedModel } | { error: string };
 
 const port = parentPort;
 if (port === null) throw new Error("model-thread.js runs as a worker thread only");
@@ -16,8 +16,7 @@ const { files, build } = workerData as ModelThreadData;
 
 function answer(): ModelThreadAnswer {
   try {
-    const folder = loadModelFolder(files);
-    return { model: servedModel(folder, build), vocabularySize: folder.vocabularySize };
+    return { model: servedModel(loadModelFolder(files), build) };
   } catch (error) {
     return { error: error instanceof Error ? error.message : String(error) };
   }

@@ -1,10 +1,9 @@
 // The answer of /v1/responses: items of output, and the events that tell how they grow. Pure but for ids and the time.
-import { randomUUID } from "node:crypto";
 import type { PelagicError } from "../lib/contracts/errors.ts";
 import type { Usage } from "../lib/contracts/http.ts";
 import type { ResponsesAnswer, ResponsesOutput, ResponsesRequest } from "../lib/contracts/http-responses.ts";
 import type { TokenTable } from "../lib/model/token-table.ts";
-import { type AnswerFormat, type Ending, finite, type TokenReport, tokenText, type WholeAnswer } from "./answer-format.ts";
+import { type AnswerFormat, type Ending, finite, freshId, type TokenReport, tokenText, type WholeAnswer } from "./answer-format.ts";
 import type { LogprobEntry, OutputPiece } from "./output-assembler.ts";
 
 type Item<T extends ResponsesOutput["type"]> = Extract<ResponsesOutput, { type: T }>;
@@ -18,7 +17,7 @@ export interface ResponsesFormatOptions {
 
 export class ResponsesFormat implements AnswerFormat {
   private readonly options: ResponsesFormatOptions;
-  private readonly id = freshId("resp");
+  private readonly id = freshId("resp_");
   private readonly createdAt = Math.floor(Date.now() / 1000);
   private readonly custom: ReadonlySet<string>;
   private readonly output: ResponsesOutput[] = [];
@@ -203,19 +202,19 @@ function newItem(type: ResponsesOutput["type"], name: string): ResponsesOutput {
   const status = "in_progress" as const;
   switch (type) {
     case "reasoning":
-      return { type, id: freshId("rs"), status, summary: [], content: [{ type: "reasoning_text", text: "" }] };
+      return { type, id: freshId("rs_"), status, summary: [], content: [{ type: "reasoning_text", text: "" }] };
     case "message":
       return {
         type,
-        id: freshId("msg"),
+        id: freshId("msg_"),
         status,
         role: "assistant",
         content: [{ type: "output_text", text: "", annotations: [], logprobs: [] }],
       };
     case "function_call":
-      return { type, id: freshId("fc"), status, call_id: freshId("call"), name, arguments: "" };
+      return { type, id: freshId("fc_"), status, call_id: freshId("call_"), name, arguments: "" };
     case "custom_tool_call":
-      return { type, id: freshId("ctc"), status, call_id: freshId("call"), name, input: "" };
+      return { type, id: freshId("ctc_"), status, call_id: freshId("call_"), name, input: "" };
   }
 }
 
@@ -226,8 +225,4 @@ function inputOf(text: string): string {
     // The answer ended in the middle of it.
     return "";
   }
-}
-
-function freshId(prefix: string): string {
-  return `${prefix}_${randomUUID().replaceAll("-", "")}`;
 }

@@ -99,6 +99,13 @@ describe("two models behind one gateway", () => {
     expect((await fetch(`${stack.url}/v1/models/${first}`, { headers })).status).toBe(404);
     // Where the key leaves no choice, nothing need be named that has a default.
     expect((await post("/tokenize", { prompt: "hi" }, headers)).status).toBe(200);
+    for (const worker of [stack.decode, other]) {
+      worker.state = { ...worker.state, state: "draining" };
+      worker.sayState();
+    }
+    await waitFor(() => stack.gateway.directory.snapshot().workers.filter(({ state }) => state === "draining").length === 2);
+    const { status, message } = await errorOf(await fetch(`${stack.url}/ready`, { headers }));
+    expect([status, message]).toEqual([503, "no model is ready"]);
   });
 
   it("fail apart: one without workers is listed and answers 503, and the gateway is ready for the other", async () => {

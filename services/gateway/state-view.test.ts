@@ -43,6 +43,15 @@ describe("state view", () => {
     );
   });
 
+  it("remembers those that stopped, the last thousand of them: each pod has a name of its own, and none comes back", () => {
+    const view = new StateView();
+    const worker = (n: number, state: WorkerState["state"]) => workerState(`decode-${n}`, "decode", { state });
+    for (let n = 0; n < 3_000; n++) for (const state of ["ready", "stopped"] as const) view.apply(worker(n, state), n);
+    expect(view.snapshot(3_000).workers).toEqual([]);
+    const believed = (n: number) => view.apply(worker(n, "ready"), 3_000).current;
+    expect([believed(2_999), believed(2_000), believed(0)]).toEqual([false, false, true]);
+  });
+
   it("knows after a gap that it does not know, and after a snapshot what everyone knows", () => {
     fc.assert(
       fc.property(history, fc.array(fc.boolean()), (messages, lost) => {

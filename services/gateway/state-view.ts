@@ -7,6 +7,8 @@ const suspectHeartbeats = 3;
 const lostHeartbeats = 6;
 /** A past instance's late messages are recognised this many instances back. */
 const retiredInstances = 8;
+/** Of so many workers, those that went last: by then nothing of the others is still on its way. */
+const retiredWorkers = 1_024;
 
 export interface WorkerView {
   workerId: string;
@@ -156,7 +158,9 @@ export class StateView {
 
   private retire({ workerId, instanceId }: WorkerInstance, stopped: boolean): void {
     const others = (this.retired.get(workerId) ?? []).filter((past) => past.instanceId !== instanceId);
+    this.retired.delete(workerId);
     this.retired.set(workerId, [{ instanceId, stopped }, ...others].slice(0, retiredInstances));
+    if (this.retired.size > retiredWorkers) this.retired.delete(this.retired.keys().next().value as string);
   }
 }
 

@@ -84,7 +84,7 @@ describe("a stream in which nothing comes", () => {
 describe("the server", () => {
   async function serve(more: Partial<HttpServerOptions> = {}) {
     stack = await startGatewayUnderTest();
-    const { server, lastAnswers } = createHttpServer(createHandler(stack.gateway), {
+    const { server, answering, lastAnswers } = createHttpServer(createHandler(stack.gateway), {
       maxConnections: 10,
       headersMs: 200,
       requestMs: 200,
@@ -106,7 +106,7 @@ describe("the server", () => {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));
     };
-    return { open, close, lastAnswers };
+    return { open, close, answering, lastAnswers };
   }
   /** All that comes until the connection is closed. */
   const rest = async (socket: Socket) => {
@@ -114,7 +114,7 @@ describe("the server", () => {
     socket.setEncoding("utf8").on("data", (chunk) => {
       text += chunk;
     });
-    if (!socket.closed) await once(socket, "close");
+    if (!socket.closed) await new Promise((resolve) => socket.once("close", resolve));
     return text;
   };
   const errorIn = (text: string) => {
@@ -177,6 +177,30 @@ describe("the server", () => {
     expect((await text).match(/HTTP\/1\.1/g)).toHaveLength(1);
     // Whoever sends that reads no further: its request ends.
     await waitFor(() => stack.decode.cancelled.length === 1);
+    await close();
+  });
+
+  it("answers requests that come before their turn in order, and one that leaves takes all of its own with it", async () => {
+    const { open, close, answering } = await serve({ headersMs: 10_000, requestMs: 10_000 });
+    const sent = body({ stream: true });
+    const request = `${head(Buffer.byteLength(sent))}\r\n${sent}`;
+    const patient = await open();
+    const text = rest(patient);
+    patient.write(`${request}${request}GET /version HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n`);
+    expect((await text).split("HTTP/1.1 200 OK").map((answer) => /\[DONE\]|"pelagic"/.exec(answer)?.[0])).toEqual([
+      undefined,
+      "[DONE]",
+      "[DONE]",
+      '"pelagic"',
+    ]);
+    // Longer than what is kept for a reader.
+    stack.decode.script = () => say("a".repeat(4_000), { tokensPerDelta: 40, gapMs: 5 });
+    const leaving = await open();
+    leaving.write(request.repeat(3));
+    await once(leaving, "data");
+    leaving.destroy();
+    await waitFor(() => answering() === 0 && stack.gateway.admission.running === 0 && stack.gateway.bodyBudget.usedBytes === 0);
+    await waitFor(() => stack.gateway.client.running === 0);
     await close();
   });
 });

@@ -83,5 +83,5 @@ async function answer<S extends z.ZodType<{ model?: string | null }>>(
 
 /** Bytes that are no UTF-8, such as half a character, become replacement characters. */
 function textOf(table: TokenTable, ids: readonly number[]): string {
-  return Buffer.concat(ids.map((id) => table.bytesOf(id))).toString("utf8");
+  return Buffer.from(table.bytesOfAll(ids).buffer).toString("utf8");
 }

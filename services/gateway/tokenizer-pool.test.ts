@@ -89,6 +89,8 @@ describe("tokenizer pool", () => {
     gone.abort();
     await expect(unwanted).rejects.toMatchObject({ code: "cancelled" });
     await expect(threads.encode({ kind: "text", text: "a" })).rejects.toMatchObject({ code: "internal" });
+    // Its own deadline is no fault of ours.
+    await expect(threads.encode({ kind: "text", text: "a" }, { timeoutMs: 50 })).rejects.toMatchObject({ code: "deadline_exceeded" });
   });
 
   it("says so when the tokenizer cannot be loaded", async () => {

@@ -24,7 +24,7 @@ export interface TokenizerWorkerData {
 export interface EncodeLimits {
   /** Nobody wants the tokens any more: rejects as cancelled, and a job that still waits is dropped. */
   signal?: AbortSignal;
-  /** A job that has not begun within this is given up. */
+  /** What is left to the request's deadline: a job that has not begun within this is given up. */
   timeoutMs?: number;
 }
 
@@ -105,7 +105,9 @@ export class TokenizerPool {
         new PelagicError("overloaded", `${this.waiting.length} prompts wait to be tokenized; try again later`, { retryAfterMs: 1_000 }),
       );
     }
-    const waitMs = Math.max(1, Math.min(limits.timeoutMs ?? Number.POSITIVE_INFINITY, this.options.maxWaitMs ?? defaultMaxWaitMs));
+    const { timeoutMs = Number.POSITIVE_INFINITY } = limits;
+    const maxWaitMs = this.options.maxWaitMs ?? defaultMaxWaitMs;
+    const waitMs = Math.max(1, Math.min(timeoutMs, maxWaitMs));
     return new Promise((resolve, reject) => {
       const giveUp = (error: PelagicError) => {
         pending.stopWaiting();
@@ -114,7 +116,7 @@ export class TokenizerPool {
         pending.reject(error);
       };
       const onAbort = () => giveUp(cancelled());
-      const timer = setTimeout(() => giveUp(this.waitedTooLong(waitMs)), waitMs);
+      const timer = setTimeout(() => giveUp(timeoutMs < maxWaitMs ? deadlineExceeded() : this.waitedTooLong(waitMs)), waitMs);
       const forget = () => signal?.removeEventListener("abort", onAbort);
       const pending: PendingJob = {
         job,
@@ -255,6 +257,10 @@ function isQuick(job: TokenizerJob): boolean {
   if (job.kind === "grammar" || job.kind === "ids" || job.bannedWords !== undefined) return false;
   if (job.kind === "text") return job.text.length <= quickCharacters;
   return job.prompt.messages.reduce((sum, { content }) => sum + content.length, 0) <= quickCharacters;
+}
+
+function deadlineExceeded(): PelagicError {
+  return new PelagicError("deadline_exceeded", "the request's deadline passed before its prompt was tokenized");
 }
 
 function cancelled(): PelagicError {

@@ -1,7 +1,7 @@
 // The commands as a user runs them, up to where a model is needed: what they say, where, and with which exit code.
 import { spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -52,6 +52,19 @@ describe("./pelagic", () => {
   it("status and down name a port where nothing of ours runs", () => {
     expect(pelagic(["status", "--port", "1"]).stderr).toBe("pelagic: nothing of ours runs on port 1: ./pelagic up --port 1 starts it\n");
     expect(pelagic(["down", "--port", "1"])).toEqual({ code: 1, stdout: "", stderr: "pelagic: nothing of ours runs on port 1\n" });
+  });
+
+  it("load takes no password that its report would show, and compares reports alone", () => {
+    expect(pelagic(["load", "--base-url", "http://me:secret@127.0.0.1:1/v1"])).toEqual({
+      code: 1,
+      stdout: "",
+      stderr: "pelagic: --base-url: no name and password in the address; send them with --header\n",
+    });
+    const dir = mkdtempSync(join(tmpdir(), "pelagic-cli-"));
+    const file = join(dir, "report.json");
+    writeFileSync(file, "null");
+    expect(pelagic(["load", "--compare", file, file]).stderr).toBe(`pelagic: ${file}: no report of ./pelagic load\n`);
+    rmSync(dir, { recursive: true });
   });
 
   it("build says which package to install where there is no compiler", () => {

@@ -115,6 +115,8 @@ export async function startApiServer({ flags = [], controllers = [] }: ApiServer
       start("kube-controller-manager", [
         ...["--kubeconfig", kubeconfig, "--controllers", controllers.join(","), "--leader-elect=false"],
         ...["--secure-port", "0", "--service-account-private-key-file", key, "--root-ca-file", certificate],
+        // Above the rates meant to spare a shared cluster.
+        ...["--kube-api-qps", "500", "--kube-api-burst", "1000"],
       ]);
     const apply = (path: string, object: unknown, fieldManager = "test") =>
       call("PATCH", `${path}?fieldManager=${fieldManager}&force=true&fieldValidation=Strict`, {

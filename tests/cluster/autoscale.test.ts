@@ -97,12 +97,15 @@ describe.skipIf(missing !== undefined)(`the operator scales${missing ? ` (${miss
     for (const pool of pools) {
       expect(await desired("busy", pool)).toBe(3);
       await server.until("an event", async () =>
-        (await notes("busy")).some((note) => note.startsWith(`${pool}: 1 to 3 workers, as `)) ? true : undefined,
+        // Over two where a look fell into the beginning of the load.
+        (await notes("busy")).some((note) => new RegExp(`^${pool}: [12] to 3 workers, as `).test(note)) ? true : undefined,
       );
     }
     model.set(idle);
     await scaledTo("busy", 1);
-    expect(await notes("busy")).toContainEqual(expect.stringMatching(/^decode: 2 to 1 workers, as /));
+    await server.until("an event", async () =>
+      (await notes("busy")).some((note) => /^decode: [23] to 1 workers, as /.test(note)) ? true : undefined,
+    );
   });
 
   it("nothing down where figures are missing, and says which", async () => {

@@ -97,3 +97,17 @@ export const besides: Record<string, object> = {
   "monitoring.intervalSeconds": { "monitoring.monitors": "always" },
   "monitoring.dashboardLabels": { "monitoring.dashboards": true },
 };
+
+/** Kubernetes takes these as names; YAML, unless they are quoted, as numbers and truth values. */
+export const numberLikeNames: Record<string, unknown> = {
+  imagePullSecrets: ["1"],
+  "gateway.apiKeysSecret": "2",
+  "gateway.consoleKeySecret": "1e5",
+  "gateway.ingress.className": "3",
+  "gateway.ingress.tlsSecret": "4",
+  ...Object.fromEntries(["gateway", "operator", "nats"].map((name) => [`${name}.priorityClassName`, "5"])),
+  ...Object.fromEntries(["gateway", "prefill", "decode"].map((role) => [`nats.existingSecrets.${role}`, "6"])),
+  "nats.workerNamespaces": ["7"],
+  "modelService.name": "on",
+  testApiKeySecret: "8",
+};

@@ -9,7 +9,7 @@ import { clusterBinary } from "../../services/cli/cluster/binaries.ts";
 import { versions } from "../../services/cli/cluster/layout.ts";
 import { runCommand } from "../../services/cli/run-command.ts";
 import { apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";
-import { besides, otherValues } from "./chart-values.ts";
+import { besides, numberLikeNames, otherValues } from "./chart-values.ts";
 import { chart, crdsOfOthers, helm, helmMissing, type Manifest, manifests, template } from "./helm.ts";
 import { accountKubeconfig, type JobRunner, runJobs } from "./job-runner.ts";
 import { writeSchemas } from "./openapi-schemas.ts";
@@ -128,7 +128,9 @@ describe.skipIf(missing !== undefined)(`the chart${missing === undefined ? "" : 
       const paths = Object.keys((await get("/openapi/v3")).paths);
       const wanted = [
         "apis/pelagic.dev/v1alpha1",
-        ...(crds === undefined ? [] : ["apis/monitoring.coreos.com/v1", "apis/gateway.networking.k8s.io/v1"]),
+        ...(crds === undefined
+          ? []
+          : ["monitoring.coreos.com/v1", "gateway.networking.k8s.io/v1", "keda.sh/v1alpha1"].map((api) => `apis/${api}`)),
       ];
       return wanted.every((path) => paths.includes(path)) ? true : undefined;
     });
@@ -144,16 +146,25 @@ describe.skipIf(missing !== undefined)(`the chart${missing === undefined ? "" : 
     if (crds === undefined) {
       for (const path of Object.keys(all)) if (/^monitoring|httpRoute/.test(path)) delete all[path];
     }
-    for (const [name, values] of Object.entries({
-      defaults: kinds.constructor === Object && crds ? { ...kinds, "gateway.httpRoute.parentRefs": [{ name: "a" }] } : {},
-      all,
-    })) {
+    const rendered = {
+      defaults: await template(crds ? { ...kinds, "gateway.httpRoute.parentRefs": [{ name: "a" }] } : {}),
+      all: await template(all),
+      ...(crds && { keda: await template({ ...all, "modelService.scaler": "keda" }) }),
+      names: await template({ ...all, ...numberLikeNames }, "123", "405"),
+    };
+    for (const [name, text] of Object.entries(rendered)) {
       const file = join(server.dir, `${name}.yaml`);
-      writeFileSync(file, await template(values));
+      writeFileSync(file, text);
       const args = ["-strict", "-summary", "-schema-location", location, file];
       const checked = await runCommand(clusterBinary("kubeconform") as string, args, { timeoutMs: 120_000 });
       expect(checked.exitCode, checked.stdout + checked.stderr).toBe(0);
       expect(checked.stdout).toMatch(/Valid: [1-9]\d*, Invalid: 0, Errors: 0, Skipped: 0/);
+      // Its rules, too, which schemas do not have: those of the Gateway API on an HTTPRoute among them.
+      const dryRun = ["--kubeconfig", server.kubeconfig, "apply", "--dry-run=server", "--namespace", namespace, "-f", file];
+      const accepted = await runCommand(clusterBinary("kubectl") as string, dryRun, { timeoutMs: 120_000 });
+      expect(accepted.exitCode, accepted.stderr).toBe(0);
+      for (const kind of crds === undefined ? ["ingress"] : ["ingress", "httproute"])
+        if (name === "all") expect(accepted.stdout).toMatch(new RegExp(`^${kind}\\S*/pelagic-gateway created`, "m"));
     }
     await server.call("DELETE", crdPath);
     await server.until("the CRD to go", async () => ((await server.call("GET", crdPath)).status === 404 ? true : undefined));
@@ -229,8 +240,12 @@ describe.skipIf(missing !== undefined)(`the chart${missing === undefined ? "" : 
     const copied = await get("/api/v1/namespaces/team-a/secrets/pelagic-nats-decode");
     expect(copied.data["credentials.json"]).toBe(before["pelagic-nats-decode"]);
     expect(await passwords()).toEqual(before);
+    // Which the operator may not make itself.
+    const lease = `/apis/coordination.k8s.io/v1/namespaces/${namespace}/leases/pelagic-operator`;
+    expect((await server.call("DELETE", lease)).status).toBe(200);
     await release("upgrade");
     expect(await passwords()).toEqual(before);
+    await server.until("a leader again", async () => ((await get(lease)).spec?.holderIdentity ? true : undefined));
   }, 120_000);
 
   it("refuses to go while others' ModelServices are there, and says which", async () => {

@@ -29,6 +29,8 @@ export interface FaultProxy {
   fault(decide?: (request: SeenRequest) => Fault): void;
   /** Watches that run: cut, left open without a word more, or told that their version is too old. */
   watches(what: "cut" | "freeze" | "expire"): void;
+  /** How many run. */
+  watching(): number;
   stop(): Promise<void>;
 }
 
@@ -124,6 +126,7 @@ export async function startFaultProxy(server: TestApiServer): Promise<FaultProxy
         if (what === "expire") response.end(`${JSON.stringify({ type: "ERROR", object: statusOf(410) })}\n`);
       }
     },
+    watching: () => watches.size,
     async stop() {
       const closed = new Promise((resolve) => proxy.close(resolve));
       for (const socket of sockets) socket.destroy();

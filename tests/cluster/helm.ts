@@ -32,9 +32,9 @@ export function manifests(text: string): Manifest[] {
 }
 
 /** What is rendered, hooks too. Throws helm's words where it refuses. */
-export async function template(values: object = {}, flags: string[] = []): Promise<string> {
+export async function template(values: object = {}, release = "pelagic", namespace = "trial"): Promise<string> {
   const set = Object.entries(values).flatMap(([path, value]) => ["--set-json", `${path}=${JSON.stringify(value)}`]);
-  const args = ["template", "pelagic", chart, "--namespace", "trial", "--kube-version", versions.kubernetes, ...set, ...flags];
+  const args = ["template", release, chart, "--namespace", namespace, "--kube-version", versions.kubernetes, ...set];
   const result = await helm(args);
   if (result.exitCode !== 0) throw new Error(result.stderr);
   return result.stdout;
@@ -56,6 +56,7 @@ export async function crdsOfOthers(): Promise<Manifest[] | undefined> {
       "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
     ],
     ["sigs.k8s.io/gateway-api@v1.4.0", "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml"],
+    ["github.com/kedacore/keda/v2@v2.21.0", "config/crd/bases/keda.sh_scaledobjects.yaml"],
   ] as const;
   const go = findOnPath("go");
   if (go === undefined) return undefined;

@@ -1,31 +1,20 @@
 // The chart on a real node, as a user meets it: helm install, a chat through the Service, helm test, an upgrade, a killed decode pod, another image
 // under load, a killed leader, a deleted model, helm uninstall, and nothing is left. Needs root; the steps build on each other.
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { natsTag, pelagicTag } from "../../services/cli/cluster/images.ts";
-import { containerdSocket, kubeconfigFile } from "../../services/cli/cluster/layout.ts";
+import { pelagicTag } from "../../services/cli/cluster/images.ts";
+import { containerdSocket } from "../../services/cli/cluster/layout.ts";
 import { runCommand } from "../../services/cli/run-command.ts";
-import { chart, helm, type Manifest } from "./helm.ts";
+import { type NodeRelease, nodeRelease, repository, tag } from "./node-release.ts";
 import { askSum, cluster, clusterDown, kube, stepMs, upMs, whyNoNode } from "./real-node.ts";
 
-const namespace = "pelagic-chart";
-const inNamespace = ["-n", namespace];
 const whyNot = await whyNoNode();
-const [natsRepository, natsVersion] = natsTag.split(/:(?=[^:]*$)/) as [string, string];
-const [repository, tag] = pelagicTag.split(/:(?=[^:]*$)/) as [string, string];
-const images = { "image.repository": repository, "image.tag": tag, "nats.image.repository": natsRepository, "nats.image.tag": natsVersion };
-const values = Object.entries(images).flatMap(([path, value]) => ["--set-string", `${path}=${value}`]);
+let release: NodeRelease;
 
-async function release(command: string, ...flags: string[]): Promise<string> {
-  const result = await helm([command, "pelagic", ...flags, "--namespace", namespace, "--timeout", "240s"], kubeconfigFile);
-  expect(result.exitCode, result.stdout + result.stderr).toBe(0);
-  return result.stdout + result.stderr;
-}
-
-const ask = async () => await askSum(await gatewayAddress(), 60_000);
+const ask = async () => await askSum(await release.address(), 60_000);
 
 /** Tokens that follow from the seed alone, in one body: the same text however often it is asked, wherever it is made. */
 async function complete(seed: number, maxTokens: number): Promise<string> {
-  const address = await gatewayAddress();
+  const address = await release.address();
   const response = await fetch(`http://${address}:8000/v1/completions`, {
     method: "POST",
     headers: { "content-type": "application/json" },
@@ -36,10 +25,47 @@ async function complete(seed: number, maxTokens: number): Promise<string> {
   return response.status === 200 ? (JSON.parse(body) as { choices: [{ text: string }] }).choices[0].text : `${response.status}: ${body}`;
 }
 
-let address = "";
-async function gatewayAddress(): Promise<string> {
-  address ||= await kube(...inNamespace, "get", "service", "pelagic-gateway", "-o", "jsonpath={.spec.clusterIP}");
-  return address;
+/** The same as a stream, with what is done once `after` pieces of it have come, and how many came later. */
+async function streamed(seed: number, maxTokens: number, after: number, act: () => Promise<void>) {
+  const response = await fetch(`http://${await release.address()}:8000/v1/completions`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({
+      model: "plankton",
+      prompt: "Once",
+      max_tokens: maxTokens,
+      temperature: 1,
+      seed,
+      ignore_eos: true,
+      stream: true,
+    }),
+    signal: AbortSignal.timeout(120_000),
+  });
+  expect(response.status).toBe(200);
+  const result = { text: "", pieces: 0, later: 0, finish: "", done: false };
+  let rest = "";
+  let acted: Promise<void> | undefined;
+  let over = false;
+  for await (const chunk of (response.body as ReadableStream<Uint8Array>).pipeThrough(new TextDecoderStream())) {
+    const events = (rest + chunk).split("\n\n");
+    rest = events.pop() as string;
+    for (const data of events.map((event) => event.replace(/^data: /, "")).filter((event) => !event.startsWith(":"))) {
+      if (data === "[DONE]") result.done = true;
+      else {
+        const [choice] = (JSON.parse(data) as { choices: { text: string; finish_reason: string | null }[] }).choices;
+        result.text += choice?.text ?? "";
+        result.finish = choice?.finish_reason ?? result.finish;
+        result.pieces++;
+        if (over) result.later++;
+      }
+      if (result.pieces >= after)
+        acted ??= act().then(() => {
+          over = true;
+        });
+    }
+  }
+  await acted;
+  return result;
 }
 
 /** Clients that ask one thing after another until what is done is done: how many answers there were, and those that were not what was due. */
@@ -64,28 +90,12 @@ async function underLoad(act: () => Promise<void>): Promise<{ answers: number; w
   return result;
 }
 
-const settled = () => kube(...inNamespace, "wait", "modelservice/plankton", "--for=condition=Progressing=False", "--timeout=240s");
-const podsOf = (component: string) =>
-  kube(...inNamespace, "get", "pods", "-l", `app.kubernetes.io/component=${component}`, "-o", "jsonpath={.items[*].metadata.name}");
-
-/** Of the namespace and of the cluster, but for what every namespace has. */
-async function whatIsLeft(): Promise<string[]> {
-  const kinds =
-    "deployments,replicasets,pods,services,secrets,configmaps,serviceaccounts,roles,rolebindings,jobs,leases,networkpolicies,modelservices";
-  const own = JSON.parse(await kube(...inNamespace, "get", `${kinds},poddisruptionbudgets`, "-o", "json")) as Manifest;
-  const wide = JSON.parse(
-    await kube("get", "clusterroles,clusterrolebindings", "-l", "app.kubernetes.io/part-of=pelagic", "-o", "json"),
-  ) as Manifest;
-  return [...own.items, ...wide.items]
-    .map(({ kind, metadata }: Manifest) => `${kind} ${metadata.name}`)
-    .filter((name: string) => !["ServiceAccount default", "ConfigMap kube-root-ca.crt"].includes(name));
-}
+const settled = () => release.kube("wait", "modelservice/plankton", "--for=condition=Progressing=False", "--timeout=240s");
 
 describe.skipIf(whyNot.length > 0)(`the chart on a node${whyNot.length > 0 ? ` (skipped: ${whyNot.join("; ")})` : ""}`, () => {
   beforeAll(async () => {
     await cluster("up");
-    await kube("create", "namespace", namespace);
-    await kube("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted");
+    release = await nodeRelease("pelagic-chart");
   }, upMs);
   afterAll(clusterDown, stepMs);
 
@@ -93,7 +103,7 @@ describe.skipIf(whyNot.length > 0)(`the chart on a node${whyNot.length > 0 ? ` (
     "answers a chat within a minute of helm install",
     async () => {
       const begun = performance.now();
-      const notes = await release("install", chart, ...values, "--wait");
+      const notes = await release.helm("install", "--wait");
       // Workers load the model and the gateway learns of it meanwhile; until then it says that it serves none.
       let answer = await ask().catch(String);
       while (!/\b663\b/.test(answer) && performance.now() - begun < 60_000) {
@@ -105,8 +115,8 @@ describe.skipIf(whyNot.length > 0)(`the chart on a node${whyNot.length > 0 ? ` (
       console.log(`helm install to the answer: ${seconds.toFixed(1)} s`);
       expect(notes).toContain("helm test pelagic");
       expect(seconds).toBeLessThan(60);
-      await kube(...inNamespace, "wait", "modelservice/plankton", "--for=condition=Progressing=False", "--timeout=60s");
-      expect(await kube(...inNamespace, "get", "modelservice", "plankton")).toMatch(/plankton +plankton +1\/1 +1\/1 +True/);
+      await release.kube("wait", "modelservice/plankton", "--for=condition=Progressing=False", "--timeout=60s");
+      expect(await release.kube("get", "modelservice", "plankton")).toMatch(/plankton +plankton +1\/1 +1\/1 +True/);
     },
     stepMs,
   );
@@ -114,7 +124,7 @@ describe.skipIf(whyNot.length > 0)(`the chart on a node${whyNot.length > 0 ? ` (
   it(
     "passes its own test",
     async () => {
-      const said = await release("test");
+      const said = await release.helm("test");
       expect(said).toContain("Phase:          Succeeded");
       expect(said).toContain("663");
     },
@@ -124,10 +134,10 @@ describe.skipIf(whyNot.length > 0)(`the chart on a node${whyNot.length > 0 ? ` (
   it(
     "upgrades: the job brings the CRD up to date, two gateways and two operators answer, and what is not changed stays",
     async () => {
-      const pods = () => kube(...inNamespace, "get", "pods", "-l", "app.kubernetes.io/component in (prefill,decode,nats)", "-o", "name");
+      const pods = () => release.kube("get", "pods", "-l", "app.kubernetes.io/component in (prefill,decode,nats)", "-o", "name");
       const before = await pods();
       await kube("annotate", "crd", "modelservices.pelagic.dev", "pelagic.dev/version=0.0.1", "--overwrite");
-      await release("upgrade", chart, ...values, "--set", "gateway.replicas=2,operator.replicas=2", "--wait");
+      await release.helm("upgrade", "--set", "gateway.replicas=2,operator.replicas=2", "--wait");
       expect(await ask()).toMatch(/\b663\b/);
       expect(await pods()).toBe(before);
       expect(await kube("get", "crd", "modelservices.pelagic.dev", "-o", "jsonpath={.metadata.annotations}")).not.toContain("0.0.1");
@@ -138,13 +148,18 @@ describe.skipIf(whyNot.length > 0)(`the chart on a node${whyNot.length > 0 ? ` (
   it(
     "ends an answer right whose decode pod is killed in the middle of it",
     async () => {
-      const undisturbed = await complete(7, 1_500);
-      const answer = complete(7, 1_500);
-      const pod = await podsOf("decode");
-      await kube(...inNamespace, "delete", "pod", pod, "--grace-period=0", "--force");
-      expect(await answer).toBe(undisturbed);
+      const tokens = 3_000;
+      const undisturbed = await complete(7, tokens);
+      const [pod] = await release.podsOf("decode");
+      const answer = await streamed(7, tokens, 50, async () => {
+        await release.kube("delete", "pod", pod as string, "--grace-period=0", "--force");
+      });
+      console.log(`the decode pod was gone ${answer.later} of ${answer.pieces} pieces before the answer's end`);
+      expect(answer).toMatchObject({ text: undisturbed, finish: "length", done: true });
+      // Or it was killed too late to count.
+      expect(answer.later).toBeGreaterThan(0);
       await settled();
-      expect(await podsOf("decode")).not.toBe(pod);
+      expect(await release.podsOf("decode")).not.toContain(pod);
     },
     stepMs,
   );
@@ -163,16 +178,16 @@ describe.skipIf(whyNot.length > 0)(`the chart on a node${whyNot.length > 0 ? ` (
       expect(tagged.exitCode, tagged.stderr).toBe(0);
       const { answers, wrong } = await underLoad(async () => {
         const sizes = "gateway.replicas=2,operator.replicas=2";
-        await release("upgrade", chart, ...values, "--set", sizes, "--set-string", `image.tag=${next}`, "--wait");
+        await release.helm("upgrade", "--set", sizes, "--set-string", `image.tag=${next}`, "--wait");
         for (const pool of ["prefill", "decode"]) {
           const deployment = `deployment -l pelagic.dev/modelservice=plankton,pelagic.dev/pool=${pool}`.split(" ");
           const at = performance.now();
           const image = "jsonpath={.items[0].spec.template.spec.containers[0].image}";
-          while (!(await kube(...inNamespace, "get", ...deployment, "-o", image)).endsWith(next)) {
+          while (!(await release.kube("get", ...deployment, "-o", image)).endsWith(next)) {
             expect(performance.now() - at, `${pool} still wants another image`).toBeLessThan(60_000);
             await new Promise((resolve) => setTimeout(resolve, 500));
           }
-          await kube(...inNamespace, "rollout", "status", ...deployment, "--timeout=240s");
+          await release.kube("rollout", "status", ...deployment, "--timeout=240s");
         }
         await settled();
       });
@@ -186,25 +201,17 @@ describe.skipIf(whyNot.length > 0)(`the chart on a node${whyNot.length > 0 ? ` (
   it(
     "goes on when the leading operator is killed",
     async () => {
-      const lease = await kube(...inNamespace, "get", "lease", "-o", "jsonpath={.items[0].spec.holderIdentity}");
-      const leader = (await podsOf("operator")).split(" ").find((pod) => lease.includes(pod));
+      const lease = await release.kube("get", "lease", "-o", "jsonpath={.items[0].spec.holderIdentity}");
+      const leader = (await release.podsOf("operator")).find((pod) => lease.includes(pod));
       expect(leader, lease).toBeDefined();
-      await kube(...inNamespace, "delete", "pod", leader as string, "--grace-period=0", "--force");
+      await release.kube("delete", "pod", leader as string, "--grace-period=0", "--force");
       const begun = performance.now();
-      await kube(...inNamespace, "patch", "modelservice", "plankton", "--type=merge", "-p", '{"spec":{"pools":{"decode":{"replicas":2}}}}');
-      await kube(...inNamespace, "wait", "modelservice/plankton", "--for=jsonpath={.status.pools.decode.ready}=2", "--timeout=120s");
+      await release.kube("patch", "modelservice", "plankton", "--type=merge", "-p", '{"spec":{"pools":{"decode":{"replicas":2}}}}');
+      await release.kube("wait", "modelservice/plankton", "--for=jsonpath={.status.pools.decode.ready}=2", "--timeout=120s");
       console.log(`a killed leader to two decode pods: ${((performance.now() - begun) / 1000).toFixed(1)} s`);
       const { wrong } = await underLoad(async () => {
-        await kube(
-          ...inNamespace,
-          "patch",
-          "modelservice",
-          "plankton",
-          "--type=merge",
-          "-p",
-          '{"spec":{"pools":{"decode":{"replicas":1}}}}',
-        );
-        await kube(...inNamespace, "wait", "modelservice/plankton", "--for=jsonpath={.status.pools.decode.ready}=1", "--timeout=120s");
+        await release.kube("patch", "modelservice", "plankton", "--type=merge", "-p", '{"spec":{"pools":{"decode":{"replicas":1}}}}');
+        await release.kube("wait", "modelservice/plankton", "--for=jsonpath={.status.pools.decode.ready}=1", "--timeout=120s");
       });
       expect(wrong).toEqual([]);
     },
@@ -214,11 +221,11 @@ describe.skipIf(whyNot.length > 0)(`the chart on a node${whyNot.length > 0 ? ` (
   it(
     "takes a deleted model's workers away, and says that there are none",
     async () => {
-      await kube(...inNamespace, "delete", "modelservice", "plankton", "--timeout=240s");
+      await release.kube("delete", "modelservice", "plankton", "--timeout=240s");
       // Drained by then; the pods end in their own time.
-      const workers = async () => (await podsOf("prefill")) + (await podsOf("decode"));
-      for (let tries = 0; (await workers()) !== "" && tries < 120; tries++) await new Promise((resolve) => setTimeout(resolve, 500));
-      expect(await workers()).toBe("");
+      const workers = async () => [...(await release.podsOf("prefill")), ...(await release.podsOf("decode"))];
+      for (let tries = 0; (await workers()).length > 0 && tries < 120; tries++) await new Promise((resolve) => setTimeout(resolve, 500));
+      expect(await workers()).toEqual([]);
       expect(await complete(1, 4)).toMatch(/^(503|404)/);
     },
     stepMs,
@@ -227,14 +234,8 @@ describe.skipIf(whyNot.length > 0)(`the chart on a node${whyNot.length > 0 ? ` (
   it(
     "leaves nothing after helm uninstall",
     async () => {
-      await release("uninstall", "--wait");
-      let left = await whatIsLeft();
-      // Pods end in their own time.
-      for (let tries = 0; left.length > 0 && tries < 120; tries++) {
-        await new Promise((resolve) => setTimeout(resolve, 1000));
-        left = await whatIsLeft();
-      }
-      expect(left).toEqual([]);
+      await release.helm("uninstall", "--wait");
+      expect(await release.leftInTheEnd()).toEqual([]);
     },
     stepMs,
   );

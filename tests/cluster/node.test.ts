@@ -7,20 +7,13 @@ import { pelagicTag } from "../../services/cli/cluster/images.ts";
 import { readInstance } from "../../services/cli/cluster/instance.ts";
 import { stateDir } from "../../services/cli/cluster/layout.ts";
 import { whatIsLeft } from "../../services/cli/cluster/stop.ts";
-import { asAdmin, kubectl } from "../../services/cli/cluster/start.ts";
 import { inTree } from "../../services/cli/tree.ts";
-import { askSum, cluster, clusterDown, kube, stepMs, upMs, whyNoNode } from "./real-node.ts";
-import { namespace, namespaceObject, onePod, serviceObjects } from "./served-model-objects.ts";
+import { applyObjects, askSum, cluster, clusterDown, kube, stepMs, upMs, whyNoNode } from "./real-node.ts";
+import { namespace, onePod, restrictedNamespace, serviceObjects } from "./served-model-objects.ts";
 
 const version = (JSON.parse(readFileSync(inTree("package.json"), "utf8")) as { version: string }).version;
 
 const whyNot = await whyNoNode();
-
-function apply(objects: object[]): void {
-  const input = JSON.stringify({ apiVersion: "v1", kind: "List", items: objects });
-  const applied = spawnSync(kubectl(), [...asAdmin, "apply", "-f", "-"], { input, encoding: "utf8", timeout: stepMs });
-  expect(applied.status, applied.stderr).toBe(0);
-}
 
 /** What a node adds to. */
 function machineState(): Record<string, string[]> {
@@ -63,7 +56,7 @@ describe.skipIf(whyNot.length > 0)(`a node${whyNot.length > 0 ? ` (skipped: ${wh
   it(
     "runs the image as a restricted pod",
     async () => {
-      apply([namespaceObject, onePod("version", ["--version"]), onePod("unknown", ["no-such-process"])]);
+      applyObjects([restrictedNamespace(namespace), onePod("version", ["--version"]), onePod("unknown", ["no-such-process"])]);
       await kube("-n", namespace, "wait", "pod/version", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s");
       expect((await kube("-n", namespace, "logs", "version")).trim()).toBe(version);
       await kube("-n", namespace, "wait", "pod/unknown", "--for=jsonpath={.status.phase}=Failed", "--timeout=120s");
@@ -77,7 +70,7 @@ describe.skipIf(whyNot.length > 0)(`a node${whyNot.length > 0 ? ` (skipped: ${wh
   it(
     "serves the embedded model through a Service, its processes finding NATS by name",
     async () => {
-      apply(serviceObjects());
+      applyObjects(serviceObjects());
       await kube("-n", namespace, "wait", "deployment", "--all", "--for=condition=Available", "--timeout=240s");
       const address = await kube("-n", namespace, "get", "service", "gateway", "-o", "jsonpath={.spec.clusterIP}");
       expect(await askSum(address, 120_000)).toMatch(/\b663\b/);

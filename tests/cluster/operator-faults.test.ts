@@ -2,6 +2,7 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import { apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";
 import { type Fault, type FaultProxy, type SeenRequest, startFaultProxy } from "./fault-proxy.ts";
+import { leaderWorkerSetCrd } from "./leader-worker-set-crd.ts";
 import { type OperatorProcess, startOperator } from "./operator-process.ts";
 import { applyService, condition, deploymentsPath, gone, installCrd, objectWhere, servicesPath } from "./service-objects.ts";
 
@@ -12,8 +13,10 @@ let operator: OperatorProcess;
 const inactivityMs = 3000;
 /** As long as a leader may go without a renewal. */
 const faultMs = 7000;
-/** Five watches, the queue, events: each alone asks about six times in seven seconds, twice as long between each time. */
+/** Six watches, the queue, events: each alone asks about six times in seven seconds, twice as long between each time. */
 const mostCalls = 60;
+/** ModelServices, Deployments, budgets, pods, gateways' pods, definitions. */
+const informers = 6;
 
 beforeAll(async () => {
   if (missing !== undefined) return;
@@ -35,6 +38,8 @@ const sleep = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms));
 
 /** A ModelService is made and another one changed while the fault lasts; both must be as wanted in the end. */
 async function through(name: string, begin: () => void, end: () => void): Promise<SeenRequest[]> {
+  // After the fault before, some may be waiting yet.
+  await server.until("all watches", async () => (proxy.watching() === informers ? true : undefined));
   await applyService(server, `${name}-old`);
   await objectWhere(server, `${servicesPath}/${name}-old`, (each) => condition(each, "Ready") !== undefined);
   const from = proxy.seen.length;
@@ -55,12 +60,13 @@ async function through(name: string, begin: () => void, end: () => void): Promis
   return during;
 }
 
+const tooMany = { status: 429, retryAfterSeconds: 2 };
 const everything: Record<string, Fault> = {
   drop: "drop",
   hang: "hang",
   delay: { delayMs: 1500 },
   "answer-410": { status: 410 },
-  "answer-429": { status: 429, retryAfterSeconds: 2 },
+  "answer-429": tooMany,
   "answer-500": { status: 500 },
 };
 
@@ -76,13 +82,29 @@ describe.skipIf(missing !== undefined)(`the operator behind a bad network${missi
         () => proxy.fault(),
       );
       expect(during.length).toBeLessThan(mostCalls);
-      if (name === "answer-429") {
-        // Asked to wait two seconds, each waits two seconds.
-        const lists = during.filter(({ path }) => path.includes("/pods?"));
-        for (const [i, { atMs }] of lists.entries()) expect(atMs - (lists[i - 1]?.atMs ?? 0)).toBeGreaterThan(1990);
-      }
     });
   }
+
+  it("waits as long as an overloaded API server asks it to", async () => {
+    const from = proxy.seen.length;
+    proxy.watches("cut");
+    // It may go on leading meanwhile.
+    proxy.fault(({ lease }) => (lease ? undefined : tooMany));
+    const timesByAsker = () => {
+      const askers = new Map<string, number[]>();
+      for (const { path, atMs } of work(from).filter(({ path }) => path.includes("/pods?"))) {
+        // Workers' pods, and gateways'.
+        const asker = new URL(path, "https://server").searchParams.get("labelSelector") ?? "";
+        askers.set(asker, [...(askers.get(asker) ?? []), atMs]);
+      }
+      return [...askers.values()];
+    };
+    const asked = await server.until("both to have asked again", async () => {
+      const times = timesByAsker();
+      return times.length === 2 && times.every(({ length }) => length > 1) ? times : undefined;
+    });
+    for (const times of asked) for (const [i, atMs] of times.entries()) expect(atMs - (times[i - 1] ?? 0)).toBeGreaterThan(1990);
+  });
 
   it("does not wait for a watch that hangs for ever", async () => {
     // Nothing ends the fault: the watches that are frozen stay so.
@@ -120,6 +142,32 @@ describe.skipIf(missing !== undefined)(`the operator behind a bad network${missi
     expect(await operator.metric("pelagic_operator_informer_ends_total", { why: "gone" })).toBeGreaterThan(0);
   });
 
+  it("goes on with what needs no LeaderWorkerSets where these are known and cannot be listed", async () => {
+    const crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    const crd = leaderWorkerSetCrd();
+    proxy.fault(({ path }) => (path.includes("/leaderworkersets") ? { status: 500 } : undefined));
+    const before = await operator.metric("pelagic_operator_informer_ends_total", { resource: "leaderworkersets" });
+    await server.call("POST", crds, { body: crd });
+    await server.until("the first try", async () =>
+      (await operator.metric("pelagic_operator_informer_ends_total", { resource: "leaderworkersets" })) > before ? true : undefined,
+    );
+    await applyService(server, "narrow");
+    await applyService(server, "wide", { pools: { decode: { nodesPerReplica: 2 } } });
+    await objectWhere(server, `${deploymentsPath}/narrow-decode`, () => true);
+    const wide = await objectWhere(server, `${servicesPath}/wide`, (each) => condition(each, "Accepted")?.status === "False");
+    expect(condition(wide, "Accepted")).toMatchObject({
+      reason: "LeaderWorkerSetMissing",
+      message: expect.stringContaining("cannot be listed"),
+    });
+    proxy.fault();
+    await objectWhere(server, `${servicesPath}/wide`, (each) => condition(each, "Accepted")?.status === "True");
+    for (const name of ["narrow", "wide"]) {
+      await server.call("DELETE", `${servicesPath}/${name}`);
+      await gone(server, `${servicesPath}/${name}`);
+    }
+    await server.call("DELETE", `${crds}/${crd.metadata.name}`);
+  });
+
   it("tries writes that fail again, less and less often, each object for itself", async () => {
     const during = await through(
       "unwritable",
@@ -135,12 +183,16 @@ describe.skipIf(missing !== undefined)(`the operator behind a bad network${missi
   it("says that it is not ready while it hears nothing, and is again afterwards", async () => {
     proxy.watches("freeze");
     proxy.fault(() => "hang");
-    await server.until("not ready", async () => ((await operator.get("/ready")).status === 503 ? true : undefined));
-    expect(JSON.parse((await operator.get("/ready")).text).reason).toContain("the API server says nothing about");
+    const { reason } = await server.until("not ready", async () => {
+      const { status, text } = await operator.get("/ready");
+      return status === 503 ? (JSON.parse(text) as { reason: string }) : undefined;
+    });
+    // Those that it names, and each of them for so long.
+    const silent = [...reason.matchAll(/(\w+) for \d+ s/g)].map(([, resource]) => resource as string);
+    expect([reason.startsWith("the API server says nothing about "), silent.length > 0]).toEqual([true, true]);
+    for (const resource of silent)
+      expect(await operator.metric("pelagic_operator_informer_silent_seconds", { resource })).toBeGreaterThan(2 * (inactivityMs / 1000));
     expect((await operator.get("/health")).status).toBe(200);
-    expect(await operator.metric("pelagic_operator_informer_silent_seconds", { resource: "pods" })).toBeGreaterThan(
-      2 * (inactivityMs / 1000) - 1,
-    );
     proxy.fault();
     await server.until("ready", async () => ((await operator.get("/ready")).status === 200 ? true : undefined));
   });

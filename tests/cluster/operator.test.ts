@@ -16,6 +16,7 @@ import {
   installCrd,
   makeReady,
   objectWhere,
+  service,
   servicesPath,
 } from "./service-objects.ts";
 
@@ -50,6 +51,16 @@ async function settled(): Promise<number> {
     const now = await calls();
     if (now !== before) [before, sinceMs] = [now, Date.now()];
     return Date.now() - sinceMs > 2000 ? now : undefined;
+  });
+}
+
+/** As its controller would have it. */
+async function quotaOfNoDeployments(namespace: string): Promise<void> {
+  const hard = { "count/deployments.apps": "0" };
+  await server.call("POST", `/api/v1/namespaces/${namespace}/resourcequotas`, { body: { metadata: { name: "none" }, spec: { hard } } });
+  await server.call("PATCH", `/api/v1/namespaces/${namespace}/resourcequotas/none/status`, {
+    body: { status: { hard, used: hard } },
+    contentType: "application/merge-patch+json",
   });
 }
 
@@ -150,17 +161,10 @@ describe.skipIf(missing !== undefined)(`the operator${missing ? ` (${missing})` 
   });
 
   it("says what the API server refuses, and goes on when it no longer does", async () => {
-    const quota = { metadata: { name: "none" }, spec: { hard: { "count/deployments.apps": "0" } } };
     await server.call("POST", "/api/v1/namespaces", { body: { metadata: { name: "full" } } });
-    await server.call("POST", "/api/v1/namespaces/full/resourcequotas", { body: quota });
-    await server.call("PATCH", "/api/v1/namespaces/full/resourcequotas/none/status", {
-      body: { status: { hard: quota.spec.hard, used: { "count/deployments.apps": "0" } } },
-      contentType: "application/merge-patch+json",
-    });
+    await quotaOfNoDeployments("full");
     const path = "/apis/pelagic.dev/v1alpha1/namespaces/full/modelservices";
-    await server.call("POST", path, {
-      body: { apiVersion: "pelagic.dev/v1alpha1", kind: "ModelService", metadata: { name: "refused" }, spec: { model: { embedded: {} } } },
-    });
+    await server.call("POST", path, { body: service("refused") });
     const object = await objectWhere(server, `${path}/refused`, (each) => condition(each, "Accepted")?.reason === "Refused");
     expect(condition(object, "Accepted").message).toMatch(/Deployment refused-prefill.*quota/);
     expect(await operator.metric("pelagic_operator_queue_failing")).toBe(1);
@@ -173,6 +177,22 @@ describe.skipIf(missing !== undefined)(`the operator${missing ? ` (${missing})` 
     });
     await server.call("DELETE", "/api/v1/namespaces/full/resourcequotas/none");
     await objectWhere(server, `${path}/refused`, (each) => condition(each, "Accepted")?.status === "True");
+  });
+
+  it("takes over nobody's object after a refusal either", async () => {
+    const path = "/apis/pelagic.dev/v1alpha1/namespaces/seized/modelservices";
+    const budget = "/apis/policy/v1/namespaces/seized/poddisruptionbudgets";
+    await server.call("POST", "/api/v1/namespaces", { body: { metadata: { name: "seized" } } });
+    await quotaOfNoDeployments("seized");
+    await server.call("POST", path, { body: service("seized") });
+    await objectWhere(server, `${path}/seized`, (each) => condition(each, "Accepted")?.reason === "Refused");
+    const spec = { maxUnavailable: 0, selector: { matchLabels: { app: "other" } } };
+    expect((await server.call("POST", budget, { body: { metadata: { name: "seized-prefill" }, spec } })).status).toBe(201);
+    await server.call("DELETE", "/api/v1/namespaces/seized/resourcequotas/none");
+    await objectWhere(server, `${path}/seized`, (each) => condition(each, "Accepted")?.reason !== "Refused");
+    const found = (await server.call("GET", `${budget}/seized-prefill`)).body;
+    expect([found.spec, found.metadata.ownerReferences]).toEqual([expect.objectContaining(spec), undefined]);
+    expect(condition((await server.call("GET", `${path}/seized`)).body, "Accepted").reason).toBe("NameOccupied");
   });
 
   it("knows LeaderWorkerSets from the moment that the cluster does", async () => {

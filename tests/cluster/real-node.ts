@@ -1,4 +1,5 @@
 // The machine's one real node, as ./pelagic cluster starts it, for tests.
+import { spawnSync } from "node:child_process";
 import { expect } from "vitest";
 import { askQuestion } from "../../services/cli/chat-client.ts";
 import { missingBinaries } from "../../services/cli/cluster/binaries.ts";
@@ -38,12 +39,18 @@ export async function kube(...args: string[]): Promise<string> {
   return result.stdout;
 }
 
+export function applyObjects(objects: object[]): void {
+  const input = JSON.stringify({ apiVersion: "v1", kind: "List", items: objects });
+  const applied = spawnSync(kubectl(), [...asAdmin, "apply", "-f", "-"], { input, encoding: "utf8", timeout: stepMs });
+  expect(applied.status, applied.stderr).toBe(0);
+}
+
 /** What the embedded model says through a Service on that address: the sum is 663. */
-export async function askSum(address: string, timeoutMs: number): Promise<string> {
+export async function askSum(address: string, timeoutMs: number, model = "plankton"): Promise<string> {
   const answer = await askQuestion({
     baseUrl: `http://${address}:8000`,
     apiKey: undefined,
-    model: "plankton",
+    model,
     text: "What is 127 + 536?",
     thinking: true,
     temperature: 0,

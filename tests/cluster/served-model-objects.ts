@@ -7,6 +7,7 @@ export const namespace = "pelagic-trial";
 
 const roles = ["gateway", "prefill", "decode"] as const;
 const password = (role: string) => `p-${role}-of-a-trial`;
+const credentials = (role: string) => JSON.stringify({ user: role, password: password(role) });
 const passwordVariable = (role: string) => `PELAGIC_NATS_${role.toUpperCase()}_PASSWORD`;
 const secure = {
   allowPrivilegeEscalation: false,
@@ -16,11 +17,11 @@ const secure = {
 const securePod = { runAsNonRoot: true, runAsUser: 65_532, seccompProfile: { type: "RuntimeDefault" } };
 
 /** Pods that are not as restricted as can be are refused here. */
-export const namespaceObject = {
+export const restrictedNamespace = (name: string) => ({
   apiVersion: "v1",
   kind: "Namespace",
-  metadata: { name: namespace, labels: { "pod-security.kubernetes.io/enforce": "restricted" } },
-};
+  metadata: { name, labels: { "pod-security.kubernetes.io/enforce": "restricted" } },
+});
 
 export function onePod(name: string, args: string[]): object {
   return {
@@ -36,25 +37,39 @@ export function onePod(name: string, args: string[]): object {
   };
 }
 
-export function serviceObjects(): object[] {
+/** NATS as no chart of ours makes it, behind the Service `nats`, with the credentials of each role in the Secret `bus`. */
+export function busObjects(inNamespace: string): object[] {
   const files = {
     "nats.conf": readFileSync(inTree("deploy", "images", "nats.conf"), "utf8"),
-    ...Object.fromEntries(roles.map((role) => [`${role}.json`, JSON.stringify({ user: role, password: password(role) })])),
+    ...Object.fromEntries(roles.map((role) => [`${role}.json`, credentials(role)])),
   };
-  const secret = { apiVersion: "v1", kind: "Secret", metadata: { name: "bus", namespace }, stringData: files };
-  const workerIds = { gateway: "PELAGIC_GATEWAY_ID", prefill: "PELAGIC_WORKER_ID", decode: "PELAGIC_WORKER_ID" };
   return [
-    secret,
-    deployment("nats", {
+    { apiVersion: "v1", kind: "Secret", metadata: { name: "bus", namespace: inNamespace }, stringData: files },
+    deployment(inNamespace, "nats", {
       image: natsTag,
       args: ["--config", "/run/bus/nats.conf"],
       env: roles.map((role) => ({ name: passwordVariable(role), value: password(role) })),
       ports: [{ containerPort: 4222 }],
       readinessProbe: { tcpSocket: { port: 4222 }, periodSeconds: 1 },
     }),
-    service("nats", 4222),
+    service(inNamespace, "nats", 4222),
+  ];
+}
+
+/** For a release of the chart that uses such a NATS: a Secret for each role, `bus-ROLE`. */
+export function credentialSecrets(inNamespace: string): object[] {
+  return roles.map((role) => ({
+    ...{ apiVersion: "v1", kind: "Secret", metadata: { name: `bus-${role}`, namespace: inNamespace } },
+    stringData: { "credentials.json": credentials(role) },
+  }));
+}
+
+export function serviceObjects(): object[] {
+  const workerIds = { gateway: "PELAGIC_GATEWAY_ID", prefill: "PELAGIC_WORKER_ID", decode: "PELAGIC_WORKER_ID" };
+  return [
+    ...busObjects(namespace),
     ...roles.map((role) =>
-      deployment(role, {
+      deployment(namespace, role, {
         image: pelagicTag,
         args: [role],
         env: [
@@ -69,16 +84,16 @@ export function serviceObjects(): object[] {
         readinessProbe: { httpGet: { path: "/ready", port: 9100 }, periodSeconds: 1, timeoutSeconds: 5 },
       }),
     ),
-    service("gateway", 8000),
+    service(namespace, "gateway", 8000),
   ];
 }
 
-function deployment(name: string, container: object): object {
+function deployment(inNamespace: string, name: string, container: object): object {
   const labels = { app: name };
   return {
     apiVersion: "apps/v1",
     kind: "Deployment",
-    metadata: { name, namespace },
+    metadata: { name, namespace: inNamespace },
     spec: {
       selector: { matchLabels: labels },
       template: {
@@ -102,6 +117,11 @@ function deployment(name: string, container: object): object {
   };
 }
 
-function service(name: string, port: number): object {
-  return { apiVersion: "v1", kind: "Service", metadata: { name, namespace }, spec: { selector: { app: name }, ports: [{ port }] } };
+function service(inNamespace: string, name: string, port: number): object {
+  return {
+    apiVersion: "v1",
+    kind: "Service",
+    metadata: { name, namespace: inNamespace },
+    spec: { selector: { app: name }, ports: [{ port }] },
+  };
 }

@@ -39,7 +39,7 @@ describe("check-exact", () => {
     const report = await checkExact(embeddedModel(), { backend: "cpu" }, [0, 0.8], "bfloat16", () => {});
     expect(report.requests.map(({ distinct }) => distinct)).toEqual(report.requests.map(() => 1));
     expect(report.exact).toBe(true);
-  }, 300_000);
+  }, 600_000);
 
   const flat = find("deepseek-v3-mla512");
   test.skipIf(flat === undefined)(
@@ -48,6 +48,6 @@ describe("check-exact", () => {
       const report = await checkExact(flat as string, { backend: "cpu" }, [1], "float32", () => {});
       expect(report.exact).toBe(true);
     },
-    300_000,
+    600_000,
   );
 });

@@ -18,7 +18,7 @@ const mayImport: Record<string, string[]> = {
   prefill: ["lib/contracts", "lib/runtime", "lib/engine"],
   decode: ["lib/contracts", "lib/runtime", "lib/engine", "lib/model", "lib/grammar"],
   placement: ["lib/contracts", "lib/runtime"],
-  cli: ["lib/contracts", "lib/runtime", "lib/engine", "lib/simulator", "lib/model", "gateway", "loadtest", "operators"],
+  cli: ["lib/contracts", "lib/runtime", "lib/engine", "lib/simulator", "lib/model", "gateway", "placement", "loadtest", "operators"],
   // In a browser: of the contracts, types alone.
   console: ["lib/contracts"],
   // A client that knows only HTTP.

@@ -11,7 +11,7 @@
 {{- define "pelagic.selector" -}}
 {{- $ := index . 0 -}}
 app.kubernetes.io/name: {{ if eq (index . 1) "nats" }}nats{{ else }}pelagic{{ end }}
-app.kubernetes.io/instance: {{ $.Release.Name }}
+app.kubernetes.io/instance: {{ $.Release.Name | quote }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end -}}
 
@@ -82,7 +82,7 @@ topologySpreadConstraints:
 {{- with $.Values.imagePullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
 {{- with $values.nodeSelector }}
@@ -94,7 +94,7 @@ tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with $values.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
@@ -122,6 +122,20 @@ yes
 {{- end -}}
 {{- end -}}
 
+{{/* The metric says what has been thought over: waiting once more makes an HPA late, and a tenth more or less is not the same number. */}}
+{{- define "pelagic.hpaBehavior" -}}
+{{- $tolerance := semverCompare ">=1.35-0" .Capabilities.KubeVersion.Version -}}
+{{- if $tolerance -}}
+scaleUp:
+  tolerance: "0"
+{{ end -}}
+scaleDown:
+  {{- if $tolerance }}
+  tolerance: "0"
+  {{- end }}
+  stabilizationWindowSeconds: 0
+{{- end -}}
+
 {{/* Rules of NetworkPolicies. */}}
 {{- define "pelagic.toDns" }}
 - ports:
@@ -129,6 +143,14 @@ yes
       protocol: UDP
     - port: 53
       protocol: TCP
+{{- end }}
+{{- /* No policy can name its address; its port is the one behind its Service, that of common clusters (minikube has 8443, MicroK8s 16443). */}}
+{{- define "pelagic.toApiServer" }}
+- ports:
+    - port: 443
+    - port: 6443
+    - port: 8443
+    - port: 16443
 {{- end }}
 {{- /* An external server may be anywhere. */}}
 {{- define "pelagic.toNats" }}

@@ -10,6 +10,7 @@
 #include "base/thread_pool.h"
 #include "base/xxh64.h"
 #include "ops/embedding/embedding.h"
+#include "ranks/rank_group.h"
 
 namespace pelagic {
 namespace {
@@ -283,64 +284,32 @@ class CpuBackend final : public Backend {
     run_gemm(down);
   }
 
+  bool shares_experts() const override { return true; }
+
   void moe(int rows, View x, const MoeLayer& layer, View y, std::span<std::uint32_t> counts) override {
     const int top_k = layer.gate.top_k;
-    route(rows, x, layer);
+    const int hidden = static_cast<const CpuMatrix&>(*layer.gate_weights).packed.k();
+    RankGroup* group = layer.ranks.group;
+    if (rows > 0) route(rows, x, layer);
     count_experts(expert_ids_.data(), static_cast<std::int64_t>(rows) * top_k, counts.data());
-    build_moe_batch(*layer.placement, expert_ids_.data(), rows, top_k, moe_batch_);
-
-    const CpuMlp& first = static_cast<const CpuMlp&>(*layer.slots[0]);
-    const CpuMlp* shared = static_cast<const CpuMlp*>(layer.shared);
-    const int hidden = first.down.n();
-    const int width = std::max(first.width, shared != nullptr ? shared->width : 0);
-    const int gate_up_width = std::max(first.gate_up.n(), shared != nullptr ? shared->gate_up.n() : 0);
-    // Rows of all buffers: the entries of the batch, slot after slot, then the shared expert's rows.
-    const int entries = rows * top_k;
-    const std::int64_t all = entries + (shared != nullptr ? rows : 0);
-    reserve(gathered_, all * hidden);
-    reserve(gate_up_out_, all * gate_up_width);
-    reserve(activated_, all * width);
-    reserve(expert_out_, all * hidden);
-
-    for_rows(entries, hidden, [&](int begin, int end) {
-      gather_rows(moe_batch_, begin, end, address(x), x.stride,
-                  gathered_.data() + static_cast<std::int64_t>(begin) * hidden, hidden, hidden);
-    });
-    if (shared != nullptr) {
-      for_rows(rows, hidden, [&](int begin, int end) {
-        for (int row = begin; row < end; ++row) {
-          std::copy_n(address(x) + row * x.stride, hidden,
-                      gathered_.data() + static_cast<std::int64_t>(entries + row) * hidden);
-        }
-      });
+    // Ranks with few rows each would otherwise all take the same copies.
+    const int turn = group != nullptr ? group->rank() + layer.ranks.layer : 0;
+    build_moe_batch(*layer.placement, expert_ids_.data(), rows, top_k, moe_batch_, turn);
+    MoeCombineCall combine{.batch = &moe_batch_,
+                           .weights = expert_weights_.data(),
+                           .top_k = top_k,
+                           .expert_out = nullptr,
+                           .ld_expert_out = hidden,
+                           .shared = nullptr,
+                           .ld_shared = 0,
+                           .y = rows > 0 ? address(y) : nullptr,
+                           .ldy = y.stride,
+                           .width = hidden};
+    if (group == nullptr) {
+      run_experts_here(rows, x, layer, combine);
+    } else {
+      run_experts_on_ranks(rows, x, layer, y, combine);
     }
-
-    const auto for_each_mlp = [&](const auto& visit) {
-      if (shared != nullptr) visit(*shared, entries, entries + rows);
-      for (const std::int32_t slot : moe_batch_.active_slots) {
-        visit(static_cast<const CpuMlp&>(*layer.slots[static_cast<std::size_t>(slot)]),
-              moe_batch_.slot_offsets[static_cast<std::size_t>(slot)],
-              moe_batch_.slot_offsets[static_cast<std::size_t>(slot) + 1]);
-      }
-    };
-    mlp_tasks_.clear();
-    for_each_mlp([&](const CpuMlp& w, int begin, int end) { add_gate_up_tasks(w, begin, end); });
-    run_gate_up(gathered_.data(), hidden, gate_up_width, width);
-    mlp_tasks_.clear();
-    for_each_mlp([&](const CpuMlp& w, int begin, int end) { add_gemm_tasks(w, w.down, begin, end); });
-    run_down(width, hidden);
-
-    const MoeCombineCall combine{
-        .batch = &moe_batch_,
-        .weights = expert_weights_.data(),
-        .top_k = top_k,
-        .expert_out = expert_out_.data(),
-        .ld_expert_out = hidden,
-        .shared = shared != nullptr ? expert_out_.data() + static_cast<std::int64_t>(entries) * hidden : nullptr,
-        .ld_shared = hidden,
-        .y = address(y),
-        .ldy = y.stride,
-        .width = hidden};
     for_rows(rows, hidden * (top_k + 1), [&](int begin, int end) { ops_.moe_combine(combine, begin, end); });
   }
 
@@ -493,6 +462,85 @@ class CpuBackend final : public Backend {
     });
   }
 
+  // All of moe_batch_, and the shared experts among it.
+  void run_experts_here(int rows, View x, const MoeLayer& layer, MoeCombineCall& combine) {
+    const CpuMlp* shared = static_cast<const CpuMlp*>(layer.shared);
+    const int hidden = combine.width;
+    // Rows of all buffers: the entries of the batch, slot after slot, then the shared expert's rows.
+    const int entries = rows * layer.gate.top_k;
+    reserve(gathered_, static_cast<std::int64_t>(entries + (shared != nullptr ? rows : 0)) * hidden);
+    for_rows(entries, hidden, [&](int begin, int end) {
+      gather_rows(moe_batch_, begin, end, address(x), x.stride,
+                  gathered_.data() + static_cast<std::int64_t>(begin) * hidden, hidden, hidden);
+    });
+    if (shared != nullptr) {
+      for_rows(rows, hidden, [&](int begin, int end) {
+        for (int row = begin; row < end; ++row) {
+          std::copy_n(address(x) + row * x.stride, hidden,
+                      gathered_.data() + static_cast<std::int64_t>(entries + row) * hidden);
+        }
+      });
+    }
+    run_experts(layer, moe_batch_.slot_offsets, moe_batch_.active_slots, shared, shared != nullptr ? rows : 0, hidden);
+    combine.expert_out = expert_out_.data();
+    if (shared == nullptr) return;
+    combine.shared = expert_out_.data() + static_cast<std::int64_t>(entries) * hidden;
+    combine.ld_shared = hidden;
+  }
+
+  // The entries of moe_batch_ that are for this rank, those of other ranks' rows that are, and the shared experts of
+  // the own rows while messages travel.
+  void run_experts_on_ranks(int rows, View x, const MoeLayer& layer, View y, MoeCombineCall& combine) {
+    RankGroup& group = *layer.ranks.group;
+    const int hidden = combine.width;
+    const float* own = rows > 0 ? address(x) : nullptr;
+    group.dispatch({layer.ranks.layer, layer.ranks.last, static_cast<int>(layer.slots.size())}, moe_batch_,
+                   {own, x.stride, rows, hidden});
+    if (layer.shared != nullptr && rows > 0) {
+      mlp(rows, x, *layer.shared, y);
+      combine.shared = address(y);
+      combine.ld_shared = y.stride;
+    }
+    const RankGroup::Inputs& inputs = group.receive_rows(layer.ranks.logical_of_own_slots);
+    reserve(gathered_, static_cast<std::int64_t>(inputs.rows()) * hidden);
+    for_rows(inputs.rows(), hidden, [&](int begin, int end) {
+      group.gather(begin, end, gathered_.data() + static_cast<std::int64_t>(begin) * hidden);
+    });
+    run_experts(layer, inputs.slot_offsets, inputs.active_slots, nullptr, 0, hidden);
+    group.return_outputs(expert_out_.data());
+    reserve(returned_, static_cast<std::int64_t>(rows) * layer.gate.top_k * hidden);
+    group.collect(returned_.data());
+    combine.expert_out = returned_.data();
+  }
+
+  // expert_out_ = each active slot's expert of its rows of gathered_, and the shared expert of the rows behind them.
+  void run_experts(const MoeLayer& layer, std::span<const std::int32_t> slot_offsets,
+                   std::span<const std::int32_t> active_slots, const CpuMlp* shared, int shared_rows, int hidden) {
+    const int entries = slot_offsets.back();
+    const auto for_each_mlp = [&](const auto& visit) {
+      if (shared_rows > 0) visit(*shared, entries, entries + shared_rows);
+      for (const std::int32_t slot : active_slots) {
+        visit(static_cast<const CpuMlp&>(*layer.slots[static_cast<std::size_t>(slot)]),
+              slot_offsets[static_cast<std::size_t>(slot)], slot_offsets[static_cast<std::size_t>(slot) + 1]);
+      }
+    };
+    int width = 0, gate_up_width = 0;
+    for_each_mlp([&](const CpuMlp& w, int, int) {
+      width = std::max(width, w.width);
+      gate_up_width = std::max(gate_up_width, w.gate_up.n());
+    });
+    const std::int64_t all = entries + shared_rows;
+    reserve(gate_up_out_, all * gate_up_width);
+    reserve(activated_, all * width);
+    reserve(expert_out_, all * hidden);
+    mlp_tasks_.clear();
+    for_each_mlp([&](const CpuMlp& w, int begin, int end) { add_gate_up_tasks(w, begin, end); });
+    run_gate_up(gathered_.data(), hidden, gate_up_width, width);
+    mlp_tasks_.clear();
+    for_each_mlp([&](const CpuMlp& w, int begin, int end) { add_gemm_tasks(w, w.down, begin, end); });
+    run_down(width, hidden);
+  }
+
   // Tasks over panel pairs of an MLP's first GEMM for batch rows [begin, end).
   void add_gate_up_tasks(const CpuMlp& w, int begin, int end) {
     const int pairs = w.gate_up.panels() / 2;
@@ -564,6 +612,7 @@ class CpuBackend final : public Backend {
   AlignedBuffer<float> gate_up_out_;
   AlignedBuffer<float> activated_;
   AlignedBuffer<float> expert_out_;
+  AlignedBuffer<float> returned_;
 };
 
 }  // namespace

@@ -1088,7 +1088,7 @@ class CudaBackend final : public Backend {
     if (rows == 0) return;
     run_grouped_gemm({.type = GroupedGemmType::fp8_block_scaled,
                       .layout = GroupedGemmLayout::contiguous,
-                      .tile = grouped_gemm_tile_for(rows),
+                      .tile = dense_gemm_tile_for(rows, n),
                       .experts = 1,
                       .n = n,
                       .k = k,

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <stdexcept>
 
 #include "cuda/tensor_map.h"
@@ -26,6 +27,44 @@ GroupedGemmTile grouped_gemm_tile_for(int rows_of_most_experts) {
   return rows_of_most_experts <= 128 ? GroupedGemmTile::w256_t128 : GroupedGemmTile::w256_t128_pair;
 }
 
+GroupedGemmTile dense_gemm_tile_for(int rows, int n) {
+  // Of an H100 or H200: bytes that come to a processor, and FLOPs that it does, in a nanosecond.
+  constexpr int kProcessors = 132;
+  constexpr double kBytesPerNs = 45, kFlopsPerNs = 10600;
+  constexpr int kStep = 128;  // of K
+  struct Choice {
+    GroupedGemmTile tile;
+    int weight_rows, token_rows, blocks;
+  };
+  constexpr Choice kChoices[] = {
+      {GroupedGemmTile::w64_t8, 64, 8, 1},
+      {GroupedGemmTile::w64_t16, 64, 16, 1},
+      {GroupedGemmTile::w64_t32, 64, 32, 1},
+      {GroupedGemmTile::w64_t64, 64, 64, 1},
+      {GroupedGemmTile::w128_t8, 128, 8, 1},
+      {GroupedGemmTile::w128_t16, 128, 16, 1},
+      {GroupedGemmTile::w128_t32, 128, 32, 1},
+      {GroupedGemmTile::w128_t64, 128, 64, 1},
+      {GroupedGemmTile::w256_t128_pair, 256, 256, 2},
+      {GroupedGemmTile::w256_t128, 256, 128, 1},
+  };
+  GroupedGemmTile best = GroupedGemmTile::w128_t8;
+  double least = 0;
+  for (const Choice& c : kChoices) {
+    const std::int64_t tiles = std::int64_t{blocks_of(n, c.weight_rows)} * blocks_of(rows, c.token_rows);
+    const std::int64_t at_once = kProcessors / c.blocks;
+    const double waves = static_cast<double>((tiles + at_once - 1) / at_once);
+    const double bytes = static_cast<double>(c.weight_rows + c.token_rows) * kStep / c.blocks;
+    const double flops = 2.0 * c.weight_rows * c.token_rows * kStep / c.blocks;
+    const double cost = waves * std::max(bytes / kBytesPerNs, flops / kFlopsPerNs);
+    if (least == 0 || cost < least) {
+      least = cost;
+      best = c.tile;
+    }
+  }
+  return best;
+}
+
 GroupedGemmPlan make_grouped_gemm_plan(const GroupedGemmProblem& problem) {
   const auto require = [](bool ok, const char* what) {
     if (!ok) throw std::invalid_argument(what);
@@ -51,7 +90,7 @@ GroupedGemmPlan make_grouped_gemm_plan(const GroupedGemmProblem& problem) {
   shape.rows = static_cast<std::uint64_t>(problem.experts) * problem.n;
   shape.row_bytes = static_cast<std::uint64_t>(problem.k) * element_bytes;
   shape.box_columns = grouped_gemm::kRowBytes / element_bytes;
-  shape.box_rows = 128;
+  shape.box_rows = static_cast<std::uint32_t>(entry.box_rows);
   shape.swizzle = MapSwizzle::bytes_128;
   GroupedGemmPlan plan = {};
   plan.problem = problem;

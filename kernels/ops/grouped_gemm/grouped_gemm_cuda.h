@@ -19,6 +19,10 @@ enum class GroupedGemmLayout {
 // Which output tile a block computes: weight rows x token rows. Speed only: every row has the same bits under all of
 // them.
 enum class GroupedGemmTile {
+  w64_t8,
+  w64_t16,
+  w64_t32,
+  w64_t64,
   w128_t8,
   w128_t16,
   w128_t32,
@@ -29,6 +33,9 @@ enum class GroupedGemmTile {
 
 // The fastest tile when few experts have more rows than this (for rows routed at random: the mean and two deviations).
 GroupedGemmTile grouped_gemm_tile_for(int rows_of_most_experts);
+
+// The fastest tile for one expert, an FP8 dense GEMM: the one whose waves over the processors cost least.
+GroupedGemmTile dense_gemm_tile_for(int rows, int n);
 
 struct GroupedGemmProblem {
   GroupedGemmType type;

@@ -34,9 +34,11 @@ struct Buffers {
 };
 
 constexpr const char* kRoutingNames[] = {"", " on average, at random", ", masked"};
-constexpr const char* kTileNames[] = {"128x8", "128x16", "128x32", "128x64", "256x128", "256x128 pair"};
+constexpr const char* kTileNames[] = {"64x8",   "64x16",  "64x32",  "64x64",   "128x8",
+                                      "128x16", "128x32", "128x64", "256x128", "256x128 pair"};
 
 GroupedGemmTile default_tile(const Case& c) {
+  if (c.experts == 1) return dense_gemm_tile_for(c.rows, c.n);
   return grouped_gemm_tile_for(c.routing == Routing::random ? c.rows + static_cast<int>(2 * std::sqrt(c.rows))
                                                             : c.rows);
 }
@@ -121,7 +123,7 @@ void bench_grouped_gemm(Bench& bench) {
   };
   bool right = true;
   const auto bench_tiles = [&](const Case& c) {
-    if (c.rows < 128) {
+    if (c.rows < 128 || c.experts == 1) {
       right = bench_case(bench, c, default_tile(c), buffers) && right;
       return;
     }
@@ -141,10 +143,9 @@ void bench_grouped_gemm(Bench& bench) {
     bench_tiles(c);
   }
   // Dense: one expert. V3's and V2-Lite's projections and shared experts.
-  for (const auto& [n, k] : {std::pair{24576, 1536}, {7168, 16384}, {3072, 2048}, {2048, 2048}, {5632, 2048},
-                             {2048, 2816}})
-    for (const int rows : {1, 32, 128, 4096})
-      bench_tiles({"fp8 dense", fp8_block_scaled, n, k, 1, rows});
+  for (const auto& [n, k] :
+       {std::pair{24576, 1536}, {7168, 16384}, {3072, 2048}, {2048, 2048}, {5632, 2048}, {2048, 2816}})
+    for (const int rows : {1, 32, 128, 512, 2048, 4096}) bench_tiles({"fp8 dense", fp8_block_scaled, n, k, 1, rows});
   fill_as(__nv_bfloat16{});
   for (const Case& c :
        {Case{"bf16 gate+up", bf16, 2 * kExpert, kHidden, 128, 4},

@@ -23,9 +23,10 @@ constexpr int kKBlocks = (kK + 127) / 128;
 constexpr int kNBlocks = (kN + 127) / 128;
 constexpr std::uint16_t kPoison = 0xFFFF;
 
-constexpr GroupedGemmTile kTiles[] = {GroupedGemmTile::w128_t8,   GroupedGemmTile::w128_t16,
-                                      GroupedGemmTile::w128_t32,  GroupedGemmTile::w128_t64,
-                                      GroupedGemmTile::w256_t128, GroupedGemmTile::w256_t128_pair};
+constexpr GroupedGemmTile kTiles[] = {
+    GroupedGemmTile::w64_t8,    GroupedGemmTile::w64_t16,       GroupedGemmTile::w64_t32,  GroupedGemmTile::w64_t64,
+    GroupedGemmTile::w128_t8,   GroupedGemmTile::w128_t16,      GroupedGemmTile::w128_t32, GroupedGemmTile::w128_t64,
+    GroupedGemmTile::w256_t128, GroupedGemmTile::w256_t128_pair};
 
 // Which pool rows each expert gets, in order. One expert alone: without offsets.
 struct Arrangement {

@@ -7,13 +7,12 @@
 #include <cuda_bf16.h>
 
 #include "cuda/arithmetic.cuh"
+#include "cuda/dependents.cuh"
 #include "cuda/sm90.cuh"
 #include "ops/grouped_gemm/grouped_gemm_cuda.h"
 
 namespace pelagic::grouped_gemm {
 
-inline constexpr int kConsumerThreads = 256;  // two warpgroups, each with half of the tile
-inline constexpr int kThreads = kConsumerThreads + 128;
 inline constexpr int kRowBytes = 128;  // of K in a stage: one swizzled row, 128 e4m3 or 64 bf16
 inline constexpr int kBarrierBytes = 1024;
 inline constexpr int kMaxExperts = 1024;
@@ -44,7 +43,12 @@ struct Tile {
   static constexpr int kBlocks = kBlocksOf;  // of a cluster
   static constexpr int kColumns = kFp8 ? 128 : 64;
   static constexpr bool kWide = kTokenRows == 128;
-  // A warpgroup owns half of the tile: 64 weight rows, or, in a wide tile, 64 token rows, which it does in parts of 128
+  // Warpgroups that multiply, and one more that brings.
+  static constexpr int kGroups = kWeightRows == 64 ? 1 : 2;
+  static constexpr int kConsumerThreads = kGroups * 128;
+  static constexpr int kThreads = kConsumerThreads + 128;
+  static constexpr int kBoxRows = kWeightRows < 128 ? kWeightRows : 128;  // of weights, that are asked for together
+  // A warpgroup owns 64 weight rows of the tile, or, in a wide tile, 64 token rows, which it does in parts of 128
   // weight rows.
   static constexpr int kParts = kWide ? kWeightRows / 128 : 1;
   static constexpr int kPartValues = kWide ? 64 : kTokenRows / 2;  // accumulators of a part in a thread
@@ -56,14 +60,16 @@ struct Tile {
   static constexpr int kStageBytes = kWeightBytes + kTokenBytes + kScaleBytes;
   static constexpr int kOutTokens =
       kTokenRows < 64 ? kTokenRows : 64;  // that a warpgroup stores together, 64 columns of each
-  static constexpr int kOutBytes = 2 * kOutTokens * kRowBytes;
+  static constexpr int kGroupOutBytes = kOutTokens * kRowBytes;
+  static constexpr int kOutBytes = kGroups * kGroupOutBytes;
   static constexpr int kPrefixBytes = 4 * (kMaxExperts + 4);
   static constexpr int kAlignment = 1024;
   static constexpr int kFixedBytes = kAlignment + kOutBytes + kBarrierBytes + kPrefixBytes;
   static constexpr int kStages = (kSharedLimit - kFixedBytes) / kStageBytes;
   static constexpr int kSharedBytes = kFixedBytes + kStages * kStageBytes;
   static_assert(kStages >= 3 && 2 * kStages * 8 + 64 <= kBarrierBytes && kSharedBytes <= kSharedLimit);
-  static_assert(kWide ? kWeightRows % 128 == 0 : kWeightRows == 128 && kTokenRows % 8 == 0 && kTokenRows <= 64);
+  static_assert(kWide ? kWeightRows % 128 == 0
+                      : (kWeightRows == 64 || kWeightRows == 128) && kTokenRows % 8 == 0 && kTokenRows <= 64);
 };
 
 struct RowRange {
@@ -136,7 +142,7 @@ __device__ void count_tiles(const KernelArguments& arguments, int* prefix, int* 
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
   int before = 0;
-  for (int base = 0; base < arguments.experts; base += kThreads) {
+  for (int base = 0; base < arguments.experts; base += T::kThreads) {
     const int expert = base + static_cast<int>(threadIdx.x);
     int tiles = 0;
     if (expert < arguments.experts) {
@@ -153,7 +159,7 @@ __device__ void count_tiles(const KernelArguments& arguments, int* prefix, int* 
     __syncthreads();
     int all = 0;
 #pragma unroll
-    for (int w = 0; w < kThreads / 32; ++w) {
+    for (int w = 0; w < T::kThreads / 32; ++w) {
       if (w == warp) sum += all;
       all += warp_sums[w];
     }
@@ -313,7 +319,7 @@ __device__ __forceinline__ void store_part(const float (&total)[T::kPartValues],
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, 1)
+__global__ void __launch_bounds__(T::kThreads, 1)
     kernel(const __grid_constant__ CUtensorMap weight_map, const __grid_constant__ CUtensorMap token_map,
            const KernelArguments arguments) {
   extern __shared__ unsigned char shared_raw[];
@@ -332,10 +338,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int stage = 0; stage < T::kStages; ++stage) {
       sm90::mbarrier_init(full + 8 * stage, 1 + (T::kFp8 ? kArrivals : 0));  // the copies' producer, the scales' warp
-      sm90::mbarrier_init(empty + 8 * stage, kConsumerThreads / 32 * kArrivals * T::kBlocks);
+      sm90::mbarrier_init(empty + 8 * stage, T::kConsumerThreads / 32 * kArrivals * T::kBlocks);
     }
     sm90::mbarrier_init_fence();
   }
+  allow_dependents();
+  // Row counts come from the kernels before. A dense GEMM has none: its first weights are on their way while the kernel
+  // that makes its tokens still runs.
+  if (arguments.rows != nullptr) await_predecessors();
   count_tiles<T>(arguments, prefix, warp_sums);
   if constexpr (T::kBlocks > 1) {
     sm90::cluster_arrive();
@@ -353,55 +363,74 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   };
 
-  if (threadIdx.x >= kConsumerThreads) {
+  if (threadIdx.x >= T::kConsumerThreads) {
     // Producers: one thread asks the copy engine for every stage, another warp brings the scales.
     sm90::registers_down<56>();
-    if (threadIdx.x == kConsumerThreads) {
+    if (threadIdx.x == T::kConsumerThreads) {
       sm90::prefetch_map(&weight_map);
       sm90::prefetch_map(&token_map);
       // With few rows a weight is read once: it should not push activations out of the L2.
       constexpr std::uint64_t kWeightPolicy = T::kTokenRows < 128 ? sm90::kEvictFirst : sm90::kEvictNormal;
-      while (walk.next(rank, place)) {
-        const int weight_row = place.expert * arguments.n + place.weight_row;
-        for (int step = 0; step < arguments.k_steps; ++step, advance()) {
-          sm90::mbarrier_wait(empty + 8 * stage, phase ^ 1);
-          const std::uint32_t barrier = full + 8 * stage;
-          sm90::mbarrier_arrive_expect(barrier, T::kWeightBytes + T::kTokenBytes);
-          const std::uint32_t weights = sm90::shared_address(weight_stages + stage * T::kWeightBytes);
-          const int column = step * T::kColumns;
-          constexpr int kBoxBytes = 128 * kRowBytes;
-          if constexpr (T::kBlocks > 1) {
-            static_assert(T::kWeightRows == 128 * T::kBlocks);
-            sm90::copy_box_multicast(weights + rank * kBoxBytes, &weight_map, column, weight_row + 128 * rank, barrier,
-                                     (1 << T::kBlocks) - 1, kWeightPolicy);
-          } else {
+      const auto ask_for_weights = [&](int to, const Place& of, int step) {
+        const std::uint32_t barrier = full + 8 * to;
+        sm90::mbarrier_arrive_expect(barrier, T::kWeightBytes + T::kTokenBytes);
+        const std::uint32_t weights = sm90::shared_address(weight_stages + to * T::kWeightBytes);
+        const int weight_row = of.expert * arguments.n + of.weight_row;
+        const int column = step * T::kColumns;
+        constexpr int kBoxBytes = T::kBoxRows * kRowBytes;
+        if constexpr (T::kBlocks > 1) {
+          static_assert(T::kWeightRows == 128 * T::kBlocks);
+          sm90::copy_box_multicast(weights + rank * kBoxBytes, &weight_map, column, weight_row + 128 * rank, barrier,
+                                   (1 << T::kBlocks) - 1, kWeightPolicy);
+        } else {
 #pragma unroll
-            for (int box = 0; box < T::kWeightRows / 128; ++box)
-              sm90::copy_box(weights + box * kBoxBytes, &weight_map, column, weight_row + 128 * box, barrier,
-                             kWeightPolicy);
+          for (int box = 0; box < T::kWeightRows / T::kBoxRows; ++box)
+            sm90::copy_box(weights + box * kBoxBytes, &weight_map, column, weight_row + T::kBoxRows * box, barrier,
+                           kWeightPolicy);
+        }
+      };
+      int early = 0;  // stages whose weights are asked for before their tokens exist
+      if (arguments.rows == nullptr) {
+        Walk<T> ahead = walk;
+        while (early < T::kStages && ahead.next(rank, place))
+          for (int step = 0; step < arguments.k_steps && early < T::kStages; ++step)
+            ask_for_weights(early++, place, step);
+        await_predecessors();
+      }
+      while (walk.next(rank, place)) {
+        for (int step = 0; step < arguments.k_steps; ++step, advance()) {
+          const std::uint32_t barrier = full + 8 * stage;
+          const int column = step * T::kColumns;
+          if (early > 0) {
+            --early;
+          } else {
+            sm90::mbarrier_wait(empty + 8 * stage, phase ^ 1);
+            ask_for_weights(stage, place, step);
           }
           sm90::copy_box(sm90::shared_address(token_stages + stage * T::kTokenBytes), &token_map, column, place.row,
                          barrier, sm90::kEvictNormal);
         }
       }
-    } else if (T::kFp8 && threadIdx.x / 32 == kConsumerThreads / 32 + 1) {
+    } else if (T::kFp8 && threadIdx.x / 32 == T::kConsumerThreads / 32 + 1) {
+      await_predecessors();
       produce_scales<T>(arguments, walk, rank, scale_stages, full, empty, stage, phase, advance);
     }
   } else {
     sm90::registers_up<224>();
+    await_predecessors();
     // Through a shuffle, so that the compiler knows it is the same in the whole warp and keeps descriptors in uniform
     // registers.
     const int group = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 128, 0);
     const int lane = static_cast<int>(threadIdx.x) % 32;
-    // The warp is done with the stage: tells the producers of every block that fills it.
-    const auto release = [&] {
+    // The warp is done with a stage: tells the producers of every block that fills it.
+    const auto release = [&](int done) {
       __syncwarp();
       if constexpr (T::kBlocks > 1) {
 #pragma unroll
         for (int block = 0; block < T::kBlocks; ++block)
-          if (lane == block || kArrivals > 1) sm90::mbarrier_arrive_at(empty + 8 * stage, block);
+          if (lane == block || kArrivals > 1) sm90::mbarrier_arrive_at(empty + 8 * done, block);
       } else {
-        if (lane < kArrivals) sm90::mbarrier_arrive(empty + 8 * stage);
+        if (lane < kArrivals) sm90::mbarrier_arrive(empty + 8 * done);
       }
     };
     while (walk.next(rank, place)) {
@@ -409,7 +438,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         // None of this warpgroup's rows exists: it leaves the tensor cores to the other.
         for (int step = 0; step < arguments.k_steps; ++step, advance()) {
           sm90::mbarrier_wait(full + 8 * stage, phase);
-          release();
+          release(stage);
         }
         continue;
       }
@@ -419,29 +448,29 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
         for (int i = 0; i < T::kPartValues; ++i) total[part][i] = 0.0f;
 
-      for (int step = 0; step < arguments.k_steps; ++step, advance()) {
+      // What the stage that is next in line multiplies, when it is there.
+      constexpr int kSteps = 4;                          // of 32 bytes in the 128 of a stage
+      constexpr int kPartStride = 128 * kRowBytes >> 4;  // of weights, in a descriptor
+      constexpr int kWidth = T::kWide ? 128 : T::kTokenRows;
+      std::uint64_t a = 0, b = 0;
+      const auto await_stage = [&] {
         sm90::mbarrier_wait(full + 8 * stage, phase);
         constexpr int kGroupBytes = 64 * kRowBytes;
         const std::uint32_t token_tile =
             sm90::shared_address(token_stages + stage * T::kTokenBytes) + (T::kWide ? group * kGroupBytes : 0);
         const std::uint32_t weight_tile =
             sm90::shared_address(weight_stages + stage * T::kWeightBytes) + (T::kWide ? 0 : group * kGroupBytes);
-        const std::uint64_t tokens = sm90::tile_descriptor(token_tile);
-        const std::uint64_t weights = sm90::tile_descriptor(weight_tile);
-        constexpr int kSteps = 4;                          // of 32 bytes in the 128 of a stage
-        constexpr int kPartStride = 128 * kRowBytes >> 4;  // of weights, in a descriptor
-        const std::uint64_t a = T::kWide ? tokens : weights;
-        const std::uint64_t b = T::kWide ? weights : tokens;
-        constexpr int kWidth = T::kWide ? 128 : T::kTokenRows;
-        if constexpr (T::kFp8) {
+        a = sm90::tile_descriptor(T::kWide ? token_tile : weight_tile);
+        b = sm90::tile_descriptor(T::kWide ? weight_tile : token_tile);
+      };
+      if constexpr (T::kFp8 && T::kWide) {
+        for (int step = 0; step < arguments.k_steps; ++step, advance()) {
+          await_stage();
           const float* scales = scale_stages + stage * T::kScales;
           float acc[T::kPartValues];
-          [[maybe_unused]] float upper = 0.0f, lower = 0.0f;
-          if constexpr (T::kWide) {
-            const int row = 64 * group + 16 * (threadIdx.x % 128 / 32) + lane / 4;
-            upper = scales[row];
-            lower = scales[row + 8];
-          }
+          const int row = 64 * group + 16 * (threadIdx.x % 128 / 32) + lane / 4;
+          const float upper = scales[row];
+          const float lower = scales[row + 8];
 #pragma unroll
           for (int part = 0; part < T::kParts; ++part) {
             sm90::hold(acc);
@@ -451,16 +480,60 @@ __global__ void __launch_bounds__(kThreads, 1)
               sm90::Wgmma<kWidth>::e4m3(acc, a + 2 * i, b + part * kPartStride + 2 * i, i);
             sm90::wgmma_commit();
             sm90::hold(acc);
-            [[maybe_unused]] float weight_scale = 0.0f;
-            if constexpr (T::kWide) weight_scale = scales[T::kTokenRows + part];
+            const float weight_scale = scales[T::kTokenRows + part];
             sm90::wgmma_wait_all();
             sm90::hold(acc);
-            if constexpr (T::kWide)
-              promote_wide(acc, upper * weight_scale, lower * weight_scale, total[part]);
-            else
-              promote_narrow<T::kTokenRows>(acc, scales, total[part]);
+            promote_wide(acc, upper * weight_scale, lower * weight_scale, total[part]);
           }
+          release(stage);
+        }
+      } else if constexpr (T::kFp8) {
+        // The tensor cores sum a stage while the one before is promoted: a narrow tile waits for latencies, not for
+        // them.
+        float even[T::kPartValues], odd[T::kPartValues];
+        int even_stage = 0, odd_stage = 0;
+        const auto begin = [&](float(&acc)[T::kPartValues], int& its_stage) {
+          await_stage();
+          sm90::hold(acc);
+          sm90::wgmma_fence();
+#pragma unroll
+          for (int i = 0; i < kSteps; ++i) sm90::Wgmma<kWidth>::e4m3(acc, a + 2 * i, b + 2 * i, i);
+          sm90::wgmma_commit();
+          sm90::hold(acc);
+          its_stage = stage;
+          advance();
+        };
+        const auto end = [&](float(&acc)[T::kPartValues], int its_stage) {
+          sm90::hold(acc);
+          promote_narrow<T::kTokenRows>(acc, scale_stages + its_stage * T::kScales, total[0]);
+          release(its_stage);
+        };
+        begin(even, even_stage);
+        int step = 1;
+        for (; step + 1 < arguments.k_steps; step += 2) {
+          begin(odd, odd_stage);
+          sm90::wgmma_wait<1>();
+          end(even, even_stage);
+          begin(even, even_stage);
+          sm90::wgmma_wait<1>();
+          end(odd, odd_stage);
+        }
+        if (step < arguments.k_steps) {
+          begin(odd, odd_stage);
+          sm90::wgmma_wait<1>();
+          end(even, even_stage);
+          sm90::wgmma_wait_all();
+          end(odd, odd_stage);
         } else {
+          sm90::wgmma_wait_all();
+          end(even, even_stage);
+        }
+      } else {
+        // A narrow tile lets the instructions of two stages queue up, for the same reason.
+        constexpr int kPending = T::kWide ? 0 : 1;
+        int before = -1;  // the stage whose instructions may still run
+        for (int step = 0; step < arguments.k_steps; ++step, advance()) {
+          await_stage();
 #pragma unroll
           for (int part = 0; part < T::kParts; ++part) sm90::hold(total[part]);
           sm90::wgmma_fence();
@@ -472,15 +545,22 @@ __global__ void __launch_bounds__(kThreads, 1)
           sm90::wgmma_commit();
 #pragma unroll
           for (int part = 0; part < T::kParts; ++part) sm90::hold(total[part]);
-          sm90::wgmma_wait_all();
-#pragma unroll
-          for (int part = 0; part < T::kParts; ++part) sm90::hold(total[part]);
+          sm90::wgmma_wait<kPending>();
+          if (kPending == 0) {
+            release(stage);
+          } else {
+            if (before >= 0) release(before);
+            before = stage;
+          }
         }
-        release();
+        sm90::wgmma_wait_all();
+#pragma unroll
+        for (int part = 0; part < T::kParts; ++part) sm90::hold(total[part]);
+        if (before >= 0) release(before);
       }
 #pragma unroll
       for (int part = 0; part < T::kParts; ++part)
-        store_part<T>(total[part], arguments, place, part, group, out_stages + group * (T::kOutBytes / 2));
+        store_part<T>(total[part], arguments, place, part, group, out_stages + group * T::kGroupOutBytes);
     }
   }
   if constexpr (T::kBlocks > 1) {
@@ -504,7 +584,7 @@ int grid_of() {
     // no partner.
     cudaLaunchConfig_t config = {};
     config.gridDim = processors / T::kBlocks * T::kBlocks;
-    config.blockDim = kThreads;
+    config.blockDim = T::kThreads;
     config.dynamicSmemBytes = T::kSharedBytes;
     cudaLaunchAttribute attribute;
     attribute.id = cudaLaunchAttributeClusterDimension;
@@ -522,19 +602,20 @@ template <typename T>
 cudaError_t launch(const GroupedGemmPlan& plan, const KernelArguments& arguments, cudaStream_t stream) {
   cudaLaunchConfig_t config = {};
   config.gridDim = plan.grid;
-  config.blockDim = kThreads;
+  config.blockDim = T::kThreads;
   config.dynamicSmemBytes = T::kSharedBytes;
   config.stream = stream;
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {T::kBlocks, 1, 1};
-  config.attrs = &attribute;
-  config.numAttrs = 1;
+  cudaLaunchAttribute attributes[2] = {launch_early(), {}};
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {T::kBlocks, 1, 1};
+  config.attrs = attributes;
+  config.numAttrs = 2;
   return cudaLaunchKernelEx(&config, kernel<T>, plan.weight_map, plan.token_map, arguments);
 }
 
 // One entry of the table that turns (type, tile) into a kernel.
 struct Entry {
+  int box_rows;
   int token_rows;
   int (*grid)();
   cudaError_t (*launch)(const GroupedGemmPlan&, const KernelArguments&, cudaStream_t);
@@ -542,7 +623,7 @@ struct Entry {
 
 template <typename T>
 constexpr Entry entry_of() {
-  return {T::kTokenRows, &grid_of<T>, &launch<T>};
+  return {T::kBoxRows, T::kTokenRows, &grid_of<T>, &launch<T>};
 }
 
 const Entry& fp8_entry(GroupedGemmTile tile);

@@ -1,4 +1,5 @@
 // Three kernels without atomics: every place and every sum is the same whatever runs beside it. Built with -fmad=false.
+#include "cuda/dependents.cuh"
 #include "cuda/row.cuh"
 #include "ops/moe/moe_cuda.h"
 
@@ -76,6 +77,7 @@ __global__ void __launch_bounds__(kSortThreads) moe_sort_kernel(const MoeSortCud
 
 // Every thread reads 16 bytes once and writes them top_k times.
 __global__ void __launch_bounds__(kThreads) moe_dispatch_kernel(const MoeDispatchCudaCall c) {
+  allow_dependents();
   const std::int64_t row = blockIdx.x;
   const int chunks = c.row_bytes / 16;
   const int chunk = blockIdx.y * kThreads + threadIdx.x;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -13,18 +14,25 @@ namespace pelagic {
 class SlotTable {
  public:
   SlotTable() = default;
-  // logical_of_slot[s] in [0, logical_experts). Every logical expert needs a slot. Throws std::invalid_argument naming
-  // the expert or slot.
+  // logical_of_slot[s] in [0, logical_experts), or -1 for a spare slot. Every logical expert needs a slot. Throws
+  // std::invalid_argument naming the expert or slot.
   SlotTable(std::span<const std::int32_t> logical_of_slot, int logical_experts);
   static SlotTable identity(int logical_experts);
 
   int slots() const { return static_cast<int>(logical_of_slot_.size()); }
   int logical_experts() const { return static_cast<int>(offsets_.size()) - 1; }
+  // -1: spare.
   int logical(int slot) const { return logical_of_slot_[static_cast<std::size_t>(slot)]; }
   // Slots that hold the expert, ascending, at least one.
   std::span<const std::int32_t> slots_of(int logical_expert) const;
 
+  // The same slots, of which slots_of gives only those that `keep(expert, its slots)` returns, ascending.
+  using Choice = std::function<std::vector<std::int32_t>(int expert, std::span<const std::int32_t> slots)>;
+  SlotTable choose(const Choice& keep) const;
+
  private:
+  void check_every_expert_has_slots() const;
+
   std::vector<std::int32_t> logical_of_slot_;
   std::vector<std::int32_t> offsets_;  // [logical_experts + 1] into slots_by_logical_
   std::vector<std::int32_t> slots_by_logical_;
@@ -45,8 +53,9 @@ struct MoeBatch {
 };
 
 // ids: [rows, top_k] logical ids in [0, logical_experts), distinct within a row. Where an expert has several slots,
-// (row + rank) mod count picks one; replicas hold equal weights, so no result depends on it.
-void build_moe_batch(const SlotTable& table, const std::int32_t* ids, int rows, int top_k, MoeBatch& batch);
+// (turn + row + rank) mod count picks one; replicas hold equal weights, so no result depends on it. turn: at least 0.
+void build_moe_batch(const SlotTable& table, const std::int32_t* ids, int rows, int top_k, MoeBatch& batch,
+                     int turn = 0);
 
 // out[i, :] = x[entries[begin + i].row, :] for i in [0, end - begin): the input rows of a slot, contiguous. x: [rows,
 // width].

@@ -39,7 +39,15 @@ TEST("slot table: identity, redundancy, bad tables") {
   CHECK_THROWS(SlotTable(placement, 4), std::invalid_argument);
   CHECK_THROWS(SlotTable(placement, 2), std::invalid_argument);
   CHECK_THROWS(SlotTable({}, 0), std::invalid_argument);
-  const std::vector<std::int32_t> negative{-1, 0};
+  const std::vector<std::int32_t> spare{-1, 1, 0, -1, 1};
+  const SlotTable with_spare(spare, 2);
+  CHECK(with_spare.slots() == 5 && with_spare.logical(0) == -1 && with_spare.slots_of(1).size() == 2);
+  const SlotTable chosen = with_spare.choose(
+      [](int, std::span<const std::int32_t> slots) { return std::vector<std::int32_t>{slots.back()}; });
+  CHECK(chosen.slots() == 5 && chosen.logical(1) == 1 && chosen.slots_of(1).size() == 1 && chosen.slots_of(1)[0] == 4);
+  CHECK_THROWS(with_spare.choose([](int, std::span<const std::int32_t>) { return std::vector<std::int32_t>{}; }),
+               std::invalid_argument);
+  const std::vector<std::int32_t> negative{-2, 0};
   CHECK_THROWS(SlotTable(negative, 1), std::invalid_argument);
 }
 

@@ -1,5 +1,6 @@
 // Rows: a thread takes eight columns, sixteen lanes find the largest of their 128. Weights: a block takes 128 x 128.
 // Built with -fmad=false.
+#include "cuda/dependents.cuh"
 #include "cuda/row.cuh"
 #include "ops/quantize/quantize_cuda.h"
 
@@ -11,17 +12,17 @@ constexpr int kWarps = kThreads / 32;
 constexpr int kMostGridY = 65535;
 
 __global__ void __launch_bounds__(kThreads) quantize_rows_kernel(const QuantizeRowsCudaCall c) {
+  allow_dependents();
   const std::int64_t row = blockIdx.x;
   const int group = static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x);
   const bool valid = group < c.width / kGroup;
-  const Group g =
-      valid ? load_group(static_cast<const __nv_bfloat16*>(c.x) + row * c.ldx + group * kGroup) : Group{};
+  const Group g = valid ? load_group(static_cast<const __nv_bfloat16*>(c.x) + row * c.ldx + group * kGroup) : Group{};
   store_fp8({c.out, c.scales, c.ld_scales}, row, c.width, group, valid, g);
 }
 
 __global__ void __launch_bounds__(kThreads) quantize_weights_kernel(const QuantizeWeightsCudaCall c) {
-  constexpr int kColumns = kFp8Block / 32;       // of a lane: its own and each 32 further
-  constexpr int kRows = kFp8Block / kWarps;      // of a warp: its own and each 8 further
+  constexpr int kColumns = kFp8Block / 32;   // of a lane: its own and each 32 further
+  constexpr int kRows = kFp8Block / kWarps;  // of a warp: its own and each 8 further
   __shared__ float warps[kWarps];
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;

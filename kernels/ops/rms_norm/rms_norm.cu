@@ -1,6 +1,7 @@
 // A block takes a row and keeps it in registers between the sum and the product. Built with -fmad=false.
 #include <type_traits>
 
+#include "cuda/dependents.cuh"
 #include "cuda/row.cuh"
 #include "ops/rms_norm/rms_norm_cuda.h"
 
@@ -28,6 +29,7 @@ __device__ float sum_of_block(float sum) {
 template <typename X, typename Delta, int kGroups>
 __global__ void __launch_bounds__(kThreads) rms_norm_kernel(const RmsNormCudaCall c) {
   constexpr bool kDelta = !std::is_same_v<Delta, NoDelta>;
+  allow_dependents();
   const std::int64_t row = blockIdx.x;
   const int groups = c.width / kGroup;
   X* x = static_cast<X*>(c.x) + row * c.ldx;

@@ -1,4 +1,5 @@
 // A thread rotates eight columns; a warp stores a latent row. Built with -fmad=false.
+#include "cuda/dependents.cuh"
 #include "cuda/row.cuh"
 #include "cuda/row_type.h"
 #include "ops/rope/rope_cuda.h"
@@ -50,6 +51,7 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const RopeCudaCall c) {
 }
 
 __global__ void __launch_bounds__(kThreads) store_latents_kernel(const StoreLatentsCudaCall c) {
+  allow_dependents();
   const int lane = threadIdx.x % 32;
   const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
   if (row >= c.rows) return;

@@ -7,16 +7,24 @@ export interface Latency {
   totalMs: number[];
 }
 
+/** A process that serves has compiled what it runs: some streams at once by each way, for so long. */
+export async function warmUp(ways: readonly Way[], options: { concurrency: number; forMs: number }): Promise<void> {
+  for (const way of ways) {
+    const untilMs = performance.now() + options.forMs;
+    const client = async () => {
+      while (performance.now() < untilMs) await way.ask();
+    };
+    await Promise.all(Array.from({ length: options.concurrency }, client));
+  }
+}
+
 export async function measureLatency(ways: readonly Way[], rounds: number): Promise<Map<Way, Latency>> {
   const latencies = new Map<Way, Latency>(ways.map((way) => [way, { firstMs: [], totalMs: [] }]));
-  // A fifth more at the start, for what compiles itself as it runs.
-  const warmUp = Math.ceil(rounds / 5);
-  for (let round = -warmUp; round < rounds; round++) {
+  for (let round = 0; round < rounds; round++) {
     for (let i = 0; i < ways.length; i++) {
       // Each goes first in turn.
-      const way = ways[(i + round + warmUp) % ways.length] as Way;
+      const way = ways[(i + round) % ways.length] as Way;
       const { firstMs, totalMs } = await way.ask();
-      if (round < 0) continue;
       latencies.get(way)?.firstMs.push(firstMs);
       latencies.get(way)?.totalMs.push(totalMs);
     }

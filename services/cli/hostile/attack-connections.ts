@@ -134,6 +134,19 @@ export const connectionAttacks: Attack[] = [
     ];
   }),
   {
+    name: "20 clients that are gone with further requests behind their stream",
+    async run(target) {
+      await Promise.all(
+        Array.from({ length: 20 }, async () => {
+          const socket = openSocket(target.port, stream(target, { max_tokens: 2_000 }).repeat(3));
+          await new Promise((resolve) => socket.once("data", resolve).once("close", resolve));
+          socket.destroy();
+        }),
+      );
+      return null;
+    },
+  },
+  {
     name: "50 clients that are gone as soon as their stream begins",
     async run(target) {
       await Promise.all(

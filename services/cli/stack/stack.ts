@@ -24,6 +24,9 @@ export interface StackOptions {
   /** Workers of each role for each model; at least one decode. */
   prefill?: number;
   decode?: number;
+  /** Instead of `decode`: so many decode workers of each model, which share its experts; with copies of some beside one of each. */
+  decodeRanks?: number;
+  redundantExperts?: number;
   /** The first gateway's port; 0, the default: any free one. */
   port?: number;
   /** Default 1. 0: NATS and workers only, for a caller that speaks to the bus itself. */
@@ -123,6 +126,8 @@ export async function checkStackOptions(options: StackOptions): Promise<NamedFol
     name,
     folder: checkedModelFolder(folder, { tokenizer: options.gateways !== 0 }),
   }));
+  if (options.redundantExperts !== undefined && options.decodeRanks === undefined)
+    throw new CliError("--redundant-experts: copies are placed on --decode-ranks, and there are none");
   if (options.apiKeys !== undefined) readKeysFile(options.apiKeys);
   if (options.gateways !== 0 && options.port) await checkPortFree("127.0.0.1", options.port);
   return models;
@@ -181,8 +186,8 @@ class LocalStack implements Stack {
     // Numbered over all models: those of the first begin with 0.
     const workerIds = (["prefill", "decode"] as const).flatMap((role) =>
       models.flatMap((model, at) => {
-        const each = options[role] ?? 1;
-        return ids(role, each, at * each).map((worker) => ({ ...worker, model }));
+        const each = (role === "decode" ? options.decodeRanks : undefined) ?? options[role] ?? 1;
+        return ids(role, each, at * each).map((worker, rank) => ({ ...worker, model, rank }));
       }),
     );
     this.models = models.map((model) => ({
@@ -208,7 +213,7 @@ class LocalStack implements Stack {
       env: () => ({}),
       logFile: this.logFile(natsName),
     });
-    this.workers = workerIds.map(({ id, role, model }) =>
+    this.workers = workerIds.map(({ id, role, model, rank }) =>
       this.supervise(
         this.nodeProcess(id, role, () => ({
           PELAGIC_WORKER_ID: id,
@@ -219,6 +224,7 @@ class LocalStack implements Stack {
           ...(options.kvDtype === undefined ? {} : { PELAGIC_KV_DTYPE: options.kvDtype }),
           ...(options.backend === undefined ? {} : { PELAGIC_BACKEND: options.backend }),
           ...(options.weightDtype === undefined ? {} : { PELAGIC_WEIGHT_DTYPE: options.weightDtype }),
+          ...(role === "decode" && rankSettings(options, rank)),
           PELAGIC_METRICS_PORT: "0",
           PELAGIC_DRAIN_MS: String(stopBoundsMs.worker - 500),
         })),
@@ -449,6 +455,15 @@ async function whyModelsNotReady(adminPort: number): Promise<string | undefined>
   const response = await fetch(`http://127.0.0.1:${adminPort}/status`, { signal: AbortSignal.timeout(requestTimeoutMs) });
   const { gateway } = (await response.json()) as { gateway?: { models?: { notReady: string | null }[] } };
   return gateway?.models?.find(({ notReady }) => notReady !== null)?.notReady ?? undefined;
+}
+
+function rankSettings({ decodeRanks, redundantExperts }: StackOptions, rank: number): Record<string, string> {
+  if (decodeRanks === undefined) return {};
+  return {
+    PELAGIC_RANK: String(rank),
+    PELAGIC_RANK_COUNT: String(decodeRanks),
+    ...(redundantExperts === undefined ? {} : { PELAGIC_REDUNDANT_EXPERTS: String(redundantExperts) }),
+  };
 }
 
 /** On, since everything here listens on the loopback alone. */

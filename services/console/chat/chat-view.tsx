@@ -4,7 +4,7 @@ import type { ConsoleOverview } from "../../lib/contracts/console.ts";
 import { ApiError } from "../api.ts";
 import { streamChat } from "./chat-stream.ts";
 import { Composer } from "./composer.tsx";
-import { ask, end, type Exchange, hear, isOpen, messagesFor } from "./conversation.ts";
+import { ask, end, type Exchange, hear, isOpen, messagesFor, whyNoChat } from "./conversation.ts";
 import { ExchangeView } from "./exchange-view.tsx";
 
 const examples = ["What is 127 + 536?", "Sort 41, 7, 23 and 15.", "How many e are in nevertheless?"];
@@ -90,11 +90,12 @@ export function ChatView({ overview, shown }: { overview: ConsoleOverview | null
     input.current?.focus();
   };
 
-  if (overview !== null && model === null) {
+  const noChat = overview === null ? null : whyNoChat(models);
+  if (noChat !== null) {
     return (
       <div class="empty">
         <h1>No chat here</h1>
-        <p>{models.map(({ modelName }) => modelName).join(" and ")} can be asked in token ids only, without a tokenizer.</p>
+        <p>{noChat}</p>
       </div>
     );
   }

@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import { ApiError } from "../api.ts";
-import { ask, end, figuresOf, hear, isOpen, messagesFor } from "./conversation.ts";
+import { ask, end, figuresOf, hear, isOpen, messagesFor, whyNoChat } from "./conversation.ts";
 
 it("an exchange goes from question over thought to answer, with its times", () => {
   let one = ask(1, "why?", true, 1000);
@@ -28,4 +28,11 @@ it("the model is told what was answered, without reasoning, and nothing of what 
     { role: "assistant", content: "half" },
     { role: "user", content: "d?" },
   ]);
+});
+
+it("without a model that chats it says what there is instead", () => {
+  const model = (modelName: string, chats: boolean) => ({ modelName, chats, contextTokens: 1, notReady: null });
+  expect(whyNoChat([model("a", false), model("b", true)])).toBeNull();
+  expect(whyNoChat([model("a", false), model("b", false)])).toBe("a and b can be asked in token ids only, without a tokenizer.");
+  expect(whyNoChat([])).toBe("No model is served here yet.");
 });

@@ -1,4 +1,5 @@
 // A chat as the page keeps it, in memory only: one exchange after another. Pure; times come in.
+import type { ConsoleModel } from "../../lib/contracts/console.ts";
 import type { ApiError } from "../api.ts";
 import type { ChatEvent, ChatTurn } from "./chat-stream.ts";
 
@@ -74,6 +75,14 @@ export function end(exchange: Exchange, how: "done" | "stopped" | ApiError): Exc
 
 export function isOpen({ state }: Exchange): boolean {
   return state === "asked" || state === "thinking" || state === "answering";
+}
+
+/** Null: one of them can be talked to. */
+export function whyNoChat(models: readonly ConsoleModel[]): string | null {
+  if (models.some(({ chats }) => chats)) return null;
+  // A gateway that learns its models from workers begins without any.
+  if (models.length === 0) return "No model is served here yet.";
+  return `${models.map(({ modelName }) => modelName).join(" and ")} can be asked in token ids only, without a tokenizer.`;
 }
 
 /** What the model is told of the exchanges so far, and the new question. What got no answer is left out; reasoning is never sent back. */

@@ -43,7 +43,7 @@ export function PoolsView(props: { overview: ConsoleOverview | null; history: Hi
         {formatAge(gateway.uptimeSeconds)}
         {onlyModel?.contextTokens != null && `, with a context of ${formatCount(onlyModel.contextTokens)} tokens`}.
       </p>
-      {onlyModel === undefined && <ModelTable models={gateway.models} />}
+      {gateway.models.length > 1 && <ModelTable models={gateway.models} />}
       <div class="charts">
         <Chart
           title="KV blocks"

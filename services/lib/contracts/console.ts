@@ -39,7 +39,7 @@ export const ConsoleOverview = z.object({
   gateway: z.object({
     gatewayId: z.string(),
     version: z.string(),
-    /** At least one. */
+    /** None where they are learned from workers and none has come yet. */
     models: z.array(ConsoleModel),
     uptimeSeconds: count,
     /** Why it answers nobody now; null if it does. */

@@ -262,11 +262,13 @@ export const ChatCompletionRequest = z.object({
 export type ChatCompletionRequest = z.infer<typeof ChatCompletionRequest>;
 
 export type Prompt = string | number[];
-// Checked by hand: a schema would look at each of a million ids through four alternatives.
-function isPrompt(value: unknown): value is Prompt {
-  if (typeof value === "string") return value.length <= httpLimits.textCharacters;
-  if (!Array.isArray(value) || value.length === 0 || value.length > httpLimits.promptTokens) return false;
+// Checked by hand: a schema takes seconds over millions of ids.
+function areTokenIds(value: unknown): value is number[] {
+  if (!Array.isArray(value) || value.length > httpLimits.promptTokens) return false;
   return value.every((id) => Number.isInteger(id) && id >= 0 && id <= httpLimits.tokenId);
+}
+function isPrompt(value: unknown): value is Prompt {
+  return typeof value === "string" ? value.length <= httpLimits.textCharacters : areTokenIds(value) && value.length > 0;
 }
 function arePrompts(value: unknown): value is Prompt | string[] | number[][] {
   if (!Array.isArray(value) || typeof value[0] === "number") return isPrompt(value);
@@ -275,12 +277,12 @@ function arePrompts(value: unknown): value is Prompt | string[] | number[][] {
   );
 }
 const textJsonSchema = { type: "string", maxLength: httpLimits.textCharacters };
-const idsJsonSchema = {
+const anyIdsJsonSchema = {
   type: "array",
   items: { type: "integer", title: tokenIdTitle, minimum: 0, maximum: httpLimits.tokenId },
-  minItems: 1,
   maxItems: httpLimits.promptTokens,
 };
+const idsJsonSchema = { ...anyIdsJsonSchema, minItems: 1 };
 const promptJsonSchema = {
   anyOf: [
     textJsonSchema,
@@ -355,7 +357,10 @@ export const Tokenized = z.object({
 });
 export type Tokenized = z.infer<typeof Tokenized>;
 
-export const DetokenizeRequest = z.object({ ...ofModel, tokens: z.array(tokenId).max(httpLimits.promptTokens) });
+export const DetokenizeRequest = z.object({
+  ...ofModel,
+  tokens: z.custom<number[]>(areTokenIds, { error: "an array of token ids" }).meta(anyIdsJsonSchema),
+});
 export const Detokenized = z.object({ prompt: z.string() });
 export type Detokenized = z.infer<typeof Detokenized>;
 
@@ -540,7 +545,8 @@ function deepest(issue: z.core.$ZodIssue): { path: readonly PropertyKey[]; messa
 export function oversizedField(body: Record<string, unknown>): string | null {
   let parts = 0;
   for (const [name, value] of Object.entries(body)) {
-    if (typeof value !== "object" || value === null || name === "prompt") continue;
+    // Both are as long as a prompt may be, and looked at by hand.
+    if (typeof value !== "object" || value === null || name === "prompt" || name === "tokens") continue;
     if ((Array.isArray(value) ? value : Object.keys(value)).length > httpLimits.messages) return name;
     if (name !== "messages" || !Array.isArray(value)) continue;
     for (const [index, message] of (value as unknown[]).entries()) {

@@ -119,7 +119,14 @@ function tool(
   answer: keyof typeof named,
   errorBody: keyof typeof named = "ErrorBody",
 ) {
-  return post(operationId, summary, request, { description: "OK", content: json(answer) }, ["shutting_down"], errorBody);
+  return post(
+    operationId,
+    summary,
+    request,
+    { description: "OK", content: json(answer) },
+    ["no_workers", "shutting_down", "deadline_exceeded"],
+    errorBody,
+  );
 }
 
 function lookup(operationId: string, summary: string, answer: keyof typeof named, ...codes: ErrorCode[]) {
@@ -159,7 +166,7 @@ export function openApiDocument(vocabularySize?: number): object {
     // Refused, but by a server that is being debugged.
     delete schema.properties?.pelagic;
   }
-  const modelById = lookup("getModel", "One model", "Model", "invalid_api_key", "model_not_found");
+  const modelById = lookup("getModel", "One model", "Model", "invalid_api_key", "model_not_found", "no_workers");
   return {
     openapi: "3.1.0",
     info: {
@@ -217,7 +224,15 @@ export function openApiDocument(vocabularySize?: number): object {
           security: [],
         },
       },
-      "/ready": lookup("ready", "A model has a ready decode worker", "Ready", "invalid_api_key", "no_workers", "shutting_down"),
+      "/ready": lookup(
+        "ready",
+        "A model has a ready decode worker",
+        "Ready",
+        "invalid_api_key",
+        "no_workers",
+        "bus_unavailable",
+        "shutting_down",
+      ),
       "/version": lookup("version", "The build", "Version", "invalid_api_key"),
     },
     // The last: a gateway without API keys.

@@ -24,6 +24,9 @@ export function subjects(service: string) {
     /** Each worker's state: numbered deltas and snapshots. */
     state: (workerId: string) => `${root}.state.${part(workerId, "worker id")}`,
     allStates: `${root}.state.*`,
+    /** What ranks that share experts say of themselves to each other: RankNotices. */
+    ranks: (workerId: string) => `${root}.ranks.${part(workerId, "worker id")}`,
+    allRanks: `${root}.ranks.*`,
     /** A gateway that starts, or saw a gap, asks all workers for a snapshot here. */
     stateRequest: `${root}.state-request`,
     /** Decode to one gateway: Deltas. An inbox of each process: what was meant for an earlier one finds no subscriber. */

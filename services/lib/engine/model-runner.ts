@@ -1,7 +1,7 @@
 // The only door to native code: sequences in, tokens and latents out. The simulator has another implementation of the same interface.
 import { createHash } from "node:crypto";
 import { kvBlockTokens } from "../contracts/block-key.ts";
-import type { LoadOptions, ModelInfo, NativeModel, RowSampling, StepBatch, StepResult } from "./native.ts";
+import type { LoadOptions, ModelInfo, NativeModel, RankCounters, RankMeeting, RowSampling, StepBatch, StepResult } from "./native.ts";
 import { nativeModule } from "./native.ts";
 
 /** Some rows of one sequence. */
@@ -142,6 +142,19 @@ export class NativeRunner implements ModelRunner {
 
   unpackFrame(layer: number, block: number, firstRow: number, rowCount: number, frame: Uint8Array): boolean {
     return onDevice(() => this.model.unpackFrame(layer, block, firstRow, rowCount, frame));
+  }
+
+  /** With ranks, see NativeModel. */
+  meet(meeting: RankMeeting): Promise<void> {
+    return this.model.meet(meeting);
+  }
+
+  get rankPort(): number | undefined {
+    return this.model.rankPort;
+  }
+
+  get rankCounters(): RankCounters {
+    return this.model.rankCounters;
   }
 
   readWeights(expertCounts: Uint32Array): Promise<{ bytes: number; seconds: number }> {

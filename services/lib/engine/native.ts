@@ -4,6 +4,7 @@ import { createRequire } from "node:module";
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import type { ExpertPlan } from "../contracts/expert-placement.ts";
 
 export type Isa = "scalar" | "avx2" | "avx512";
 export type KvDtype = "float32" | "bfloat16";
@@ -28,6 +29,60 @@ export interface LoadOptions {
   kvBlocks: number;
   /** Rows of the largest step to come: on cuda the memory for it is taken at load, or the load fails. */
   stepRows?: number;
+  /** Given: the model has the experts of one rank's slots only, and steps once it has met the other ranks. Not on cuda. */
+  ranks?: RankLoadOptions;
+}
+
+export interface RankLoadOptions {
+  rank: number;
+  plan: ExpertPlan;
+  /** Ranks [n * ranksPerNode, ...) are of node n. */
+  ranksPerNode: number;
+  /** A copy of an expert on the own rank, else one on the own node, is taken before others. */
+  localFirst: boolean;
+  /** Where other ranks call this one: a numeric address, and a port or 0 for a free one. */
+  host: string;
+  port: number;
+  /** 32 bytes that callers must know. */
+  secret: Uint8Array;
+  /** The group is over, and no step was running that could have said so. */
+  onLost?: (message: string) => void;
+}
+
+/** How a rank is called. */
+export interface RankAddress {
+  host: string;
+  port: number;
+  secret: Uint8Array;
+}
+
+export interface RankMeeting {
+  /** 16 bytes that all members of the group agree on. */
+  group: Uint8Array;
+  /** By rank; null: the rank is not of this group. */
+  ranks: readonly (RankAddress | null)[];
+  /** Until all members are connected. */
+  meetMs: number;
+  /** A rank that sends not even a sign of life for so long is lost. */
+  silenceMs: number;
+  /** And so is one that is there and does not come to a step. */
+  longestWaitMs: number;
+}
+
+/** All only grow. A copy is one row sent to one rank, however many of its experts are there. */
+export interface RankCounters {
+  steps: number;
+  /** Of these: without rows of this rank. */
+  emptySteps: number;
+  keptCopies: number;
+  nodeCopies: number;
+  farCopies: number;
+  /** Rows that this rank's experts computed, for all ranks. */
+  computedRows: number;
+  sentBytes: number;
+  waitSeconds: number;
+  /** Rows of a layer by the number of nodes that they went to. */
+  nodesReached: number[];
 }
 
 export interface ModelInfo {
@@ -159,11 +214,20 @@ export interface NativeModel {
    * step cannot beat.
    */
   readWeights(expertCounts: Uint32Array): Promise<{ bytes: number; seconds: number }>;
+  /**
+   * With ranks: leaves the group there was, and joins the one that all its members meet for now. One call at a time, with step(). Rejects with
+   * "rank-lost" naming who did not come.
+   */
+  meet(meeting: RankMeeting): Promise<void>;
+  /** With ranks: the port that it listens on. */
+  readonly rankPort?: number;
+  readonly rankCounters: RankCounters;
   close(): Promise<void>;
 }
 
 /** Every error thrown has a code: "checkpoint" (file, tensor or config field is wrong), "argument", "memory", "busy",
- * "device" (the GPU is not there or has failed: after a failure only a new process can use it), "internal". */
+ * "device" (the GPU is not there or has failed: after a failure only a new process can use it), "rank-lost" (the
+ * group of ranks is over: the same step can be made again in another one), "internal". */
 export interface NativeModule {
   loadModel(options: LoadOptions, onProgress?: (bytesDone: number, bytesTotal: number) => void): Promise<NativeModel>;
   /** XXH64 of the bytes, seed 0 unless given. */

@@ -45,6 +45,27 @@ export const decodeFields = {
   receiveBudgetMib: positive.default(16),
 };
 
+/** Of a decode worker that shares its model's experts with others. */
+export const rankFields = {
+  /** 1: it has all of them. */
+  rankCount: positive.default(1),
+  rank: z.coerce.number().int().nonnegative().default(0),
+  /** Ranks [n * ranksPerNode, ...) are on node n; default: all on one. */
+  ranksPerNode: positive.optional(),
+  /** Copies of experts beside one of each. */
+  redundantExperts: z.coerce.number().int().nonnegative().default(0),
+  /** A file with the plan to begin with (contracts/expert-placement.ts); default: experts in order. */
+  expertPlan: z.string().min(1).optional(),
+  /** A row goes to the copy on its own rank, or else its own node, where there is one. */
+  localExperts: z.stringbool().default(false),
+  /** Where other ranks reach this one: a numeric address, and a port, 0 for any free one. */
+  rankHost: z.string().min(1).default("127.0.0.1"),
+  rankPort: z.coerce.number().int().min(0).max(65535).default(0),
+};
+
+const rankSchema = z.object(rankFields);
+export type RankConfig = z.output<typeof rankSchema>;
+
 const workerSchema = z.object(workerFields);
 export type WorkerConfig = z.output<typeof workerSchema>;
 

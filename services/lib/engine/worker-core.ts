@@ -14,7 +14,7 @@ import { Engine, type EngineConfig } from "./engine.ts";
 import { FileServer } from "./file-server.ts";
 import { modelDigest } from "./model-digest.ts";
 import { loadNativeRunner, measureNumericsId, type ModelRunner } from "./model-runner.ts";
-import type { Backend, WeightDtype } from "./native.ts";
+import type { Backend, LoadOptions, WeightDtype } from "./native.ts";
 import { heartbeatMs, StatePublisher } from "./state-publisher.ts";
 import { engineConfig, loadOptions, type WorkerConfig } from "./worker-config.ts";
 
@@ -143,9 +143,10 @@ export class WorkerCore {
     metricsPort: number,
     bus: Bus,
     log: Log,
+    loadRunner: (options: LoadOptions) => Promise<ModelRunner> = loadNativeRunner,
   ): Promise<WorkerCore> {
     const options = await loadOptions(config);
-    const runner = await loadNativeRunner(options);
+    const runner = await loadRunner(options);
     return WorkerCore.start(
       {
         service: config.service,

@@ -6,7 +6,7 @@ import { beforeEach, describe, expect, test } from "vitest";
 import { silentLog } from "../contracts/bus.ts";
 import { type FrameHeader, frameHeaderBytes, readFrameHeader, readFramePlaces } from "../contracts/frame.ts";
 import { decodeDeltas, type OutputPart } from "../contracts/deltas.ts";
-import { type Delta, DispatchReply, ExpertCounts, WorkerState, type WorkerRole } from "../contracts/messages.ts";
+import { type Delta, DispatchReply, ExpertCounts, RowsReply, WorkerState, type WorkerRole } from "../contracts/messages.ts";
 import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { DecodeWorker } from "./decode-worker.ts";
 import { Engine, type EngineEnd } from "./engine.ts";
@@ -490,9 +490,36 @@ describe("when something goes wrong", () => {
   });
 
   test("prefill refuses a decode worker of other numerics, in words, and decode goes on alone", async () => {
-    await startDecode();
+    const decode = await startDecode();
     const prefill = await startPrefill();
     (prefill.core.identity as { numericsId: string }).numericsId = "0".repeat(64);
+    // As where one computes on the CPU and the other on a GPU, or one with FP8 weights.
+    const { modelDigest, numericsId, kvDtype } = decode.core.identity;
+    const ask = (fields: object) =>
+      encodeMessage(
+        {
+          requestId: "r1",
+          transferId: "1".repeat(32),
+          decodeWorkerId: "decode-0",
+          modelDigest,
+          numericsId,
+          kvDtype,
+          cacheSalt: "",
+          firstRow: 0,
+          endRow: 64,
+          promptLength: 65,
+          deadlineMs: 1000,
+          grantedBytes: 1 << 20,
+          ...fields,
+        },
+        prompt(64),
+      );
+    const bus = broker.connect(clock);
+    const reply = async (fields: object) =>
+      decodeMessage(RowsReply, await bus.request(prefill.core.subjects.rows("prefill-0"), ask(fields), 1000)).body;
+    const words = `decode decode-0 has numerics ${numericsId.slice(0, 12)} (bfloat16), this worker 000000000000 (bfloat16): blocks move only between equals`;
+    expect(await reply({})).toMatchObject({ kind: "error", error: { code: "numerics_mismatch", message: words } });
+    expect(await reply({ transferId: "2".repeat(32), numericsId: "0".repeat(64) })).toMatchObject({ kind: "accepted" });
     const client = new Client("a1");
     await client.dispatch(prompt(300));
     await clock.advance(1000);

@@ -52,6 +52,21 @@ export class TokenTable {
     return this.bytes.subarray(this.offsets[id], this.offsets[id + 1]);
   }
 
+  /** Those of all of them, one after another: a view of each would cost more than its bytes. */
+  bytesOfAll(ids: ArrayLike<number>): Uint8Array {
+    const from = (id: number) => this.offsets[id] ?? 0;
+    const until = (id: number) => this.offsets[id + 1] ?? from(id);
+    let length = 0;
+    for (let i = 0; i < ids.length; i++) length += until(ids[i] as number) - from(ids[i] as number);
+    const all = new Uint8Array(length);
+    let to = 0;
+    for (let i = 0; i < ids.length; i++) {
+      const id = ids[i] as number;
+      for (let at = from(id), end = until(id); at < end; at++) all[to++] = this.bytes[at] as number;
+    }
+    return all;
+  }
+
   /** A token that never belongs to an answer's text, like the end of sentence. */
   isSpecial(id: number): boolean {
     return this.special[id] === 1;

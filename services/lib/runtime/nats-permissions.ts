@@ -55,8 +55,19 @@ export function natsPermissions(service: string, user: Pick<NatsUser, "role" | "
     case "decode":
       return {
         // A draining decode worker sends rows to its peers as prefill does.
-        publish: [all.deltas, all.rows, all.credit, all.frames, all.notices, own.state],
-        subscribe: [own.dispatch, own.control, own.files, own.notices, own.frames, own.rows, own.credit, all.stateRequest, inbox],
+        publish: [all.deltas, all.rows, all.credit, all.frames, all.notices, own.state, own.ranks],
+        subscribe: [
+          own.dispatch,
+          own.control,
+          own.files,
+          own.notices,
+          own.frames,
+          own.rows,
+          own.credit,
+          all.ranks,
+          all.stateRequest,
+          inbox,
+        ],
         answersRequests: true,
       };
     case "prefill":
@@ -128,6 +139,7 @@ function wildcardSubjects(service: string, id?: string) {
   const who = id ?? any;
   return {
     dispatch: of(named.dispatch(who)),
+    ranks: of(named.ranks(who)),
     control: of(named.control(who)),
     rows: of(named.rows(who)),
     files: of(named.files(who)),

@@ -138,8 +138,8 @@ export const mutants: readonly Mutant[] = [
   {
     name: "deltas are numbered from the resume",
     file: decode,
-    find: "from: attempt.firstIndex + at,",
-    replace: "from: at,",
+    find: "from: attempt.firstIndex + from,",
+    replace: "from,",
     aim: { point: "resume", kind: "delay" },
   },
   {
@@ -183,7 +183,7 @@ export const mutants: readonly Mutant[] = [
   {
     name: "a delta that overlaps is taken whole",
     file: generation,
-    find: "for (let i = this.received - body.from;",
+    find: "for (let i = this.received - delta.from;",
     replace: "for (let i = 0;",
   },
   {
@@ -215,14 +215,14 @@ export const mutants: readonly Mutant[] = [
   {
     name: "a lost worker's request is not sent elsewhere",
     file: generation,
-    find: "this.goElsewhere(error, null);",
+    find: "this.goElsewhere(reason, null);",
     replace: "",
   },
   {
     name: "the gateway listens on after an attempt",
     file: generation,
-    find: "this.endAttempt(outcome);\n        this.unsubscribe();",
-    replace: "this.endAttempt(outcome);",
+    find: "this.client.unlisten(this.attemptId);",
+    replace: "",
   },
   {
     name: "an answer goes on wherever there is room, whatever its bits",

@@ -257,6 +257,7 @@ export class SimGateway {
     };
     expectZero("requests", this.client.running);
     expectZero("cancellations", this.client.cancellationsPending);
+    expectZero("attempts listened to", this.client.listening);
     expectZero("subscriptions more than at the start", this.broker.subscriptionsOf(this.node) - this.baselineSubscriptions);
     expectZero("timers more than at the start", this.node.timerCount - this.baselineTimers);
     return found;

@@ -1,5 +1,5 @@
-// For tests: a model folder's copy whose projections and MLPs are e4m3 with a scale for each 128 x 128, quantised as
-// the CUDA backend quantises at load.
+// For tests: a model folder's copy whose projections and MLPs are float32, or e4m3 with a scale for each 128 x 128,
+// quantised as the CUDA backend quantises at load.
 #pragma once
 
 #include <algorithm>
@@ -32,26 +32,36 @@ inline std::uint8_t e4m3_code(float value) {
   return static_cast<std::uint8_t>(code | (std::signbit(value) ? 0x80 : 0));
 }
 
-inline void write_fp8_copy(const std::filesystem::path& from, const std::filesystem::path& to) {
+inline void write_copy(const std::filesystem::path& from, const std::filesystem::path& to, bool fp8) {
   constexpr std::int64_t kBlock = 128;
+  const std::string scale_suffix = "_scale_inv";
   const Checkpoint checkpoint(from);
+  const auto is_projection = [](const std::string& name) {
+    for (const char* part : {"gate_proj.weight", "up_proj.weight", "down_proj.weight", "q_proj.weight",
+                             "q_b_proj.weight", "o_proj.weight"})
+      if (name.find(part) != std::string::npos) return true;
+    return false;
+  };
   TestTensors tensors;
   for (const Tensor* tensor : checkpoint.tensors()) {
-    const auto named = [&](const char* part) { return tensor->name.find(part) != std::string::npos; };
     TestTensor copy = {tensor->dtype_name, {}, {}};
     for (const std::int64_t extent : tensor->shape) copy.shape.push_back(static_cast<int>(extent));
-    const bool quantised = named("gate_proj.weight") || named("up_proj.weight") || named("down_proj.weight") ||
-                           named("q_proj.weight") || named("q_b_proj.weight") || named("o_proj.weight");
-    if (!quantised) {
+    if (!is_projection(tensor->name)) {
       copy.bytes.assign(reinterpret_cast<const char*>(tensor->data.data()), tensor->data.size());
       tensors[tensor->name] = copy;
       continue;
     }
-    const WeightTensor weights(*tensor, nullptr);
+    if (tensor->name.ends_with(scale_suffix)) continue;
+    const WeightTensor weights(
+        *tensor, tensor->dtype == DType::f8_e4m3 ? checkpoint.find(tensor->name + scale_suffix) : nullptr);
     const std::int64_t n = weights.rows(), k = weights.columns();
     const std::int64_t row_blocks = (n + kBlock - 1) / kBlock, blocks = (k + kBlock - 1) / kBlock;
     std::vector<float> values(static_cast<std::size_t>(n * k)), scales;
     for (std::int64_t row = 0; row < n; ++row) weights.read_row(row, values.data() + row * k);
+    if (!fp8) {
+      tensors[tensor->name] = f32_tensor(copy.shape, values);
+      continue;
+    }
     copy.dtype = "F8_E4M3";
     copy.bytes.resize(values.size());
     for (std::int64_t row_block = 0; row_block < row_blocks; ++row_block) {
@@ -69,8 +79,7 @@ inline void write_fp8_copy(const std::filesystem::path& from, const std::filesys
       }
     }
     tensors[tensor->name] = copy;
-    tensors[tensor->name + "_scale_inv"] =
-        f32_tensor({static_cast<int>(row_blocks), static_cast<int>(blocks)}, scales);
+    tensors[tensor->name + scale_suffix] = f32_tensor({static_cast<int>(row_blocks), static_cast<int>(blocks)}, scales);
   }
   write_checkpoint(to, tensors, read_small_file(from / "config.json", 1 << 20));
 }

@@ -1,0 +1,134 @@
+// One rank's part in steps that all ranks of a group make together: each step begins with everybody's row counts, and
+// each MoE layer's rows go to the ranks that hold their experts and come back.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "ops/moe/moe.h"
+#include "ranks/expert_exchange.h"
+#include "ranks/expert_plan.h"
+
+namespace pelagic {
+
+// All only grow. A copy is one row sent to one rank: a row goes once to a rank, however many of its experts are there.
+struct RankCounters {
+  std::uint64_t steps = 0;
+  std::uint64_t empty_steps = 0;    // of these: without rows of this rank
+  std::uint64_t kept_copies = 0;    // this rank itself holds one of the row's experts
+  std::uint64_t node_copies = 0;    // to other ranks of the own node
+  std::uint64_t far_copies = 0;     // to ranks of other nodes
+  std::uint64_t computed_rows = 0;  // (row, expert) pairs that this rank's slots computed, of all ranks' rows
+  std::uint64_t sent_bytes = 0;
+  double wait_seconds = 0;                   // for messages of other ranks
+  std::vector<std::uint64_t> nodes_reached;  // [nodes + 1]: own rows of a layer by the number of nodes they went to
+};
+
+// Host rows of float32.
+struct HostRows {
+  const float* data;
+  std::int64_t stride;
+  int count;
+  int width;
+};
+
+class RankGroup {
+ public:
+  // view.members is filled from the exchange. counters: of the group before.
+  RankGroup(std::unique_ptr<ExpertExchange> exchange, RankView view, RankCounters counters);
+  ~RankGroup();
+
+  const RankView& view() const { return view_; }
+  int rank() const { return view_.rank; }
+  const RankCounters& counters() const { return counters_; }
+
+  // ---- Steps. begin_step tells the others and waits for all of them; who has no work has no rows. Throws
+  // Error(rank_lost), also where a rank goes by another plan.
+  void begin_step(int rows, int logit_rows, std::uint64_t plan_version);
+  // Rows whose logits are wanted, of all ranks: without any, no rank runs the last layer.
+  bool any_logit_rows() const;
+  // Others have begun a step that this rank has not. Throws Error(rank_lost) if the group has ended.
+  bool others_began() const {
+    if (exchange_->has_message()) return true;
+    exchange_->check();
+    return false;
+  }
+  void on_arrival(std::function<void()> fn) { exchange_->on_arrival(std::move(fn)); }
+  // After a failure, or for good: the other ranks' waits end.
+  void leave(const std::string& reason) { exchange_->leave(reason); }
+
+  // ---- One MoE layer, in this order on every rank. `last`: only logit rows are left.
+  struct Layer {
+    int index;
+    bool last;
+    int slots_per_rank;
+  };
+  // Sends each row once to every rank that has one of its entries. batch: over all ranks' slots.
+  void dispatch(const Layer& layer, const MoeBatch& batch, HostRows rows);
+  // Waits for all ranks' rows for this rank's slots.
+  struct Inputs {
+    std::vector<std::int32_t> slot_offsets;  // [slots_per_rank + 1]
+    std::vector<std::int32_t> active_slots;  // most rows first
+    int rows() const { return slot_offsets.back(); }
+  };
+  const Inputs& receive_rows(std::span<const std::int32_t> logical_of_own_slots);
+  // out: input rows [begin, end) in the order of the slots, within a slot by rank of origin and then by row.
+  void gather(int begin, int end, float* out) const;
+  // outputs: what the slots made of the input rows. Sends them back.
+  void return_outputs(const float* outputs);
+  // Waits for the outputs of the own rows: out [entries, width], in the order of the batch.
+  void collect(float* out);
+
+ private:
+  // Rows of one rank for this rank's slots: entry e, in slot order, is row row_of_entry[e].
+  struct Origin {
+    int rank = 0;
+    HostRows rows{};
+    std::vector<std::int32_t> slot_counts;  // [slots_per_rank]
+    std::vector<std::int32_t> first_input;  // [slots_per_rank]: where the slot's entries are among the input rows
+    std::vector<std::int32_t> row_of_entry;
+  };
+  struct RowCounts {
+    std::uint32_t rows = 0;
+    std::uint32_t logit_rows = 0;
+  };
+
+  bool active(int rank) const;
+  // Entries of the batch that are for the rank's slots.
+  struct Range {
+    int begin, end;
+  };
+  Range entries_of(int rank) const;
+  void collect_sent_rows(int to);
+  void send_rows(int to);
+  void read_rows(int from, Origin& origin);
+  void own_rows(Origin& origin);
+  std::span<const std::byte> receive(int from, MessageKind kind);
+  MessageTag tag(MessageKind kind) const { return {kind, static_cast<std::uint32_t>(layer_.index), step_}; }
+
+  std::unique_ptr<ExpertExchange> exchange_;
+  RankView view_;
+  std::uint64_t step_ = 0;
+  std::vector<RowCounts> counts_;  // of this step, by rank
+  RankCounters counters_;
+
+  // Of the layer that runs.
+  Layer layer_{};
+  const MoeBatch* batch_ = nullptr;
+  int width_ = 0;
+  std::vector<Origin> origins_;  // by rank
+  Inputs inputs_;
+  const float* own_outputs_ = nullptr;
+
+  std::vector<std::byte> message_;
+  std::vector<std::int32_t> sent_rows_;   // own rows that go to a rank
+  std::vector<std::int32_t> place_;       // of each own row among them; -1: not sent
+  std::vector<std::int32_t> last_node_;   // of each own row: the last node it goes to
+  std::vector<std::int32_t> node_count_;  // and how many
+  std::vector<const float*> input_rows_;
+};
+
+}  // namespace pelagic

@@ -1,0 +1,212 @@
+// Whole models over 1 to 8 ranks, with random placements and redundancy: every logits row has the digest that one rank
+// gives it. Usage: rank_steps_test [DIR...]; without folders, the tiny checkpoint of the other tests.
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <string>
+
+#include "backend/cpu/cpu_backend.h"
+#include "graph/test_checkpoint.h"
+#include "graph/test_step.h"
+#include "ranks/test_group.h"
+
+namespace pelagic::test {
+namespace {
+
+constexpr int kSequences = 9;
+constexpr int kMostRows = 90;
+constexpr int kBlocks = 2 * kSequences + 1;
+constexpr RankTimes kTimes{
+    .meet = std::chrono::seconds(60), .silence = std::chrono::seconds(60), .longest_wait = std::chrono::seconds(60)};
+
+std::vector<std::uint32_t> tokens_of(int sequence, std::int64_t vocab) {
+  Random random(static_cast<std::uint32_t>(100 + sequence));
+  std::vector<std::uint32_t> tokens(static_cast<std::size_t>(kMostRows - 5 * sequence));
+  for (auto& token : tokens) token = static_cast<std::uint32_t>(random.integer(0, static_cast<int>(vocab) - 1));
+  return tokens;
+}
+
+using Digests = std::map<std::pair<int, int>, std::uint64_t>;  // by sequence and row
+
+// Some rows of a sequence with logits for the last `logit_count` of them.
+struct Chunk {
+  int sequence, start, count, logit_count;
+};
+
+void run_chunks(Model& model, const std::vector<Chunk>& chunks, Digests& digests) {
+  std::vector<std::uint32_t> tokens, counts, starts, prompts, table, offsets = {0}, logit_rows;
+  for (const Chunk& chunk : chunks) {
+    const auto all = tokens_of(chunk.sequence, model.config().vocab_size);
+    tokens.insert(tokens.end(), all.begin() + chunk.start, all.begin() + chunk.start + chunk.count);
+    for (int i = chunk.logit_count; i > 0; --i)
+      logit_rows.push_back(static_cast<std::uint32_t>(tokens.size()) - static_cast<std::uint32_t>(i));
+    counts.push_back(static_cast<std::uint32_t>(chunk.count));
+    starts.push_back(static_cast<std::uint32_t>(chunk.start));
+    prompts.push_back(1);
+    for (int b = 0; b < 2; ++b) table.push_back(static_cast<std::uint32_t>(2 * chunk.sequence + b));
+    offsets.push_back(static_cast<std::uint32_t>(table.size()));
+  }
+  const std::vector<const SamplingParams*> sampling(logit_rows.size(), nullptr);
+  StepResult result;
+  model.step({.tokens = tokens,
+              .row_counts = counts,
+              .start_positions = starts,
+              .prompt_lengths = prompts,
+              .block_table = table,
+              .block_offsets = offsets,
+              .logit_rows = logit_rows,
+              .sampling = sampling,
+              .digests = true},
+             {}, result);
+  std::size_t next = 0;
+  for (const Chunk& chunk : chunks) {
+    for (int i = chunk.count - chunk.logit_count; i < chunk.count; ++i)
+      digests[{chunk.sequence, chunk.start + i}] = result.digests[next++];
+  }
+}
+
+// A slot or more for each expert, copies and spare slots at random.
+ExpertPlan random_plan(Random& random, const ModelConfig& config, int ranks, int redundant) {
+  const int experts = static_cast<int>(config.expert_count);
+  ExpertPlan plan;
+  plan.version = static_cast<std::uint64_t>(random.integer(1, 1000));
+  plan.rank_count = ranks;
+  plan.slots_per_rank = (experts + redundant + ranks - 1) / ranks;
+  for (std::int64_t layer = 0; layer < config.moe_layer_count(); ++layer) {
+    std::vector<std::int32_t> slots;
+    for (int e = 0; e < experts; ++e) slots.push_back(e);
+    while (static_cast<int>(slots.size()) < ranks * plan.slots_per_rank)
+      slots.push_back(random.integer(0, 4) == 0 ? -1 : random.integer(0, experts - 1));
+    for (std::size_t i = slots.size(); i > 1; --i)
+      std::swap(slots[i - 1], slots[static_cast<std::size_t>(random.integer(0, static_cast<int>(i) - 1))]);
+    plan.layers.push_back(slots);
+  }
+  return plan;
+}
+
+// The sequences of one rank, cut into steps at random: some without logits, some with one row.
+std::vector<std::vector<Chunk>> random_steps(Random& random, std::vector<int> sequences) {
+  std::vector<std::vector<Chunk>> steps;
+  std::map<int, int> done;
+  while (!sequences.empty()) {
+    std::vector<Chunk> step;
+    const int cut = random.integer(0, 2);  // of this step: token by token, prefill, or a mixture
+    for (const int sequence : sequences) {
+      const int left = kMostRows - 5 * sequence - done[sequence];
+      if (left == 0 || random.integer(0, 3) == 0) continue;
+      const int count = cut == 0 ? 1 : random.integer(1, std::min(left, 40));
+      step.push_back({sequence, done[sequence], count, cut == 1 ? 0 : random.integer(0, count)});
+      done[sequence] += count;
+    }
+    std::erase_if(sequences, [&](int s) { return done[s] == kMostRows - 5 * s; });
+    if (!step.empty()) steps.push_back(step);
+  }
+  return steps;
+}
+
+struct Counts {
+  std::uint64_t steps = 0, empty_steps = 0, rows = 0, wrong = 0, reached = 0, far = 0;
+};
+
+// Ranks with work of different length, some with none.
+Counts run_ranks(const std::filesystem::path& dir, Transport transport, int ranks, int redundant, std::uint32_t seed,
+                 const Digests& reference) {
+  Random random(seed);
+  const ModelConfig config = load_config(dir);
+  const ExpertPlan plan = random_plan(random, config, ranks, redundant);
+  std::vector<std::vector<int>> sequences(static_cast<std::size_t>(ranks));
+  for (int s = 0; s < kSequences; ++s) sequences[static_cast<std::size_t>(random.integer(0, ranks - 1))].push_back(s);
+  std::vector<std::vector<std::vector<Chunk>>> steps;
+  for (const auto& own : sequences) steps.push_back(random_steps(random, own));
+  const int ranks_per_node = random.integer(1, ranks);
+  const bool local_first = random.integer(0, 1) == 1;
+
+  std::vector<Bell> bells(static_cast<std::size_t>(ranks));  // rung until the last exchange is gone
+  auto exchanges = make_exchanges(transport, ranks, kTimes);
+  std::vector<std::unique_ptr<Model>> models(static_cast<std::size_t>(ranks));
+  std::vector<Digests> digests(static_cast<std::size_t>(ranks));
+  std::atomic<int> busy = ranks;
+  const auto failures = on_all_ranks(ranks, [&](int rank) {
+    const auto r = static_cast<std::size_t>(rank);
+    models[r] = std::make_unique<Model>(dir, make_cpu_backend(best_isa(), 1), KvDtype::float32, kBlocks, 1,
+                                        LoadProgress{}, RankPlan{plan, rank});
+    exchanges[r]->on_arrival([&bells, r] { bells[r].ring(); });
+    models[r]->join(std::move(exchanges[r]),
+                    {.ranks_per_node = ranks_per_node, .local_first = local_first, .members = {}});
+    for (const auto& step : steps[r]) run_chunks(*models[r], step, digests[r]);
+    if (--busy == 0) {
+      for (Bell& bell : bells) bell.ring();
+    }
+    while (busy > 0) {
+      if (!models[r]->take_part()) bells[r].wait();
+    }
+  });
+  for (const std::exception_ptr& failure : failures) {
+    if (failure) std::rethrow_exception(failure);
+  }
+
+  Counts counts;
+  for (std::size_t r = 0; r < models.size(); ++r) {
+    for (const auto& [place, digest] : digests[r]) {
+      ++counts.rows;
+      if (reference.at(place) != digest) ++counts.wrong;
+    }
+    const RankCounters counters = models[r]->rank_counters();
+    counts.steps = counters.steps;
+    counts.empty_steps += counters.empty_steps;
+    counts.far += counters.far_copies;
+    for (std::size_t n = 0; n < counters.nodes_reached.size(); ++n) {
+      if (counters.nodes_reached[n] > 0) counts.reached = std::max(counts.reached, std::uint64_t{n});
+    }
+  }
+  return counts;
+}
+
+bool check_folder(const std::filesystem::path& dir, int trials) {
+  Digests reference;
+  {
+    Model model(dir, make_cpu_backend(best_isa(), 1), KvDtype::float32, kBlocks, 1, {});
+    for (int s = 0; s < kSequences; ++s) run_chunks(model, {{s, 0, kMostRows - 5 * s, kMostRows - 5 * s}}, reference);
+  }
+  bool good = true;
+  for (const Transport transport : {Transport::local, Transport::tcp}) {
+    for (const int ranks : {1, 2, 4, 8}) {
+      Counts sum;
+      for (int trial = 0; trial < trials; ++trial) {
+        const int redundant = std::vector<int>{0, 32, 5, 13}[static_cast<std::size_t>(trial % 4)];
+        const Counts counts =
+            run_ranks(dir, transport, ranks, redundant, static_cast<std::uint32_t>(1000 * ranks + trial), reference);
+        sum.steps += counts.steps;
+        sum.empty_steps += counts.empty_steps;
+        sum.rows += counts.rows;
+        sum.wrong += counts.wrong;
+      }
+      const bool right = sum.wrong == 0 && sum.rows > 0 && (ranks < 4 || sum.empty_steps > 0);
+      good = good && right;
+      std::printf(
+          "%s %s, %s, %d ranks: %llu of %llu rows have the bits of one rank, %llu steps, %llu of a rank without rows\n",
+          right ? "ok  " : "FAIL", dir.c_str(), transport_name(transport), ranks,
+          static_cast<unsigned long long>(sum.rows - sum.wrong), static_cast<unsigned long long>(sum.rows),
+          static_cast<unsigned long long>(sum.steps), static_cast<unsigned long long>(sum.empty_steps));
+      std::fflush(stdout);
+    }
+  }
+  return good;
+}
+
+}  // namespace
+}  // namespace pelagic::test
+
+int main(int argc, char** argv) {
+  using namespace pelagic::test;
+  bool good = true;
+  if (argc == 1) {
+    const TempFolder folder;
+    write_checkpoint(folder.path(), tiny_tensors());
+    good = check_folder(folder.path(), 12);
+  }
+  for (int i = 1; i < argc; ++i) good = check_folder(argv[i], 2) && good;
+  return good ? 0 : 1;
+}

@@ -1,0 +1,69 @@
+// What a rank sends to others and waits for, for Prometheus: docs/observability.md.
+import { Counter, Gauge, type Registry } from "prom-client";
+import type { RankCounters } from "../native.ts";
+import type { RankedRunner } from "./ranked-runner.ts";
+
+type Scalar = Exclude<keyof RankCounters, "nodesReached">;
+
+export function observeRanks(runner: RankedRunner, registry: Registry): void {
+  const registers = [registry];
+  new Gauge({
+    name: "pelagic_rank_group_members",
+    help: "Ranks of the group that stands, this one included; 0: there is none",
+    registers,
+    collect() {
+      this.set(runner.groupMembers);
+    },
+  });
+  const counter = (name: string, help: string, label: string, read: (counters: RankCounters) => [value: string, total: number][]) => {
+    const seen = new Map<string, number>();
+    new Counter({
+      name,
+      help,
+      labelNames: [label],
+      registers,
+      collect() {
+        for (const [value, total] of read(runner.counters)) {
+          this.inc({ [label]: value }, total - (seen.get(value) ?? 0));
+          seen.set(value, total);
+        }
+      },
+    });
+  };
+  const plain = (name: string, help: string, field: Scalar) => {
+    let seen = 0;
+    new Counter({
+      name,
+      help,
+      registers,
+      collect() {
+        const total = runner.counters[field];
+        this.inc(total - seen);
+        seen = total;
+      },
+    });
+  };
+  counter("pelagic_rank_steps_total", "Steps of the group, by whether this rank had rows in them", "rows", ({ steps, emptySteps }) => [
+    ["some", steps - emptySteps],
+    ["none", emptySteps],
+  ]);
+  counter(
+    "pelagic_rank_copies_total",
+    "Rows of MoE layers sent to ranks that hold their experts, once to each",
+    "to",
+    ({ keptCopies, nodeCopies, farCopies }) => [
+      ["itself", keptCopies],
+      ["node", nodeCopies],
+      ["far", farCopies],
+    ],
+  );
+  counter(
+    "pelagic_rank_nodes_reached_total",
+    "Rows of MoE layers by the number of nodes that hold their experts",
+    "nodes",
+    ({ nodesReached }) => nodesReached.flatMap((rows, nodes) => (nodes === 0 ? [] : [[String(nodes), rows]])),
+  );
+  plain("pelagic_rank_computed_rows_total", "Rows that this rank's experts computed, for all ranks", "computedRows");
+  plain("pelagic_rank_sent_bytes_total", "Bytes sent to other ranks", "sentBytes");
+  plain("pelagic_rank_wait_seconds_total", "Time that steps waited for messages of other ranks", "waitSeconds");
+}

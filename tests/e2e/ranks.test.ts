@@ -1,0 +1,86 @@
+// Experts over decode ranks: the answers of one rank, also when a rank is killed, stopped, or comes back.
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { startStack, type Stack } from "../../services/cli/stack/stack.ts";
+import { type Outcome, promptRestarts, stream, waitFor, workersOf } from "./support.ts";
+
+const rankCount = 3;
+const names = Array.from({ length: rankCount }, (_, rank) => `decode-${rank}`);
+const seeds = [0, 1, 2, 3, 4, 5];
+const maxTokens = 200;
+
+let stack: Stack;
+let right: Outcome[];
+
+const askAll = () => Promise.all(seeds.map((seed) => stream(stack, seed, { maxTokens })));
+
+beforeAll(async () => {
+  const whole = await startStack({ prefill: 1, decode: 1 });
+  try {
+    stack = whole;
+    right = await askAll();
+  } finally {
+    await whole.stop();
+  }
+  for (const { tokens, end } of right) expect({ tokens: tokens.length, end }).toEqual({ tokens: maxTokens, end: "length" });
+  // Each expert on two ranks at least: any one may be lost.
+  stack = await startStack({ prefill: 1, decodeRanks: rankCount, redundantExperts: 32, restartPolicy: promptRestarts });
+}, 180_000);
+afterAll(() => stack?.stop());
+
+async function metricsOf(name: string): Promise<Map<string, number>> {
+  const port = stack.processes.find((process) => process.name === name)?.metricsPort;
+  const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+  return new Map([...text.matchAll(/^(pelagic_rank_\S+) (\S+)$/gm)].map(([, series, value]) => [series as string, Number(value)]));
+}
+
+const membersAre = (count: number, of: string[]) => async () =>
+  (await Promise.all(of.map(async (name) => (await metricsOf(name)).get("pelagic_rank_group_members")))).every((n) => n === count);
+
+test("answers are those of one rank, and every rank takes part", async () => {
+  expect(await askAll()).toEqual(right);
+  for (const name of names) {
+    const metrics = await metricsOf(name);
+    expect(metrics.get("pelagic_rank_group_members")).toBe(rankCount);
+    for (const series of [
+      'pelagic_rank_steps_total{rows="some"}',
+      'pelagic_rank_copies_total{to="itself"}',
+      'pelagic_rank_copies_total{to="node"}',
+      'pelagic_rank_nodes_reached_total{nodes="1"}',
+      "pelagic_rank_computed_rows_total",
+      "pelagic_rank_sent_bytes_total",
+      "pelagic_rank_wait_seconds_total",
+    ])
+      expect(metrics.get(series), `${name} ${series}`).toBeGreaterThan(0);
+    expect(metrics.get('pelagic_rank_copies_total{to="far"}')).toBe(0);
+  }
+}, 90_000);
+
+test("an idle rank takes part in steps of others", async () => {
+  const before = await Promise.all(names.map(metricsOf));
+  await stream(stack, 7, { maxTokens });
+  const after = await Promise.all(names.map(metricsOf));
+  const series = 'pelagic_rank_steps_total{rows="none"}';
+  const idle = after.filter((metrics, i) => (metrics.get(series) ?? 0) - (before[i]?.get(series) ?? 0) >= maxTokens / 2);
+  expect(idle.length).toBe(rankCount - 1);
+}, 90_000);
+
+test("a rank killed: every request ends as if nothing had happened, and the rank comes back", async () => {
+  const running = askAll();
+  await waitFor("requests run", async () => (await workersOf(stack)).some(({ requests }) => requests.running > 0));
+  stack.processes.find(({ name }) => name === "decode-1")?.kill("SIGKILL");
+  expect(await running).toEqual(right);
+  await waitFor("all ranks are in one group", membersAre(rankCount, names));
+  expect(await askAll()).toEqual(right);
+}, 120_000);
+
+test("a rank that is stopped is lost to the others within seconds, and finds them again when it goes on", async () => {
+  const stopped = stack.processes.find(({ name }) => name === "decode-2");
+  stopped?.kill("SIGSTOP");
+  try {
+    await waitFor("the others have a group", membersAre(rankCount - 1, ["decode-0", "decode-1"]));
+  } finally {
+    stopped?.kill("SIGCONT");
+  }
+  await waitFor("all ranks are in one group", membersAre(rankCount, names));
+  expect(await askAll()).toEqual(right);
+}, 120_000);
