@@ -111,6 +111,7 @@ struct StepShape {
   bool digests;
   bool logits;
   bool reports_layers;  // when_done is used
+  bool expands;         // attend_expanded is used
 };
 
 class Backend {
@@ -185,6 +186,17 @@ class Backend {
   // u: [rows, heads, kv_rank]; u_h = sum_s softmax_s(scale * absorbed_h . K[s]) c[s] over the row's keys s <= position.
   virtual void attend(const RowSet& rows, const MlaShape& shape, View absorbed, float scale, const KvCache& cache,
                       int layer, View u) = 0;
+
+  // Whether such a model's prompt rows (p < P-1) take attend_expanded; if not, all rows take the absorbed form.
+  virtual bool expands_prompts(const MlaShape& /*shape*/) const { return false; }
+
+  // The same attention with keys and values of their own for each head, made from the latents: where many rows see the
+  // same keys. q: [rows, heads, dn + dr], which is overwritten; ukv: kv_b_proj [heads (dn + dv), kv_rank].
+  //   values: [rows, heads, dv]; values_h = sum_s softmax_s(scale * (q_nope_h W_UK_h c[s] + rope(q_pe_h) . k_pe[s]))
+  //   W_UV_h c[s]
+  virtual void attend_expanded(const RowSet& /*rows*/, const MlaShape& /*shape*/, View /*q*/, const Matrix& /*ukv*/,
+                               const RopeAngles& /*rope*/, float /*scale*/, const KvCache& /*cache*/, int /*layer*/,
+                               View /*values*/) {}
 
   // y = W_down (silu(W_gate x) * W_up x).
   virtual void mlp(int rows, View x, const Mlp& w, View y) = 0;

@@ -29,10 +29,43 @@ void check_length(const char* field, std::size_t actual, std::size_t wanted) {
 
 }  // namespace
 
+// Rows in the order that they are computed in: those in expanded form first.
+struct Model::PlannedRows {
+  RowSet all;
+  RowSet expanded;  // the first of them; no runs: none, and the absorbed ones are `all`
+  RowSet rest;
+  const RowSet& absorbed() const { return expanded.runs.empty() ? all : rest; }
+
+  void clear() {
+    for (RowSet* set : {&all, &expanded, &rest}) {
+      set->runs.clear();
+      set->positions.clear();
+    }
+  }
+  // Called for expanded rows first. goes_on: they follow the rows added last, in the same sequence and form.
+  void add(bool expand, int first_position, int rows, const std::uint32_t* blocks, bool goes_on) {
+    const auto to = [&](RowSet& set) {
+      if (goes_on) {
+        set.runs.back().rows += rows;
+      } else {
+        set.runs.push_back({first_position, rows, blocks});
+      }
+      for (int r = 0; r < rows; ++r) set.positions.push_back(first_position + r);
+    };
+    to(all);
+    if (expand) {
+      to(expanded);
+    } else if (!expanded.runs.empty()) {
+      to(rest);
+    }
+  }
+};
+
 // Activations of a step, for the largest batch seen so far. One row for each token.
 struct Model::Workspace {
   int capacity = 0;  // rows
   int logit_capacity = 0;
+  int absorbed_capacity = 0;
   std::unique_ptr<Activations> stream;      // D, full precision: the residual stream
   std::unique_ptr<Activations> hidden[2];   // D: a norm's output, what the next norm adds to the stream
   std::unique_ptr<Activations> compressed;  // kv_rank + dr + query_rank
@@ -47,24 +80,43 @@ struct Model::Workspace {
   View h;      // a norm's output
   View delta;  // what the next norm adds to x
 
-  RowSet rows;        // all rows of the call
-  RowSet logit_rows;  // those whose logits are wanted
+  PlannedRows rows;        // all rows of the call
+  PlannedRows logit_rows;  // those whose logits are wanted
+  // Where rows are computed in another order than the call's (in_order false): the call's row of each, for logit rows
+  // the call's place among them, and what goes with them.
+  bool in_order = true;
+  std::vector<std::uint32_t> tokens;
+  std::vector<std::uint32_t> logit_places;
+  std::vector<const SamplingParams*> sampling;
+  std::vector<std::uint32_t> logit_indices;  // of each logit row among `rows`
   std::vector<std::uint32_t>
       block_writers;  // [KV blocks]: 1 + the sequence that writes to the block in this call; 0 between calls
 };
 
 Model::Model(const std::filesystem::path& dir, std::unique_ptr<Backend> backend, KvDtype kv_dtype,
              std::int64_t kv_blocks, int threads, const LoadProgress& progress, std::optional<RankPlan> plan)
-    : config_(load_config(dir)),
+    : Model(
+          load_config(dir), std::move(backend), kv_dtype, kv_blocks,
+          [&](const ModelConfig& config, Backend& to, const RankPlan* own) {
+            const Checkpoint checkpoint(dir);  // unmapped as soon as the weights are packed
+            return load_weights(config, checkpoint, to, threads, progress, own);
+          },
+          std::move(plan)) {}
+
+Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend, KvDtype kv_dtype, std::int64_t kv_blocks,
+             int threads)
+    : Model(config, std::move(backend), kv_dtype, kv_blocks,
+            [&](const ModelConfig& c, Backend& to, const RankPlan*) { return random_weights(c, to, threads); }, {}) {}
+
+Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend, KvDtype kv_dtype, std::int64_t kv_blocks,
+             const MakeWeights& make_weights, std::optional<RankPlan> plan)
+    : config_(config),
       rope_plan_(plan_rope(config_)),
       backend_(std::move(backend)),
       plan_(std::move(plan)),
       work_(std::make_unique<Workspace>()) {
-  shape_ = {.heads = static_cast<int>(config_.head_count),
-            .nope_dim = static_cast<int>(config_.nope_dim),
-            .rope_dim = static_cast<int>(config_.rope_dim),
-            .value_dim = static_cast<int>(config_.value_dim),
-            .kv_rank = static_cast<int>(config_.kv_rank)};
+  shape_ = mla_shape(config_);
+  expands_prompts_ = backend_->expands_prompts(shape_);
   const std::int64_t block_bytes =
       config_.layer_count * kBlockRows * config_.latent_width() * (kv_dtype == KvDtype::float32 ? 4 : 2);
   const std::int64_t memory = static_cast<std::int64_t>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGESIZE);
@@ -88,10 +140,7 @@ Model::Model(const std::filesystem::path& dir, std::unique_ptr<Backend> backend,
       refuse("rank is " + std::to_string(plan_->rank) + ", the plan has " + std::to_string(plan_->plan.rank_count));
   }
   try {
-    {
-      const Checkpoint checkpoint(dir);  // unmapped as soon as the weights are packed
-      weights_ = load_weights(config_, checkpoint, *backend_, threads, progress, plan_ ? &*plan_ : nullptr);
-    }
+    weights_ = make_weights(config_, *backend_, plan_ ? &*plan_ : nullptr);
     cache_ = backend_->make_kv_cache(kv_layout_);
     work_->block_writers.resize(static_cast<std::size_t>(kv_blocks));
     // No sequence is longer than the whole cache.
@@ -121,6 +170,7 @@ void Model::measure() {
              layer.mlp.get(), layer.gate.get(), layer.gate_bias.get()}) {
       add(object);
     }
+    add(layer.ukv.get(), 0);  // no decode token's
     // With other ranks: this one's share of them.
     for (const auto& slot : layer.slots)
       add(slot.get(), static_cast<double>(config_.experts_per_token) / static_cast<double>(layer.placement.slots()));
@@ -151,9 +201,11 @@ void Model::prepare(int rows, int logit_rows) {
   rows = std::min(rows, positions);
   logit_rows = std::min(logit_rows, rows);
   const std::vector<std::uint32_t> tokens(static_cast<std::size_t>(rows));
-  const std::uint32_t count = static_cast<std::uint32_t>(rows), start = 0;
+  // The last of the longest sequence: attention may need memory for every key.
+  const std::uint32_t count = static_cast<std::uint32_t>(rows), length = static_cast<std::uint32_t>(positions);
+  const std::uint32_t start = length - count, prompt = length - static_cast<std::uint32_t>(logit_rows) + 1;
   std::vector<std::uint32_t> blocks, logits;
-  for (int block = 0; block * kBlockRows < rows; ++block) blocks.push_back(static_cast<std::uint32_t>(block));
+  for (int block = 0; block * kBlockRows < positions; ++block) blocks.push_back(static_cast<std::uint32_t>(block));
   for (int row = rows - logit_rows; row < rows; ++row) logits.push_back(static_cast<std::uint32_t>(row));
   const std::uint32_t offsets[] = {0, static_cast<std::uint32_t>(blocks.size())};
   const SamplingParams greedy;
@@ -162,7 +214,7 @@ void Model::prepare(int rows, int logit_rows) {
   step({.tokens = tokens,
         .row_counts = {&count, 1},
         .start_positions = {&start, 1},
-        .prompt_lengths = {&count, 1},
+        .prompt_lengths = {&prompt, 1},
         .block_table = blocks,
         .block_offsets = offsets,
         .logit_rows = logits,
@@ -268,61 +320,77 @@ void Model::check_batch(const StepBatch& batch) {
 // Fills the workspace's row sets and makes room for the batch.
 void Model::plan_rows(const StepBatch& batch) {
   Workspace& work = *work_;
-  work.rows.runs.clear();
-  work.rows.positions.clear();
-  work.logit_rows.runs.clear();
-  work.logit_rows.positions.clear();
-  std::size_t next_logit = 0;
-  std::uint32_t first_row = 0;
-  for (std::size_t i = 0; i < batch.row_counts.size(); ++i) {
-    const std::uint32_t* blocks = batch.block_table.data() + batch.block_offsets[i];
-    const int start = static_cast<int>(batch.start_positions[i]);
-    const int count = static_cast<int>(batch.row_counts[i]);
-    work.rows.runs.push_back({start, count, blocks});
-    for (int r = 0; r < count; ++r) work.rows.positions.push_back(start + r);
-
-    bool run_open = false;  // the logit rows seen last can be continued
-    const std::uint32_t end_row = first_row + batch.row_counts[i];
-    for (; next_logit < batch.logit_rows.size() && batch.logit_rows[next_logit] < end_row; ++next_logit) {
-      const int position = start + static_cast<int>(batch.logit_rows[next_logit] - first_row);
-      run_open = run_open && work.logit_rows.positions.back() + 1 == position;
-      if (run_open) {
-        ++work.logit_rows.runs.back().rows;
-      } else {
-        work.logit_rows.runs.push_back({position, 1, blocks});
+  work.rows.clear();
+  work.logit_rows.clear();
+  work.in_order = true;
+  work.tokens.clear();
+  work.logit_places.clear();
+  work.logit_indices.clear();
+  work.sampling.clear();
+  int last_row = -1;
+  for (const bool expand : {true, false}) {
+    if (expand && !expands_prompts_) continue;
+    std::size_t next_logit = 0;
+    int first_row = 0;
+    for (std::size_t i = 0; i < batch.row_counts.size(); ++i) {
+      const std::uint32_t* blocks = batch.block_table.data() + batch.block_offsets[i];
+      const int start = static_cast<int>(batch.start_positions[i]);
+      const int count = static_cast<int>(batch.row_counts[i]);
+      const std::int64_t prompt_rows = std::int64_t{batch.prompt_lengths[i]} - 1 - start;
+      const int split = expands_prompts_ ? static_cast<int>(std::clamp<std::int64_t>(prompt_rows, 0, count)) : 0;
+      // The sequence's rows of this form, in the call.
+      const int begin = first_row + (expand ? 0 : split), end = first_row + (expand ? split : count);
+      const int planned = work.rows.all.rows();
+      if (begin < end) {
+        work.in_order = work.in_order && begin == last_row + 1;
+        last_row = end - 1;
+        work.rows.add(expand, start + begin - first_row, end - begin, blocks, false);
+        work.tokens.insert(work.tokens.end(), batch.tokens.begin() + begin, batch.tokens.begin() + end);
       }
-      run_open = true;
-      work.logit_rows.positions.push_back(position);
+      int before = -1;  // the logit row seen last
+      while (next_logit < batch.logit_rows.size() && static_cast<int>(batch.logit_rows[next_logit]) < begin)
+        ++next_logit;
+      for (; next_logit < batch.logit_rows.size() && static_cast<int>(batch.logit_rows[next_logit]) < end;
+           ++next_logit) {
+        const int row = static_cast<int>(batch.logit_rows[next_logit]);
+        work.logit_rows.add(expand, start + row - first_row, 1, blocks, before >= 0 && before + 1 == row);
+        work.logit_places.push_back(static_cast<std::uint32_t>(next_logit));
+        work.logit_indices.push_back(static_cast<std::uint32_t>(planned + row - begin));
+        work.sampling.push_back(batch.sampling[next_logit]);
+        before = row;
+      }
+      first_row += count;
     }
-    first_row = end_row;
   }
 
   // A little more than needed, so that a batch that grows row by row does not reallocate at each step.
   const auto roomy = [](int rows) { return rows + rows / 4 + 8; };
-  const int rows = work.rows.rows();
+  const auto make_for = [&](int capacity, std::int64_t width, Precision precision) {
+    return backend_->make_activations(static_cast<std::size_t>(capacity) * static_cast<std::size_t>(width), precision);
+  };
+  const int rows = work.rows.all.rows();
   if (rows > work.capacity) {
     const int capacity = roomy(rows);
-    const auto make = [&](std::int64_t width) {
-      return backend_->make_activations(static_cast<std::size_t>(capacity) * static_cast<std::size_t>(width),
-                                        Precision::working);
-    };
+    const auto make = [&](std::int64_t width) { return make_for(capacity, width, Precision::working); };
     work.capacity = 0;  // until all of them are there
     for (auto& buffer : work.hidden) buffer = make(config_.hidden_size);
-    work.stream = backend_->make_activations(
-        static_cast<std::size_t>(capacity) * static_cast<std::size_t>(config_.hidden_size), Precision::full);
+    work.stream = make_for(capacity, config_.hidden_size, Precision::full);
     work.compressed = make(config_.latent_width() + config_.query_rank);
     work.queries = make(config_.head_count * config_.query_key_dim());
-    work.absorbed = make(config_.head_count * config_.latent_width());
-    work.contexts = make(config_.head_count * config_.kv_rank);
     work.values = make(config_.head_count * config_.value_dim);
     work.capacity = capacity;
   }
-  if (work.logit_rows.rows() > work.logit_capacity) {
-    const int capacity = roomy(work.logit_rows.rows());
-    const auto make = [&](std::int64_t width) {
-      return backend_->make_activations(static_cast<std::size_t>(capacity) * static_cast<std::size_t>(width),
-                                        Precision::full);
-    };
+  const int absorbed = std::max(work.rows.absorbed().rows(), work.logit_rows.absorbed().rows());
+  if (absorbed > work.absorbed_capacity) {
+    const int capacity = roomy(absorbed);
+    work.absorbed_capacity = 0;
+    work.absorbed = make_for(capacity, config_.head_count * config_.latent_width(), Precision::working);
+    work.contexts = make_for(capacity, config_.head_count * config_.kv_rank, Precision::working);
+    work.absorbed_capacity = capacity;
+  }
+  if (work.logit_rows.all.rows() > work.logit_capacity) {
+    const int capacity = roomy(work.logit_rows.all.rows());
+    const auto make = [&](std::int64_t width) { return make_for(capacity, width, Precision::full); };
     work.logit_capacity = 0;
     work.kept = make(config_.hidden_size);
     work.logits = make(config_.vocab_size);
@@ -337,7 +405,7 @@ void Model::step(const StepBatch& batch, const std::function<void(int)>& on_laye
   check_batch(batch);
   try {
     plan_rows(batch);
-    if (plan_) begin_ranks(work_->rows.rows(), work_->logit_rows.rows());
+    if (plan_) begin_ranks(work_->rows.all.rows(), work_->logit_rows.all.rows());
     compute(batch, on_layer, result);
     backend_->finish();
   } catch (...) {
@@ -345,6 +413,25 @@ void Model::step(const StepBatch& batch, const std::function<void(int)>& on_laye
     leave_failed();
     throw;
   }
+  restore_order(result);
+}
+
+// Results as the call has its logit rows.
+void Model::restore_order(StepResult& result) const {
+  if (work_->in_order) return;
+  const std::vector<std::uint32_t>& places = work_->logit_places;
+  const auto restore = [&](auto& values, std::size_t width) {
+    if (values.empty()) return;
+    auto ordered = values;
+    for (std::size_t i = 0; i < places.size(); ++i)
+      std::move(values.begin() + static_cast<std::ptrdiff_t>(i * width),
+                values.begin() + static_cast<std::ptrdiff_t>((i + 1) * width),
+                ordered.begin() + static_cast<std::ptrdiff_t>(places[i] * width));
+    values = std::move(ordered);
+  };
+  restore(result.samples, 1);
+  restore(result.digests, 1);
+  restore(result.logits, static_cast<std::size_t>(config_.vocab_size));
 }
 
 void Model::join(std::unique_ptr<ExpertExchange> exchange, RankView view) {
@@ -417,8 +504,8 @@ bool Model::runs_last_layer(int logit_rows) const {
 // All of a step's ops, the last of which may still run.
 void Model::compute(const StepBatch& batch, const std::function<void(int)>& on_layer, StepResult& result) {
   Workspace& work = *work_;
-  const int rows = work.rows.rows();
-  const int logit_rows = work.logit_rows.rows();
+  const int rows = work.rows.all.rows();
+  const int logit_rows = work.logit_rows.all.rows();
   const int layer_count = static_cast<int>(config_.layer_count);
   const int vocab = static_cast<int>(config_.vocab_size);
   const float eps = static_cast<float>(config_.norm_eps);
@@ -428,17 +515,18 @@ void Model::compute(const StepBatch& batch, const std::function<void(int)>& on_l
   result.digests.resize(batch.digests ? batch.logit_rows.size() : 0);
   result.logits.resize(batch.logits ? batch.logit_rows.size() * static_cast<std::size_t>(vocab) : 0);
 
-  backend_->begin_step({.rows = &work.rows,
+  backend_->begin_step({.rows = &work.rows.all,
                         .logit_rows = logit_rows,
                         .digests = batch.digests,
                         .logits = batch.logits,
-                        .reports_layers = static_cast<bool>(on_layer)});
-  backend_->embed(*weights_.embedding, batch.tokens, work.x);
+                        .reports_layers = static_cast<bool>(on_layer),
+                        .expands = !work.rows.expanded.runs.empty()});
+  backend_->embed(*weights_.embedding, work.tokens, work.x);
   for (int index = 0; index < layer_count; ++index) {
     const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(index)];
     backend_->rms_norm(rows, work.x, index > 0 ? work.delta : View{}, *layer.input_norm, eps, work.h);
     backend_->linear(rows, work.h, *layer.compress, compressed);
-    backend_->store_latents(work.rows, compressed, *layer.kv_norm, kLatentNormEps, *rope_, *cache_, index);
+    backend_->store_latents(work.rows.all, compressed, *layer.kv_norm, kLatentNormEps, *rope_, *cache_, index);
     if (on_layer) backend_->when_done([&on_layer, index] { on_layer(index); });
 
     const bool last = index + 1 == layer_count;
@@ -447,11 +535,13 @@ void Model::compute(const StepBatch& batch, const std::function<void(int)>& on_l
       if (runs_last_layer(0)) run_feed_forward(layer, index, 0, result);
       break;
     }
-    if (last && logit_rows < rows) keep_logit_rows(batch, layer);
-    const RowSet& row_set = last ? work.logit_rows : work.rows;
-    run_attention(layer, index, row_set);
-    backend_->rms_norm(row_set.rows(), work.x, work.delta, *layer.post_norm, eps, work.h);
-    run_feed_forward(layer, index, row_set.rows(), result);
+    // Where all rows have logits, they are in the same order.
+    const bool fewer = last && logit_rows < rows;
+    if (fewer) keep_logit_rows(layer);
+    const PlannedRows& planned = fewer ? work.logit_rows : work.rows;
+    run_attention(layer, index, planned);
+    backend_->rms_norm(planned.all.rows(), work.x, work.delta, *layer.post_norm, eps, work.h);
+    run_feed_forward(layer, index, planned.all.rows(), result);
   }
   if (logit_rows > 0) {
     const View logits{work.logits.get(), 0, vocab};
@@ -459,32 +549,32 @@ void Model::compute(const StepBatch& batch, const std::function<void(int)>& on_l
     backend_->linear(logit_rows, work.h, *weights_.head, logits);
     if (batch.digests) backend_->digest_rows(logit_rows, logits, vocab, result.digests);
     if (batch.logits) backend_->read_rows(logit_rows, logits, vocab, result.logits);
-    backend_->sample(logits, vocab, work.logit_rows.positions, batch.sampling, result.samples);
+    backend_->sample(logits, vocab, work.logit_rows.all.positions, work.sampling, result.samples);
   }
 }
 
 // Before the last layer's attention: only rows whose logits are wanted go on. Their bits do not depend on the rows
 // beside them.
-void Model::keep_logit_rows(const StepBatch& batch, const LayerWeights& last) {
+void Model::keep_logit_rows(const LayerWeights& last) {
   Workspace& work = *work_;
   const int width = static_cast<int>(config_.hidden_size);
   const View kept{work.kept.get(), 0, config_.hidden_size};
-  backend_->gather(batch.logit_rows, work.x, width, kept);
+  backend_->gather(work.logit_indices, work.x, width, kept);
   work.x = kept;
-  backend_->gather(batch.logit_rows, work.h, width, work.delta);  // delta is free: the input norm has added it to x
+  backend_->gather(work.logit_indices, work.h, width, work.delta);  // delta is free: the input norm has added it to x
   std::swap(work.h, work.delta);
   if (config_.query_rank == 0) return;
   const View compressed{work.compressed.get(), 0, config_.latent_width() + config_.query_rank};
-  backend_->linear(work.logit_rows.rows(), work.h, *last.compress, compressed);
+  backend_->linear(work.logit_rows.all.rows(), work.h, *last.compress, compressed);
 }
 
 // delta = attention of the rows, from h and from the compressed queries that lie behind the latents.
-void Model::run_attention(const LayerWeights& layer, int index, const RowSet& row_set) {
+void Model::run_attention(const LayerWeights& layer, int index, const PlannedRows& planned) {
   Workspace& work = *work_;
-  const int rows = row_set.rows();
+  const int rows = planned.all.rows(), expanded = planned.expanded.rows();
+  const RowSet& absorbed_rows = planned.absorbed();
+  const float scale = static_cast<float>(rope_plan_.softmax_scale);
   const View queries{work.queries.get(), 0, config_.head_count * config_.query_key_dim()};
-  const View absorbed{work.absorbed.get(), 0, config_.head_count * config_.latent_width()};
-  const View contexts{work.contexts.get(), 0, config_.head_count * config_.kv_rank};
   const View values{work.values.get(), 0, config_.head_count * config_.value_dim};
   if (config_.query_rank > 0) {
     const View compressed{work.compressed.get(), config_.latent_width(), config_.latent_width() + config_.query_rank};
@@ -493,9 +583,16 @@ void Model::run_attention(const LayerWeights& layer, int index, const RowSet& ro
   } else {
     backend_->linear(rows, work.h, *layer.query, queries);
   }
-  backend_->absorb_queries(row_set, shape_, queries, *layer.uk, *rope_, absorbed);
-  backend_->attend(row_set, shape_, absorbed, static_cast<float>(rope_plan_.softmax_scale), *cache_, index, contexts);
-  backend_->head_linear(rows, contexts, *layer.uv, values);
+  if (expanded > 0)
+    backend_->attend_expanded(planned.expanded, shape_, queries, *layer.ukv, *rope_, scale, *cache_, index, values);
+  if (absorbed_rows.rows() > 0) {
+    const View absorbed{work.absorbed.get(), 0, config_.head_count * config_.latent_width()};
+    const View contexts{work.contexts.get(), 0, config_.head_count * config_.kv_rank};
+    const auto from = [&](View view) { return View{view.memory, view.offset + expanded * view.stride, view.stride}; };
+    backend_->absorb_queries(absorbed_rows, shape_, from(queries), *layer.uk, *rope_, absorbed);
+    backend_->attend(absorbed_rows, shape_, absorbed, scale, *cache_, index, contexts);
+    backend_->head_linear(absorbed_rows.rows(), contexts, *layer.uv, from(values));
+  }
   backend_->linear(rows, values, *layer.output, work.delta);
 }
 

@@ -32,8 +32,8 @@ struct StepBatch {
   std::span<const std::uint32_t> row_counts;  // rows of each sequence
   std::span<const std::uint32_t>
       start_positions;  // absolute position of each sequence's first row; earlier latents are in its blocks
-  std::span<const std::uint32_t>
-      prompt_lengths;  // P of each sequence; unused while every row is computed in the absorbed form
+  std::span<const std::uint32_t> prompt_lengths;    // P of each sequence: rows before P-1 are prompt rows, which a
+                                                    // backend may compute in another form
   std::span<const std::uint32_t> block_table;       // block ids of all sequences, concatenated
   std::span<const std::uint32_t> block_offsets;     // [sequences + 1] into block_table
   std::span<const std::uint32_t> logit_rows;        // rows of this call whose logits are wanted, ascending
@@ -57,11 +57,16 @@ class Model {
   // others.
   Model(const std::filesystem::path& dir, std::unique_ptr<Backend> backend, KvDtype kv_dtype, std::int64_t kv_blocks,
         int threads, const LoadProgress& progress, std::optional<RankPlan> plan = {});
+  // For benches: random weights.
+  Model(const ModelConfig& config, std::unique_ptr<Backend> backend, KvDtype kv_dtype, std::int64_t kv_blocks,
+        int threads);
   ~Model();
 
   const ModelConfig& config() const { return config_; }
   const ModelInfo& info() const { return info_; }
   const KvLayout& kv_layout() const { return kv_layout_; }
+  // Rows before P-1 are computed in another form than those from P-1 on.
+  bool expands_prompts() const { return expands_prompts_; }
 
   // Computes the batch: writes the latents of all its rows to their blocks, and the logits of the logit rows.
   // on_layer(layer), unless empty, is called when a layer's latents of all rows are in the cache, while later ops may
@@ -106,8 +111,13 @@ class Model {
   void copy_block(std::uint32_t from, std::uint32_t to);
 
  private:
+  struct PlannedRows;
   struct Workspace;
+  // Makes the weights, once the backend has taken the model.
+  using MakeWeights = std::function<ModelWeights(const ModelConfig&, Backend&, const RankPlan*)>;
 
+  Model(const ModelConfig& config, std::unique_ptr<Backend> backend, KvDtype kv_dtype, std::int64_t kv_blocks,
+        const MakeWeights& make_weights, std::optional<RankPlan> plan);
   void measure();
   void check_batch(const StepBatch& batch);
   void check_rows(int layer, std::uint32_t block, int first_row, int row_count, std::size_t bytes) const;
@@ -115,14 +125,16 @@ class Model {
   void begin_ranks(int rows, int logit_rows);
   void leave_failed();
   void compute(const StepBatch& batch, const std::function<void(int)>& on_layer, StepResult& result);
-  void run_attention(const LayerWeights& layer, int index, const RowSet& rows);
+  void run_attention(const LayerWeights& layer, int index, const PlannedRows& rows);
+  void restore_order(StepResult& result) const;
   void run_feed_forward(const LayerWeights& layer, int index, int rows, StepResult& result);
   bool runs_last_layer(int logit_rows) const;
-  void keep_logit_rows(const StepBatch& batch, const LayerWeights& last);
+  void keep_logit_rows(const LayerWeights& last);
 
   ModelConfig config_;
   RopePlan rope_plan_;
   MlaShape shape_{};
+  bool expands_prompts_ = false;
   KvLayout kv_layout_{};
   ModelInfo info_;
   std::unique_ptr<Backend> backend_;

@@ -61,6 +61,7 @@ class TimedBackend final : public Backend {
   std::unique_ptr<RopeAngles> make_rope(std::span<const double> f, int p, double a) override {
     return inner_->make_rope(f, p, a);
   }
+  bool expands_prompts(const MlaShape& s) const override { return inner_->expands_prompts(s); }
   std::unique_ptr<KvCache> make_kv_cache(const KvLayout& l) override { return inner_->make_kv_cache(l); }
 
   void embed(const Embedding& e, std::span<const std::uint32_t> t, View y) override {
@@ -86,6 +87,10 @@ class TimedBackend final : public Backend {
   void attend(const RowSet& rows, const MlaShape& s, View a, float scale, const KvCache& cache, int layer,
               View u) override {
     time("attend", [&] { inner_->attend(rows, s, a, scale, cache, layer, u); });
+  }
+  void attend_expanded(const RowSet& rows, const MlaShape& s, View q, const Matrix& ukv, const RopeAngles& rope,
+                       float scale, const KvCache& cache, int layer, View values) override {
+    time("attend_expanded", [&] { inner_->attend_expanded(rows, s, q, ukv, rope, scale, cache, layer, values); });
   }
   void mlp(int rows, View x, const Mlp& w, View y) override {
     time("mlp", [&] { inner_->mlp(rows, x, w, y); });

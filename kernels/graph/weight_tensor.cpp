@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <random>
 
 #include "base/bfloat16.h"
 #include "base/float8.h"
@@ -44,6 +45,30 @@ bool all_finite(const float* values, std::int64_t count) {
   return finite;
 }
 
+// Pieces of one table of random numbers, each from a place that the seed says: billions of weights in seconds.
+void random_row(std::uint64_t seed, float mean, std::int64_t columns, float* out) {
+  constexpr std::size_t kNumbers = 1 << 16;
+  constexpr std::int64_t kPiece = 512;
+  static const std::vector<float> table = [] {
+    std::vector<float> numbers(kNumbers + kPiece);
+    std::mt19937 engine(1);
+    // A sum of twelve: about normal, and the same on every machine, which std::normal_distribution is not.
+    for (float& number : numbers) {
+      double sum = -6;
+      for (int i = 0; i < 12; ++i) sum += static_cast<double>(engine()) / 4294967296.0;
+      number = static_cast<float>(0.02 * sum);
+    }
+    return numbers;
+  }();
+  for (std::int64_t first = 0; first < columns; first += kPiece) {
+    std::uint64_t mixed = (seed ^ seed >> 29) * 0xBF58476D1CE4E5B9u + static_cast<std::uint64_t>(first);
+    mixed = (mixed ^ mixed >> 32) * 0x94D049BB133111EBu;
+    const float* from = table.data() + (mixed >> 40) % kNumbers;
+    const std::int64_t count = std::min(kPiece, columns - first);
+    for (std::int64_t i = 0; i < count; ++i) out[first + i] = mean + from[i];
+  }
+}
+
 }  // namespace
 
 WeightTensor::WeightTensor(const Tensor& tensor, const Tensor* scale) : tensor_(&tensor), scale_(scale) {
@@ -64,7 +89,20 @@ WeightTensor::WeightTensor(const Tensor& tensor, const Tensor* scale) : tensor_(
   }
 }
 
+WeightTensor WeightTensor::random(const std::vector<std::int64_t>& shape, std::uint64_t seed) {
+  WeightTensor tensor;
+  tensor.rows_ = shape.size() == 2 ? shape[0] : 1;
+  tensor.columns_ = shape.back();
+  tensor.random_mean_ = shape.size() == 2 ? 0 : 1;
+  tensor.random_seed_ = seed;
+  return tensor;
+}
+
 void WeightTensor::read_row(std::int64_t row, float* out) const {
+  if (tensor_ == nullptr) {
+    random_row(random_seed_ + static_cast<std::uint64_t>(row) * 0x9E3779B97F4A7C15u, random_mean_, columns_, out);
+    return;
+  }
   const std::int64_t first = row * columns_;
   const std::byte* data = tensor_->data.data();
   switch (tensor_->dtype) {
@@ -111,6 +149,7 @@ void WeightTensor::refuse_row(std::int64_t row) const {
 }
 
 std::uint64_t WeightTensor::bytes() const {
+  if (tensor_ == nullptr) return static_cast<std::uint64_t>(rows_ * columns_) * sizeof(bfloat16_bits);
   return tensor_->data.size() + (scale_ != nullptr ? scale_->data.size() : 0);
 }
 

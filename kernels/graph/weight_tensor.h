@@ -1,7 +1,8 @@
-// One tensor of a checkpoint, read row by row as float32.
+// One tensor of a checkpoint, or a random one, read row by row as float32.
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "graph/safetensors.h"
 
@@ -16,6 +17,8 @@ class WeightTensor {
   // scale: null except for F8_E4M3. Throws Error(checkpoint) where dtype or the scale's shape is wrong. shape: [rows,
   // columns] or [columns].
   WeightTensor(const Tensor& tensor, const Tensor* scale);
+  // No checkpoint's: normal numbers of deviation 0.02, around 1 in a vector (a norm's weights). The same for a seed.
+  static WeightTensor random(const std::vector<std::int64_t>& shape, std::uint64_t seed);
 
   std::int64_t rows() const { return rows_; }
   std::int64_t columns() const { return columns_; }
@@ -34,6 +37,8 @@ class WeightTensor {
   const Tensor* scale_ = nullptr;
   std::int64_t rows_ = 0;
   std::int64_t columns_ = 0;
+  float random_mean_ = 0;
+  std::uint64_t random_seed_ = 0;
 };
 
 }  // namespace pelagic

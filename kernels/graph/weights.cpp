@@ -7,19 +7,22 @@
 #include <thread>
 #include <unordered_set>
 
+#include "base/xxh64.h"
 #include "graph/error.h"
 #include "graph/weight_tensor.h"
 
 namespace pelagic {
 namespace {
 
-// Takes tensors out of a checkpoint by name and expected shape, and remembers which were taken.
+// Takes tensors out of a checkpoint by name and expected shape, and remembers which were taken. Without a checkpoint:
+// random ones.
 class TensorSource {
  public:
-  explicit TensorSource(const Checkpoint& checkpoint) : checkpoint_(checkpoint) {}
+  explicit TensorSource(const Checkpoint* checkpoint) : checkpoint_(checkpoint) {}
 
   WeightTensor take(const std::string& name, const std::vector<std::int64_t>& shape) {
-    const Tensor* tensor = checkpoint_.find(name);
+    if (checkpoint_ == nullptr) return WeightTensor::random(shape, xxh64(name.data(), name.size()));
+    const Tensor* tensor = checkpoint_->find(name);
     if (tensor == nullptr)
       throw Error(ErrorCode::checkpoint, name + " is missing from the checkpoint: config.json asks for it");
     if (tensor->shape != shape) {
@@ -27,14 +30,15 @@ class TensorSource {
                                              ", config.json implies " + shape_text(shape));
     }
     taken_.insert(tensor);
-    const Tensor* scale = tensor->dtype == DType::f8_e4m3 ? checkpoint_.find(name + "_scale_inv") : nullptr;
+    const Tensor* scale = tensor->dtype == DType::f8_e4m3 ? checkpoint_->find(name + "_scale_inv") : nullptr;
     if (scale != nullptr) taken_.insert(scale);
     return WeightTensor(*tensor, scale);
   }
 
   // A tensor that the config does not describe could change the result (a bias, another expert), so it is an error.
   void refuse_leftovers(const ModelConfig& config) const {
-    for (const Tensor* tensor : checkpoint_.tensors()) {
+    if (checkpoint_ == nullptr) return;
+    for (const Tensor* tensor : checkpoint_->tensors()) {
       if (taken_.contains(tensor) || may_be_ignored(tensor->name, config)) continue;
       throw Error(ErrorCode::checkpoint,
                   tensor->file + ": " + tensor->name + " is unexpected: config.json describes no such tensor");
@@ -55,7 +59,7 @@ class TensorSource {
     return parsed.ec == std::errc() && layer >= config.layer_count;
   }
 
-  const Checkpoint& checkpoint_;
+  const Checkpoint* checkpoint_;
   std::unordered_set<const Tensor*> taken_;
 };
 
@@ -114,7 +118,8 @@ class LoadJobs {
 // Describes the packing of every tensor of a model; nothing is read before LoadJobs::run.
 class Loader {
  public:
-  Loader(const ModelConfig& config, const Checkpoint& checkpoint, Backend& backend, const RankPlan* plan)
+  // checkpoint: null for random weights.
+  Loader(const ModelConfig& config, const Checkpoint* checkpoint, Backend& backend, const RankPlan* plan)
       : config_(config), source_(checkpoint), backend_(backend), plan_(plan) {}
 
   ModelWeights load(int threads, const LoadProgress& progress) {
@@ -226,6 +231,8 @@ class Loader {
       out.uv = backend_.make_head_matrices(heads, band - nope, rank, [&](int head, int row, float* to) {
         kv_b.read_row(static_cast<std::int64_t>(head) * band + nope + row, to);
       });
+      if (backend_.expands_prompts(mla_shape(config_)))
+        out.ukv = backend_.make_matrix(heads * band, rank, [&](int row, float* to) { kv_b.read_row(row, to); });
     });
   }
 
@@ -299,7 +306,11 @@ class Loader {
 
 ModelWeights load_weights(const ModelConfig& config, const Checkpoint& checkpoint, Backend& backend, int threads,
                           const LoadProgress& progress, const RankPlan* plan) {
-  return Loader(config, checkpoint, backend, plan).load(threads, progress);
+  return Loader(config, &checkpoint, backend, plan).load(threads, progress);
+}
+
+ModelWeights random_weights(const ModelConfig& config, Backend& backend, int threads) {
+  return Loader(config, nullptr, backend, nullptr).load(threads, {});
 }
 
 }  // namespace pelagic

@@ -13,6 +13,14 @@
 
 namespace pelagic {
 
+inline MlaShape mla_shape(const ModelConfig& config) {
+  return {.heads = static_cast<int>(config.head_count),
+          .nope_dim = static_cast<int>(config.nope_dim),
+          .rope_dim = static_cast<int>(config.rope_dim),
+          .value_dim = static_cast<int>(config.value_dim),
+          .kv_rank = static_cast<int>(config.kv_rank)};
+}
+
 struct LayerWeights {
   std::unique_ptr<Vector> input_norm;
   std::unique_ptr<Vector> post_norm;
@@ -23,6 +31,7 @@ struct LayerWeights {
   std::unique_ptr<Matrix> query;     // W_UQ [H (dn + dr), query_rank], or W_Q [H (dn + dr), D]
   std::unique_ptr<HeadMatrices> uk;  // by head: n = kv_rank, k = dn
   std::unique_ptr<HeadMatrices> uv;  // by head: n = dv, k = kv_rank
+  std::unique_ptr<Matrix> ukv;       // kv_b_proj, where the backend expands prompts; else null
   std::unique_ptr<Matrix> output;    // W_O [D, H dv]
   std::unique_ptr<Mlp> mlp;          // a dense layer's MLP; an MoE layer's shared experts, or null
 
@@ -61,5 +70,8 @@ using LoadProgress = std::function<void(std::uint64_t bytes_done, std::uint64_t 
 // unexpected, of another shape or dtype than the config says, FP8 without its scales, or holding a NaN or infinity.
 ModelWeights load_weights(const ModelConfig& config, const Checkpoint& checkpoint, Backend& backend, int threads,
                           const LoadProgress& progress, const RankPlan* plan = nullptr);
+
+// Random ones of the config's shapes, for benches.
+ModelWeights random_weights(const ModelConfig& config, Backend& backend, int threads);
 
 }  // namespace pelagic

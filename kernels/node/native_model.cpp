@@ -93,6 +93,7 @@ Napi::Object describe(Napi::Env env, const Model& model, bool cuda, const std::s
   number("activeWeightBytes", static_cast<double>(model.info().active_weight_bytes));
   number("gemmFlopsPerRow", model.info().gemm_flops_per_row);
   number("attentionFlopsPerPair", model.info().attention_flops_per_pair);
+  out.Set("expandsPrompts", Napi::Boolean::New(env, model.expands_prompts()));
   out.Set("backend", Napi::String::New(env, cuda ? "cuda" : "cpu"));
   out.Set("isa", Napi::String::New(env, isa));
   number("threads", threads);

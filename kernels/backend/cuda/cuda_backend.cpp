@@ -31,6 +31,7 @@
 #include "ops/gemm/gemm_cuda.h"
 #include "ops/grouped_gemm/grouped_gemm_cuda.h"
 #include "ops/mla_attention/mla_decode_cuda.h"
+#include "ops/mla_attention/mla_prefill_cuda.h"
 #include "ops/moe/moe_cuda.h"
 #include "ops/quantize/quantize_cuda.h"
 #include "ops/rms_norm/rms_norm_cuda.h"
@@ -44,7 +45,9 @@ namespace {
 // MLA decode takes up to so many query rows of a sequence at once: longer runs are cut into groups.
 constexpr int kGroupRows = 4;
 // Pieces of attention work at once; 131 KB of partial sums each. A step with more goes through them in parts.
-constexpr int kMostPieces = 2048;
+constexpr int kMostPieces = 4096;
+// Keys expanded at once, though a run's all are: bounds the memory for them.
+constexpr int kMostExpandedKeys = 1 << 16;
 // MoE layers in a step, and experts in a layer, at most: room for their counts.
 constexpr int kMostMoeCalls = 256;
 constexpr int kMostExperts = 256;
@@ -55,11 +58,13 @@ constexpr std::size_t kMostGraphs = 64;
 constexpr std::size_t kUploadBytes = std::size_t{16} << 20;
 
 // The words that kernels set to 1 when an index they were given cannot be right.
-constexpr int kErrorWords = 32;
+constexpr int kErrorWords = 48;
 constexpr int kEmbeddingErrorsAt = 0;
 constexpr int kRopeErrorsAt = 8;
 constexpr int kDecodeErrorsAt = 16;
 constexpr int kMoeErrorsAt = 24;
+constexpr int kPrefillErrorsAt = 32;
+constexpr int kGatherErrorsAt = 40;
 
 void* address(View view) {
   const auto& activations = static_cast<const CudaActivations&>(*view.memory);
@@ -104,17 +109,33 @@ decltype(auto) guarded(const char* what, const Fn& fn) {
   }
 }
 
-// A RowSet on the card, for one step.
-struct DeviceRows {
-  const std::int32_t* positions;      // [rows]
-  const std::int32_t* row_groups;     // [rows]
-  const std::int32_t* block_table;    // [groups, max_blocks]
-  const std::int32_t* group_offsets;  // [groups + 1]: a group's rows
-  const std::int32_t* lengths;        // [groups]: keys that its last row sees
-  int max_blocks;
+// Groups of up to kGroupRows rows of a run: what MLA decode calls sequences.
+struct RowGroups {
+  const std::int32_t* block_table;  // [groups, max_blocks]
+  const std::int32_t* row_offsets;  // [groups + 1]
+  const std::int32_t* lengths;      // [groups]: keys that its last row sees
   std::vector<std::int32_t> host_offsets;
   std::vector<std::int32_t> host_lengths;
   int groups() const { return static_cast<int>(host_lengths.size()); }
+};
+
+// Runs whose keys are expanded at once.
+struct ExpandedRuns {
+  int first_run, runs;
+  int first_row, rows;
+  int keys;
+  const std::int32_t* row_offsets;  // [runs + 1], from 0 on
+  const std::int32_t* key_offsets;  // [runs + 1]
+};
+
+// A RowSet on the card, for one step.
+struct DeviceRows {
+  const std::int32_t* positions;    // [rows]
+  const std::int32_t* row_runs;     // [rows]
+  const std::int32_t* block_table;  // [runs, max_blocks]
+  int max_blocks;
+  std::optional<RowGroups> groups;     // once attend() has asked
+  std::vector<ExpandedRuns> expanded;  // once attend_expanded() has
 };
 
 // Rows in e4m3: [rows, columns], and a scale for each row and 128 columns: [ceil(columns / 128), ld_scales].
@@ -283,6 +304,7 @@ class CudaBackend final : public Backend {
   }
 
   std::unique_ptr<KvCache> make_kv_cache(const KvLayout& layout) override {
+    tune_gemms();
     auto cache = std::make_unique<CudaKvCache>(layout);
     check(cudaMemset(cache->memory.get(), 0, cache->memory.bytes()), "cudaMemset");
     check(cudaDeviceSynchronize(), "loading");  // whatever thread sent what
@@ -363,9 +385,9 @@ class CudaBackend final : public Backend {
                                  .ld_compressed = compressed.stride,
                                  .weight = values(norm),
                                  .row_positions = device.positions,
-                                 .row_sequences = device.row_groups,
+                                 .row_sequences = device.row_runs,
                                  .block_table = device.block_table,
-                                 .sequences = device.groups(),
+                                 .sequences = static_cast<int>(rows.runs.size()),
                                  .max_blocks = device.max_blocks,
                                  .cache = kv.layer(layer),
                                  .cache_blocks = kv.layout.blocks,
@@ -399,16 +421,18 @@ class CudaBackend final : public Backend {
   void attend(const RowSet& rows, const MlaShape& shape, View absorbed, float scale, const KvCache& cache, int layer,
               View u) override {
     const auto& kv = static_cast<const CudaKvCache&>(cache);
-    const DeviceRows& device = device_rows(rows);
+    DeviceRows& device = device_rows(rows);
+    if (!device.groups) device.groups = row_groups(rows, device);
+    const RowGroups& groups = *device.groups;
     const auto pieces_of = [&](int group) {
       const auto g = static_cast<std::size_t>(group);
-      return mla_decode_pieces(device.host_offsets[g + 1] - device.host_offsets[g], shape.heads, device.host_lengths[g],
-                               kMlaDecodeCutTokens);
+      return mla_decode_pieces(groups.host_offsets[g + 1] - groups.host_offsets[g], shape.heads, groups.host_lengths[g],
+                               mla_decode_cut_tokens(shape.heads));
     };
-    for (int first = 0; first < device.groups();) {
+    for (int first = 0; first < groups.groups();) {
       int pieces = pieces_of(first);
       int end = first + 1;
-      for (; end < device.groups() && pieces + pieces_of(end) <= kMostPieces; ++end) pieces += pieces_of(end);
+      for (; end < groups.groups() && pieces + pieces_of(end) <= kMostPieces; ++end) pieces += pieces_of(end);
       const int capacity = piece_capacity(pieces);
       reserve(attention_workspace_, mla_decode_workspace_bytes(capacity));
       const MlaDecodeProblem problem = {
@@ -417,26 +441,101 @@ class CudaBackend final : public Backend {
           .sequences = end - first,
           .max_blocks = device.max_blocks,
           .cache_blocks = kv.layout.blocks,
-          .cut_tokens = kMlaDecodeCutTokens,
+          .cut_tokens = mla_decode_cut_tokens(shape.heads),
           .piece_capacity = capacity,
           .scale = scale,
           .q = address(absorbed),
           .cache = kv.layer(layer),
-          .block_table = device.block_table + static_cast<std::int64_t>(first) * device.max_blocks,
-          .row_offsets = device.group_offsets + first,
-          .lengths = device.lengths + first,
+          .block_table = groups.block_table + static_cast<std::int64_t>(first) * device.max_blocks,
+          .row_offsets = groups.row_offsets + first,
+          .lengths = groups.lengths + first,
           .out = written(u),
           .workspace = attention_workspace_.get(),
           .errors = errors(kDecodeErrorsAt)};
       // One list of pieces serves all layers of a step that goes through in one part.
-      const bool listed = first == 0 && end == device.groups() && scheduled_ == &device;
-      scheduled_ = first == 0 && end == device.groups() ? &device : nullptr;
+      const bool listed = first == 0 && end == groups.groups() && scheduled_ == &device;
+      scheduled_ = first == 0 && end == groups.groups() ? &device : nullptr;
       launch("MLA decode", [&] {
         const MlaDecodePlan plan = guarded("MLA decode", [&] { return make_mla_decode_plan(problem); });
         const cudaError_t error = listed ? cudaSuccess : launch_mla_decode_schedule(plan, stream_);
         return error == cudaSuccess ? launch_mla_decode(plan, stream_) : error;
       });
       first = end;
+    }
+  }
+
+  bool expands_prompts(const MlaShape& shape) const override {
+    return shape.nope_dim == kMlaPrefillNope && shape.rope_dim == kMlaPrefillRope &&
+           shape.value_dim == kMlaPrefillValue && shape.kv_rank == kLatentCudaColumns;
+  }
+
+  void attend_expanded(const RowSet& rows, const MlaShape& shape, View q, const Matrix& ukv, const RopeAngles& rope,
+                       float scale, const KvCache& cache, int layer, View values) override {
+    const auto& kv = static_cast<const CudaKvCache&>(cache);
+    const auto& weights = static_cast<const CudaMatrix&>(ukv);
+    DeviceRows& device = device_rows(rows);
+    if (device.expanded.empty()) plan_expanded(rows, device);
+    bfloat16_bits* queries = static_cast<bfloat16_bits*>(written(q));
+    bfloat16_bits* out = static_cast<bfloat16_bits*>(written(values));
+    launch("rope", [&] {
+      return rope_cuda({.rows = rows.rows(),
+                        .heads = shape.heads,
+                        .table = static_cast<const CudaRopeAngles&>(rope).table(),
+                        .row_positions = device.positions,
+                        .x = queries + shape.nope_dim,
+                        .x_row_stride = q.stride,
+                        .x_head_stride = kMlaPrefillQuery,
+                        .y = queries + shape.nope_dim,
+                        .y_row_stride = q.stride,
+                        .y_head_stride = kMlaPrefillQuery,
+                        .errors = errors(kRopeErrorsAt)},
+                       stream_);
+    });
+    for (const ExpandedRuns& part : device.expanded) {
+      reserve(key_latents_, elements(part.keys, kLatentCudaColumns) * 2);
+      reserve(key_rope_, elements(part.keys, kRopeCudaColumns) * 2);
+      reserve(expanded_keys_, elements(part.keys, weights.n) * 2);
+      launch("the gathering of latents", [&] {
+        return gather_latents_cuda(
+            {.keys = part.keys,
+             .runs = part.runs,
+             .max_blocks = device.max_blocks,
+             .cache_blocks = kv.layout.blocks,
+             .key_offsets = part.key_offsets,
+             .block_table = device.block_table + static_cast<std::int64_t>(part.first_run) * device.max_blocks,
+             .cache = kv.layer(layer),
+             .latents = key_latents_.get(),
+             .rope = key_rope_.get(),
+             .error = errors(kGatherErrorsAt)},
+            stream_);
+      });
+      for (int first = 0; first < part.keys; first += kMostExpandedKeys) {
+        run_gemm({weights.n, weights.k, 1, RowType::bfloat16},
+                 {.rows = std::min(kMostExpandedKeys, part.keys - first),
+                  .x = key_latents_.get<bfloat16_bits>() + elements(first, kLatentCudaColumns),
+                  .ldx = kLatentCudaColumns,
+                  .w = weights.memory.get(),
+                  .y = expanded_keys_.get<bfloat16_bits>() + elements(first, weights.n),
+                  .ldy = weights.n});
+      }
+      launch("MLA prefill", [&] {
+        return launch_mla_prefill(guarded("MLA prefill",
+                                          [&] {
+                                            return make_mla_prefill_plan({.rows = part.rows,
+                                                                          .keys = part.keys,
+                                                                          .heads = shape.heads,
+                                                                          .sequences = part.runs,
+                                                                          .scale = scale,
+                                                                          .q = queries + part.first_row * q.stride,
+                                                                          .kv = expanded_keys_.get(),
+                                                                          .k_rope = key_rope_.get(),
+                                                                          .row_offsets = part.row_offsets,
+                                                                          .key_offsets = part.key_offsets,
+                                                                          .out = out + part.first_row * values.stride,
+                                                                          .errors = errors(kPrefillErrorsAt)});
+                                          }),
+                                  stream_);
+      });
     }
   }
 
@@ -609,12 +708,13 @@ class CudaBackend final : public Backend {
   void begin_step(const StepShape& step) override {
     mode_ = Mode::direct;
     const RowSet& rows = *step.rows;
-    if (step.reports_layers || step.logit_rows != rows.rows() || rows.rows() > kMostGraphRows || !is_decode(rows))
+    if (step.reports_layers || step.expands || step.logit_rows != rows.rows() || rows.rows() > kMostGraphRows ||
+        !is_decode(rows))
       return;
     int blocks = 1, pieces = 0;
     for (const RowRun& run : rows.runs) {
       blocks = std::max(blocks, run.first_position / kBlockRows + 1);
-      pieces += mla_decode_pieces(1, heads_, run.first_position + 1, kMlaDecodeCutTokens);
+      pieces += mla_decode_pieces(1, heads_, run.first_position + 1, mla_decode_cut_tokens(heads_));
     }
     if (pieces > kMostPieces) return;
     graph_key_ = {rows.rows(), table_columns(blocks), piece_capacity(pieces),
@@ -785,7 +885,7 @@ class CudaBackend final : public Backend {
     return static_cast<int>(std::bit_ceil(static_cast<unsigned>(std::max(blocks, 4))));
   }
   static int piece_capacity(int pieces) {
-    return static_cast<int>(std::bit_ceil(static_cast<unsigned>(std::max(pieces, kMostPieces / 8))));
+    return static_cast<int>(std::bit_ceil(static_cast<unsigned>(std::max(pieces, kMostPieces / 16))));
   }
 
   std::int32_t* errors(int at) const { return device_errors_.get<std::int32_t>() + at; }
@@ -812,8 +912,19 @@ class CudaBackend final : public Backend {
     const std::lock_guard lock(gemm_mutex_);
     const auto found = gemms_.find(key);
     if (found != gemms_.end()) return found->second;
-    return guarded("a dense GEMM",
-                   [&]() -> GemmCuda& { return gemms_.emplace(key, GemmCuda(gemm_library_, shape)).first->second; });
+    return guarded("a dense GEMM", [&]() -> GemmCuda& {
+      GemmCuda& made = gemms_.emplace(key, GemmCuda(gemm_library_, shape)).first->second;
+      if (is_tuned_) made.tune();
+      return made;
+    });
+  }
+  // Once the weights are there: nothing else runs then.
+  void tune_gemms() {
+    const std::lock_guard lock(gemm_mutex_);
+    is_tuned_ = true;
+    guarded("a dense GEMM", [&] {
+      for (auto& [key, gemm] : gemms_) gemm.tune();
+    });
   }
   void run_gemm(const GemmCudaShape& shape, const GemmCudaCall& call) {
     if (mode_ != Mode::replay) guarded("a dense GEMM", [&] { gemm(shape).launch(call, stream_); });
@@ -1037,35 +1148,76 @@ class CudaBackend final : public Backend {
   }
 
   // The set's rows on the card. The graph's row sets stay as they are until finish(), so their addresses name them.
-  const DeviceRows& device_rows(const RowSet& rows) {
+  DeviceRows& device_rows(const RowSet& rows) {
     const auto found = device_rows_.find(&rows);
     if (found != device_rows_.end()) return found->second;
     DeviceRows out = {};
     out.max_blocks = 1;
-    for (const RowRun& run : rows.runs)
-      out.max_blocks = std::max(out.max_blocks, (run.first_position + run.rows - 1) / kBlockRows + 1);
+    for (const RowRun& run : rows.runs) out.max_blocks = std::max(out.max_blocks, blocks_of(run));
     if (is_decode(rows)) out.max_blocks = table_columns(out.max_blocks);
-    row_groups_.clear();
+    row_runs_.clear();
     block_table_.clear();
-    out.host_offsets.push_back(0);
-    for (const RowRun& run : rows.runs) {
-      const int blocks = (run.first_position + run.rows - 1) / kBlockRows + 1;
-      for (int first = 0; first < run.rows; first += kGroupRows) {
-        const int count = std::min(kGroupRows, run.rows - first);
-        row_groups_.insert(row_groups_.end(), static_cast<std::size_t>(count), out.groups());
-        out.host_offsets.push_back(out.host_offsets.back() + count);
-        out.host_lengths.push_back(run.first_position + first + count);
-        for (int block = 0; block < blocks; ++block)
-          block_table_.push_back(static_cast<std::int32_t>(run.blocks[block]));
-        block_table_.resize(block_table_.size() + static_cast<std::size_t>(out.max_blocks - blocks));
-      }
+    for (std::size_t i = 0; i < rows.runs.size(); ++i) {
+      row_runs_.insert(row_runs_.end(), static_cast<std::size_t>(rows.runs[i].rows), static_cast<std::int32_t>(i));
+      append_blocks(rows.runs[i], out.max_blocks);
     }
     out.positions = send(std::span(rows.positions));
-    out.row_groups = send(std::span<const std::int32_t>(row_groups_));
+    out.row_runs = send(std::span<const std::int32_t>(row_runs_));
     out.block_table = send(std::span<const std::int32_t>(block_table_));
-    out.group_offsets = send(std::span<const std::int32_t>(out.host_offsets));
-    out.lengths = send(std::span<const std::int32_t>(out.host_lengths));
     return device_rows_.emplace(&rows, std::move(out)).first->second;
+  }
+  static int blocks_of(const RowRun& run) { return (run.first_position + run.rows - 1) / kBlockRows + 1; }
+  // A row of the block table.
+  void append_blocks(const RowRun& run, int max_blocks) {
+    const int blocks = blocks_of(run);
+    for (int block = 0; block < blocks; ++block) block_table_.push_back(static_cast<std::int32_t>(run.blocks[block]));
+    block_table_.resize(block_table_.size() + static_cast<std::size_t>(max_blocks - blocks));
+  }
+
+  RowGroups row_groups(const RowSet& rows, const DeviceRows& device) {
+    RowGroups out = {};
+    block_table_.clear();
+    out.host_offsets.push_back(0);
+    const bool cut =
+        std::any_of(rows.runs.begin(), rows.runs.end(), [](const RowRun& r) { return r.rows > kGroupRows; });
+    for (const RowRun& run : rows.runs) {
+      for (int first = 0; first < run.rows; first += kGroupRows) {
+        const int count = std::min(kGroupRows, run.rows - first);
+        out.host_offsets.push_back(out.host_offsets.back() + count);
+        out.host_lengths.push_back(run.first_position + first + count);
+        if (cut) append_blocks(run, device.max_blocks);
+      }
+    }
+    out.block_table = cut ? send(std::span<const std::int32_t>(block_table_)) : device.block_table;
+    out.row_offsets = send(std::span<const std::int32_t>(out.host_offsets));
+    out.lengths = send(std::span<const std::int32_t>(out.host_lengths));
+    return out;
+  }
+
+  void plan_expanded(const RowSet& rows, DeviceRows& device) {
+    const auto keys_of = [&](int run) {
+      const RowRun& r = rows.runs[static_cast<std::size_t>(run)];
+      return r.first_position + r.rows;
+    };
+    const int runs = static_cast<int>(rows.runs.size());
+    for (int first = 0, row = 0; first < runs;) {
+      std::vector<std::int32_t> row_offsets = {0}, key_offsets = {0};
+      int end = first;
+      do {
+        row_offsets.push_back(row_offsets.back() + rows.runs[static_cast<std::size_t>(end)].rows);
+        key_offsets.push_back(key_offsets.back() + keys_of(end));
+        ++end;
+      } while (end < runs && key_offsets.back() + keys_of(end) <= kMostExpandedKeys);
+      device.expanded.push_back({.first_run = first,
+                                 .runs = end - first,
+                                 .first_row = row,
+                                 .rows = row_offsets.back(),
+                                 .keys = key_offsets.back(),
+                                 .row_offsets = send(std::span<const std::int32_t>(row_offsets)),
+                                 .key_offsets = send(std::span<const std::int32_t>(key_offsets))});
+      row += row_offsets.back();
+      first = end;
+    }
   }
 
   // The rows in pinned memory once the step is done; one copy for all who ask in a step.
@@ -1139,6 +1291,7 @@ class CudaBackend final : public Backend {
   cudaStream_t copy_stream_ = nullptr;
   const GemmCudaLibrary gemm_library_;
   std::mutex gemm_mutex_;  // weights are loaded by several threads
+  bool is_tuned_ = false;
   std::map<std::tuple<int, int, int, RowType>, GemmCuda> gemms_;
 
   int heads_ = 1;
@@ -1165,12 +1318,13 @@ class CudaBackend final : public Backend {
   std::vector<std::function<void()>> after_;  // what is left to do on the host when the card is done
   std::optional<Sampling> sampling_;
   PackScratch pack_scratch_;
-  std::vector<std::int32_t> row_groups_, block_table_, placement_;  // reused
+  std::vector<std::int32_t> row_runs_, block_table_, placement_;  // reused
 
   DeviceMemory device_errors_, device_counts_, gate_workspace_;
   PinnedMemory host_errors_, host_counts_, host_rows_;
   DeviceMemory device_sampling_, device_samples_;
   PinnedMemory host_sampling_, host_samples_;
+  DeviceMemory key_latents_, key_rope_, expanded_keys_;
   DeviceMemory attention_workspace_, gate_logits_, choices_, expert_in_, gate_up_, activated_, expert_out_, shared_out_;
   DeviceMemory fp8_rows_, fp8_row_scales_, expert_scales_;
 

@@ -26,7 +26,43 @@ __global__ void __launch_bounds__(kReadThreads) read_kernel(const uint4* data, s
   if (sum == 0x9E3779B9u) *sink = sum;  // almost never, but the compiler cannot know
 }
 
+// A warp for each key.
+__global__ void __launch_bounds__(kThreads) gather_latents_kernel(const GatherLatentsCudaCall c) {
+  constexpr int kBlockRows = 64, kLatentParts = 64, kRopeParts = 8;  // parts of 16 bytes
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int key = static_cast<int>(blockIdx.x) * (kThreads / 32) + static_cast<int>(threadIdx.x) / 32;
+  if (key >= c.keys) return;
+  int run = 0;  // the last that begins at or before the key
+  for (int after = c.runs; after - run > 1;) {
+    const int middle = (run + after) / 2;
+    (c.key_offsets[middle] <= key ? run : after) = middle;
+  }
+  const int position = key - c.key_offsets[run];
+  const int block = c.block_table[static_cast<std::int64_t>(run) * c.max_blocks + position / kBlockRows];
+  const bool there = block >= 0 && block < c.cache_blocks;
+  if (!there && lane == 0) *c.error = 1;
+  const uint4* from =
+      static_cast<const uint4*>(c.cache) +
+      (static_cast<std::int64_t>(there ? block : 0) * kBlockRows + position % kBlockRows) * (kLatentParts + kRopeParts);
+  uint4* latents = static_cast<uint4*>(c.latents) + static_cast<std::int64_t>(key) * kLatentParts;
+  uint4* rope = static_cast<uint4*>(c.rope) + static_cast<std::int64_t>(key) * kRopeParts;
+  const uint4 zero = {0, 0, 0, 0};
+  const uint4 first = there ? from[lane] : zero, second = there ? from[lane + 32] : zero;
+  const uint4 third = there && lane < kRopeParts ? from[kLatentParts + lane] : zero;
+  latents[lane] = first;
+  latents[lane + 32] = second;
+  if (lane < kRopeParts) rope[lane] = third;
+}
+
 }  // namespace
+
+cudaError_t gather_latents_cuda(const GatherLatentsCudaCall& call, cudaStream_t stream) {
+  if (call.keys < 0 || call.runs < 1) return cudaErrorInvalidValue;
+  if (call.keys == 0) return cudaSuccess;
+  constexpr int kKeys = kThreads / 32;
+  gather_latents_kernel<<<static_cast<unsigned>((call.keys + kKeys - 1) / kKeys), kThreads, 0, stream>>>(call);
+  return cudaGetLastError();
+}
 
 cudaError_t gather_rows_cuda(const GatherRowsCudaCall& call, cudaStream_t stream) {
   if (call.count < 0 || call.row_bytes < 16 || call.row_bytes % 16 != 0 || call.ldx_bytes % 16 != 0 ||

@@ -21,6 +21,22 @@ struct GatherRowsCudaCall {
 };
 cudaError_t gather_rows_cuda(const GatherRowsCudaCall& call, cudaStream_t stream);
 
+// Cached latents of several runs' keys side by side, latent part and rope part apart: what the expanded form's GEMM and
+// attention read.
+struct GatherLatentsCudaCall {
+  int keys;  // of all runs
+  int runs;
+  int max_blocks;
+  int cache_blocks;
+  const std::int32_t* key_offsets;  // [runs + 1], device memory as the rest
+  const std::int32_t* block_table;  // [runs, max_blocks]
+  const void* cache;                // bf16 [cache_blocks, 64, 576]
+  void* latents;                    // bf16 [keys, 512]
+  void* rope;                       // bf16 [keys, 64]
+  std::int32_t* error;              // set to 1 where a block is not in the cache; its keys are zeros
+};
+cudaError_t gather_latents_cuda(const GatherLatentsCudaCall& call, cudaStream_t stream);
+
 // Reads `bytes` (a multiple of 16) of device memory and adds something that depends on them to *sink.
 cudaError_t read_bytes_cuda(const void* data, std::size_t bytes, unsigned* sink, cudaStream_t stream);
 

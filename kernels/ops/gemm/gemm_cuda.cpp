@@ -4,8 +4,12 @@
 #include <cublasLt.h>
 #include <dlfcn.h>
 
+#include <algorithm>
+#include <array>
+#include <random>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 namespace pelagic {
 
@@ -31,10 +35,17 @@ struct GemmCudaLibrary::Functions {
 namespace {
 
 constexpr const char* kLibraryName = "libcublasLt.so.13";
-// The algorithm is the heuristic's first choice for this many rows: wide enough for prompts, not too wide for a decode
-// batch. Part of a result's definition.
+// The heuristic's first choice for this many rows defines the bits of a result.
 constexpr int kChoiceRows = 128;
 constexpr int kMostRows = 1 << 16;
+// Tuned for so many rows each, and what lies below.
+constexpr std::array kTunedRows = {8, 32, 64, 128, 256, 512, 2048, 8192};
+// While tuning: weights in as many copies as fill the L2 several times, rows and columns that are compared.
+constexpr std::size_t kTuneWeightBytes = std::size_t{256} << 20;
+constexpr std::size_t kTuneOutputBytes = std::size_t{256} << 20;
+constexpr int kMostCopies = 24;
+constexpr int kComparedRows = 256;
+constexpr int kComparedColumns = 4096;
 constexpr int kCandidates = 32;
 constexpr std::uint32_t kAlignment = 16;
 // The library's kernels ask for one word, to hand out tiles. Too little for anybody's partial sums.
@@ -50,6 +61,39 @@ void find(void* library, const char* name, F& function) {
   function = reinterpret_cast<F>(dlsym(library, name));
   if (function == nullptr) throw std::runtime_error(std::string(kLibraryName) + " has no " + name);
 }
+
+void check_cuda(cudaError_t error) {
+  if (error != cudaSuccess) throw std::runtime_error(std::string("tuning a GEMM: ") + cudaGetErrorString(error));
+}
+
+// Device memory while a GEMM is tuned.
+struct TuneMemory {
+  explicit TuneMemory(std::size_t size) : bytes(size) { check_cuda(cudaMalloc(&data, bytes)); }
+  ~TuneMemory() { cudaFree(data); }
+  TuneMemory(const TuneMemory&) = delete;
+  TuneMemory& operator=(const TuneMemory&) = delete;
+
+  // bf16 numbers between -2 and 2 of many exponents, from a table whose length divides no row's.
+  void fill_random(cudaStream_t stream) const {
+    static const std::vector<std::uint16_t> table = [] {
+      std::vector<std::uint16_t> numbers(1000003);
+      std::mt19937 engine(1);
+      for (std::uint16_t& number : numbers) {
+        const std::uint32_t random = static_cast<std::uint32_t>(engine());
+        number = static_cast<std::uint16_t>((random & 0x8000u) | (124 + random % 4) << 7 | (random >> 16 & 0x7Fu));
+      }
+      return numbers;
+    }();
+    const std::size_t table_bytes = table.size() * sizeof(std::uint16_t);
+    for (std::size_t at = 0; at < bytes; at += table_bytes)
+      check_cuda(cudaMemcpyAsync(static_cast<char*>(data) + at, table.data(), std::min(table_bytes, bytes - at),
+                                 cudaMemcpyHostToDevice, stream));
+    check_cuda(cudaStreamSynchronize(stream));
+  }
+
+  std::size_t bytes;
+  void* data = nullptr;
+};
 
 cudaDataType_t type_of(RowType type) { return type == RowType::float32 ? CUDA_R_32F : CUDA_R_16BF; }
 
@@ -131,6 +175,20 @@ struct GemmCuda::State {
     set(output, rows, static_cast<std::int64_t>(shape.batch) * shape.n, shape.n);
   }
 
+  void run(const cublasLtMatmulAlgo_t& with, const GemmCudaCall& call, cudaStream_t stream) const {
+    set(input, call.rows, call.ldx, call.x_batch);
+    set(output, call.rows, call.ldy, call.y_batch);
+    const float one = 1.0f, zero = 0.0f;
+    check(f.matmul(lt, desc, &one, call.w, weights, call.x, input, &zero, call.y, output, call.y, output, &with,
+                   workspace, kGemmCudaWorkspaceBytes, stream),
+          "cublasLtMatmul");
+  }
+  const cublasLtMatmulAlgo_t& algo_for(int rows) const {
+    if (tuned.empty()) return algo;
+    const auto found = std::lower_bound(kTunedRows.begin(), kTunedRows.end() - 1, rows);
+    return tuned[static_cast<std::size_t>(found - kTunedRows.begin())];
+  }
+
   // No sum is ever shared by blocks: no split of K, no reduction, and no room to do either in.
   // Empty, or why not.
   std::string unfit(const cublasLtMatmulAlgo_t& candidate) const {
@@ -156,32 +214,132 @@ struct GemmCuda::State {
     return "";
   }
 
-  void choose() {
+  // What the heuristic offers for so many rows and the row rule allows, best first; why the others are not among them.
+  std::vector<cublasLtMatmulAlgo_t> candidates(int rows, std::string& reasons) const {
     cublasLtMatmulPreference_t preference = nullptr;
     check(f.preference_create(&preference), "cublasLtMatmulPreferenceCreate");
-    const std::size_t workspace = 0;
-    f.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof workspace);
+    const std::size_t workspace_bytes = 0;
+    f.preference_set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes, sizeof workspace_bytes);
     for (const auto attribute :
          {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
           CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
       f.preference_set(preference, attribute, &kAlignment, sizeof kAlignment);
-    set_rows(kChoiceRows);
+    set_rows(rows);
     cublasLtMatmulHeuristicResult_t found[kCandidates];
     int count = 0;
     const cublasStatus_t status =
         f.heuristic(lt, desc, weights, input, output, output, preference, kCandidates, found, &count);
     f.preference_destroy(preference);
-    std::string reasons = "heuristic status " + std::to_string(status) + ", " + std::to_string(count) + " found";
+    reasons = "heuristic status " + std::to_string(status) + ", " + std::to_string(count) + " found";
+    std::vector<cublasLtMatmulAlgo_t> out;
     for (int i = 0; status == CUBLAS_STATUS_SUCCESS && i < count; ++i) {
       const std::string reason = unfit(found[i].algo);
       if (reason.empty()) {
-        algo = found[i].algo;
-        return;
+        out.push_back(found[i].algo);
+      } else {
+        reasons += "; " + reason;
       }
-      reasons += "; " + reason;
     }
-    throw std::runtime_error("cuBLASLt has no algorithm without shared sums for n " + std::to_string(shape.n) + ", k " +
-                             std::to_string(shape.k) + ", " + std::to_string(shape.batch) + " GEMMs (" + reasons + ")");
+    return out;
+  }
+
+  void choose() {
+    std::string reasons;
+    const std::vector<cublasLtMatmulAlgo_t> fit = candidates(kChoiceRows, reasons);
+    if (fit.empty())
+      throw std::runtime_error("cuBLASLt has no algorithm without shared sums for n " + std::to_string(shape.n) +
+                               ", k " + std::to_string(shape.k) + ", " + std::to_string(shape.batch) + " GEMMs (" +
+                               reasons + ")");
+    algo = fit.front();
+  }
+
+  // For each of kTunedRows the quickest of the candidates whose results are `algo`'s to the bit on random numbers.
+  void tune() {
+    const std::size_t out_bytes = static_cast<std::size_t>(row_type_bytes(shape.out_type));
+    const std::size_t weight_bytes = static_cast<std::size_t>(shape.batch) * static_cast<std::size_t>(shape.n) *
+                                     static_cast<std::size_t>(shape.k) * 2;
+    const std::size_t row_in = static_cast<std::size_t>(shape.batch) * static_cast<std::size_t>(shape.k) * 2;
+    const std::size_t row_out = static_cast<std::size_t>(shape.batch) * static_cast<std::size_t>(shape.n) * out_bytes;
+    const int copies = static_cast<int>(std::clamp<std::size_t>(kTuneWeightBytes / weight_bytes, 1, kMostCopies));
+    int most_rows = 0;
+    for (const int rows : kTunedRows)
+      if (static_cast<std::size_t>(rows) * row_out <= kTuneOutputBytes) most_rows = rows;
+    if (most_rows == 0) return;
+    const auto most = static_cast<std::size_t>(most_rows);
+    const TuneMemory w(static_cast<std::size_t>(copies) * weight_bytes), x(most * row_in), y(most * row_out);
+    cudaStream_t stream = nullptr;
+    check_cuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    w.fill_random(stream);
+    x.fill_random(stream);
+    cudaEvent_t begin = nullptr, end = nullptr;
+    check_cuda(cudaEventCreate(&begin));
+    check_cuda(cudaEventCreate(&end));
+    const std::size_t compared = std::min(row_out, kComparedColumns * out_bytes);
+    std::vector<char> expected, got;
+    std::vector<cublasLtMatmulAlgo_t> best;
+    for (const int rows : kTunedRows) {
+      if (rows > most_rows) {
+        best.push_back(best.back());
+        continue;
+      }
+      const auto call = [&](int copy) {
+        return GemmCudaCall{.rows = rows,
+                            .x = x.data,
+                            .ldx = static_cast<std::int64_t>(shape.batch) * shape.k,
+                            .x_batch = shape.k,
+                            .w = static_cast<const char*>(w.data) + static_cast<std::size_t>(copy) * weight_bytes,
+                            .y = y.data,
+                            .ldy = static_cast<std::int64_t>(shape.batch) * shape.n,
+                            .y_batch = shape.n};
+      };
+      // The last rows: a tile's end.
+      const int checked = std::min(rows, kComparedRows);
+      const auto results = [&](const cublasLtMatmulAlgo_t& with, std::vector<char>& out) {
+        check_cuda(cudaMemsetAsync(y.data, 0xFF, static_cast<std::size_t>(rows) * row_out, stream));
+        run(with, call(0), stream);
+        out.resize(static_cast<std::size_t>(checked) * compared);
+        check_cuda(cudaMemcpy2DAsync(
+            out.data(), compared, static_cast<const char*>(y.data) + static_cast<std::size_t>(rows - checked) * row_out,
+            row_out, compared, static_cast<std::size_t>(checked), cudaMemcpyDeviceToHost, stream));
+        check_cuda(cudaStreamSynchronize(stream));
+      };
+      // Recorded first: else the host's time to ask for them would be measured where the kernels are short.
+      const auto milliseconds = [&](const cublasLtMatmulAlgo_t& with) {
+        cudaGraph_t graph = nullptr;
+        cudaGraphExec_t runnable = nullptr;
+        check_cuda(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
+        for (int copy = 0; copy < std::max(copies, 3); ++copy) run(with, call(copy % copies), stream);
+        check_cuda(cudaStreamEndCapture(stream, &graph));
+        check_cuda(cudaGraphInstantiate(&runnable, graph, 0));
+        check_cuda(cudaGraphLaunch(runnable, stream));
+        check_cuda(cudaEventRecord(begin, stream));
+        check_cuda(cudaGraphLaunch(runnable, stream));
+        check_cuda(cudaEventRecord(end, stream));
+        check_cuda(cudaEventSynchronize(end));
+        cudaGraphExecDestroy(runnable);
+        cudaGraphDestroy(graph);
+        float time = 0;
+        check_cuda(cudaEventElapsedTime(&time, begin, end));
+        return time;
+      };
+      results(algo, expected);
+      std::string reasons;
+      best.push_back(algo);
+      float quickest = milliseconds(algo);
+      for (const cublasLtMatmulAlgo_t& candidate : candidates(rows, reasons)) {
+        results(candidate, got);
+        if (got != expected) continue;
+        const float time = milliseconds(candidate);
+        if (time < quickest) {
+          quickest = time;
+          best.back() = candidate;
+        }
+      }
+    }
+    cudaEventDestroy(begin);
+    cudaEventDestroy(end);
+    cudaStreamDestroy(stream);
+    tuned = std::move(best);
   }
 
   const GemmCudaLibrary::Functions& f;
@@ -193,6 +351,7 @@ struct GemmCuda::State {
   cublasLtMatrixLayout_t input = nullptr;
   cublasLtMatrixLayout_t output = nullptr;
   cublasLtMatmulAlgo_t algo = {};
+  std::vector<cublasLtMatmulAlgo_t> tuned;  // one for each of kTunedRows, or none
 };
 
 GemmCuda::GemmCuda(const GemmCudaLibrary& library, const GemmCudaShape& shape) : shape_(shape) {
@@ -212,13 +371,11 @@ void GemmCuda::launch(const GemmCudaCall& call, cudaStream_t stream) {
       !rows_aligned(call.y, call.ldy, row_type_bytes(shape_.out_type)) ||
       !rows_aligned(call.y, call.y_batch, row_type_bytes(shape_.out_type)))
     throw std::runtime_error("a GEMM's rows do not begin at multiples of 16 bytes");
-  State& s = *state_;
-  s.set(s.input, call.rows, call.ldx, call.x_batch);
-  s.set(s.output, call.rows, call.ldy, call.y_batch);
-  const float one = 1.0f, zero = 0.0f;
-  check(s.f.matmul(s.lt, s.desc, &one, call.w, s.weights, call.x, s.input, &zero, call.y, s.output, call.y, s.output,
-                   &s.algo, s.workspace, kGemmCudaWorkspaceBytes, stream),
-        "cublasLtMatmul");
+  state_->run(state_->algo_for(call.rows), call, stream);
+}
+
+void GemmCuda::tune() {
+  if (state_->tuned.empty()) state_->tune();
 }
 
 }  // namespace pelagic

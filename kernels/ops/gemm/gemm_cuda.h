@@ -50,7 +50,7 @@ struct GemmCudaCall {
   std::int64_t y_batch = 0;
 };
 
-// The algorithm for one (n, k, batch, type), chosen once and kept for every number of rows.
+// The algorithms for one (n, k, batch, type): all give the same bits.
 class GemmCuda {
  public:
   // Throws std::invalid_argument naming the field, or std::runtime_error when cuBLASLt has no algorithm that keeps the
@@ -61,6 +61,9 @@ class GemmCuda {
   GemmCuda& operator=(GemmCuda&&) = delete;
 
   const GemmCudaShape& shape() const { return shape_; }
+  // Looks for quicker algorithms for many and for few rows, by time; each has shown the first one's bits. Takes device
+  // memory meanwhile, up to the weights' size and 512 MiB more. Throws std::runtime_error.
+  void tune();
   // Allocates no device memory and waits for nothing; can be captured in a graph. One thread at a time. Throws
   // std::runtime_error.
   void launch(const GemmCudaCall& call, cudaStream_t stream);

@@ -16,6 +16,34 @@ constexpr int kScheduleThreads = 1024;
 constexpr int kMergeWarps = 8;
 constexpr int kMergeBlocks = 1024;
 
+// Whole cuts are worked on first, in the list's order, and what is left of sequences last: so that the processors'
+// shares end together.
+__device__ void order_pieces(const Arguments& a, int pieces) {
+  __shared__ int warp_sums[kScheduleThreads / 32];
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  int whole_before = 0;
+  for (int base = 0; base < pieces; base += kScheduleThreads) {
+    const int index = base + static_cast<int>(threadIdx.x);
+    bool whole = false;
+    if (index < pieces) {
+      const Piece& piece = a.pieces[index];
+      whole = (piece.cut + 1) * a.cut_tokens <= piece.length;
+    }
+    const unsigned votes = __ballot_sync(kAllLanes, whole);
+    if (lane == 0) warp_sums[warp] = __popc(votes);
+    __syncthreads();
+    int before = whole_before;
+    for (int w = 0; w < kScheduleThreads / 32; ++w) {
+      if (w < warp) before += warp_sums[w];
+      whole_before += warp_sums[w];
+    }
+    before += __popc(votes & ((1u << lane) - 1));
+    if (index < pieces) a.pieces[whole ? before : pieces - 1 - (index - before)].walked = index;
+    __syncthreads();
+  }
+}
+
 // One block: sequence by sequence, where its pieces begin, and the pieces.
 __global__ void __launch_bounds__(kScheduleThreads) schedule_kernel(const Arguments a) {
   __shared__ int warp_sums[kScheduleThreads / 32];
@@ -67,6 +95,8 @@ __global__ void __launch_bounds__(kScheduleThreads) schedule_kernel(const Argume
     __syncthreads();
   }
   if (threadIdx.x == 0 && before <= a.piece_capacity) *a.piece_count = before;
+  __syncthreads();
+  order_pieces(a, *static_cast<volatile std::int32_t*>(a.piece_count));
 }
 
 // Merges the cuts of each vector in ascending order, in float32. Vectors with one cut have their result already.

@@ -16,6 +16,8 @@ inline constexpr int kMlaDecodeKey = 576;         // latent, then rope
 
 // Keys of a cut, unless the problem says otherwise. Part of a result's definition: another number gives other bits.
 inline constexpr int kMlaDecodeCutTokens = 1024;
+// Few heads write little for a cut, and short cuts spread a small batch over more processors.
+constexpr int mla_decode_cut_tokens(int heads) { return heads <= 32 ? 512 : kMlaDecodeCutTokens; }
 
 // What the device noted in `errors`: words that it sets to 1 and never clears.
 enum MlaDecodeError {

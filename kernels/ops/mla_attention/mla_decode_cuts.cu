@@ -79,7 +79,8 @@ __device__ void produce(const Arguments& a, const Shared& shared, const CUtensor
   const int pieces = *a.piece_count;
   Turn turn;
   std::uint32_t piece_parity = 0;
-  for (int index = static_cast<int>(blockIdx.x); index < pieces; index += static_cast<int>(gridDim.x)) {
+  for (int n = static_cast<int>(blockIdx.x); n < pieces; n += static_cast<int>(gridDim.x)) {
+    const int index = walked_piece(a, n);
     const Piece piece = load_piece(a, index);
     const int first_key = piece.cut * a.cut_tokens;
     const int tiles = tiles_of_piece(a, piece);
@@ -135,7 +136,8 @@ __device__ void score(const Arguments& a, const Shared& shared) {
   const int pieces = *a.piece_count;
   Turn turn;
   std::uint32_t piece_parity = 0;
-  for (int index = static_cast<int>(blockIdx.x); index < pieces; index += static_cast<int>(gridDim.x)) {
+  for (int n = static_cast<int>(blockIdx.x); n < pieces; n += static_cast<int>(gridDim.x)) {
+    const int index = walked_piece(a, n);
     const Piece piece = load_piece(a, index);
     const int tiles = tiles_of_piece(a, piece);
     const int first_key = piece.cut * a.cut_tokens;
@@ -250,7 +252,8 @@ __device__ void accumulate(const Arguments& a, const Shared& shared, int half) {
   const int pieces = *a.piece_count;
   Turn turn;
   std::uint32_t piece_parity = 0;
-  for (int index = static_cast<int>(blockIdx.x); index < pieces; index += static_cast<int>(gridDim.x)) {
+  for (int n = static_cast<int>(blockIdx.x); n < pieces; n += static_cast<int>(gridDim.x)) {
+    const int index = walked_piece(a, n);
     const Piece piece = load_piece(a, index);
     const int tiles = tiles_of_piece(a, piece);
     float total[kParts][kPartValues];

@@ -21,8 +21,8 @@ struct alignas(16) Piece {
   std::int32_t length;  // keys that the last of them sees
   std::int32_t tile;
   std::int32_t cut;
-  std::int32_t cuts;  // of the sequence, at least 1
-  std::int32_t unused;
+  std::int32_t cuts;    // of the sequence, at least 1
+  std::int32_t walked;  // not the piece's own: which piece is the nth to be worked on, n this one's place in the list
 };
 
 struct Arguments {
@@ -57,6 +57,9 @@ __device__ __forceinline__ Piece load_piece(const Arguments& a, int index) {
   const int4 high = __ldg(words + 1);
   return {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 }
+
+// The piece that is worked on as the nth.
+__device__ __forceinline__ int walked_piece(const Arguments& a, int n) { return __ldg(&a.pieces[n].walked); }
 
 // Keys that the query vector with this number in the sequence sees; none if there is no such vector.
 __device__ __forceinline__ int visible_keys(const Arguments& a, const Piece& piece, int vector) {

@@ -1,7 +1,8 @@
 // Names for full KV blocks by what they hold (design: "The latent block is the unit").
 //   root     = SHA-256(model digest, cache layout, KV dtype, numerics id, tenant salt)
-//   blockKey = SHA-256(parent key, the 64 token ids)
-// The CPU backend has one form of row, so the key needs no note of which rows were computed in decode form.
+//   blockKey = SHA-256(parent key, the 64 token ids, and where decode's form of row begins, if it does so in this block)
+// On CUDA prompt rows are computed in another form than decode's (rows from P-1 on), with other bits. A backend with one form
+// of row needs no such note.
 import { createHash } from "node:crypto";
 
 export const kvBlockTokens = 64;
@@ -22,13 +23,25 @@ export function rootKey(identity: CacheIdentity, cacheSalt: string): string {
   return hash.digest("hex");
 }
 
-/** Keys of the full blocks among tokens[0, rowCount), first block first; extends `known`, keys already derived for the same tokens. */
-export function blockKeys(root: string, tokens: Uint32Array, rowCount: number, known: string[] = []): string[] {
+/**
+ * Keys of the full blocks among tokens[0, rowCount), first block first; extends `known`, keys already derived for the same tokens.
+ * decodeForm: the first row in decode's form; Infinity with one form of row.
+ */
+export function blockKeys(
+  root: string,
+  tokens: Uint32Array,
+  rowCount: number,
+  known: string[] = [],
+  decodeForm = Number.POSITIVE_INFINITY,
+): string[] {
   const keys = known.slice();
   for (let block = keys.length; (block + 1) * kvBlockTokens <= rowCount; block++) {
     const hash = createHash("sha256").update(block === 0 ? root : (keys[block - 1] as string));
     const ids = tokens.subarray(block * kvBlockTokens, (block + 1) * kvBlockTokens);
     hash.update(new Uint8Array(ids.buffer, ids.byteOffset, ids.byteLength));
+    // Later blocks have it from their parent.
+    const promptRows = decodeForm - block * kvBlockTokens;
+    if (promptRows >= 0 && promptRows < kvBlockTokens) hash.update(`decode's from ${promptRows}`);
     keys.push(hash.digest("hex"));
   }
   return keys;

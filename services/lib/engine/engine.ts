@@ -188,7 +188,7 @@ export class Engine {
       tokens: request.tokens.slice(),
       length: request.tokens.length,
       root,
-      keys: blockKeys(root, request.tokens, request.tokens.length),
+      keys: blockKeys(root, request.tokens, request.tokens.length, [], this.decodeForm(request)),
       computedRows: 0,
       registeredBlocks: 0,
       // A row's logits are about the token after it.
@@ -610,6 +610,10 @@ export class Engine {
     return this.entries.get(entry.request.id) === entry;
   }
 
+  private decodeForm({ promptLength }: EngineRequest): number {
+    return this.runner.info.expandsPrompts ? promptLength - 1 : Number.POSITIVE_INFINITY;
+  }
+
   private holdRows(entry: Entry): void {
     entry.phase = "holding";
     entry.request.listener.onEnd({ kind: "rows-done" });
@@ -620,7 +624,13 @@ export class Engine {
     const full = Math.floor(entry.computedRows / kvBlockTokens);
     if (full <= entry.registeredBlocks) return;
     if (entry.keys.length < full)
-      entry.keys = blockKeys(entry.root, entry.tokens.subarray(0, entry.length), full * kvBlockTokens, entry.keys);
+      entry.keys = blockKeys(
+        entry.root,
+        entry.tokens.subarray(0, entry.length),
+        full * kvBlockTokens,
+        entry.keys,
+        this.decodeForm(entry.request),
+      );
     for (let i = entry.registeredBlocks; i < full; i++) this.blocks.register(entry.request.id, i, entry.keys[i] as string);
     entry.registeredBlocks = full;
   }

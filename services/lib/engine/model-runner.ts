@@ -68,7 +68,12 @@ export interface RunResult {
 
 export interface ModelRunner {
   readonly info: Pick<ModelInfo, "layerCount" | "vocabSize" | "latentWidth" | "maxPositionEmbeddings"> &
-    Partial<Pick<ModelInfo, "moeLayerCount" | "logicalExpertCount" | "expertsPerToken" | "gemmFlopsPerRow" | "attentionFlopsPerPair">>;
+    Partial<
+      Pick<
+        ModelInfo,
+        "moeLayerCount" | "logicalExpertCount" | "expertsPerToken" | "gemmFlopsPerRow" | "attentionFlopsPerPair" | "expandsPrompts"
+      >
+    >;
   /** Bytes of one row of one layer as cached and sent. */
   readonly rowBytes: number;
   /** One result for each step made. */

@@ -105,6 +105,8 @@ export interface ModelInfo {
   gemmFlopsPerRow: number;
   /** Floating point operations of attention for one (row, key) pair, all layers. */
   attentionFlopsPerPair: number;
+  /** Rows before P-1 are computed in another form, with other bits than a row at the same place would have from P-1 on. */
+  expandsPrompts: boolean;
   backend: Backend;
   isa: Isa;
   threads: number;
@@ -145,7 +147,7 @@ export interface StepBatch {
   rowCounts: Uint32Array;
   /** Absolute position of each sequence's first row. Latents of all earlier positions are in its blocks. */
   startPositions: Uint32Array;
-  /** Original prompt length P of each sequence (rows before P-1 are prefill rows; the CPU backend ignores it). */
+  /** Original prompt length P of each sequence (rows before P-1 are prefill rows; without expandsPrompts it is ignored). */
   promptLengths: Uint32Array;
   /** Block ids of all sequences, concatenated; sequence i has blockTable[blockOffsets[i] .. blockOffsets[i+1]). */
   blockTable: Uint32Array;
