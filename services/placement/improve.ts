@@ -3,7 +3,9 @@
 import type { LayerState } from "./layer-state.ts";
 
 /** Two experts change places (2 loads of weights), or a slot is given to a copy of another expert (1). */
-export type Change = { kind: "swap"; slot: number; with: number; after: number } | { kind: "replace"; slot: number; expert: number; after: number };
+export type Change =
+  | { kind: "swap"; slot: number; with: number; after: number }
+  | { kind: "replace"; slot: number; expert: number; after: number };
 
 /** What makes no difference, as a part of the largest load. */
 const negligible = 1e-9;
