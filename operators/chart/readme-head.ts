@@ -20,7 +20,7 @@ served some seconds later, and \`helm test\` waits for it. One release a namespa
   are any, the uninstall fails and the job's log names them. Where \`drainSeconds\` of both pools add up to more than four minutes, give it a
   \`--timeout\` that is longer than they are. Afterwards nothing of the release is left but the CRD: \`kubectl delete crd modelservices.pelagic.dev\`.
 - **Security**: every pod meets Pod Security's \`restricted\`; only the operator and the jobs have a token for the API server. NetworkPolicies allow
-  what is needed and no more, where the cluster's network enforces them. Where the API server listens on another port than 443, 6443, 8443
+  what is needed and no more, where the cluster's network enforces them (tried with kube-router; the node of \`./pelagic cluster\` does not). Where the API server listens on another port than 443, 6443, 8443
   and 16443, add one that lets the operator and the jobs reach it.
 - **An HPA or KEDA** (\`modelService.scaler\`) follows the operator's number within a tenth before Kubernetes 1.35, which lets no HPA be more exact.
 
