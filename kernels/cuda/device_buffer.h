@@ -1,4 +1,5 @@
-// Device memory that frees itself, for tests and benches.
+// Device memory that frees itself, for tests and benches. What is written is there when the call returns: kernels run on streams that do not wait for
+// the default one.
 #pragma once
 
 #include <cstddef>
@@ -16,6 +17,7 @@ class DeviceBuffer {
   explicit DeviceBuffer(std::size_t count) : count_(count) { PELAGIC_CUDA(cudaMalloc(&data_, count * sizeof(T))); }
   explicit DeviceBuffer(const std::vector<T>& values) : DeviceBuffer(values.size()) {
     PELAGIC_CUDA(cudaMemcpy(data_, values.data(), bytes(), cudaMemcpyHostToDevice));
+    PELAGIC_CUDA(cudaStreamSynchronize(nullptr));
   }
   DeviceBuffer(DeviceBuffer&& other) noexcept
       : data_(std::exchange(other.data_, nullptr)), count_(std::exchange(other.count_, 0)) {}
@@ -30,7 +32,10 @@ class DeviceBuffer {
   std::size_t size() const { return count_; }
   std::size_t bytes() const { return count_ * sizeof(T); }
   // Every byte to `value`: 0xFF makes NaN of float32 and bf16, so that what a kernel failed to write is seen.
-  void fill_bytes(int value) { PELAGIC_CUDA(cudaMemset(data_, value, bytes())); }
+  void fill_bytes(int value) {
+    PELAGIC_CUDA(cudaMemset(data_, value, bytes()));
+    PELAGIC_CUDA(cudaStreamSynchronize(nullptr));
+  }
   std::vector<T> download() const {
     std::vector<T> values(count_);
     PELAGIC_CUDA(cudaMemcpy(values.data(), data_, bytes(), cudaMemcpyDeviceToHost));
