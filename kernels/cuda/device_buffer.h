@@ -1,5 +1,5 @@
-// Device memory that frees itself, for tests and benches. What is written is there when the call returns: kernels run on streams that do not wait for
-// the default one.
+// Device memory that frees itself, for tests and benches. What is written is there when the call returns: kernels run
+// on streams that do not wait for the default one.
 #pragma once
 
 #include <cstddef>
