@@ -6,6 +6,7 @@ import type { Stack } from "../../services/cli/stack/stack.ts";
 export const promptRestarts = { deaths: 50, windowMs: 60_000, firstPauseMs: 100, longestPauseMs: 200 };
 
 export interface WorkerRow {
+  instanceId: string;
   workerId: string;
   modelName: string;
   state: string;
