@@ -245,23 +245,6 @@ test("whom a worker would refuse for its share waits at the gateway", async () =
   expect(events.at(-1)).toBe("other");
 });
 
-test("what runs at the workers is no part of a tenant's share of their queues", () => {
-  const at = (waiting: number) => {
-    const view = new StateView();
-    view.apply(workerState("decode-0", "decode", { requests: { running: 100, waiting, maxWaiting: 20 } }), 0);
-    const room = new Room({ snapshot: () => view.snapshot(0) }, { name: "test-model", filesDigest: null });
-    for (let n = 0; n < 100 + waiting; n++) room.enter("t").dispatched();
-    return room;
-  };
-  expect(at(0).takes("t", at(0).places)).toBe(true);
-  // All that wait may be its own.
-  for (const waiting of [0, 8, 15, 16, 17, 19]) expect(at(waiting).takes("t", at(waiting).places)).toBe(mayWait(waiting, waiting, 20));
-  expect(at(19).takes("other", at(19).places)).toBe(true);
-  const sent = at(0);
-  for (let n = 0; n < 16; n++) sent.enter("t");
-  expect(sent.takes("t", sent.places)).toBe(false);
-});
-
 test("the workers' places are those in the queues of ready decode workers of the model", () => {
   const places = (...workers: WorkerState[]) => {
     const view = new StateView();

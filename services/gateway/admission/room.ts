@@ -22,19 +22,9 @@ export class Room {
     return placesLeft(this.directory.snapshot(), this.build) - this.pending;
   }
 
-  /**
-   * Of so many places, the last of so many answers. A worker leaves places to tenants that have none (mayWait): whom it would refuse waits here. Of
-   * what the tenant holds no more wait there than wait there at all: the others run.
-   */
+  /** Of so many places, the last of so many answers. A worker leaves places to tenants that have none (mayWait): whom it would refuse waits here. */
   takes(tenant: string, places: number, answers = 1): boolean {
-    const held = this.heldBy.get(tenant) ?? 0;
-    const may = (own: number) => mayWait(own + answers - 1, answers - 1, places);
-    return may(held) || may(Math.min(held, this.waiting));
-  }
-
-  private get waiting(): number {
-    const ready = readyOf(this.directory.snapshot(), this.build);
-    return this.pending + ready.reduce((sum, { requests, unreported }) => sum + requests.waiting + unreported.requests, 0);
+    return mayWait((this.heldBy.get(tenant) ?? 0) + answers - 1, answers - 1, places);
   }
 
   /** Whether workers with empty queues would take so many answers of one tenant. */
@@ -81,11 +71,7 @@ export function placesLeft(snapshot: RoutingSnapshot, build: ModelBuild): number
 }
 
 /** In the queues of ready workers. Infinite where there is none: nobody waits for a worker that may never come, but is told. */
-function places(snapshot: RoutingSnapshot, build: ModelBuild, of: (worker: WorkerView) => number): number {
-  const ready = readyOf(snapshot, build);
+function places({ workers }: RoutingSnapshot, build: ModelBuild, of: (worker: WorkerView) => number): number {
+  const ready = workers.filter((worker) => isReadyDecodeOf(worker, build));
   return ready.length === 0 ? Number.POSITIVE_INFINITY : ready.reduce((sum, worker) => sum + of(worker), 0);
-}
-
-function readyOf({ workers }: RoutingSnapshot, build: ModelBuild): WorkerView[] {
-  return workers.filter((worker) => isReadyDecodeOf(worker, build));
 }
