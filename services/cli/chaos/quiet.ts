@@ -59,12 +59,13 @@ interface Connections {
   connections: { name: string; subscriptions_list?: string[] }[];
 }
 
-/** Deltas, frames and credits have a subject for each attempt or transfer: when none runs, nobody listens. */
+/** Frames and credits have a subject for each transfer: when none runs, nobody listens. A gateway hears all deltas on one. */
 async function leftSubscription(stack: Stack): Promise<string | null> {
   const response = await fetch(`${stack.natsMonitorUrl}/connz?subs=1`, { signal: AbortSignal.timeout(requestMs) });
   const { connections } = (await response.json()) as Connections;
   for (const { name, subscriptions_list: subjects } of connections) {
-    const left = subjects?.find((subject) => /^pelagic\.[^.]+\.(deltas|kv|credit)\./.test(subject));
+    const deltas = subjects?.filter((subject) => /^pelagic\.[^.]+\.deltas\./.test(subject)) ?? [];
+    const left = subjects?.find((subject) => /^pelagic\.[^.]+\.(kv|credit)\./.test(subject)) ?? deltas[1];
     if (left !== undefined) return `${name} still listens on ${left}`;
   }
   return null;
