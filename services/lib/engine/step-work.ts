@@ -30,13 +30,14 @@ export function rowsOfWork(pairWork: number, firstRow: number, work: number): nu
 
 /**
  * How fast prompts are prefilled: by the last rows, not the last steps. Of a step of few rows the fixed cost is most, and many such must not make a
- * worker look slow for a long prompt.
+ * worker look slow for a long prompt: those below a block do not count.
  */
 export class PrefillPace {
   private rows = 0;
   private seconds = 0;
 
   note(rows: number, seconds: number): void {
+    if (rows < kvBlockTokens) return;
     const kept = memory ** Math.min(1, rows / leastWork);
     this.rows = kept * this.rows + rows;
     this.seconds = kept * this.seconds + seconds;
