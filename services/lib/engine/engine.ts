@@ -136,7 +136,6 @@ export class Engine {
   private prefilledTokens = 0;
   private sampledTokens = 0;
   private readonly prefillPace = new PrefillPace();
-  private prefilledAtMs = Number.NEGATIVE_INFINITY;
   private decodeSeconds = 0;
   private readonly pace = new StepPace();
   /** Of one row's attention to one row, in rows. */
@@ -255,7 +254,7 @@ export class Engine {
       waitingOf: this.waitingOf(),
       queuedPrefillTokens: queued,
       prefillTokensPerSecond: this.prefillPace.rowsPerSecond,
-      prefillIdleMs: this.clock.nowMs() - this.prefilledAtMs,
+      prefillIdleMs: this.prefillPace.idleMs(this.clock.nowMs()),
       decodeStepSeconds: this.decodeSeconds,
       preemptions: this.preemptions,
       steps: this.steps,
@@ -655,8 +654,7 @@ export class Engine {
     const blend = (old: number, now: number) => (old === 0 ? now : 0.8 * old + 0.2 * now);
     if (rows === work.length) this.decodeSeconds = blend(this.decodeSeconds, seconds);
     else {
-      this.prefillPace.note(rows, seconds);
-      this.prefilledAtMs = this.clock.nowMs();
+      this.prefillPace.note(rows, seconds, this.clock.nowMs());
       const done = work.reduce((sum, { tokens, firstRow }) => sum + chunkWork(this.pairWork, firstRow, tokens.length), 0);
       this.pace.note(done, seconds * 1000);
     }

@@ -65,21 +65,29 @@ describe("the pace of prefill", () => {
 
   test("is what long prompts see, however many short ones come between", () => {
     const pace = new PrefillPace();
-    pace.note(2, seconds(2));
+    pace.note(2, seconds(2), 0);
     expect(pace.rowsPerSecond).toBe(0);
-    pace.note(512, seconds(512));
+    pace.note(512, seconds(512), 0);
     const long = pace.rowsPerSecond;
     expect(long).toBeCloseTo(512 / seconds(512));
-    for (let i = 0; i < 10; i++) pace.note(2, seconds(2));
+    for (let i = 0; i < 10; i++) pace.note(2, seconds(2), 0);
     expect(pace.rowsPerSecond).toBe(long);
-    pace.note(512, seconds(512));
+    pace.note(512, seconds(512), 0);
     expect(pace.rowsPerSecond).toBeGreaterThan(0.8 * long);
   });
 
   test("forgets a slow moment with the rows that follow", () => {
     const pace = new PrefillPace();
-    pace.note(512, 10 * seconds(512));
-    for (let i = 0; i < 20; i++) pace.note(512, seconds(512));
+    pace.note(512, 10 * seconds(512), 0);
+    for (let i = 0; i < 20; i++) pace.note(512, seconds(512), 0);
     expect(pace.rowsPerSecond).toBeGreaterThan((0.9 * 512) / seconds(512));
+  });
+
+  test("ages from the last step that counted, whatever small ones come after it", () => {
+    const pace = new PrefillPace();
+    expect(pace.idleMs(7)).toBe(Number.POSITIVE_INFINITY);
+    pace.note(512, seconds(512), 1_000);
+    pace.note(2, seconds(2), 5_000);
+    expect(pace.idleMs(6_000)).toBe(5_000);
   });
 });

@@ -35,12 +35,19 @@ export function rowsOfWork(pairWork: number, firstRow: number, work: number): nu
 export class PrefillPace {
   private rows = 0;
   private seconds = 0;
+  private notedAtMs = Number.NEGATIVE_INFINITY;
 
-  note(rows: number, seconds: number): void {
+  note(rows: number, seconds: number, nowMs: number): void {
     if (rows < kvBlockTokens) return;
+    this.notedAtMs = nowMs;
     const kept = memory ** Math.min(1, rows / leastWork);
     this.rows = kept * this.rows + rows;
     this.seconds = kept * this.seconds + seconds;
+  }
+
+  /** Since a step that counted. */
+  idleMs(nowMs: number): number {
+    return nowMs - this.notedAtMs;
   }
 
   /** 0: nothing was measured. */
