@@ -15,12 +15,16 @@ struct SequenceRows {
   int start;
   std::vector<std::uint32_t> blocks;
   std::uint32_t prompt_length = 1;
+  int logit_rows = -1;  // of the last so many; negative: of all
 };
 
-// One step over them, with digests and a greedy choice for every row, and their logits if asked for.
+// One step over them, with digests and a greedy choice for every row that has logits, and those if asked for.
 inline StepResult run_rows(Model& model, const std::vector<SequenceRows>& sequences, bool logits) {
   std::vector<std::uint32_t> tokens, counts, starts, prompts, table, offsets = {0}, logit_rows;
   for (const SequenceRows& rows : sequences) {
+    const std::size_t wanted = rows.logit_rows < 0 ? rows.tokens.size() : static_cast<std::size_t>(rows.logit_rows);
+    for (std::size_t i = rows.tokens.size() - wanted; i < rows.tokens.size(); ++i)
+      logit_rows.push_back(static_cast<std::uint32_t>(tokens.size() + i));
     tokens.insert(tokens.end(), rows.tokens.begin(), rows.tokens.end());
     counts.push_back(static_cast<std::uint32_t>(rows.tokens.size()));
     starts.push_back(static_cast<std::uint32_t>(rows.start));
@@ -28,9 +32,8 @@ inline StepResult run_rows(Model& model, const std::vector<SequenceRows>& sequen
     table.insert(table.end(), rows.blocks.begin(), rows.blocks.end());
     offsets.push_back(static_cast<std::uint32_t>(table.size()));
   }
-  for (std::uint32_t i = 0; i < tokens.size(); ++i) logit_rows.push_back(i);
   const SamplingParams greedy;
-  const std::vector<const SamplingParams*> sampling(tokens.size(), &greedy);
+  const std::vector<const SamplingParams*> sampling(logit_rows.size(), &greedy);
   StepResult result;
   model.step({.tokens = tokens,
               .row_counts = counts,

@@ -36,30 +36,19 @@ struct Chunk {
 };
 
 void run_chunks(Model& model, const std::vector<Chunk>& chunks, Digests& digests) {
-  std::vector<std::uint32_t> tokens, counts, starts, prompts, table, offsets = {0}, logit_rows;
-  for (const Chunk& chunk : chunks) {
-    const auto all = tokens_of(chunk.sequence, model.config().vocab_size);
-    tokens.insert(tokens.end(), all.begin() + chunk.start, all.begin() + chunk.start + chunk.count);
-    for (int i = chunk.logit_count; i > 0; --i)
-      logit_rows.push_back(static_cast<std::uint32_t>(tokens.size()) - static_cast<std::uint32_t>(i));
-    counts.push_back(static_cast<std::uint32_t>(chunk.count));
-    starts.push_back(static_cast<std::uint32_t>(chunk.start));
-    prompts.push_back(1);
-    for (int b = 0; b < 2; ++b) table.push_back(static_cast<std::uint32_t>(2 * chunk.sequence + b));
-    offsets.push_back(static_cast<std::uint32_t>(table.size()));
+  std::vector<std::vector<std::uint32_t>> tokens;
+  for (const Chunk& chunk : chunks) tokens.push_back(tokens_of(chunk.sequence, model.config().vocab_size));
+  std::vector<test::SequenceRows> rows;
+  for (std::size_t i = 0; i < chunks.size(); ++i) {
+    const Chunk& chunk = chunks[i];
+    const auto block = static_cast<std::uint32_t>(2 * chunk.sequence);
+    rows.push_back({.tokens = std::span(tokens[i]).subspan(static_cast<std::size_t>(chunk.start),
+                                                           static_cast<std::size_t>(chunk.count)),
+                    .start = chunk.start,
+                    .blocks = {block, block + 1},
+                    .logit_rows = chunk.logit_count});
   }
-  const std::vector<const SamplingParams*> sampling(logit_rows.size(), nullptr);
-  StepResult result;
-  model.step({.tokens = tokens,
-              .row_counts = counts,
-              .start_positions = starts,
-              .prompt_lengths = prompts,
-              .block_table = table,
-              .block_offsets = offsets,
-              .logit_rows = logit_rows,
-              .sampling = sampling,
-              .digests = true},
-             {}, result);
+  const StepResult result = test::run_rows(model, rows, false);
   std::size_t next = 0;
   for (const Chunk& chunk : chunks) {
     for (int i = chunk.count - chunk.logit_count; i < chunk.count; ++i)
