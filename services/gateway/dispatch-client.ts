@@ -134,9 +134,7 @@ export class DispatchClient {
 
   /** @internal Lets decode forget an attempt of which all is here; where that is lost, its lease does. */
   acknowledge(workerId: string, attemptId: string): void {
-    const others = this.unacknowledged.get(workerId);
-    if (others === undefined) this.unacknowledged.set(workerId, [attemptId]);
-    else others.push(attemptId);
+    addTo(this.unacknowledged, workerId, attemptId);
     this.stopAckTimer ??= this.options.clock.setTimer(ackMs, () => this.sendAcks());
   }
 
@@ -250,10 +248,7 @@ export class DispatchClient {
     this.leasedAtMs = clock.nowMs();
     const byWorker = new Map<string, string[]>();
     for (const { workerId, attemptId } of this.live) {
-      if (workerId === null) continue;
-      const others = byWorker.get(workerId);
-      if (others === undefined) byWorker.set(workerId, [attemptId]);
-      else others.push(attemptId);
+      if (workerId !== null) addTo(byWorker, workerId, attemptId);
     }
     for (const [workerId, attemptIds] of byWorker) {
       try {
@@ -264,4 +259,10 @@ export class DispatchClient {
       }
     }
   }
+}
+
+function addTo(byWorker: Map<string, string[]>, workerId: string, attemptId: string): void {
+  const others = byWorker.get(workerId);
+  if (others === undefined) byWorker.set(workerId, [attemptId]);
+  else others.push(attemptId);
 }
