@@ -5,24 +5,26 @@ import { basename, join } from "node:path";
 import { z } from "zod";
 import { type Bus, type Log, randomId, systemClock } from "../../contracts/bus.ts";
 import { ExpertPlan } from "../../contracts/expert-placement.ts";
+import type { RankStatus } from "../../contracts/rank-status.ts";
 import { subjects } from "../../contracts/subjects.ts";
 import { modelDigest } from "../model-digest.ts";
 import { loadNativeRunner } from "../model-runner.ts";
 import type { LoadOptions } from "../native.ts";
 import type { RankConfig, WorkerConfig } from "../worker-config.ts";
-import { type ExpertShape, initialPlan, missingExpert } from "./expert-slots.ts";
+import { type ExpertShape, indispensableRanks, initialPlan, missingExpert, planDigest } from "./expert-slots.ts";
 import { RankedRunner } from "./ranked-runner.ts";
 import { RankMember } from "./rank-member.ts";
 
 /** The others may still be loading. */
 const firstMeetingMs = 240_000;
 
-/** Resolves when the ranks have met for the first time. */
+/** Resolves when the ranks have met for the first time. `watch` is told how to ask what this rank knows of its group, before they have. */
 export async function loadRankedRunner(
   options: LoadOptions,
   config: WorkerConfig & RankConfig & { service: string },
   bus: Bus,
   log: Log,
+  watch: (status: () => RankStatus) => void,
 ): Promise<RankedRunner> {
   const { rank, rankCount, rankHost: host } = config;
   if (rank >= rankCount) throw new Error(`rank is ${rank} of ${rankCount}: ranks are counted from 0`);
@@ -48,6 +50,7 @@ export async function loadRankedRunner(
   });
   const ranked = new RankedRunner(runner);
   const named = subjects(config.service);
+  const group = config.rankGroup ?? config.modelName ?? basename(config.model);
   member = new RankMember({
     bus,
     clock: systemClock,
@@ -55,7 +58,7 @@ export async function loadRankedRunner(
     subject: named.ranks(config.workerId),
     subjects: named.allRanks,
     own: {
-      group: config.modelName ?? basename(config.model),
+      group,
       sharedDigest: createHash("sha256")
         .update(JSON.stringify([await modelDigest(config.model), plan]))
         .digest("hex"),
@@ -73,6 +76,18 @@ export async function loadRankedRunner(
     meet: (meeting) => ranked.exclusive(() => runner.meet(meeting)),
   });
   ranked.setMember(member);
+  const { version } = plan;
+  const digest = planDigest(plan);
+  watch(() => {
+    const { members, groups: history, reason = null } = member;
+    const there = new Set(members);
+    return {
+      ...{ group, rank, rankCount, members, reason, history },
+      plan: { version, digest },
+      indispensable: indispensableRanks(plan, (each) => there.has(each)),
+      computedRows: ranked.counters.computedRows,
+    };
+  });
   try {
     await member.joined(firstMeetingMs);
   } catch (error) {
