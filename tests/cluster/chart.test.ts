@@ -108,6 +108,7 @@ describe.skipIf(missing !== undefined)(`the chart${missing === undefined ? "" : 
     ["image.digest", "latest", "digest"],
     ["modelService.spec", { model: { embedded: {} }, pools: { decode: { replica: 2 } } }, "replica"],
     ["nats.service", "second", "nats.service"],
+    ["nats.externalUrl", "nats://user:secret@nats.example.com:4222", "nats.externalUrl|nats/externalUrl"],
     ["gateway.httpRoute.enabled", true, "gateway.httpRoute.parentRefs"],
   ])("refuses %s=%j by name", async (path, value, says) => {
     await expect(template({ [path]: value })).rejects.toThrow(new RegExp(says));
