@@ -11,6 +11,7 @@ import { loadNativeRunner } from "../model-runner.ts";
 import type { LoadOptions } from "../native.ts";
 import type { RankConfig, WorkerConfig } from "../worker-config.ts";
 import { type ExpertShape, initialPlan, missingExpert } from "./expert-slots.ts";
+import { groupBalancedness } from "./group-balance.ts";
 import { GroupLoad } from "./group-load.ts";
 import { RankedRunner } from "./ranked-runner.ts";
 import { RankMember } from "./rank-member.ts";
@@ -87,6 +88,8 @@ export async function loadRankedRunner(
     onLead: (leads) => load.listen(leads),
   });
   ranked.setMember(member);
+  const joined = member;
+  ranked.balancedness = () => load.window && groupBalancedness(plan, (rank) => joined.has(rank), load.window.decayed());
   try {
     await member.joined(firstMeetingMs);
   } catch (error) {

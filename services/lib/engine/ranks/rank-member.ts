@@ -65,6 +65,10 @@ export class RankMember {
     return this.assembly.memberCount;
   }
 
+  has(rank: number): boolean {
+    return this.assembly.has(rank);
+  }
+
   /** Why there is no group, for people. */
   get reason(): string | undefined {
     if (this.decision.kind === "joined") return undefined;

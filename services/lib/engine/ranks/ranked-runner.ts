@@ -15,6 +15,8 @@ export class RankedRunner implements ModelRunner {
   readonly rowBytes: number;
   private readonly runner: NativeRunner;
   private member: RankMember | undefined;
+  /** Of the rank that leads: how evenly the group's tokens of late are shared, by MoE layer. */
+  balancedness: () => number[] | undefined = () => undefined;
   private last: Promise<unknown> = Promise.resolve();
 
   constructor(runner: NativeRunner) {
