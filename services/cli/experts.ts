@@ -1,0 +1,116 @@
+// ./pelagic experts: which experts the tokens went to, as the workers count them.
+import type { Command } from "commander";
+import { ExpertCountsReader } from "../gateway/console/expert-counts.ts";
+import { silentLog } from "../lib/contracts/bus.ts";
+import type { ConsoleExperts } from "../lib/contracts/console.ts";
+import type { ExpertSpan, WorkerRole } from "../lib/contracts/messages.ts";
+import { subjects } from "../lib/contracts/subjects.ts";
+import { addTokens, layerLoad } from "../lib/expert-load/layer-load.ts";
+import { readNatsCredentials } from "../lib/runtime/config.ts";
+import { connectBus } from "../lib/runtime/nats-bus.ts";
+import { CliError } from "./cli-error.ts";
+import { drawExperts } from "./expert-map.ts";
+import { runningInstance } from "./instances.ts";
+import { gatewayStatus } from "./status.ts";
+import { isTerminal } from "./terminal.ts";
+import { portNumber } from "./up.ts";
+
+interface ExpertsOptions {
+  port?: number;
+  sinceStart?: boolean;
+  json?: boolean;
+}
+
+/** The workers of one role that have one model. */
+interface PoolLoad {
+  model: string;
+  role: WorkerRole;
+  workers: string[];
+  firstLayer: number;
+  expertsPerToken: number;
+  tokens: readonly (readonly number[])[];
+  balancedness?: number[];
+}
+
+export function register(program: Command): void {
+  program
+    .command("experts")
+    .description("show which experts the tokens of late went to, and how evenly ranks share them")
+    .option("--port <port>", "the instance on this port", portNumber)
+    .option("--since-start", "all tokens since the workers began, not those of late (one a minute ago counts half)")
+    .option("--json", "one line for each pool of workers: {model, role, workers, span, firstLayer, expertsPerToken, tokens, balancedness}")
+    .addHelpText("after", "\nExample:\n  ./pelagic experts --since-start")
+    .action(experts);
+}
+
+async function experts(options: ExpertsOptions): Promise<void> {
+  const span: ExpertSpan = options.sinceStart ? "start" : "late";
+  const instance = runningInstance(options.port);
+  if (!instance?.nats) throw new CliError("nothing is running here: ./pelagic up starts it");
+  const { workers = [] } = await gatewayStatus(instance);
+  const asked = workers.flatMap(({ workerId, role, modelName, state }) =>
+    workerId === undefined || role === undefined || state === "starting" || state === "stopped"
+      ? []
+      : [{ workerId, role, model: modelName ?? "?" }],
+  );
+  if (asked.length === 0) throw new CliError("no worker has reported: ./pelagic status shows what is there");
+  const bus = await connectBus({
+    servers: instance.nats.url,
+    ...readNatsCredentials(instance.nats.credentialsFile),
+    name: "cli",
+    log: silentLog,
+  });
+  try {
+    const reader = new ExpertCountsReader(bus, subjects(instance.nats.service), () => performance.now());
+    const answers = await Promise.all(asked.map(async (worker) => ({ ...worker, answer: await reader.read(worker.workerId, span) })));
+    const pools = poolsOf(answers);
+    if (pools.length === 0) throw new CliError("these workers count no tokens by expert: their model has none");
+    const columns = process.stdout.columns ?? 120;
+    for (const pool of pools) {
+      process.stdout.write(
+        options.json
+          ? `${JSON.stringify({ ...pool, span })}\n`
+          : `${headOf(pool, span)}\n${drawExperts(pool.tokens.map(layerLoad), pool.firstLayer, pool.balancedness, { columns, colour: isTerminal(process.stdout) })}\n\n`,
+      );
+    }
+  } finally {
+    await bus.close();
+  }
+}
+
+function poolsOf(answers: readonly { workerId: string; role: WorkerRole; model: string; answer: ConsoleExperts }[]): PoolLoad[] {
+  const names = [...new Set(answers.map(({ role, model }) => `${role} ${model}`))].sort();
+  return names.flatMap((name) => {
+    const own = answers.filter(({ role, model }) => `${role} ${model}` === name);
+    const tokens = addTokens(own.flatMap(({ answer }) => (answer.tokens === null ? [] : [answer.tokens])));
+    const [first] = own;
+    if (tokens === null || first === undefined) return [];
+    // One rank of a group speaks for all.
+    const balancedness = own.flatMap(({ answer }) => (answer.balancedness === null ? [] : [answer.balancedness]))[0];
+    return {
+      model: first.model,
+      role: first.role,
+      workers: own.map(({ workerId }) => workerId),
+      firstLayer: first.answer.firstLayer,
+      expertsPerToken: first.answer.expertsPerToken,
+      tokens,
+      ...(balancedness && { balancedness }),
+    };
+  });
+}
+
+function headOf({ model, role, workers, tokens, expertsPerToken, balancedness }: PoolLoad, span: ExpertSpan): string {
+  const layers = tokens.map(layerLoad);
+  const when = span === "start" ? "since the workers began" : "of late";
+  const parts = [
+    `${model}, ${role}: ${workers.length === 1 ? workers[0] : `${workers.length} workers`}`,
+    `${layers.length} layers of ${tokens[0]?.length ?? 0} experts, ${expertsPerToken} for each token`,
+    `busiest expert ${meanOf(layers, ({ highest }) => highest).toFixed(2)}x an equal share ${when}, on average over the layers`,
+    ...(balancedness ? [`balancedness of the ranks of late ${meanOf(balancedness, (each) => each).toFixed(2)}`] : []),
+  ];
+  return parts.join("\n  ");
+}
+
+function meanOf<T>(values: readonly T[], of: (value: T) => number): number {
+  return values.reduce((sum, value) => sum + of(value), 0) / values.length;
+}
