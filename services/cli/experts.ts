@@ -65,14 +65,8 @@ async function experts(options: ExpertsOptions): Promise<void> {
     const answers = await Promise.all(asked.map(async (worker) => ({ ...worker, answer: await reader.read(worker.workerId, span) })));
     const pools = poolsOf(answers);
     if (pools.length === 0) throw new CliError("these workers count no tokens by expert: their model has none");
-    const columns = process.stdout.columns ?? 120;
-    for (const pool of pools) {
-      process.stdout.write(
-        options.json
-          ? `${JSON.stringify({ ...pool, span })}\n`
-          : `${headOf(pool, span)}\n${drawExperts(pool.tokens.map(layerLoad), pool.firstLayer, pool.balancedness, { columns, colour: isTerminal(process.stdout) })}\n\n`,
-      );
-    }
+    const texts = pools.map((pool) => (options.json ? JSON.stringify({ ...pool, span }) : textOf(pool, span)));
+    process.stdout.write(`${texts.join(options.json ? "\n" : "\n\n")}\n`);
   } finally {
     await bus.close();
   }
@@ -99,18 +93,21 @@ function poolsOf(answers: readonly { workerId: string; role: WorkerRole; model: 
   });
 }
 
-function headOf({ model, role, workers, tokens, expertsPerToken, balancedness }: PoolLoad, span: ExpertSpan): string {
+function textOf({ model, role, workers, tokens, firstLayer, expertsPerToken, balancedness }: PoolLoad, span: ExpertSpan): string {
   const layers = tokens.map(layerLoad);
-  const when = span === "start" ? "since the workers began" : "of late";
-  const parts = [
+  const head = [
     `${model}, ${role}: ${workers.length === 1 ? workers[0] : `${workers.length} workers`}`,
     `${layers.length} layers of ${tokens[0]?.length ?? 0} experts, ${expertsPerToken} for each token`,
-    `busiest expert ${meanOf(layers, ({ highest }) => highest).toFixed(2)}x an equal share ${when}, on average over the layers`,
-    ...(balancedness ? [`balancedness of the ranks of late ${meanOf(balancedness, (each) => each).toFixed(2)}`] : []),
   ];
-  return parts.join("\n  ");
+  const when = span === "start" ? "since the workers began" : "of late";
+  if (layers.every(({ tokens }) => tokens === 0)) return [...head, `no token came ${when}`].join("\n  ");
+  const highest = meanOf(layers.map((layer) => layer.highest));
+  head.push(`busiest expert ${highest.toFixed(2)}x an equal share ${when}, on average over the layers`);
+  if (balancedness) head.push(`balancedness of the ranks of late ${meanOf(balancedness).toFixed(2)}`);
+  const size = { columns: process.stdout.columns ?? 120, colour: isTerminal(process.stdout) };
+  return `${head.join("\n  ")}\n${drawExperts(layers, firstLayer, balancedness, size)}`;
 }
 
-function meanOf<T>(values: readonly T[], of: (value: T) => number): number {
-  return values.reduce((sum, value) => sum + of(value), 0) / values.length;
+function meanOf(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }

@@ -89,7 +89,7 @@ export async function loadRankedRunner(
   });
   ranked.setMember(member);
   const joined = member;
-  ranked.balancedness = () => load.window && groupBalancedness(plan, (rank) => joined.has(rank), load.window.decayed());
+  ranked.balancedness = () => load.window && groupBalancedness(plan, (rank) => joined.has(rank), load.window.late());
   try {
     await member.joined(firstMeetingMs);
   } catch (error) {
