@@ -22,9 +22,6 @@ export const Refusal = z.discriminatedUnion("kind", [
   z.object({ v: z.number(), kind: z.literal("error"), error: WireError }),
 ]);
 
-export const workerRoles = ["prefill", "decode"] as const;
-export type WorkerRole = (typeof workerRoles)[number];
-
 /** What is served first, in this order. */
 export const priorityClasses = ["high", "normal", "low"] as const;
 export type PriorityClass = (typeof priorityClasses)[number];
@@ -254,9 +251,9 @@ export const ExpertLoad = z.object({
   v: z.number(),
   workerId: id,
   instanceId: id,
-  role: z.enum(workerRoles),
-  modelName: z.string(),
   modelDigest: hexDigest,
+  /** Of a rank: the name of the group that shares the experts. */
+  rankGroup: z.string().optional(),
   moeLayers: count,
   logicalExperts: count,
   /** Of this process, from 0 on. */
@@ -304,6 +301,9 @@ export const Credit = z.object({
   end: z.enum(["complete", "abort"]).optional(),
 });
 export type Credit = z.infer<typeof Credit>;
+
+export const workerRoles = ["prefill", "decode"] as const;
+export type WorkerRole = (typeof workerRoles)[number];
 
 /**
  * A worker's own account of itself, each message complete but for the block keys: those are numbered deltas, and a snapshot on request.

@@ -96,7 +96,7 @@ export class WorkerCore {
       report: () => this.report(),
     });
     const { moeLayerCount: moeLayers = 0, logicalExpertCount: logicalExperts = 0 } = runner.info;
-    const about = { workerId: this.workerId, instanceId: this.instanceId, role: options.role, modelName: this.modelName };
+    const about = { workerId: this.workerId, instanceId: this.instanceId, ...(runner.rankGroup && { rankGroup: runner.rankGroup }) };
     if (moeLayers > 0) {
       this.loads = new LoadPublisher({
         bus,

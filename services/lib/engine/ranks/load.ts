@@ -5,12 +5,13 @@ import { basename, join } from "node:path";
 import { z } from "zod";
 import { type Bus, type Log, randomId, systemClock } from "../../contracts/bus.ts";
 import { ExpertPlan } from "../../contracts/expert-placement.ts";
+import type { RankStatus } from "../../contracts/rank-status.ts";
 import { subjects } from "../../contracts/subjects.ts";
 import { modelDigest } from "../model-digest.ts";
 import { loadNativeRunner } from "../model-runner.ts";
 import type { LoadOptions } from "../native.ts";
 import type { RankConfig, WorkerConfig } from "../worker-config.ts";
-import { type ExpertShape, initialPlan, missingExpert } from "./expert-slots.ts";
+import { type ExpertShape, indispensableRanks, initialPlan, missingExpert, planDigest } from "./expert-slots.ts";
 import { groupBalancedness } from "./group-balance.ts";
 import { GroupLoad } from "./group-load.ts";
 import { RankedRunner } from "./ranked-runner.ts";
@@ -19,12 +20,13 @@ import { RankMember } from "./rank-member.ts";
 /** The others may still be loading. */
 const firstMeetingMs = 240_000;
 
-/** Resolves when the ranks have met for the first time. */
+/** Resolves when the ranks have met for the first time. `watch` is told how to ask what this rank knows of its group, before they have. */
 export async function loadRankedRunner(
   options: LoadOptions,
   config: WorkerConfig & RankConfig & { service: string },
   bus: Bus,
   log: Log,
+  watch: (status: () => RankStatus) => void,
 ): Promise<RankedRunner> {
   const { rank, rankCount, rankHost: host } = config;
   if (rank >= rankCount) throw new Error(`rank is ${rank} of ${rankCount}: ranks are counted from 0`);
@@ -48,16 +50,16 @@ export async function loadRankedRunner(
       },
     },
   });
-  const ranked = new RankedRunner(runner);
+  const group = config.rankGroup ?? config.modelName ?? basename(config.model);
+  const ranked = new RankedRunner(runner, group);
   const named = subjects(config.service);
   const digest = await modelDigest(config.model);
-  const modelName = config.modelName ?? basename(config.model);
   const { moeLayerCount: moeLayers, logicalExpertCount: logicalExperts } = runner.info;
   const load = new GroupLoad({
     bus,
     clock: systemClock,
     subject: named.allLoads,
-    modelName,
+    rankGroup: group,
     modelDigest: digest,
     moeLayers,
     logicalExperts,
@@ -69,7 +71,7 @@ export async function loadRankedRunner(
     subject: named.ranks(config.workerId),
     subjects: named.allRanks,
     own: {
-      group: modelName,
+      group,
       sharedDigest: createHash("sha256")
         .update(JSON.stringify([digest, plan]))
         .digest("hex"),
@@ -88,8 +90,21 @@ export async function loadRankedRunner(
     onLead: (leads) => load.listen(leads),
   });
   ranked.setMember(member);
-  const joined = member;
-  ranked.balancedness = () => load.window && groupBalancedness(plan, (rank) => joined.has(rank), load.window.late());
+  ranked.balancedness = () => {
+    const there = new Set(member.members);
+    return load.window && groupBalancedness(plan, (each) => there.has(each), load.window.late());
+  };
+  const planInForce = { version: plan.version, digest: planDigest(plan) };
+  watch(() => {
+    const { members, groups: history, reason = null } = member;
+    const there = new Set(members);
+    return {
+      ...{ group, rank, rankCount, members, reason, history },
+      plan: planInForce,
+      indispensable: indispensableRanks(plan, (each) => there.has(each)),
+      computedRows: ranked.counters.computedRows,
+    };
+  });
   try {
     await member.joined(firstMeetingMs);
   } catch (error) {

@@ -59,11 +59,6 @@ export class RankAssembly {
     return this.joined?.filter((member) => member !== null).length ?? 0;
   }
 
-  /** In the group that stands. */
-  has(rank: number): boolean {
-    return (this.joined?.[rank] ?? null) !== null;
-  }
-
   /** What is said of this rank. */
   notice(): Omit<RankNotice, "v"> {
     return { ...this.own, round: this.ownRound, hasMet: this.hasMet };
