@@ -1,9 +1,21 @@
 // Experts over decode ranks: the answers of one rank, also when a rank is killed, stopped, or comes back.
+import { execFile } from "node:child_process";
+import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { z } from "zod";
 import { RankStatus, rankStatusPath } from "../../services/lib/contracts/rank-status.ts";
 import { startStack, type Stack } from "../../services/cli/stack/stack.ts";
+import { inTree } from "../../services/cli/tree.ts";
 import { type Outcome, promptRestarts, stream, waitFor, workersOf } from "./support.ts";
 
+const run = promisify(execFile);
+const PoolLoad = z.object({
+  role: z.string(),
+  workers: z.array(z.string()),
+  expertsPerToken: z.number(),
+  tokens: z.array(z.array(z.number())),
+  balancedness: z.array(z.number()).optional(),
+});
 const rankCount = 3;
 const names = Array.from({ length: rankCount }, (_, rank) => `decode-${rank}`);
 const seeds = [0, 1, 2, 3, 4, 5];
@@ -24,7 +36,7 @@ beforeAll(async () => {
   }
   for (const { tokens, end } of right) expect({ tokens: tokens.length, end }).toEqual({ tokens: maxTokens, end: "length" });
   // Each expert on two ranks at least: any one may be lost.
-  stack = await startStack({ prefill: 1, decodeRanks: rankCount, redundantExperts: 32, restartPolicy: promptRestarts });
+  stack = await startStack({ prefill: 1, decodeRanks: rankCount, redundantExperts: 32, restartPolicy: promptRestarts, kind: "service" });
 }, 180_000);
 afterAll(() => stack?.stop());
 
@@ -59,6 +71,30 @@ test("answers are those of one rank, and every rank takes part", async () => {
       expect(metrics.get(series), `${name} ${series}`).toBeGreaterThan(0);
     expect(metrics.get('pelagic_rank_copies_total{to="far"}')).toBe(0);
   }
+}, 90_000);
+
+test("what each expert got is counted once, and the rank that leads knows how even that is", async () => {
+  const experts = async (...options: string[]) => {
+    const cli = inTree("dist", "services", "cli", "main.js");
+    const { stdout } = await run(process.execPath, [cli, "experts", "--json", ...options, "--port", new URL(stack.baseUrl).port]);
+    return stdout
+      .trim()
+      .split("\n")
+      .map((line) => PoolLoad.parse(JSON.parse(line)));
+  };
+  const [decode, prefill] = await experts("--since-start");
+  expect(decode).toMatchObject({ role: "decode", workers: names, expertsPerToken: 4 });
+  expect(prefill).toMatchObject({ role: "prefill", workers: ["prefill-0"] });
+  const totals = (await workersOf(stack)).filter(({ role }) => role === "decode").map(({ totals }) => totals);
+  const rows = totals.reduce((sum, each) => sum + (each?.prefilledTokens ?? 0) + (each?.sampledTokens ?? 0), 0);
+  // Of the last layer's rows only those that are sampled get to its experts.
+  const sums = decode?.tokens.map((layer) => layer.reduce((sum, count) => sum + count, 0));
+  expect(sums?.slice(0, 3)).toEqual([4 * rows, 4 * rows, 4 * rows]);
+  await waitFor("the rank that leads has heard of the load", async () => {
+    const balancedness = (await experts())[0]?.balancedness;
+    expect(balancedness).toHaveLength(4);
+    return balancedness?.every((each) => each > 1 / rankCount && each < 1) === true;
+  });
 }, 90_000);
 
 test("an idle rank takes part in steps of others", async () => {

@@ -12,6 +12,7 @@ import { loadNativeRunner } from "../model-runner.ts";
 import type { LoadOptions } from "../native.ts";
 import type { RankConfig, WorkerConfig } from "../worker-config.ts";
 import { type ExpertShape, indispensableRanks, initialPlan, missingExpert, planDigest } from "./expert-slots.ts";
+import { groupBalancedness } from "./group-balance.ts";
 import { GroupLoad } from "./group-load.ts";
 import { RankedRunner } from "./ranked-runner.ts";
 import { RankMember } from "./rank-member.ts";
@@ -49,21 +50,20 @@ export async function loadRankedRunner(
       },
     },
   });
-  const ranked = new RankedRunner(runner);
+  const group = config.rankGroup ?? config.modelName ?? basename(config.model);
+  const ranked = new RankedRunner(runner, group);
   const named = subjects(config.service);
   const digest = await modelDigest(config.model);
-  const modelName = config.modelName ?? basename(config.model);
   const { moeLayerCount: moeLayers, logicalExpertCount: logicalExperts } = runner.info;
   const load = new GroupLoad({
     bus,
     clock: systemClock,
     subject: named.allLoads,
-    modelName,
+    rankGroup: group,
     modelDigest: digest,
     moeLayers,
     logicalExperts,
   });
-  const group = config.rankGroup ?? config.modelName ?? basename(config.model);
   member = new RankMember({
     bus,
     clock: systemClock,
@@ -90,6 +90,10 @@ export async function loadRankedRunner(
     onLead: (leads) => load.listen(leads),
   });
   ranked.setMember(member);
+  ranked.balancedness = () => {
+    const there = new Set(member.members);
+    return load.window && groupBalancedness(plan, (each) => there.has(each), load.window.late());
+  };
   const planInForce = { version: plan.version, digest: planDigest(plan) };
   watch(() => {
     const { members, groups: history, reason = null } = member;
