@@ -12,6 +12,7 @@ import { loadNativeRunner } from "../model-runner.ts";
 import type { LoadOptions } from "../native.ts";
 import type { RankConfig, WorkerConfig } from "../worker-config.ts";
 import { type ExpertShape, indispensableRanks, initialPlan, missingExpert, planDigest } from "./expert-slots.ts";
+import { GroupLoad } from "./group-load.ts";
 import { RankedRunner } from "./ranked-runner.ts";
 import { RankMember } from "./rank-member.ts";
 
@@ -50,6 +51,18 @@ export async function loadRankedRunner(
   });
   const ranked = new RankedRunner(runner);
   const named = subjects(config.service);
+  const digest = await modelDigest(config.model);
+  const modelName = config.modelName ?? basename(config.model);
+  const { moeLayerCount: moeLayers, logicalExpertCount: logicalExperts } = runner.info;
+  const load = new GroupLoad({
+    bus,
+    clock: systemClock,
+    subject: named.allLoads,
+    modelName,
+    modelDigest: digest,
+    moeLayers,
+    logicalExperts,
+  });
   const group = config.rankGroup ?? config.modelName ?? basename(config.model);
   member = new RankMember({
     bus,
@@ -60,7 +73,7 @@ export async function loadRankedRunner(
     own: {
       group,
       sharedDigest: createHash("sha256")
-        .update(JSON.stringify([await modelDigest(config.model), plan]))
+        .update(JSON.stringify([digest, plan]))
         .digest("hex"),
       rank,
       rankCount,
@@ -74,16 +87,16 @@ export async function loadRankedRunner(
       return missing && `nobody else has expert ${missing.expert} of MoE layer ${missing.layer}`;
     },
     meet: (meeting) => ranked.exclusive(() => runner.meet(meeting)),
+    onLead: (leads) => load.listen(leads),
   });
   ranked.setMember(member);
-  const { version } = plan;
-  const digest = planDigest(plan);
+  const planInForce = { version: plan.version, digest: planDigest(plan) };
   watch(() => {
     const { members, groups: history, reason = null } = member;
     const there = new Set(members);
     return {
       ...{ group, rank, rankCount, members, reason, history },
-      plan: { version, digest },
+      plan: planInForce,
       indispensable: indispensableRanks(plan, (each) => there.has(each)),
       computedRows: ranked.counters.computedRows,
     };

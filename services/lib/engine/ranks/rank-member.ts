@@ -29,6 +29,8 @@ export interface RankMemberOptions {
   whyNot: AssemblyOptions["whyNot"];
   /** Leaves the group there was and joins this one, when no step runs. */
   meet: (meeting: RankMeeting) => Promise<void>;
+  /** Whether this rank is the lowest of the group that has just met, and so decides for all; at the end, that it is not. */
+  onLead?: (leads: boolean) => void;
 }
 
 export class RankMember {
@@ -117,6 +119,7 @@ export class RankMember {
   stop(): void {
     this.stopped = true;
     this.cancelTimer();
+    this.options.onLead?.(false);
     this.wake();
   }
 
@@ -154,6 +157,7 @@ export class RankMember {
       // Where a later round has begun meanwhile, nobody used it.
       if (this.assembly.memberCount > 0) this.remember(round, there);
       log.info({ rank: own.rank, round, ranks: there }, "the ranks have met");
+      this.options.onLead?.(there[0] === own.rank);
     } catch (error) {
       this.lastLoss = error instanceof Error ? error.message : String(error);
       log.info({ rank: own.rank, round, error: this.lastLoss }, "the ranks have not met");
