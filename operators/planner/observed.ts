@@ -11,6 +11,17 @@ export interface ScalingDecision {
   blind: boolean;
 }
 
+export interface Overruled {
+  kind: string;
+  name: string;
+  /** The hash of what was written. */
+  written: string;
+  /** The fingerprint of what came of it. */
+  left: string;
+  /** The first field that is otherwise. */
+  field: string;
+}
+
 export interface Observed {
   /** Of the namespace, by label pelagic.dev/modelservice or by name: also such as belong to someone else. */
   deployments: Workload[];
@@ -26,6 +37,8 @@ export interface Observed {
   servedNameOwner?: string;
   /** What autoscaling decided last. */
   scaling?: Partial<Record<PoolName, ScalingDecision>>;
+  /** What came of applies and was not as it was written: an admission webhook of the cluster changes it, and would again. */
+  overruled?: Overruled[];
   /** The last apply that the API server refused, until one succeeds. */
   refused?: { object: string; message: string };
 }
