@@ -12,7 +12,7 @@ const mayImport: Record<string, string[]> = {
   "lib/grammar": ["lib/contracts", "lib/model"],
   "lib/fair-queue": ["lib/contracts"],
   "lib/expert-load": [],
-  "lib/engine": ["lib/contracts", "lib/model", "lib/grammar", "lib/fair-queue"],
+  "lib/engine": ["lib/contracts", "lib/model", "lib/grammar", "lib/fair-queue", "lib/expert-load"],
   // It drives the product's own gateway and workers.
   "lib/simulator": ["lib/contracts", "lib/engine", "gateway"],
   gateway: ["lib/contracts", "lib/runtime", "lib/model", "lib/grammar", "lib/fair-queue"],

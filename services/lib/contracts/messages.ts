@@ -22,6 +22,9 @@ export const Refusal = z.discriminatedUnion("kind", [
   z.object({ v: z.number(), kind: z.literal("error"), error: WireError }),
 ]);
 
+export const workerRoles = ["prefill", "decode"] as const;
+export type WorkerRole = (typeof workerRoles)[number];
+
 /** What is served first, in this order. */
 export const priorityClasses = ["high", "normal", "low"] as const;
 export type PriorityClass = (typeof priorityClasses)[number];
@@ -236,6 +239,24 @@ export const ExpertCounts = z.object({
 });
 export type ExpertCounts = z.infer<typeof ExpertCounts>;
 
+/**
+ * A worker on its loads subject: the tokens that each logical expert got in one interval. Tail: [moeLayers, logicalExperts] as packed-counts.ts has
+ * them. Only of its own requests' tokens, whichever rank has computed them. Nothing is sent of an interval without any.
+ */
+export const ExpertLoad = z.object({
+  v: z.number(),
+  workerId: id,
+  instanceId: id,
+  role: z.enum(workerRoles),
+  modelName: z.string(),
+  modelDigest: hexDigest,
+  moeLayers: count,
+  logicalExperts: count,
+  /** Of this process, from 0 on. */
+  interval: count,
+});
+export type ExpertLoad = z.infer<typeof ExpertLoad>;
+
 /** Decode to a worker that can have them: send rows [firstRow, endRow) as frames. Tail: token ids of rows [0, endRow). */
 export const RowsRequest = z.object({
   v: z.number(),
@@ -276,9 +297,6 @@ export const Credit = z.object({
   end: z.enum(["complete", "abort"]).optional(),
 });
 export type Credit = z.infer<typeof Credit>;
-
-export const workerRoles = ["prefill", "decode"] as const;
-export type WorkerRole = (typeof workerRoles)[number];
 
 /**
  * A worker's own account of itself, each message complete but for the block keys: those are numbered deltas, and a snapshot on request.

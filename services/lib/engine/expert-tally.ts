@@ -12,6 +12,11 @@ export class ExpertTally {
     for (let i = 0; i < counts.length; i++) this.sums[i] = (this.sums[i] as number) + (counts[i] as number);
   }
 
+  /** [MoE layers, logical experts], not to be written to; empty before the first step. */
+  get totals(): Float64Array {
+    return this.sums;
+  }
+
   /** Each sum as its low and its high word: what fits in the tail of a message. */
   words(): Uint32Array {
     const words = new Uint32Array(2 * this.sums.length);

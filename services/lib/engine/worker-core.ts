@@ -12,6 +12,7 @@ import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { readModelFiles } from "../model/folder.ts";
 import { Engine, type EngineConfig } from "./engine.ts";
 import { FileServer } from "./file-server.ts";
+import { LoadPublisher } from "./load-publisher.ts";
 import { modelDigest } from "./model-digest.ts";
 import { loadNativeRunner, measureNumericsId, type ModelRunner } from "./model-runner.ts";
 import type { Backend, LoadOptions, WeightDtype } from "./native.ts";
@@ -60,6 +61,8 @@ export class WorkerCore {
   private readonly options: WorkerOptions;
   private readonly bus: Bus;
   private readonly state: StatePublisher;
+  /** Absent: the model has no experts. */
+  readonly loads: LoadPublisher | undefined;
   private phase: WorkerState["state"] = "starting";
   /** The server has our word that we are ready. */
   private isAnnounced = false;
@@ -91,6 +94,18 @@ export class WorkerCore {
       blocks: this.engine.blocks,
       report: () => this.report(),
     });
+    const { moeLayerCount: moeLayers = 0, logicalExpertCount: logicalExperts = 0 } = runner.info;
+    const about = { workerId: this.workerId, instanceId: this.instanceId, role: options.role, modelName: this.modelName };
+    if (moeLayers > 0) {
+      this.loads = new LoadPublisher({
+        bus,
+        subject: this.subjects.loads(this.workerId),
+        clock,
+        log,
+        tally: this.engine.expertTally,
+        about: { ...about, modelDigest: identity.modelDigest, moeLayers, logicalExperts },
+      });
+    }
     this.engine.onChange = () => this.state.changed();
     if (options.files !== undefined) new FileServer(bus, this.subjects.files(this.workerId), options.files);
     bus.subscribe(this.subjects.control(this.workerId), (message) => {
@@ -225,6 +240,7 @@ export class WorkerCore {
     await this.engine.close();
     this.phase = "stopped";
     this.state.stop();
+    this.loads?.stop();
     await this.runner.close();
   }
 

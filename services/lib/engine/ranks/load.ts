@@ -11,6 +11,7 @@ import { loadNativeRunner } from "../model-runner.ts";
 import type { LoadOptions } from "../native.ts";
 import type { RankConfig, WorkerConfig } from "../worker-config.ts";
 import { type ExpertShape, initialPlan, missingExpert } from "./expert-slots.ts";
+import { GroupLoad } from "./group-load.ts";
 import { RankedRunner } from "./ranked-runner.ts";
 import { RankMember } from "./rank-member.ts";
 
@@ -48,6 +49,18 @@ export async function loadRankedRunner(
   });
   const ranked = new RankedRunner(runner);
   const named = subjects(config.service);
+  const digest = await modelDigest(config.model);
+  const modelName = config.modelName ?? basename(config.model);
+  const { moeLayerCount: moeLayers, logicalExpertCount: logicalExperts } = runner.info;
+  const load = new GroupLoad({
+    bus,
+    clock: systemClock,
+    subject: named.allLoads,
+    modelName,
+    modelDigest: digest,
+    moeLayers,
+    logicalExperts,
+  });
   member = new RankMember({
     bus,
     clock: systemClock,
@@ -55,9 +68,9 @@ export async function loadRankedRunner(
     subject: named.ranks(config.workerId),
     subjects: named.allRanks,
     own: {
-      group: config.modelName ?? basename(config.model),
+      group: modelName,
       sharedDigest: createHash("sha256")
-        .update(JSON.stringify([await modelDigest(config.model), plan]))
+        .update(JSON.stringify([digest, plan]))
         .digest("hex"),
       rank,
       rankCount,
@@ -71,6 +84,7 @@ export async function loadRankedRunner(
       return missing && `nobody else has expert ${missing.expert} of MoE layer ${missing.layer}`;
     },
     meet: (meeting) => ranked.exclusive(() => runner.meet(meeting)),
+    onLead: (leads) => load.listen(leads),
   });
   ranked.setMember(member);
   try {

@@ -28,6 +28,8 @@ export interface RankMemberOptions {
   whyNot: AssemblyOptions["whyNot"];
   /** Leaves the group there was and joins this one, when no step runs. */
   meet: (meeting: RankMeeting) => Promise<void>;
+  /** Whether this rank is the lowest of the group that has just met, and so decides for all; at the end, that it is not. */
+  onLead?: (leads: boolean) => void;
 }
 
 export class RankMember {
@@ -101,6 +103,7 @@ export class RankMember {
   stop(): void {
     this.stopped = true;
     this.cancelTimer();
+    this.options.onLead?.(false);
     this.wake();
   }
 
@@ -136,6 +139,7 @@ export class RankMember {
       this.assembly.met(round, members);
       const there = members.flatMap((member, rank) => (member ? [rank] : []));
       log.info({ rank: own.rank, round, ranks: there }, "the ranks have met");
+      this.options.onLead?.(there[0] === own.rank);
     } catch (error) {
       this.lastLoss = error instanceof Error ? error.message : String(error);
       log.info({ rank: own.rank, round, error: this.lastLoss }, "the ranks have not met");
