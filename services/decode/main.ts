@@ -1,6 +1,8 @@
 // The decode process: owns requests from dispatch to last token, receives prompts' latents, samples.
+import { setImmediate } from "node:timers/promises";
 import { z } from "zod";
 import { DecodeWorker } from "../lib/engine/decode-worker.ts";
+import { loadWindow } from "../lib/engine/load-publisher.ts";
 import { RowServer } from "../lib/engine/row-server.ts";
 import { loadNativeRunner } from "../lib/engine/model-runner.ts";
 import { loadRankedRunner } from "../lib/engine/ranks/load.ts";
@@ -12,8 +14,13 @@ import { observeDecode, observeRowServer, observeWorker } from "../lib/engine/wo
 import { GrammarConstraint } from "../lib/grammar/constraint.ts";
 import { GrammarThreads } from "../lib/grammar/grammar-threads.ts";
 import { busFields, processFields } from "../lib/runtime/config.ts";
+import { nextPlan } from "../placement/next-plan.ts";
+import { ourSettings } from "../placement/settings.ts";
 import { runProcess } from "../lib/runtime/process.ts";
 import { openWorkerPorts } from "../lib/runtime/worker-ports.ts";
+
+/** Live intervals are far shorter than those of the simulation. */
+const planSettings = { ...ourSettings, halfLife: loadWindow.halfLife };
 
 await runProcess({
   name: "decode",
@@ -26,7 +33,9 @@ await runProcess({
       () => loaded?.readiness ?? { ready: false, reason: "loading the model" },
     );
     const core = await WorkerCore.load("decode", config, metricsPort, control, log, (options) =>
-      config.rankCount === 1 ? loadNativeRunner(options) : loadRankedRunner(options, config, control, log),
+      config.rankCount === 1
+        ? loadNativeRunner(options)
+        : loadRankedRunner(options, config, control, log, (current, state) => nextPlan(current, state, planSettings, setImmediate)),
     );
     loaded = core;
     const { vocabSize } = core.runner.info;
@@ -42,6 +51,7 @@ await runProcess({
       constraints: (spec) => new GrammarConstraint(grammars, vocabSize, spec),
       ...(tracer && { tracer }),
       localPrefillTokens: config.localPrefillTokens,
+      pausedBecause: () => (core.runner instanceof RankedRunner ? core.runner.pausedBecause : undefined),
       receiveBudgetBytes: config.receiveBudgetMib * 1024 * 1024,
     });
     onStop(() => worker.stop());
