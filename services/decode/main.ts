@@ -7,6 +7,7 @@ import { RowServer } from "../lib/engine/row-server.ts";
 import { loadNativeRunner } from "../lib/engine/model-runner.ts";
 import { loadRankedRunner } from "../lib/engine/ranks/load.ts";
 import { observeRanks } from "../lib/engine/ranks/rank-metrics.ts";
+import type { Planner } from "../lib/engine/ranks/rebalancer.ts";
 import { RankedRunner } from "../lib/engine/ranks/ranked-runner.ts";
 import { decodeFields, rankFields, workerFields } from "../lib/engine/worker-config.ts";
 import { WorkerCore } from "../lib/engine/worker-core.ts";
@@ -16,11 +17,13 @@ import { GrammarThreads } from "../lib/grammar/grammar-threads.ts";
 import { busFields, processFields } from "../lib/runtime/config.ts";
 import { nextPlan } from "../placement/next-plan.ts";
 import { ourSettings } from "../placement/settings.ts";
+import { type RankStatus, rankStatusPath } from "../lib/contracts/rank-status.ts";
 import { runProcess } from "../lib/runtime/process.ts";
 import { openWorkerPorts } from "../lib/runtime/worker-ports.ts";
 
 /** Live intervals are far shorter than those of the simulation. */
 const planSettings = { ...ourSettings, halfLife: loadWindow.halfLife };
+const planner: Planner = (current, state) => nextPlan(current, state, planSettings, setImmediate);
 
 await runProcess({
   name: "decode",
@@ -28,14 +31,16 @@ await runProcess({
   async main(context) {
     const { config, log, metrics, onStop } = context;
     let loaded: WorkerCore | undefined;
+    let rankStatus: (() => RankStatus) | undefined;
     const { control, data, metricsPort, tracer } = await openWorkerPorts(
       context,
       () => loaded?.readiness ?? { ready: false, reason: "loading the model" },
+      { [rankStatusPath]: () => rankStatus?.() ?? null },
     );
     const core = await WorkerCore.load("decode", config, metricsPort, control, log, (options) =>
       config.rankCount === 1
         ? loadNativeRunner(options)
-        : loadRankedRunner(options, config, control, log, (current, state) => nextPlan(current, state, planSettings, setImmediate)),
+        : loadRankedRunner(options, config, control, log, planner, (status) => (rankStatus = status)),
     );
     loaded = core;
     const { vocabSize } = core.runner.info;

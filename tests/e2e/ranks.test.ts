@@ -1,5 +1,6 @@
 // Experts over decode ranks: the answers of one rank, also when a rank is killed, stopped, or comes back.
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { RankStatus, rankStatusPath } from "../../services/lib/contracts/rank-status.ts";
 import { startStack, type Stack } from "../../services/cli/stack/stack.ts";
 import { type Outcome, promptRestarts, stream, waitFor, workersOf } from "./support.ts";
 
@@ -36,6 +37,11 @@ async function metricsOf(name: string): Promise<Map<string, number>> {
   return new Map(
     [...text.matchAll(/^(pelagic_(?:rank|expert)s?_\S+) (\S+)$/gm)].map(([, series, value]) => [series as string, Number(value)]),
   );
+}
+
+async function statusOf(name: string): Promise<RankStatus> {
+  const port = stack.processes.find((process) => process.name === name)?.metricsPort;
+  return RankStatus.parse(await (await fetch(`http://127.0.0.1:${port}${rankStatusPath}`)).json());
 }
 
 const membersAre = (count: number, of: string[]) => async () =>
@@ -78,6 +84,13 @@ test("a rank killed: every request ends as if nothing had happened, and the rank
   expect(await running).toEqual(right);
   await waitFor("all ranks are in one group", membersAre(rankCount, names));
   expect(await askAll()).toEqual(right);
+  // What it was like is told by those that stayed.
+  const told = await statusOf("decode-0");
+  expect(told).toMatchObject({ rank: 0, rankCount, members: [0, 1, 2], reason: null, plan: { version: 1 }, indispensable: [] });
+  const [without] = told.history.filter(({ loss }) => loss !== null);
+  expect(without).toMatchObject({ members: [0, 2], loss: expect.stringContaining("rank 1") });
+  expect(told.history.at(-1)).toMatchObject({ members: [0, 1, 2], loss: null });
+  expect(told.plan).toEqual((await statusOf("decode-1")).plan);
 }, 120_000);
 
 test("a rank that is stopped is lost to the others within seconds, and finds them again when it goes on", async () => {

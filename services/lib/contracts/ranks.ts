@@ -29,7 +29,7 @@ export const RankNotice = z.object({
     /** The first MoE layers of that version; the others are of the plan before. */
     layersTaken: z.number().int().nonnegative(),
     /** Of the whole plan that it goes by: planDigest. */
-    digest: hexOf(16),
+    digest: hexOf(8),
   }),
 });
 export type PlanPosition = RankNotice["plan"];
@@ -59,7 +59,8 @@ export function packSlots({ layers }: Pick<ExpertPlan, "layers">): Uint32Array {
 }
 
 /** Throws where the tail is no plan of that size. */
-export function unpackPlan({ version, rankCount, slotsPerRank, layerCount }: Omit<PlanNotice, "v">, tail: Uint32Array): ExpertPlan {
+export function unpackPlan(size: Pick<PlanNotice, "version" | "rankCount" | "slotsPerRank" | "layerCount">, tail: Uint32Array): ExpertPlan {
+  const { version, rankCount, slotsPerRank, layerCount } = size;
   const perLayer = rankCount * slotsPerRank;
   const count = layerCount * perLayer;
   if (tail.length !== Math.ceil(count / 2)) throw new RangeError(`slots: ${2 * tail.length} values, not ${count}`);

@@ -23,11 +23,11 @@ export function missingExpert(plan: ExpertPlan, isThere: (rank: number) => boole
   return undefined;
 }
 
-/** 16 bytes as hex; equal for equal plans. */
+/** By which people and programs tell plans apart: 8 bytes as hex. */
 export function planDigest({ version, rankCount, slotsPerRank, layers }: ExpertPlan): string {
   const hash = createHash("sha256").update(`${version} ${rankCount} ${slotsPerRank} ${layers.length};`);
   for (const slots of layers) hash.update(Int16Array.from(slots));
-  return hash.digest("hex").slice(0, 32);
+  return hash.digest("hex").slice(0, 16);
 }
 
 /**
@@ -75,3 +75,22 @@ function repairedLayer(placed: number[], size: { ranks: number[]; slotsPerRank: 
   }
   return placed;
 }
+
+/** Ranks of those there that hold an expert, in some layer, which no other one there holds. */
+export function indispensableRanks(plan: ExpertPlan, isThere: (rank: number) => boolean): number[] {
+  const experts = expertCountOf(plan);
+  const found = new Set<number>();
+  for (const slots of plan.layers) {
+    const holder = new Int32Array(experts).fill(nobody);
+    for (const [slot, expert] of slots.entries()) {
+      const rank = Math.floor(slot / plan.slotsPerRank);
+      if (expert === spareSlot || !isThere(rank) || holder[expert] === rank) continue;
+      holder[expert] = holder[expert] === nobody ? rank : several;
+    }
+    for (const rank of holder) if (rank >= 0) found.add(rank);
+  }
+  return [...found].sort((a, b) => a - b);
+}
+
+const nobody = -1;
+const several = -2;

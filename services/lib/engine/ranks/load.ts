@@ -5,12 +5,13 @@ import { basename, join } from "node:path";
 import { z } from "zod";
 import { type Bus, type Log, randomId, systemClock } from "../../contracts/bus.ts";
 import { ExpertPlan } from "../../contracts/expert-placement.ts";
+import type { RankStatus } from "../../contracts/rank-status.ts";
 import { subjects } from "../../contracts/subjects.ts";
 import { modelDigest } from "../model-digest.ts";
 import { loadNativeRunner } from "../model-runner.ts";
 import type { LoadOptions } from "../native.ts";
 import type { RankConfig, WorkerConfig } from "../worker-config.ts";
-import { type ExpertShape, initialPlan } from "./expert-slots.ts";
+import { type ExpertShape, indispensableRanks, initialPlan, planDigest } from "./expert-slots.ts";
 import { GroupLoad } from "./group-load.ts";
 import { RankedRunner } from "./ranked-runner.ts";
 import { RankMember } from "./rank-member.ts";
@@ -22,13 +23,14 @@ const firstMeetingMs = 240_000;
 /** Slots of a rank, in those that it begins with: how far it may make up for ranks that are lost. */
 const mostSlotsFactor = 2;
 
-/** Resolves when the ranks have met for the first time. */
+/** Resolves when the ranks have met for the first time. `watch` is told how to ask what this rank knows of its group, before they have. */
 export async function loadRankedRunner(
   options: LoadOptions,
   config: WorkerConfig & RankConfig & { service: string },
   bus: Bus,
   log: Log,
   planner: Planner,
+  watch: (status: () => RankStatus) => void,
 ): Promise<RankedRunner> {
   const { rank, rankCount, rankHost: host } = config;
   if (rank >= rankCount) throw new Error(`rank is ${rank} of ${rankCount}: ranks are counted from 0`);
@@ -66,6 +68,7 @@ export async function loadRankedRunner(
     moeLayers,
     logicalExperts,
   });
+  const group = config.rankGroup ?? config.modelName ?? basename(config.model);
   member = new RankMember({
     bus,
     clock: systemClock,
@@ -76,7 +79,7 @@ export async function loadRankedRunner(
     planSubjects: named.allPlans,
     mostSlotsPerRank: mostSlotsFactor * plan.slotsPerRank,
     own: {
-      group: modelName,
+      group,
       sharedDigest: digest,
       rank,
       rankCount,
@@ -117,6 +120,17 @@ export async function loadRankedRunner(
           slotsPerRank: plan.slotsPerRank,
         });
   ranked.setMember(member, () => rebalancer?.stop());
+  watch(() => {
+    const { members, groups: history, reason = null } = member;
+    const there = new Set(members);
+    const { planInForce: inForce } = runner;
+    return {
+      ...{ group, rank, rankCount, members, reason, history },
+      plan: { version: inForce.version, digest: planDigest(inForce) },
+      indispensable: indispensableRanks(inForce, (each) => there.has(each)),
+      computedRows: ranked.counters.computedRows,
+    };
+  });
   try {
     await member.joined(firstMeetingMs);
   } catch (error) {

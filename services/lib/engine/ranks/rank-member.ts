@@ -1,10 +1,12 @@
 // One process's part in a group of ranks: says and hears on the bus what RankAssembly needs, and meets whom it decides to.
 import type { Bus, Clock, Log } from "../../contracts/bus.ts";
 import { PelagicError } from "../../contracts/errors.ts";
-import type { ExpertPlan } from "../../contracts/expert-placement.ts";
+import { type ExpertPlan, expertCountOf } from "../../contracts/expert-placement.ts";
+import { maxGroupHistory, type MetGroup } from "../../contracts/rank-status.ts";
 import { packSlots, PlanNotice, RankNotice, unpackPlan } from "../../contracts/ranks.ts";
 import { decodeMessage, encodeMessage } from "../../contracts/wire.ts";
 import type { PlacementState, RankMeeting } from "../native.ts";
+import { missingExpert } from "./expert-slots.ts";
 import { type AssemblyDecision, type AssemblyOptions, type OwnRank, RankAssembly } from "./rank-assembly.ts";
 
 /** How often a rank says that it is there; sooner when its round changed. */
@@ -69,6 +71,9 @@ export class RankMember {
   private stopped = false;
   private decision: AssemblyDecision = { kind: "wait", reason: "has not looked yet" };
   private lastLoss: string | undefined;
+  /** Why the group ended that the next one follows. */
+  private endedBy: string | null = null;
+  private readonly history: (Omit<MetGroup, "secondsAgo"> & { atMs: number })[] = [];
   private waiting: (() => void)[] = [];
 
   constructor(options: RankMemberOptions) {
@@ -90,12 +95,17 @@ export class RankMember {
     this.look();
   }
 
-  /** The plan that its group is to go to, decided here since this rank leads. False: there is no such group, or it is changing plans already. */
-  decidePlan(plan: ExpertPlan): boolean {
-    if (!this.mayDecide()) return false;
+  /** The plan that its group is to go to, decided here since this rank leads. Returns why it is not, if so. */
+  decidePlan(plan: ExpertPlan): string | undefined {
+    const { planInForce } = this.options.experts;
+    if (!this.mayDecide()) return "this rank leads no group that could change its plan now";
+    if (!isLike(plan, planInForce) || plan.slotsPerRank !== planInForce.slotsPerRank)
+      return "the plan is of another shape than the one in force";
+    const missing = missingExpert(plan, (rank) => this.isMember(rank));
+    if (missing !== undefined) return `no rank of the group would have expert ${missing.expert} of MoE layer ${missing.layer}`;
     this.next = plan;
     this.look();
-    return true;
+    return undefined;
   }
 
   /** It leads a group that goes by one plan, and nobody is about to join it. */
@@ -121,6 +131,17 @@ export class RankMember {
   /** Ranks in it, this one included. */
   get groupMembers(): number {
     return this.assembly.memberCount;
+  }
+
+  /** Ranks of the group that stands. */
+  get members(): number[] {
+    return this.round === undefined ? [] : (this.history.at(-1)?.members ?? []);
+  }
+
+  /** The last groups, the oldest first. */
+  get groups(): MetGroup[] {
+    const nowMs = this.options.clock.nowMs();
+    return this.history.map(({ atMs, ...group }) => ({ ...group, secondsAgo: (nowMs - atMs) / 1000 }));
   }
 
   /** Why there is no group, for people. */
@@ -160,6 +181,7 @@ export class RankMember {
     if (round !== this.assembly.round || this.stopped) return;
     this.options.log.warn({ rank: this.options.own.rank, round }, message);
     this.lastLoss = message;
+    this.endedBy = message;
     this.assembly.over(round, this.options.clock.nowMs());
     this.next = undefined;
     this.look();
@@ -208,6 +230,7 @@ export class RankMember {
   }
 
   private hearPlan(notice: PlanNotice, plan: ExpertPlan): void {
+    if (!isLike(plan, this.options.experts.planInForce)) return;
     if (notice.kind === "inForce") {
       this.assembly.learn(plan);
       this.look();
@@ -277,6 +300,8 @@ export class RankMember {
       this.assembly.met(round, members);
       this.groupId = Buffer.from(id).toString("hex");
       const there = members.flatMap((member, rank) => (member ? [rank] : []));
+      // Where a later round has begun meanwhile, nobody used it.
+      if (this.assembly.memberCount > 0) this.remember(round, there);
       log.info({ rank: own.rank, round, ranks: there }, "the ranks have met");
       this.options.onLead?.(there[0] === own.rank);
     } catch (error) {
@@ -289,9 +314,20 @@ export class RankMember {
     this.look();
   }
 
+  private remember(round: number, members: number[]): void {
+    this.history.push({ round, members, loss: this.endedBy, atMs: this.options.clock.nowMs() });
+    if (this.history.length > maxGroupHistory) this.history.shift();
+    this.endedBy = null;
+  }
+
   private wake(): void {
     const waiting = this.waiting;
     this.waiting = [];
     for (const resolve of waiting) resolve();
   }
+}
+
+/** Of the same ranks, layers and experts. */
+function isLike(a: ExpertPlan, b: ExpertPlan): boolean {
+  return a.rankCount === b.rankCount && a.layers.length === b.layers.length && expertCountOf(a) === expertCountOf(b);
 }

@@ -55,7 +55,7 @@ export class Rebalancer {
         intervals: intervals.map((each) => each.slice()),
       });
       // The group, or its plan, may have become another one meanwhile.
-      if (next === undefined || planInForce().version !== current.version || !member.decidePlan(next.plan)) return;
+      if (next === undefined || planInForce().version !== current.version || member.decidePlan(next.plan) !== undefined) return;
       const { plan, ...figures } = next;
       log.info({ version: plan.version, ...figures }, "experts are placed anew");
     } catch (error) {
