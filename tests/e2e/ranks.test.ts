@@ -35,15 +35,27 @@ beforeAll(async () => {
     await whole.stop();
   }
   for (const { tokens, end } of right) expect({ tokens: tokens.length, end }).toEqual({ tokens: maxTokens, end: "length" });
-  // Each expert on two ranks at least: any one may be lost.
-  stack = await startStack({ prefill: 1, decodeRanks: rankCount, redundantExperts: 32, restartPolicy: promptRestarts, kind: "service" });
 }, 180_000);
 afterAll(() => stack?.stop());
+
+async function startRanks(redundantExperts: number, rebalanceSeconds: number): Promise<void> {
+  await stack?.stop();
+  stack = await startStack({
+    prefill: 1,
+    decodeRanks: rankCount,
+    redundantExperts,
+    rebalanceSeconds,
+    restartPolicy: promptRestarts,
+    kind: "service",
+  });
+}
 
 async function metricsOf(name: string): Promise<Map<string, number>> {
   const port = stack.processes.find((process) => process.name === name)?.metricsPort;
   const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
-  return new Map([...text.matchAll(/^(pelagic_rank_\S+) (\S+)$/gm)].map(([, series, value]) => [series as string, Number(value)]));
+  return new Map(
+    [...text.matchAll(/^(pelagic_(?:rank|expert)s?_\S+) (\S+)$/gm)].map(([, series, value]) => [series as string, Number(value)]),
+  );
 }
 
 async function statusOf(name: string): Promise<RankStatus> {
@@ -55,6 +67,8 @@ const membersAre = (count: number, of: string[]) => async () =>
   (await Promise.all(of.map(async (name) => (await metricsOf(name)).get("pelagic_rank_group_members")))).every((n) => n === count);
 
 test("answers are those of one rank, and every rank takes part", async () => {
+  // Each expert on two ranks at least: any one may be lost.
+  await startRanks(32, 0);
   expect(await askAll()).toEqual(right);
   for (const name of names) {
     const metrics = await metricsOf(name);
@@ -133,3 +147,36 @@ test("a rank that is stopped is lost to the others within seconds, and finds the
   await waitFor("all ranks are in one group", membersAre(rankCount, names));
   expect(await askAll()).toEqual(right);
 }, 120_000);
+
+const metric = async (series: string) => (await Promise.all(names.map(metricsOf))).map((metrics) => metrics.get(series) ?? 0);
+
+test("experts are placed anew by their load while requests run, and no answer changes", async () => {
+  await startRanks(6, 1);
+  let rounds = 0;
+  while (rounds++ < 20 && Math.min(...(await metric("pelagic_expert_plan_version"))) < 2) expect(await askAll()).toEqual(right);
+  expect(Math.min(...(await metric("pelagic_expert_plan_version")))).toBeGreaterThan(1);
+  expect((await metric("pelagic_experts_loaded_total")).reduce((a, b) => a + b)).toBeGreaterThan(0);
+  expect(await askAll()).toEqual(right);
+}, 180_000);
+
+test("the only copies of experts are lost: the others load them and go on, and who comes back is taken in with the new plan", async () => {
+  await startRanks(0, 0);
+  const running = askAll();
+  await waitFor("requests run", async () => (await workersOf(stack)).some(({ requests }) => requests.running > 0));
+  const stopped = stack.processes.find(({ name }) => name === "decode-2");
+  stopped?.kill("SIGSTOP");
+  const left = ["decode-0", "decode-1"];
+  try {
+    await waitFor("the others have a group", membersAre(rankCount - 1, left));
+    for (const name of left) expect((await metricsOf(name)).get("pelagic_experts_loaded_total")).toBeGreaterThan(0);
+    expect(await running).toEqual(right);
+  } finally {
+    stopped?.kill("SIGCONT");
+  }
+  await waitFor("all ranks are in one group", membersAre(rankCount, names));
+  expect(await metric("pelagic_expert_plan_version")).toEqual([2, 2, 2]);
+  expect(await askAll()).toEqual(right);
+  stack.processes.find(({ name }) => name === "decode-0")?.kill("SIGKILL");
+  await waitFor("the killed rank is back", membersAre(rankCount, names));
+  expect(await askAll()).toEqual(right);
+}, 180_000);
