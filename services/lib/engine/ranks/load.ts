@@ -49,9 +49,7 @@ export async function loadRankedRunner(
       host,
       port: config.rankPort,
       secret,
-      onLost: (message) => {
-        if (member?.round !== undefined) member.lost(member.round, message);
-      },
+      onLost: (message) => member?.lost(member.round, message),
     },
   });
   const ranked = new RankedRunner(runner);
