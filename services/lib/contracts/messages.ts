@@ -197,6 +197,8 @@ export const Control = z.discriminatedUnion("kind", [
   z.object({ v: z.number(), kind: z.literal("drain") }),
   /** Gateway: how much work did each expert get. Answered with ExpertCounts; on demand, since it is too much for a heartbeat. */
   z.object({ v: z.number(), kind: z.literal("expert-counts") }),
+  /** To the lowest rank of those that share experts: place them so, while serving. Tail: the slots (ranks.ts). Answered with a ControlReply. */
+  z.object({ v: z.number(), kind: z.literal("place-experts"), rankCount: count, slotsPerRank: count, layerCount: count }),
 ]);
 export type Control = z.infer<typeof Control>;
 
