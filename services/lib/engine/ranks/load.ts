@@ -50,9 +50,7 @@ export async function loadRankedRunner(
       host,
       port: config.rankPort,
       secret,
-      onLost: (message) => {
-        if (member?.round !== undefined) member.lost(member.round, message);
-      },
+      onLost: (message) => member?.lost(member.round, message),
     },
   });
   const group = config.rankGroup ?? config.modelName ?? basename(config.model);
