@@ -90,13 +90,14 @@ export async function loadRankedRunner(
     onLead: (leads) => load.listen(leads),
   });
   ranked.setMember(member);
-  const planInForce = { version: plan.version, digest: planDigest(plan) };
+  const planInForce = { version: plan.version, digest: planDigest(plan), whole: true };
   watch(() => {
     const { members, groups: history, reason = null } = member;
     const there = new Set(members);
     return {
       ...{ group, rank, rankCount, members, reason, history },
       plan: planInForce,
+      loaded: { experts: 0, bytes: 0 },
       indispensable: indispensableRanks(plan, (each) => there.has(each)),
       computedRows: ranked.counters.computedRows,
     };
