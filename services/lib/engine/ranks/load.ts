@@ -125,10 +125,11 @@ export async function loadRankedRunner(
   watch(() => {
     const { members, groups: history, reason = null } = member;
     const there = new Set(members);
-    const { planInForce: inForce } = runner;
+    const { planInForce: inForce, placementState: state } = runner;
     return {
       ...{ group, rank, rankCount, members, reason, history },
-      plan: { version: inForce.version, digest: planDigest(inForce) },
+      plan: { version: inForce.version, digest: planDigest(inForce), whole: state.next === 0 || state.next !== state.version },
+      loaded: { experts: state.loadedExperts, bytes: state.loadedBytes },
       indispensable: indispensableRanks(inForce, (each) => there.has(each)),
       computedRows: ranked.counters.computedRows,
     };
