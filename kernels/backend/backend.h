@@ -120,7 +120,8 @@ class Backend {
 
   // Throws Error naming the field where the backend has no kernels for the model. Before anything is loaded.
   virtual void check_model(const MlaShape& /*shape*/, const KvLayout& /*layout*/) {}
-  // Whether moe can share a layer's experts with other ranks.
+  // Whether moe can share a layer's experts with other ranks. Then make_mlp_bank gives none: experts come and go while
+  // steps run.
   virtual bool shares_experts() const { return false; }
 
   // ---- Memory and weights. The make_ functions may be called from several threads at once. They throw std::bad_alloc.

@@ -5,7 +5,7 @@ import { apiServerMissing, startApiServer, type TestApiServer } from "./api-serv
 import { CountedModel, type Endpoint, idle, type Load, makePod, startEndpoint } from "./metrics-endpoints.ts";
 import { operatorAccount } from "./operator-account.ts";
 import { type OperatorProcess, startOperator } from "./operator-process.ts";
-import { applyService, condition, deploymentsPath, installCrd, objectWhere, servicesPath } from "./service-objects.ts";
+import { applyService, condition, deploymentsPath, installCrds, objectWhere, servicesPath } from "./service-objects.ts";
 
 const missing = apiServerMissing();
 const pools = ["prefill", "decode"] as const;
@@ -27,7 +27,7 @@ const start = () => startOperator(kubeconfig, ["--scrape-ms", "250"]);
 beforeAll(async () => {
   if (missing !== undefined) return;
   server = await startApiServer();
-  await installCrd(server);
+  await installCrds(server);
   kubeconfig = await operatorAccount(server);
   operator = await start();
   const labels = { "app.kubernetes.io/name": "pelagic", "app.kubernetes.io/component": "gateway" };

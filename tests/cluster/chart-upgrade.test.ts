@@ -2,7 +2,7 @@
 // upgraded to this one, and looked after by this operator under the chart's account. Nothing of theirs changes its meaning.
 import { readFileSync } from "node:fs";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import { crdName, crdVersionAnnotation, modelServiceCrd } from "../../operators/api/crd.ts";
+import { crdOf, crdVersionAnnotation, modelServiceCrdName } from "../../operators/api/crd.ts";
 import { inTree } from "../../services/cli/tree.ts";
 import { apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";
 import { chart, helm, helmMissing, type Manifest, manifests } from "./helm.ts";
@@ -17,7 +17,7 @@ const namespace = "trial";
 const models = `/apis/pelagic.dev/v1alpha1/namespaces/${namespace}/modelservices`;
 const deployments = `/apis/apps/v1/namespaces/${namespace}/deployments`;
 const secrets = `/api/v1/namespaces/${namespace}/secrets`;
-const crdPath = `/apis/apiextensions.k8s.io/v1/customresourcedefinitions/${crdName}`;
+const crdPath = `/apis/apiextensions.k8s.io/v1/customresourcedefinitions/${modelServiceCrdName}`;
 let server: TestApiServer;
 
 // One each: with a CRD of then.
@@ -70,7 +70,7 @@ describe.skipIf(missing !== undefined)(`an upgrade from an earlier version${miss
       await release("upgrade", [chart], upgradeFlags);
       expect(jobs.ran.map(({ name, code }) => [name, code])).toEqual([["pelagic-crds", 0]]);
       const { metadata, spec } = await get(crdPath);
-      const now = modelServiceCrd(metadata.annotations[crdVersionAnnotation]);
+      const now = crdOf(modelServiceCrdName, metadata.annotations[crdVersionAnnotation]);
       expect(spec.versions[0].schema).toEqual(JSON.parse(JSON.stringify(now.spec.versions[0]?.schema)));
       expect(await ofUsers()).toEqual(before);
       expect(await selectors()).toMatchObject(selected);

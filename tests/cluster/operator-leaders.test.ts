@@ -4,7 +4,7 @@ import { leaseName } from "../../operators/kube/rights.ts";
 import { apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";
 import { type FaultProxy, startFaultProxy } from "./fault-proxy.ts";
 import { type OperatorProcess, startOperator } from "./operator-process.ts";
-import { applyService, deploymentsPath, gone, installCrd, objectWhere, servicesPath } from "./service-objects.ts";
+import { applyService, deploymentsPath, gone, installCrds, objectWhere, servicesPath } from "./service-objects.ts";
 
 const missing = apiServerMissing();
 const failoverMs = 20_000;
@@ -20,7 +20,7 @@ let replicas: [Replica, Replica];
 beforeAll(async () => {
   if (missing !== undefined) return;
   server = await startApiServer();
-  await installCrd(server);
+  await installCrds(server);
 });
 afterAll(async () => server?.stop());
 
