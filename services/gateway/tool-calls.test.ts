@@ -83,7 +83,15 @@ describe("the grammar of tools", () => {
   async function accepts(of: TextFormat, text: string): Promise<boolean> {
     const matcher = await compiler.matcher(formatEbnf(of, false), [end]);
     try {
-      return [...Buffer.from(text), end].every((token) => matcher.accept(token));
+      for (const token of [...Buffer.from(text), end]) {
+        // What is sampled is what the mask has: it and accept() must say the same.
+        const mask = await matcher.allowed();
+        const isAllowed = (((mask[token >>> 5] as number) >>> (token & 31)) & 1) === 1;
+        const isAccepted = matcher.accept(token);
+        expect({ token, isAllowed }).toEqual({ token, isAllowed: isAccepted });
+        if (!isAccepted) return false;
+      }
+      return true;
     } finally {
       matcher.dispose();
     }
@@ -110,6 +118,21 @@ describe("the grammar of tools", () => {
     ["with a format: other text", format({ answer: { kind: "choice", choices: ["yes", "no"] } }), "maybe", false],
   ])("%s", async (_, of, text, expected) => {
     expect(await accepts(of, text)).toBe(expected);
+  });
+
+  it("has an end wherever no call has begun, and none within one", async () => {
+    const text = `I add <tool. ${call("add", '{"a": 1}')}`;
+    const mark = plainToolSyntax.sectionBegin + plainToolSyntax.callBegin;
+    const begun = text.indexOf(mark) + mark.length;
+    const matcher = await compiler.matcher(formatEbnf(format({}), false), [end]);
+    const ends: number[] = [];
+    for (const [at, byte] of [...Buffer.from(text)].entries()) {
+      const mask = await matcher.allowed();
+      if (((mask[end >>> 5] as number) >>> (end & 31)) & 1) ends.push(at);
+      expect(matcher.accept(byte)).toBe(true);
+    }
+    matcher.dispose();
+    expect(ends).toEqual([...Array(begun).keys()]);
   });
 });
 

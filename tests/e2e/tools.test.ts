@@ -125,6 +125,7 @@ describe("tools", () => {
       });
       expect(answer.choices[0]?.message.tool_calls).toBeUndefined();
       expect(answer.choices[0]?.message.content?.length).toBeGreaterThan(0);
+      expect(answer.choices[0]?.finish_reason).toBe("stop");
     }
   });
 

@@ -47,7 +47,7 @@ export class GrammarCompiler implements MatcherSource {
   /** Rejects where the text is no grammar in XGrammar's EBNF. */
   async matcher(ebnf: string, endTokenIds: readonly number[]): Promise<GrammarMatcher> {
     const compiled = await this.compile(ebnf);
-    return new GrammarMatcher(await (await xgrammar()).GrammarMatcher.createGrammarMatcher(compiled, [...endTokenIds]));
+    return new GrammarMatcher(await (await xgrammar()).GrammarMatcher.createGrammarMatcher(compiled, [...endTokenIds]), endTokenIds);
   }
 
   private compile(ebnf: string): Promise<Xgrammar.CompiledGrammar> {
@@ -90,14 +90,24 @@ export class GrammarCompiler implements MatcherSource {
 
 export class GrammarMatcher implements Matcher {
   private readonly matcher: Xgrammar.GrammarMatcher;
+  private readonly endTokenIds: readonly number[];
 
-  constructor(matcher: Xgrammar.GrammarMatcher) {
+  constructor(matcher: Xgrammar.GrammarMatcher, endTokenIds: readonly number[]) {
     this.matcher = matcher;
+    this.endTokenIds = endTokenIds;
   }
 
   /** Bit id % 32 of word id / 32: tokens that may come next; end tokens where the text is complete. */
   async allowed(): Promise<Uint32Array> {
-    return Uint32Array.from(await this.matcher.getNextTokenBitmask());
+    const mask = Uint32Array.from(await this.matcher.getNextTokenBitmask());
+    // XGrammar takes an end token in text that waits for a mark (TagDispatch), and leaves it out of the mask: so it is tried.
+    for (const id of this.endTokenIds) {
+      if (((mask[id >>> 5] as number) >>> (id & 31)) & 1) continue;
+      if (!this.matcher.acceptToken(id)) continue;
+      this.matcher.rollBack(1);
+      mask[id >>> 5] = (mask[id >>> 5] as number) | (1 << (id & 31));
+    }
+    return mask;
   }
 
   next(accepted: readonly number[]): Promise<Uint32Array> {
