@@ -17,6 +17,8 @@ const shortMs = 1_000;
 /** How often a plan is said to those that go by another one, and a next plan to those that may not have heard it. */
 const planMs = 500;
 export const meetMs = 2_000;
+/** A rank's part of a large model, read from a disk. */
+const loadMs = 120_000;
 /** Silence on the connection of a rank whose process is stopped, or whose machine is gone. A process that dies closes it. */
 const silenceMs = 3_000;
 /** A layer of the longest step on the slowest rank takes less. */
@@ -157,23 +159,28 @@ export class RankMember {
     return this.options.clock.nowMs() - this.apartSinceMs > shortMs ? this.reason : undefined;
   }
 
-  /** The round of the group, once there is one. Rejects with `worker_lost` when there is none after `timeoutMs`. */
+  /** The round of the group, once there is one. Rejects with `worker_lost` when there is none after `timeoutMs`, or, while experts are loaded, after `loadMs`. */
   async joined(timeoutMs: number): Promise<number> {
     const { clock, own } = this.options;
-    const endMs = clock.nowMs() + timeoutMs;
+    const startMs = clock.nowMs();
     for (;;) {
       const { round } = this;
       if (round !== undefined) return round;
-      const leftMs = endMs - clock.nowMs();
-      if (leftMs <= 0 || this.stopped) throw new PelagicError("worker_lost", `rank ${own.rank} has no group: it ${this.reason}`);
+      const waitedMs = clock.nowMs() - startMs;
+      if (waitedMs >= (this.isLoading ? loadMs : timeoutMs) || this.stopped)
+        throw new PelagicError("worker_lost", `rank ${own.rank} has no group: it ${this.reason}`);
       await new Promise<void>((resolve) => {
-        const cancel = clock.setTimer(leftMs, resolve);
+        const cancel = clock.setTimer(noticeMs, resolve);
         this.waiting.push(() => {
           cancel();
           resolve();
         });
       });
     }
+  }
+
+  private get isLoading(): boolean {
+    return this.decision.kind === "conform" || (this.decision.kind === "wait" && this.decision.loading === true);
   }
 
   /** The group of this round is over; undefined: the one that stood last. */
