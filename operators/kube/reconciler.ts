@@ -1,19 +1,22 @@
 // One round for one ModelService: snapshot, plan, and what the plan says, in its order. A round that fails part-way is begun anew by the queue.
 import type { Log } from "../../services/lib/contracts/bus.ts";
+import { expertPlacementKind } from "../api/expert-placement.ts";
 import { ModelService, servedNameOf } from "../api/model-service.ts";
 import { ModelServiceStatus } from "../api/status.ts";
 import type { PlannerConfig } from "../planner/config.ts";
+import { difference, fingerprint } from "../planner/difference.ts";
 import type { KubernetesObject } from "../planner/kubernetes.ts";
-import { fieldManager } from "../planner/names.ts";
-import { type Observed, servedNameOwner } from "../planner/observed.ts";
+import { fieldManager, hashAnnotation } from "../planner/names.ts";
+import { type Observed, type Overruled, servedNameOwner } from "../planner/observed.ts";
 import { plan, planUnreadable } from "../planner/plan.ts";
-import type { Plan } from "../planner/planned.ts";
+import type { Application, Plan } from "../planner/planned.ts";
 import { type ApiClient, ApiError } from "./api-client.ts";
 import type { Autoscaler } from "./autoscaler.ts";
 import type { EventSender } from "./events.ts";
 import type { ApiObject } from "./object-store.ts";
+import type { RankWatcher } from "./rank-watcher.ts";
 import { parseService } from "./read-service.ts";
-import { objectPath, pluralOf } from "./resources.ts";
+import { expertPlacementResource, modelServiceResource, objectPath, pluralOf } from "./resources.ts";
 import type { RawModelService, WatchedCluster } from "./watched.ts";
 import { NotLeadingError, type Writer } from "./writer.ts";
 import type { Outcome } from "./work-queue.ts";
@@ -26,6 +29,7 @@ export interface ReconcilerOptions {
   writer: Writer;
   events: EventSender;
   autoscaler: Pick<Autoscaler, "decisionsOf">;
+  ranks: Pick<RankWatcher, "reportsOf">;
   config: PlannerConfig;
   log: Log;
   ended: (result: RoundResult, seconds: number) => void;
@@ -33,6 +37,8 @@ export interface ReconcilerOptions {
 
 /** A bound claim is looked at again after so long. */
 const claimMs = 5 * 60_000;
+
+const unsaidMs = 1_000;
 
 /** Of an apply: it will not do as it is, however often it is tried. */
 const refusals = [400, 403, 422];
@@ -46,6 +52,8 @@ class RefusedError extends Error {
 export class Reconciler {
   /** Of ModelServices of which an apply was refused. */
   private readonly refused = new Map<string, NonNullable<Observed["refused"]>>();
+  /** By ModelService; of objects by kind and name. */
+  private readonly overruled = new Map<string, Map<string, Overruled>>();
   private readonly claims = new Map<string, { claim: string; phase: string; atMs: number }>();
 
   constructor(private readonly options: ReconcilerOptions) {}
@@ -97,19 +105,27 @@ export class Reconciler {
     } catch (error) {
       if (!(error instanceof RefusedError)) throw error;
       // It is said in the status, and tried again later.
-      const { status, events } = await this.plan(key, raw, others);
-      await this.finish(key, { status, events: events.filter(({ reason }) => !doneReasons.includes(reason)) });
+      const { placement, status, events } = await this.plan(key, raw, others);
+      await this.finish(key, {
+        ...(placement && { placement }),
+        status,
+        events: events.filter(({ reason }) => !doneReasons.includes(reason)),
+      });
       throw error;
     }
     const wrote =
       planned.apply.length + planned.prune.length + planned.events.length > 0 ||
       planned.status !== undefined ||
+      planned.placement !== undefined ||
       planned.finalizer !== "keep";
-    return { requeueAfterMs: planned.requeueAfterMs, wrote };
+    // An apply that changed nothing is not told of by a watch, and the status still calls it a change.
+    const unsaid = planned.apply.length > 0 && this.overruled.has(key);
+    return { requeueAfterMs: unsaid ? unsaidMs : planned.requeueAfterMs, wrote };
   }
 
   private forget(key: string): void {
     this.refused.delete(key);
+    this.overruled.delete(key);
     this.claims.delete(key);
   }
 
@@ -125,12 +141,15 @@ export class Reconciler {
       watched.sameName(servedNameOf(service)).map(({ metadata, spec }) => ({ metadata, spec: spec ?? {} })),
     );
     const scaling = this.options.autoscaler.decisionsOf(service);
+    const ranks = this.options.ranks.reportsOf(service);
     const observed: Observed = {
       ...watched.observe(key, found),
       ...(scaling !== undefined && { scaling }),
+      ...(ranks !== undefined && { ranks }),
       ...(claim !== undefined && { claim }),
       ...(owner !== undefined && { servedNameOwner: owner }),
       ...(refused !== undefined && { refused }),
+      ...(this.overruled.has(key) && { overruled: [...(this.overruled.get(key)?.values() ?? [])] }),
     };
     return plan(service, observed, config, Date.now());
   }
@@ -140,7 +159,9 @@ export class Reconciler {
     if (planned.finalizer === "add") watched.learn(await writer.finalizer(raw, "add"));
     for (const application of planned.apply) {
       try {
-        watched.learn(await writer.apply(application));
+        const answer = await writer.apply(application);
+        watched.learn(answer);
+        this.compare(key, application, answer);
       } catch (error) {
         if (!(error instanceof ApiError) || !refusals.includes(error.status)) throw error;
         const { kind, metadata } = application.object;
@@ -154,12 +175,29 @@ export class Reconciler {
     if (planned.finalizer === "remove") await this.letGo(key);
   }
 
+  private compare(key: string, { object, fieldManager: manager }: Application, answer: ApiObject): void {
+    if (manager !== fieldManager) return;
+    const { kind, metadata } = object;
+    const field = difference(object, answer as KubernetesObject);
+    const known = this.overruled.get(key) ?? new Map<string, Overruled>();
+    known.delete(`${kind} ${metadata.name}`);
+    if (field !== undefined) {
+      const written = metadata.annotations?.[hashAnnotation] ?? "";
+      known.set(`${kind} ${metadata.name}`, { kind, name: metadata.name, written, left: fingerprint(answer as KubernetesObject), field });
+    }
+    if (known.size > 0) this.overruled.set(key, known);
+    else this.overruled.delete(key);
+  }
+
   /** Status and events. */
-  private async finish(key: string, planned: Pick<Plan, "status" | "events">): Promise<void> {
+  private async finish(key: string, planned: Pick<Plan, "status" | "events" | "placement">): Promise<void> {
     const { watched, writer, events } = this.options;
     const raw = watched.services.store.get(key);
     if (raw === undefined) return;
-    if (planned.status !== undefined) watched.learn(await writer.status(raw, planned.status));
+    const placement = planned.placement && watched.lookup(expertPlacementKind, raw.metadata);
+    if (planned.placement !== undefined && placement !== undefined)
+      watched.learn(await writer.status(expertPlacementResource, placement, planned.placement));
+    if (planned.status !== undefined) watched.learn(await writer.status(modelServiceResource, raw, planned.status));
     for (const event of planned.events)
       events.tell(raw.metadata as Required<Pick<typeof raw.metadata, "name" | "namespace" | "uid">>, event);
   }

@@ -2,40 +2,18 @@
 import { describe, expect, it } from "vitest";
 import { type ModelService, ModelServiceSpec } from "../api/model-service.ts";
 import { type ConditionType, ModelServiceStatus } from "../api/status.ts";
+import { difference, fingerprint } from "./difference.ts";
 import type { KubernetesObject, Pod, Workload } from "./kubernetes.ts";
-import { finalizer, poolLabels, replicasAnnotation, replicasFieldManager, serviceLabel } from "./names.ts";
+import { finalizer, hashAnnotation, poolLabels, replicasAnnotation, replicasFieldManager, serviceLabel } from "./names.ts";
 import { type Observed, servedNameOwner } from "./observed.ts";
-import { plan, planUnreadable } from "./plan.ts";
+import { planUnreadable } from "./plan.ts";
 import type { Plan } from "./planned.ts";
-import { config, modelService, nothingObserved } from "./testing/model-services.ts";
-
-const nowMs = Date.parse("2026-01-01T00:00:00Z");
-
-function round(service: ModelService, observed: Partial<Observed> = {}, atMs = nowMs): Plan {
-  return plan(service, { ...nothingObserved(), ...observed }, config, atMs);
-}
+import { modelService } from "./testing/model-services.ts";
+import { made, nowMs, round } from "./testing/rounds.ts";
 
 function found(planned: Plan, type: ConditionType) {
   const { status, reason, message } = planned.status?.conditions?.find((condition) => condition.type === type) ?? {};
   return { status, reason, message };
-}
-
-/** What a first round of this service makes, as if the controllers had done everything. */
-function made(service: ModelService, ready = true): Partial<Observed> {
-  const objects = round(service).apply.map(({ object }) => object);
-  const withStatus = (object: KubernetesObject): Workload => {
-    const replicas = (object.spec as { replicas?: number }).replicas ?? 1;
-    return {
-      ...object,
-      metadata: { ...object.metadata, uid: `${object.kind}-${object.metadata.name}`, generation: 1 },
-      status: { observedGeneration: 1, replicas, updatedReplicas: replicas, readyReplicas: ready ? replicas : 0 },
-    };
-  };
-  return {
-    deployments: objects.filter(({ kind }) => kind === "Deployment").map(withStatus),
-    leaderWorkerSets: objects.filter(({ kind }) => kind === "LeaderWorkerSet").map(withStatus),
-    podDisruptionBudgets: objects.filter(({ kind }) => kind === "PodDisruptionBudget"),
-  };
 }
 
 function pod(service: ModelService, status: Pod["status"], metadata: Partial<Pod["metadata"]> = {}): Pod {
@@ -48,6 +26,44 @@ function pod(service: ModelService, status: Pod["status"], metadata: Partial<Pod
 function waiting(reason: string, message?: string, more: object = {}): Pod["status"] {
   return { containerStatuses: [{ name: "worker", state: { waiting: { reason, ...(message && { message }) } }, ...more }] };
 }
+
+describe("what an admission webhook changes while it is written", () => {
+  const service = modelService({}, { finalizers: [finalizer] });
+  const before = made(service);
+  const [written] = (before.deployments ?? []).filter(({ metadata }) => metadata.name === "ms-decode") as [Workload];
+  const others = (before.deployments ?? []).filter((each) => each !== written);
+  const mutated = structuredClone(written);
+  (
+    mutated.spec as { template: { spec: { priorityClassName?: string; terminationGracePeriodSeconds: number } } }
+  ).template.spec.terminationGracePeriodSeconds = 1;
+  const observed = (workload: Workload) => ({ ...before, deployments: [...others, workload] });
+  const overruled = {
+    ...{ kind: "Deployment", name: "ms-decode", written: written.metadata.annotations?.[hashAnnotation] as string },
+    ...{ left: fingerprint(mutated), field: difference(written, mutated) as string },
+  };
+
+  it("is written once more where nobody knows of it, and then no longer", () => {
+    expect(overruled.field).toBe("spec.template.spec.terminationGracePeriodSeconds");
+    expect(round(service, observed(mutated)).apply.map(({ object }) => object.metadata.name)).toEqual(["ms-decode"]);
+    const settled = round(service, { ...observed(mutated), overruled: [overruled] });
+    expect(settled.apply).toEqual([]);
+    expect(found(settled, "Progressing")).toMatchObject({
+      status: "False",
+      reason: "Settled",
+      message: expect.stringContaining("spec.template.spec.terminationGracePeriodSeconds of Deployment ms-decode"),
+    });
+    expect(found(settled, "Ready").status).toBe("True");
+  });
+
+  it("is written again where the spec changes, or somebody else changes more", () => {
+    const more = structuredClone(mutated);
+    (more.spec as { replicas?: number }).replicas = 7;
+    const changed = modelService({ pools: { decode: { threads: 3 } } }, { finalizers: [finalizer] });
+    expect(round(service, { ...observed(more), overruled: [overruled] }).apply).toHaveLength(1);
+    const names = round(changed, { ...observed(mutated), overruled: [overruled] }).apply.map(({ object }) => object.metadata.name);
+    expect(names).toContain("ms-decode");
+  });
+});
 
 describe("a first round", () => {
   it("makes both pools and their budgets, and says that they start", () => {

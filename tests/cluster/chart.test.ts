@@ -3,7 +3,7 @@
 import { readdirSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { crdName, crdVersionAnnotation } from "../../operators/api/crd.ts";
+import { crdNames, crdVersionAnnotation, modelServiceCrdName } from "../../operators/api/crd.ts";
 import { valueRows } from "../../operators/chart/files.ts";
 import { clusterBinary } from "../../services/cli/cluster/binaries.ts";
 import { versions } from "../../services/cli/cluster/layout.ts";
@@ -17,7 +17,10 @@ import { type OperatorProcess, startOperator } from "./operator-process.ts";
 
 const missing = apiServerMissing(true) ?? helmMissing();
 const namespace = "trial";
-const crdPath = `/apis/apiextensions.k8s.io/v1/customresourcedefinitions/${crdName}`;
+const crdsPath = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const crdPath = `${crdsPath}/${modelServiceCrdName}`;
+/** What an older chart did not have. */
+const newCrdPaths = crdNames.filter((name) => name !== modelServiceCrdName).map((name) => `${crdsPath}/${name}`);
 const models = `/apis/pelagic.dev/v1alpha1/namespaces/${namespace}/modelservices`;
 const deployments = `/apis/apps/v1/namespaces/${namespace}/deployments`;
 
@@ -44,6 +47,11 @@ async function get(path: string): Promise<Manifest> {
   const answer = await server.call("GET", path);
   expect(answer.status, path).toBe(200);
   return answer.body;
+}
+
+async function removed(path: string): Promise<void> {
+  await server.call("DELETE", path);
+  await server.until(`${path} to go`, async () => ((await server.call("GET", path)).status === 404 ? true : undefined));
 }
 
 async function release(command: string, ...flags: string[]): Promise<string> {
@@ -165,8 +173,7 @@ describe.skipIf(missing !== undefined)(`the chart${missing === undefined ? "" : 
       for (const kind of crds === undefined ? ["ingress"] : ["ingress", "httproute"])
         if (name === "all") expect(accepted.stdout).toMatch(new RegExp(`^${kind}\\S*/pelagic-gateway created`, "m"));
     }
-    await server.call("DELETE", crdPath);
-    await server.until("the CRD to go", async () => ((await server.call("GET", crdPath)).status === 404 ? true : undefined));
+    for (const path of [crdPath, ...newCrdPaths]) await removed(path);
   });
 
   it("installs: every object is accepted, and every pod is as restricted as can be", async () => {
@@ -221,11 +228,13 @@ describe.skipIf(missing !== undefined)(`the chart${missing === undefined ? "" : 
     delete crd.spec.versions[0].schema.openAPIV3Schema.properties.spec.properties.servedName;
     crd.metadata.annotations[crdVersionAnnotation] = "0.0.1";
     expect((await server.call("PUT", crdPath, { body: crd })).status).toBe(200);
+    for (const path of newCrdPaths) await removed(path);
     const values = join(server.dir, "old-values.yaml");
     writeFileSync(values, "modelService:\n  spec:\n    servedName: deepseek-reasoner\ngateway:\n  replicas: 2\n");
     await release("upgrade", "--values", values);
     expect(jobs.ran.map(({ name, code }) => [name, code])).toEqual([["pelagic-crds", 0]]);
     expect((await get(`${models}/plankton`)).spec.servedName).toBe("deepseek-reasoner");
+    for (const path of newCrdPaths) await get(path);
     expect((await get(`${models}/plankton`)).metadata.uid).toBe(uid);
     expect((await get(`${deployments}/pelagic-gateway`)).spec.replicas).toBe(2);
     expect(await passwords()).toEqual(before);
@@ -264,15 +273,15 @@ describe.skipIf(missing !== undefined)(`the chart${missing === undefined ? "" : 
     await server.until("it to go", async () => ((await server.call("GET", `${models}/mine`)).status === 404 ? true : undefined));
   });
 
-  it("uninstalls: the model drains first, and nothing is left but the CRD", async () => {
+  it("uninstalls: the model drains first, and nothing is left but the CRDs", async () => {
     await release("uninstall");
     expect(jobs.ran.at(-1)).toMatchObject({ name: "pelagic-uninstall", code: 0 });
     await operator?.end();
     const left = await server.until("all of it to go", async () => {
       const found = (await whatIsThere()).filter((name) => !name.startsWith("events "));
-      return found.length <= 1 ? found : undefined;
+      return found.length <= crdNames.length ? found : undefined;
     });
-    expect(left).toEqual([`customresourcedefinitions ${crdName}`]);
+    expect(left?.toSorted()).toEqual(crdNames.map((name) => `customresourcedefinitions ${name}`).toSorted());
     expect(readdirSync(chart)).toContain("crds");
   });
 });

@@ -53,7 +53,9 @@ async function operate(): Promise<Plan | undefined> {
   if (current === undefined) return undefined;
   const observed = {
     deployments: await list<never>(paths.Deployment),
+    statefulSets: [],
     leaderWorkerSets: [],
+    expertPlacements: [],
     podDisruptionBudgets: await list<never>(paths.PodDisruptionBudget),
     pods: await list<Pod>(paths.pods),
     leaderWorkerSetApi: false,

@@ -19,9 +19,20 @@ const mayImport: Record<string, string[]> = {
   prefill: ["lib/contracts", "lib/runtime", "lib/engine"],
   decode: ["lib/contracts", "lib/runtime", "lib/engine", "lib/model", "lib/grammar", "placement"],
   placement: ["lib/contracts", "lib/runtime", "lib/expert-load"],
-  cli: ["lib/contracts", "lib/runtime", "lib/engine", "lib/simulator", "lib/model", "gateway", "placement", "loadtest", "operators"],
+  cli: [
+    "lib/contracts",
+    "lib/runtime",
+    "lib/engine",
+    "lib/expert-load",
+    "lib/simulator",
+    "lib/model",
+    "gateway",
+    "placement",
+    "loadtest",
+    "operators",
+  ],
   // In a browser: of the contracts, types alone.
-  console: ["lib/contracts"],
+  console: ["lib/contracts", "lib/expert-load"],
   // A client that knows only HTTP.
   loadtest: [],
   operators: ["lib/contracts", "lib/runtime"],

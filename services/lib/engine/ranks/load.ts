@@ -12,6 +12,7 @@ import { loadNativeRunner } from "../model-runner.ts";
 import type { LoadOptions } from "../native.ts";
 import type { RankConfig, WorkerConfig } from "../worker-config.ts";
 import { type ExpertShape, indispensableRanks, initialPlan, planDigest } from "./expert-slots.ts";
+import { groupBalancedness } from "./group-balance.ts";
 import { GroupLoad } from "./group-load.ts";
 import { RankedRunner } from "./ranked-runner.ts";
 import { RankMember } from "./rank-member.ts";
@@ -52,21 +53,20 @@ export async function loadRankedRunner(
       onLost: (message) => member?.lost(member.round, message),
     },
   });
-  const ranked = new RankedRunner(runner);
+  const group = config.rankGroup ?? config.modelName ?? basename(config.model);
+  const ranked = new RankedRunner(runner, group);
   const named = subjects(config.service);
   const digest = await modelDigest(config.model);
-  const modelName = config.modelName ?? basename(config.model);
   const { moeLayerCount: moeLayers, logicalExpertCount: logicalExperts } = runner.info;
   const load = new GroupLoad({
     bus,
     clock: systemClock,
     subject: named.allLoads,
-    modelName,
+    rankGroup: group,
     modelDigest: digest,
     moeLayers,
     logicalExperts,
   });
-  const group = config.rankGroup ?? config.modelName ?? basename(config.model);
   member = new RankMember({
     bus,
     clock: systemClock,
@@ -118,13 +118,18 @@ export async function loadRankedRunner(
           slotsPerRank: plan.slotsPerRank,
         });
   ranked.setMember(member, () => rebalancer?.stop());
+  ranked.balancedness = () => {
+    const there = new Set(member.members);
+    return load.window && groupBalancedness(runner.planInForce, (each) => there.has(each), load.window.late());
+  };
   watch(() => {
     const { members, groups: history, reason = null } = member;
     const there = new Set(members);
-    const { planInForce: inForce } = runner;
+    const { planInForce: inForce, placementState: state } = runner;
     return {
       ...{ group, rank, rankCount, members, reason, history },
-      plan: { version: inForce.version, digest: planDigest(inForce) },
+      plan: { version: inForce.version, digest: planDigest(inForce), whole: state.next === 0 || state.next !== state.version },
+      loaded: { experts: state.loadedExperts, bytes: state.loadedBytes },
       indispensable: indispensableRanks(inForce, (each) => there.has(each)),
       computedRows: ranked.counters.computedRows,
     };
