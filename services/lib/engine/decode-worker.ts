@@ -148,7 +148,8 @@ export class DecodeWorker {
           reply({ kind: "busy", reason: "draining", retryAfterMs: busyRetryMs });
           return;
         }
-        const paused = this.config.pausedBecause?.();
+        // What another worker has lost is taken in any case: it waits here.
+        const paused = tokens.length > body.promptLength ? undefined : this.config.pausedBecause?.();
         if (paused !== undefined) {
           reply({ kind: "busy", reason: paused, retryAfterMs: pausedRetryMs });
           return;

@@ -36,9 +36,13 @@ async function startWorker(role: WorkerRole, workerId: string, kvBlocks = engine
   return { core, runner, bus };
 }
 
-async function startDecode(workerId = "decode-0", kvBlocks?: number) {
+async function startDecode(workerId = "decode-0", kvBlocks?: number, pausedBecause?: () => string | undefined) {
   const { core, runner, bus } = await startWorker("decode", workerId, kvBlocks);
-  const worker = new DecodeWorker(core, bus, broker.connect(clock), { localPrefillTokens: 64, receiveBudgetBytes: 64 * 1024 });
+  const worker = new DecodeWorker(core, bus, broker.connect(clock), {
+    localPrefillTokens: 64,
+    receiveBudgetBytes: 64 * 1024,
+    ...(pausedBecause && { pausedBecause }),
+  });
   core.ready();
   return { core, runner, worker };
 }
@@ -630,6 +634,16 @@ test("a draining worker takes nothing new, and stands by what it took", async ()
   expect(await new Client("a2").dispatch(prompt(100))).toMatchObject({ kind: "busy", reason: "draining" });
   await clock.advance(1_000);
   expect(client.tokens).toEqual(await expected(prompt(100)));
+});
+
+test("a worker that can make no step for a while takes nothing new, and what has begun elsewhere", async () => {
+  let paused: string | undefined = "waits for rank 1 to load experts of plan 2";
+  await startDecode("decode-0", undefined, () => paused);
+  const client = new Client("a1");
+  expect(await client.dispatch(prompt(100))).toMatchObject({ kind: "busy", reason: paused, retryAfterMs: 1_000 });
+  expect(await new Client("a2").dispatch(prompt(120), { promptLength: 100, maxTokens: 40 })).toMatchObject({ kind: "accepted" });
+  paused = undefined;
+  expect(await client.dispatch(prompt(100))).toMatchObject({ kind: "accepted" });
 });
 
 test("a worker that was told to drain while it started stays draining", async () => {

@@ -151,7 +151,7 @@ describe("ranks that assemble", () => {
     a.goesBy(mixed, 1);
     a.hear({ ...noticeOf(b), hasMet: true }, 1);
     b.hear({ ...noticeOf(a), hasMet: true }, 1);
-    expect(a.decide(400)).toEqual({ kind: "wait", reason: "waits for rank 1 to load experts of plan 2" });
+    expect(a.decide(400)).toEqual({ kind: "wait", reason: "waits for rank 1 to load experts of plan 2", loading: true });
     expect(b.decide(400)).toEqual({ kind: "wait", reason: "waits to hear expert plan 2" });
     b.learn(mixed);
     expect(b.decide(400)).toEqual({ kind: "conform", plan: mixed });

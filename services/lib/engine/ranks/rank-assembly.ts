@@ -23,7 +23,8 @@ export interface AssemblyOptions {
 }
 
 export type AssemblyDecision =
-  | { kind: "wait"; reason: string }
+  /** loading: for members that load experts. */
+  | { kind: "wait"; reason: string; loading?: true }
   /** Load what is lacking of this plan, and go by it. */
   | { kind: "conform"; plan: ExpertPlan }
   | { kind: "meet"; round: number; id: Uint8Array; members: (RankNotice | null)[] }
@@ -177,7 +178,7 @@ export class RankAssembly {
     if (target === undefined || (reason !== undefined && !this.hasMet)) return waits(`waits for ${namesOf(absent)}: ${reason}`);
     if (digest !== this.position.digest) return { kind: "conform", plan: target };
     const behind = ranksOf(members, (member) => member !== null && member.plan.digest !== digest);
-    if (behind.length > 0) return waits(`waits for ${namesOf(behind)} to load experts of plan ${target.version}`);
+    if (behind.length > 0) return { ...waits(`waits for ${namesOf(behind)} to load experts of plan ${target.version}`), loading: true };
     return { kind: "meet", round: this.ownRound, id: this.idOf(members), members };
   }
 
@@ -226,7 +227,7 @@ export class RankAssembly {
   }
 }
 
-function waits(reason: string): AssemblyDecision {
+function waits(reason: string): Extract<AssemblyDecision, { kind: "wait" }> {
   return { kind: "wait", reason };
 }
 

@@ -17,6 +17,10 @@ const shortMs = 1_000;
 /** How often a plan is said to those that go by another one, and a next plan to those that may not have heard it. */
 const planMs = 500;
 export const meetMs = 2_000;
+/** After a meeting that failed. Somebody may still be in one of an earlier round, and turn others away: they would fail again, and again. */
+const meetPauseMs = 250;
+/** A rank's part of a large model, read from a disk. */
+const loadMs = 120_000;
 /** Silence on the connection of a rank whose process is stopped, or whose machine is gone. A process that dies closes it. */
 const silenceMs = 3_000;
 /** A layer of the longest step on the slowest rank takes less. */
@@ -62,6 +66,7 @@ export class RankMember {
   private saidRound = 0;
   /** A meeting, or the loading of experts for one, is under way. */
   private busy = false;
+  private meetFromMs = Number.NEGATIVE_INFINITY;
   private groupId: string | undefined;
   private seen: PlacementState | undefined;
   private apartSinceMs = Number.POSITIVE_INFINITY;
@@ -157,23 +162,28 @@ export class RankMember {
     return this.options.clock.nowMs() - this.apartSinceMs > shortMs ? this.reason : undefined;
   }
 
-  /** The round of the group, once there is one. Rejects with `worker_lost` when there is none after `timeoutMs`. */
+  /** The round of the group, once there is one. Rejects with `worker_lost` when there is none after `timeoutMs`, or, while experts are loaded, after `loadMs`. */
   async joined(timeoutMs: number): Promise<number> {
     const { clock, own } = this.options;
-    const endMs = clock.nowMs() + timeoutMs;
+    const startMs = clock.nowMs();
     for (;;) {
       const { round } = this;
       if (round !== undefined) return round;
-      const leftMs = endMs - clock.nowMs();
-      if (leftMs <= 0 || this.stopped) throw new PelagicError("worker_lost", `rank ${own.rank} has no group: it ${this.reason}`);
+      const waitedMs = clock.nowMs() - startMs;
+      if (waitedMs >= (this.isLoading ? loadMs : timeoutMs) || this.stopped)
+        throw new PelagicError("worker_lost", `rank ${own.rank} has no group: it ${this.reason}`);
       await new Promise<void>((resolve) => {
-        const cancel = clock.setTimer(leftMs, resolve);
+        const cancel = clock.setTimer(noticeMs, resolve);
         this.waiting.push(() => {
           cancel();
           resolve();
         });
       });
     }
+  }
+
+  private get isLoading(): boolean {
+    return this.decision.kind === "conform" || (this.decision.kind === "wait" && this.decision.loading === true);
   }
 
   /** The group of this round is over; undefined: the one that stood last. */
@@ -209,7 +219,7 @@ export class RankMember {
     if (this.decision.kind !== "joined") this.apartSinceMs = Math.min(this.apartSinceMs, this.options.clock.nowMs());
     else this.apartSinceMs = Number.POSITIVE_INFINITY;
     if (this.decision.kind === "joined") this.wake();
-    else if (this.decision.kind === "meet" && !this.busy) void this.meet(this.decision);
+    else if (this.decision.kind === "meet" && !this.busy && this.options.clock.nowMs() >= this.meetFromMs) void this.meet(this.decision);
     else if (this.decision.kind === "conform" && !this.busy) void this.conform(this.decision.plan);
     this.cancelTimer = this.options.clock.setTimer(this.decision.kind === "joined" ? noticeMs : lookMs, () => this.look());
   }
@@ -280,6 +290,9 @@ export class RankMember {
     } finally {
       this.busy = false;
     }
+    // A group that stands begins a round for this rank once it hears; its members are not there to be met in the one before.
+    this.saidMs = Number.NEGATIVE_INFINITY;
+    this.meetFromMs = this.options.clock.nowMs() + meetPauseMs;
     this.look();
   }
 
@@ -312,6 +325,7 @@ export class RankMember {
     } catch (error) {
       this.lastLoss = error instanceof Error ? error.message : String(error);
       log.info({ rank: own.rank, round, error: this.lastLoss }, "the ranks have not met");
+      this.meetFromMs = clock.nowMs() + meetPauseMs;
       this.assembly.over(round, clock.nowMs());
     } finally {
       this.busy = false;
