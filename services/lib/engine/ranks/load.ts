@@ -50,9 +50,7 @@ export async function loadRankedRunner(
       host,
       port: config.rankPort,
       secret,
-      onLost: (message) => {
-        if (member?.round !== undefined) member.lost(member.round, message);
-      },
+      onLost: (message) => member?.lost(member.round, message),
     },
   });
   const group = config.rankGroup ?? config.modelName ?? basename(config.model);
@@ -127,10 +125,11 @@ export async function loadRankedRunner(
   watch(() => {
     const { members, groups: history, reason = null } = member;
     const there = new Set(members);
-    const { planInForce: inForce } = runner;
+    const { planInForce: inForce, placementState: state } = runner;
     return {
       ...{ group, rank, rankCount, members, reason, history },
-      plan: { version: inForce.version, digest: planDigest(inForce) },
+      plan: { version: inForce.version, digest: planDigest(inForce), whole: state.next === 0 || state.next !== state.version },
+      loaded: { experts: state.loadedExperts, bytes: state.loadedBytes },
       indispensable: indispensableRanks(inForce, (each) => there.has(each)),
       computedRows: ranked.counters.computedRows,
     };
