@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import * as autoscale from "./bench-autoscale.ts";
 import * as cancel from "./bench-cancel.ts";
 import * as engine from "./bench-engine.ts";
+import * as experts from "./bench-experts.ts";
 import * as gateway from "./bench-gateway.ts";
 import * as router from "./bench-router.ts";
 import * as kv from "./bench-kv.ts";
@@ -21,4 +22,5 @@ export function register(program: Command): void {
   gateway.register(bench);
   cancel.register(bench);
   autoscale.register(bench);
+  experts.register(bench);
 }

@@ -262,6 +262,9 @@ export class WorkerCore {
   private expertCounts(span: ExpertSpan) {
     const { layerCount, moeLayerCount = 0, logicalExpertCount = 0, expertsPerToken = 0 } = this.runner.info;
     const late = span === "late" && this.loads !== undefined ? this.loads.late().map(Math.round) : undefined;
+    const { totals } = this.engine.expertTally;
+    // Before the first step nobody got any.
+    const sinceStart = totals.length > 0 ? totals : new Float64Array(moeLayerCount * logicalExpertCount);
     const balancedness = this.runner.balancedness?.();
     return {
       workerId: this.workerId,
@@ -272,7 +275,7 @@ export class WorkerCore {
       expertsPerToken,
       span: late === undefined ? "start" : "late",
       ...(balancedness && { balancedness }),
-      words: countWords(late ?? this.engine.expertTally.totals),
+      words: countWords(late ?? sinceStart),
     };
   }
 

@@ -241,12 +241,13 @@ describe("a worker's account of itself", () => {
 
   test("says how many tokens each expert got, when asked", async () => {
     const { core } = await startDecode();
-    core.engine.expertTally.add(Uint32Array.of(1, 2, 3, 4, 5, 6));
     const asked = async (question: object) => {
       const control = core.subjects.control("decode-0");
       const reply = await broker.connect(clock).request(control, encodeMessage({ kind: "expert-counts", ...question }), 1000);
       return decodeMessage(ExpertCounts, reply);
     };
+    expect([...(await asked({})).tokens]).toEqual(new Array(12).fill(0));
+    core.engine.expertTally.add(Uint32Array.of(1, 2, 3, 4, 5, 6));
     const { body, tokens } = await asked({});
     expect(body).toMatchObject({ workerId: "decode-0", instanceId: core.instanceId, firstLayer: 1, moeLayers: 2, logicalExperts: 3 });
     expect([...tokens]).toEqual([1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0]);
