@@ -451,6 +451,7 @@ void Model::join(std::unique_ptr<ExpertExchange> exchange, RankView view) {
     if (layer.gate == nullptr) continue;
     reachable.push_back(reachable_slots(layer.placement, own.plan.slots_per_rank, group->view()));
   }
+  mover_->drop_next();
   group_ = std::move(group);
   reachable_ = std::move(reachable);
 }

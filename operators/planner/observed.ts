@@ -17,8 +17,17 @@ export interface RankReport {
   status: RankStatus;
   /** When it said so. */
   atMs: number;
-  /** Mean over largest load of the group's ranks; undefined: too little was computed to say. */
-  balancedness: number | undefined;
+}
+
+export interface Overruled {
+  kind: string;
+  name: string;
+  /** The hash of what was written. */
+  written: string;
+  /** The fingerprint of what came of it. */
+  left: string;
+  /** The first field that is otherwise. */
+  field: string;
 }
 
 export interface Observed {
@@ -40,6 +49,8 @@ export interface Observed {
   ranks?: RankReport[];
   /** What autoscaling decided last. */
   scaling?: Partial<Record<PoolName, ScalingDecision>>;
+  /** What came of applies and was not as it was written: an admission webhook of the cluster changes it, and would again. */
+  overruled?: Overruled[];
   /** The last apply that the API server refused, until one succeeds. */
   refused?: { object: string; message: string };
 }

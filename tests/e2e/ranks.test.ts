@@ -1,9 +1,21 @@
 // Experts over decode ranks: the answers of one rank, also when a rank is killed, stopped, or comes back.
+import { execFile } from "node:child_process";
+import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { z } from "zod";
 import { RankStatus, rankStatusPath } from "../../services/lib/contracts/rank-status.ts";
 import { startStack, type Stack } from "../../services/cli/stack/stack.ts";
+import { inTree } from "../../services/cli/tree.ts";
 import { type Outcome, promptRestarts, stream, waitFor, workersOf } from "./support.ts";
 
+const run = promisify(execFile);
+const PoolLoad = z.object({
+  role: z.string(),
+  workers: z.array(z.string()),
+  expertsPerToken: z.number(),
+  tokens: z.array(z.array(z.number())),
+  balancedness: z.array(z.number()).optional(),
+});
 const rankCount = 3;
 const names = Array.from({ length: rankCount }, (_, rank) => `decode-${rank}`);
 const seeds = [0, 1, 2, 3, 4, 5];
@@ -23,15 +35,27 @@ beforeAll(async () => {
     await whole.stop();
   }
   for (const { tokens, end } of right) expect({ tokens: tokens.length, end }).toEqual({ tokens: maxTokens, end: "length" });
-  // Each expert on two ranks at least: any one may be lost.
-  stack = await startStack({ prefill: 1, decodeRanks: rankCount, redundantExperts: 32, restartPolicy: promptRestarts });
 }, 180_000);
 afterAll(() => stack?.stop());
+
+async function startRanks(redundantExperts: number, rebalanceSeconds: number): Promise<void> {
+  await stack?.stop();
+  stack = await startStack({
+    prefill: 1,
+    decodeRanks: rankCount,
+    redundantExperts,
+    rebalanceSeconds,
+    restartPolicy: promptRestarts,
+    kind: "service",
+  });
+}
 
 async function metricsOf(name: string): Promise<Map<string, number>> {
   const port = stack.processes.find((process) => process.name === name)?.metricsPort;
   const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
-  return new Map([...text.matchAll(/^(pelagic_rank_\S+) (\S+)$/gm)].map(([, series, value]) => [series as string, Number(value)]));
+  return new Map(
+    [...text.matchAll(/^(pelagic_(?:rank|expert)s?_\S+) (\S+)$/gm)].map(([, series, value]) => [series as string, Number(value)]),
+  );
 }
 
 async function statusOf(name: string): Promise<RankStatus> {
@@ -43,6 +67,8 @@ const membersAre = (count: number, of: string[]) => async () =>
   (await Promise.all(of.map(async (name) => (await metricsOf(name)).get("pelagic_rank_group_members")))).every((n) => n === count);
 
 test("answers are those of one rank, and every rank takes part", async () => {
+  // Each expert on two ranks at least: any one may be lost.
+  await startRanks(32, 0);
   expect(await askAll()).toEqual(right);
   for (const name of names) {
     const metrics = await metricsOf(name);
@@ -59,6 +85,30 @@ test("answers are those of one rank, and every rank takes part", async () => {
       expect(metrics.get(series), `${name} ${series}`).toBeGreaterThan(0);
     expect(metrics.get('pelagic_rank_copies_total{to="far"}')).toBe(0);
   }
+}, 90_000);
+
+test("what each expert got is counted once, and the rank that leads knows how even that is", async () => {
+  const experts = async (...options: string[]) => {
+    const cli = inTree("dist", "services", "cli", "main.js");
+    const { stdout } = await run(process.execPath, [cli, "experts", "--json", ...options, "--port", new URL(stack.baseUrl).port]);
+    return stdout
+      .trim()
+      .split("\n")
+      .map((line) => PoolLoad.parse(JSON.parse(line)));
+  };
+  const [decode, prefill] = await experts("--since-start");
+  expect(decode).toMatchObject({ role: "decode", workers: names, expertsPerToken: 4 });
+  expect(prefill).toMatchObject({ role: "prefill", workers: ["prefill-0"] });
+  const totals = (await workersOf(stack)).filter(({ role }) => role === "decode").map(({ totals }) => totals);
+  const rows = totals.reduce((sum, each) => sum + (each?.prefilledTokens ?? 0) + (each?.sampledTokens ?? 0), 0);
+  // Of the last layer's rows only those that are sampled get to its experts.
+  const sums = decode?.tokens.map((layer) => layer.reduce((sum, count) => sum + count, 0));
+  expect(sums?.slice(0, 3)).toEqual([4 * rows, 4 * rows, 4 * rows]);
+  await waitFor("the rank that leads has heard of the load", async () => {
+    const balancedness = (await experts())[0]?.balancedness;
+    expect(balancedness).toHaveLength(4);
+    return balancedness?.every((each) => each > 1 / rankCount && each < 1) === true;
+  });
 }, 90_000);
 
 test("an idle rank takes part in steps of others", async () => {
@@ -97,3 +147,36 @@ test("a rank that is stopped is lost to the others within seconds, and finds the
   await waitFor("all ranks are in one group", membersAre(rankCount, names));
   expect(await askAll()).toEqual(right);
 }, 120_000);
+
+const metric = async (series: string) => (await Promise.all(names.map(metricsOf))).map((metrics) => metrics.get(series) ?? 0);
+
+test("experts are placed anew by their load while requests run, and no answer changes", async () => {
+  await startRanks(6, 1);
+  let rounds = 0;
+  while (rounds++ < 20 && Math.min(...(await metric("pelagic_expert_plan_version"))) < 2) expect(await askAll()).toEqual(right);
+  expect(Math.min(...(await metric("pelagic_expert_plan_version")))).toBeGreaterThan(1);
+  expect((await metric("pelagic_experts_loaded_total")).reduce((a, b) => a + b)).toBeGreaterThan(0);
+  expect(await askAll()).toEqual(right);
+}, 180_000);
+
+test("the only copies of experts are lost: the others load them and go on, and who comes back is taken in with the new plan", async () => {
+  await startRanks(0, 0);
+  const running = askAll();
+  await waitFor("requests run", async () => (await workersOf(stack)).some(({ requests }) => requests.running > 0));
+  const stopped = stack.processes.find(({ name }) => name === "decode-2");
+  stopped?.kill("SIGSTOP");
+  const left = ["decode-0", "decode-1"];
+  try {
+    await waitFor("the others have a group", membersAre(rankCount - 1, left));
+    for (const name of left) expect((await metricsOf(name)).get("pelagic_experts_loaded_total")).toBeGreaterThan(0);
+    expect(await running).toEqual(right);
+  } finally {
+    stopped?.kill("SIGCONT");
+  }
+  await waitFor("all ranks are in one group", membersAre(rankCount, names));
+  expect(await metric("pelagic_expert_plan_version")).toEqual([2, 2, 2]);
+  expect(await askAll()).toEqual(right);
+  stack.processes.find(({ name }) => name === "decode-0")?.kill("SIGKILL");
+  await waitFor("the killed rank is back", membersAre(rankCount, names));
+  expect(await askAll()).toEqual(right);
+}, 180_000);

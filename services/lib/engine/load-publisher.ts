@@ -36,6 +36,14 @@ export class LoadPublisher {
     this.wait();
   }
 
+  /** Tokens of late, old ones counting less; what came since the last interval included. */
+  late(): Float64Array {
+    const late = this.window.decayed();
+    const { totals } = this.options.tally;
+    for (let i = 0; i < totals.length; i++) (late[i] as number) += (totals[i] as number) - (this.before[i] as number);
+    return late;
+  }
+
   stop(): void {
     this.cancelTimer();
   }

@@ -6,11 +6,12 @@ import { kvBlockTokens, type CacheIdentity } from "../contracts/block-key.ts";
 import { type Bus, type Clock, type FreshId, type Log, randomId, systemClock } from "../contracts/bus.ts";
 import type { FrameKvDtype } from "../contracts/frame.ts";
 import { type OfferedFiles, offeredFiles } from "../contracts/model-files.ts";
-import { Control, type WorkerRole, type WorkerState } from "../contracts/messages.ts";
+import { Control, type ExpertSpan, type WorkerRole, type WorkerState } from "../contracts/messages.ts";
 import { subjects, type Subjects } from "../contracts/subjects.ts";
 import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { readModelFiles } from "../model/folder.ts";
 import { Engine, type EngineConfig } from "./engine.ts";
+import { countWords } from "./expert-tally.ts";
 import { FileServer } from "./file-server.ts";
 import { LoadPublisher } from "./load-publisher.ts";
 import { modelDigest } from "./model-digest.ts";
@@ -95,7 +96,7 @@ export class WorkerCore {
       report: () => this.report(),
     });
     const { moeLayerCount: moeLayers = 0, logicalExpertCount: logicalExperts = 0 } = runner.info;
-    const about = { workerId: this.workerId, instanceId: this.instanceId, role: options.role, modelName: this.modelName };
+    const about = { workerId: this.workerId, instanceId: this.instanceId, ...(runner.rankGroup && { rankGroup: runner.rankGroup }) };
     if (moeLayers > 0) {
       this.loads = new LoadPublisher({
         bus,
@@ -115,8 +116,8 @@ export class WorkerCore {
         this.drain();
         respond({ ok: true });
       } else if (body.kind === "expert-counts") {
-        const { tally, ...counts } = this.expertCounts();
-        message.respond?.(encodeMessage(counts, tally));
+        const { words, ...counts } = this.expertCounts(body.span ?? "start");
+        respond(counts, words);
       } else {
         this.controlHandler(body, respond);
       }
@@ -244,8 +245,10 @@ export class WorkerCore {
     await this.runner.close();
   }
 
-  private expertCounts() {
+  private expertCounts(span: ExpertSpan) {
     const { layerCount, moeLayerCount = 0, logicalExpertCount = 0, expertsPerToken = 0 } = this.runner.info;
+    const late = span === "late" && this.loads !== undefined ? this.loads.late().map(Math.round) : undefined;
+    const balancedness = this.runner.balancedness?.();
     return {
       workerId: this.workerId,
       instanceId: this.instanceId,
@@ -253,7 +256,9 @@ export class WorkerCore {
       moeLayers: moeLayerCount,
       logicalExperts: logicalExpertCount,
       expertsPerToken,
-      tally: this.engine.expertTally.words(),
+      span: late === undefined ? "start" : "late",
+      ...(balancedness && { balancedness }),
+      words: countWords(late ?? this.engine.expertTally.totals),
     };
   }
 

@@ -13,7 +13,7 @@ function setUp() {
   const broker = new MemoryBroker();
   const worker = (workerId: string, changes: object = {}) => {
     const tally = new ExpertTally();
-    const about = { workerId, instanceId: `${workerId}-a`, role: "decode" as const, modelName: "m", modelDigest, ...shape, ...changes };
+    const about = { workerId, instanceId: `${workerId}-a`, rankGroup: "m", modelDigest, ...shape, ...changes };
     const publisher = new LoadPublisher({
       bus: broker.connect(clock),
       clock,
@@ -24,7 +24,7 @@ function setUp() {
     });
     return { tally, publisher };
   };
-  const group = new GroupLoad({ bus: broker.connect(clock), clock, subject: "pelagic.s.loads.*", modelName: "m", modelDigest, ...shape });
+  const group = new GroupLoad({ bus: broker.connect(clock), clock, subject: "pelagic.s.loads.*", rankGroup: "m", modelDigest, ...shape });
   const intervals = async (count: number) => {
     for (let i = 0; i < count; i++) await clock.advance(loadIntervalMs);
     await settle();
@@ -48,15 +48,15 @@ test("a worker's window holds what came in each interval", async () => {
   ]);
 });
 
-test("a group's load is that of its decode workers, each interval once", async () => {
+test("a group's load is that of its own ranks, each interval once", async () => {
   const { broker, worker, group, intervals } = setUp();
   const heard = () => [...(group.window?.total() ?? [])];
   broker.deliveries = () => 2;
   group.listen(true);
   const ranks = [worker("decode-0"), worker("decode-1")];
   const others = [
-    worker("prefill-0", { role: "prefill" }),
-    worker("decode-2", { modelName: "other" }),
+    worker("prefill-0", { rankGroup: undefined }),
+    worker("decode-2", { rankGroup: "other" }),
     worker("decode-3", { modelDigest: "cd".repeat(32) }),
   ];
   for (let i = 0; i < 3; i++) {

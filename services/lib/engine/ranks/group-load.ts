@@ -12,7 +12,7 @@ export interface GroupLoadOptions {
   clock: Clock;
   /** All workers' ExpertLoads. */
   subject: string;
-  modelName: string;
+  rankGroup: string;
   modelDigest: string;
   moeLayers: number;
   logicalExperts: number;
@@ -52,7 +52,7 @@ export class GroupLoad {
   private hear(window: ExpertLoadWindow, data: Uint8Array): void {
     const { body, tokens } = decodeMessage(ExpertLoad, data);
     const { options } = this;
-    if (body.role !== "decode" || body.modelName !== options.modelName || body.modelDigest !== options.modelDigest) return;
+    if (body.rankGroup !== options.rankGroup || body.modelDigest !== options.modelDigest) return;
     const last = this.last.get(body.workerId);
     if (last?.instanceId === body.instanceId && body.interval <= last.interval) return;
     window.add(unpackCounts(tokens, options.moeLayers * options.logicalExperts));
