@@ -100,6 +100,8 @@ export interface ModelRunner {
   readonly rankGroup?: string;
   /** How evenly ranks share the experts' load of late, by MoE layer, where this one knows. */
   balancedness?(): number[] | undefined;
+  /** Where experts are shared: [MoE layer][slot] -> logical expert, from now on. Returns why not, if so. */
+  placeExperts?(layers: number[][]): string | undefined;
   close(): Promise<void>;
 }
 

@@ -50,9 +50,7 @@ export async function loadRankedRunner(
       host,
       port: config.rankPort,
       secret,
-      onLost: (message) => {
-        if (member?.round !== undefined) member.lost(member.round, message);
-      },
+      onLost: (message) => member?.lost(member.round, message),
     },
   });
   const group = config.rankGroup ?? config.modelName ?? basename(config.model);
@@ -155,7 +153,8 @@ async function readPlan(file: string): Promise<ExpertPlan> {
   throw new Error(`${file}: ${issue?.path.join(".")}: ${issue?.message}`);
 }
 
-async function expertShape(dir: string): Promise<ExpertShape> {
+/** Throws naming the field of config.json that is missing. */
+export async function expertShape(dir: string): Promise<ExpertShape> {
   const path = join(dir, "config.json");
   const count = z.number().int();
   const fields = z.object({ num_hidden_layers: count, first_k_dense_replace: count, n_routed_experts: count.positive() });

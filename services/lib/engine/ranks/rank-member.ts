@@ -176,9 +176,14 @@ export class RankMember {
     }
   }
 
-  /** The group of this round is over. */
-  lost(round: number, message: string): void {
-    if (round !== this.assembly.round || this.stopped) return;
+  /** The group of this round is over; undefined: the one that stood last. */
+  lost(round: number | undefined, message: string): void {
+    if (this.stopped) return;
+    if (round !== this.assembly.round) {
+      // Others have said so first, but not why.
+      if (this.round === undefined) this.endedBy ??= message;
+      return;
+    }
     this.options.log.warn({ rank: this.options.own.rank, round }, message);
     this.lastLoss = message;
     this.endedBy = message;

@@ -39,6 +39,12 @@ export class RankedRunner implements ModelRunner {
     return this.member?.pausedBecause;
   }
 
+  /** Of its group, where this rank leads it; returns why it does not, if so. */
+  placeExperts(layers: number[][]): string | undefined {
+    const { planInForce } = this.runner;
+    return this.member?.decidePlan({ ...planInForce, version: planInForce.version + 1, layers });
+  }
+
   get placement(): PlacementState {
     return this.runner.placementState;
   }
