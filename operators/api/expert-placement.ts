@@ -62,7 +62,7 @@ export const ExpertPlacementStatus = z
       .max(1)
       .optional()
       .describe(
-        "Rows that a rank's experts computed: the mean over ranks over the largest of them, when there was load last. 1 is even; tokens/s of a full pool follow it.",
+        "How evenly the ranks share the load of late, or of when there was some: the mean over layers of mean over largest load of a rank. 1 is even; tokens/s of a full pool follow it.",
       ),
     moved: z
       .object({

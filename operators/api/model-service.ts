@@ -188,6 +188,14 @@ export const Experts = z
       .describe(
         "Copies of experts in each layer beside one of each. Where every expert has two, any rank may be lost and the others go on at once: ExpertPlacement's condition Redundant says whether. Without, all wait until a lost rank is back.",
       ),
+    rebalanceSeconds: z
+      .int32()
+      .min(0)
+      .max(86_400)
+      .default(60)
+      .describe(
+        "How often the experts are placed anew by their load of late, while the ranks serve; nothing moves where that gains little. 0: never.",
+      ),
   })
   .describe("Experts spread over several decode pods, for models that do not fit one. An ExpertPlacement of the same name shows them.");
 export type Experts = z.output<typeof Experts>;

@@ -4,7 +4,6 @@ import { RankStatus, rankStatusPath } from "../../services/lib/contracts/rank-st
 import type { Log } from "../../services/lib/contracts/bus.ts";
 import type { ModelService } from "../api/model-service.ts";
 import { podKey, scrapeTargets } from "../autoscale/pool-pods.ts";
-import { balancednessOf, type RowCounts } from "../planner/expert-balance.ts";
 import { isOver, type Pod } from "../planner/kubernetes.ts";
 import { poolLabel } from "../planner/names.ts";
 import type { RankReport } from "../planner/observed.ts";
@@ -29,8 +28,6 @@ interface Kept {
   reports: RankReport[];
   /** All that is said but for times. */
   said: string;
-  /** Of the look that the next balance is counted from, by group. */
-  counted: Map<string, RowCounts>;
 }
 
 export class RankWatcher {
@@ -97,19 +94,13 @@ export class RankWatcher {
 
   private hear(key: string, uid: string, pods: Pod[], answers: ReadonlyMap<string, RankStatus>): void {
     const before = this.kept.get(key);
-    const counted = before?.uid === uid ? before.counted : new Map<string, RowCounts>();
     const atMs = Date.now();
-    const heard = pods.flatMap((pod): { pod: string; status: RankStatus }[] => {
+    const reports = pods.flatMap((pod): RankReport[] => {
       const status = answers.get(podKey(pod));
-      return status === undefined ? [] : [{ pod: pod.metadata.name, status }];
+      return status === undefined ? [] : [{ pod: pod.metadata.name, status, atMs }];
     });
-    const balance = balancednessOf(
-      heard.map(({ pod, status }) => ({ pod, ...status })),
-      counted,
-    );
-    const reports = heard.map(({ pod, status }) => ({ pod, status, atMs, balancedness: balance.get(status.group) }));
-    const said = JSON.stringify(reports.map(({ pod, status, balancedness }) => [pod, balancedness, withoutTimes(status)]));
-    this.kept.set(key, { uid, reports, said, counted });
+    const said = JSON.stringify(reports.map(({ pod, status }) => [pod, withoutTimes(status)]));
+    this.kept.set(key, { uid, reports, said });
     if (said !== before?.said) this.options.changed(key);
   }
 }
@@ -122,6 +113,6 @@ function isDecode(pod: Pod): boolean {
   return pod.metadata.labels?.[poolLabel] === "decode" && !isOver(pod);
 }
 
-function withoutTimes({ history, computedRows: _, ...rest }: RankStatus): object {
+function withoutTimes({ history, ...rest }: RankStatus): object {
   return { ...rest, rounds: history.map(({ round }) => round) };
 }

@@ -3,13 +3,12 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { ExpertPlacementStatus, type PlacementConditionType } from "../api/expert-placement.ts";
 import type { RankStatus } from "../../services/lib/contracts/rank-status.ts";
-import { balancednessOf, type RowCounts } from "./expert-balance.ts";
 import { placementStatusOf } from "./expert-placement.ts";
 import type { RankReport } from "./observed.ts";
 
 const nowMs = Date.parse("2026-01-01T00:10:00Z");
 const group = "ms-decode-1a2b";
-const experts = { ranks: 4, redundancy: 8 };
+const experts = { ranks: 4, redundancy: 8, rebalanceSeconds: 60 };
 
 type Met = [round: number, members: number[], loss?: string];
 
@@ -27,10 +26,10 @@ function report(rank: number, met: Met[], more: Partial<RankStatus> = {}, of = g
     reason: null,
     plan,
     indispensable: [],
-    computedRows: 0,
+    balancedness: null,
     loaded,
   };
-  return { pod: `${of}-${rank}`, status: { ...status, history, ...more }, atMs: nowMs, balancedness: undefined };
+  return { pod: `${of}-${rank}`, status: { ...status, history, ...more }, atMs: nowMs };
 }
 
 function told(reports: RankReport[], earlier?: ExpertPlacementStatus, wanted = group) {
@@ -185,6 +184,14 @@ describe("the status of an ExpertPlacement", () => {
     expect(condition(second.status, "Complete").holds).toBe("True");
   });
 
+  it("keeps the balance of when there was load, and writes no small change of it", () => {
+    const at = (balancedness: number | null, earlier?: ExpertPlacementStatus) =>
+      told([report(3, [[1, all]]), report(0, [[1, all]], { balancedness })], earlier).status;
+    const first = at(0.712);
+    expect([whole.balancedness, first.balancedness]).toEqual([undefined, 0.71]);
+    expect([at(0.74, first), at(null, first), at(0.8, first)].map(({ balancedness }) => balancedness)).toEqual([0.71, 0.71, 0.8]);
+  });
+
   it("believes ranks that all began anew, and nobody of another namespace", () => {
     const late = told(all.map((rank) => report(rank, [[9, all]]))).status;
     const anew = told([report(0, [[1, all]])], late).status;
@@ -212,42 +219,6 @@ describe("the status of an ExpertPlacement", () => {
         }
         expect(rounds).toEqual([...new Set(rounds)].sort((a, b) => a - b));
         expect(rounds.at(-1)).toBe(met.length);
-      }),
-    );
-  });
-});
-
-describe("how evenly ranks compute", () => {
-  const of = (rows: number[], members = rows.map((_, rank) => rank)) =>
-    rows.map((computedRows, rank) => ({ pod: `p-${rank}`, group: "g", members, computedRows }));
-
-  it("is counted between two looks with enough load in between", () => {
-    const kept = new Map<string, RowCounts>();
-    expect(balancednessOf(of([5, 5]), kept).size).toBe(0);
-    expect(balancednessOf(of([1_005, 505]), kept).size).toBe(0);
-    // What was too little counts on.
-    expect(balancednessOf(of([4_005, 2_005]), kept).get("g")).toBeCloseTo(0.75);
-    expect(balancednessOf(of([4_105, 2_105]), kept).size).toBe(0);
-  });
-
-  it("begins anew where a rank does, or is missing", () => {
-    const kept = new Map<string, RowCounts>();
-    balancednessOf(of([0, 0]), kept);
-    expect(balancednessOf(of([9_000, 9_000]).slice(1), kept).size).toBe(0);
-    expect(balancednessOf(of([19_000, 10]), kept).size).toBe(0);
-    expect(balancednessOf(of([29_000, 10_010]), kept).get("g")).toBe(1);
-    expect(balancednessOf(of([39_000, 10], [0, 1]), kept).size).toBe(0);
-    expect(balancednessOf([], kept).size).toBe(0);
-    expect(kept.size).toBe(0);
-  });
-
-  it("is between 0 and 1", () => {
-    fc.assert(
-      fc.property(fc.array(fc.nat(100_000), { minLength: 1, maxLength: 8 }), (rows) => {
-        const kept = new Map<string, RowCounts>();
-        balancednessOf(of(rows.map(() => 0)), kept);
-        const balance = balancednessOf(of(rows), kept).get("g");
-        if (balance !== undefined) expect(balance > 0 && balance <= 1).toBe(true);
       }),
     );
   });

@@ -69,7 +69,7 @@ export function placementStatusOf(facts: PlacementFacts): { status: ExpertPlacem
   const lost = [...new Set(known)].filter((rank) => !there.includes(rank)).sort((a, b) => a - b);
   const indispensable = standing?.status.indispensable ?? [];
   const ranks = { present: `${members.length}/${experts.ranks}`, members, lost, indispensable };
-  const balancedness = steady(earlier?.balancedness, standing?.balancedness);
+  const balancedness = steady(earlier?.balancedness, balanceOf(reports));
   const found = { ...facts, group, reports, ranks };
   const findings: Record<PlacementConditionType, Finding> = {
     Serving: serving(found),
@@ -247,6 +247,11 @@ function redundant({ ranks }: Found): Finding {
         : "A larger spec.experts.redundancy of the ModelService gives copies."
     }`,
   };
+}
+
+/** Only the rank that leads the group hears of all loads. */
+function balanceOf(reports: RankReport[]): number | undefined {
+  return reports.find((report) => isMember(report) && report.status.balancedness !== null)?.status.balancedness ?? undefined;
 }
 
 function steady(earlier: number | undefined, now: number | undefined): number | undefined {

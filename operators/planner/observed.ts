@@ -17,8 +17,6 @@ export interface RankReport {
   status: RankStatus;
   /** When it said so. */
   atMs: number;
-  /** Mean over largest load of the group's ranks; undefined: too little was computed to say. */
-  balancedness: number | undefined;
 }
 
 export interface Overruled {

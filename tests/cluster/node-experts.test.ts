@@ -67,7 +67,11 @@ describe.skipIf(whyNot.length > 0)(`shared experts on a node${whyNot.length > 0 
     async () => {
       await release.kube("wait", "modelservice/plankton", "--for=condition=Ready", "--timeout=240s");
       const status = await placementWhere("all ranks", (each) => isWhole(each) && each.ranks?.members.length === ranks);
-      expect(status).toMatchObject({ ranks: { present: "4/4", lost: [], indispensable: [] }, losses: 0, plan: { version: 1 } });
+      expect(status).toMatchObject({
+        ranks: { present: "4/4", lost: [], indispensable: [] },
+        losses: 0,
+        plan: { digest: expect.stringMatching(/^[0-9a-f]{16}$/) },
+      });
       expect(condition(status, "Redundant")).toMatchObject({ status: "True" });
       for (let tries = 0; /^(503|404)/.test(await complete(release, 0, 4)) && tries < 60; tries++)
         await new Promise((resolve) => setTimeout(resolve, 500));
@@ -90,6 +94,8 @@ describe.skipIf(whyNot.length > 0)(`shared experts on a node${whyNot.length > 0 
         const lost = await placementWhere("the loss", (each) => each.losses > losses);
         console.log(`${condition(lost, "Complete")?.message}\n${await shown()}`);
         await placementWhere("the rank again", (each) => isWhole(each) && each.losses > losses);
+        // How even the load is.
+        await placementWhere("a balance", (each) => (each.balancedness ?? 0) > 0);
       });
       const status = await placement();
       const told = await shown();
@@ -98,10 +104,8 @@ describe.skipIf(whyNot.length > 0)(`shared experts on a node${whyNot.length > 0 
       expect(answers).toBeGreaterThan(4);
       expect(told).toMatch(/plankton +4\/4 +\[\]/);
       expect(status.changes?.some(({ message }) => message.startsWith(`rank ${rank} lost: pod ${pod}`))).toBe(true);
-      expect(status.changes?.[0]?.message).toContain(`rank ${rank} back; all 4 share the experts`);
+      expect(status.changes?.some(({ message }) => message === `rank ${rank} back; all 4 share the experts`)).toBe(true);
       expect(condition(status, "Serving")).toMatchObject({ status: "True" });
-      // The work of the load was counted.
-      expect(status.balancedness).toBeGreaterThan(0);
       const events = await release.kube("get", "events", "-o", "jsonpath={.items[*].message}");
       expect(events).toContain(`rank ${rank} lost: pod ${pod}`);
     },
@@ -122,7 +126,7 @@ describe.skipIf(whyNot.length > 0)(`shared experts on a node${whyNot.length > 0 
       console.log(`${answers} answers while the group was replaced\n${await shown()}`);
       expect(wrong).toEqual([]);
       expect((await release.podsOf("decode")).filter((name) => name.startsWith(before))).toEqual([]);
-      expect(status.changes?.[0]?.message).toContain("all 4 ranks have met");
+      expect(status.changes?.some(({ message }) => message.includes("all 4 ranks have met"))).toBe(true);
       // Ranks that went with their group were not lost.
       expect(status.losses).toBe(2);
     },

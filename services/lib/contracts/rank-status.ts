@@ -36,8 +36,8 @@ export const RankStatus = z.object({
   loaded: z.object({ experts: z.int().min(0), bytes: z.int().min(0) }),
   /** Members that hold an expert which no other member holds: without any of these the others cannot go on. */
   indispensable: ranks,
-  /** Rows that this rank's experts computed since the process started, for all ranks. */
-  computedRows: z.number().min(0),
+  /** Mean over MoE layers of mean over largest load of the members, of late; known to the one that hears of all loads, while there are any. */
+  balancedness: z.number().min(0).max(1).nullable(),
   /** The oldest first. */
   history: z.array(MetGroup).max(maxGroupHistory),
 });

@@ -125,13 +125,16 @@ export async function loadRankedRunner(
   watch(() => {
     const { members, groups: history, reason = null } = member;
     const there = new Set(members);
-    const { planInForce: inForce, placementState: state } = runner;
+    const { planInForce: inForce, placementState } = runner;
+    const { layersTaken, loadedExperts: experts, loadedBytes: bytes } = placementState;
+    const hasLoad = load.window?.late().some((count) => count > 0) ?? false;
+    const balance = hasLoad ? ranked.balancedness() : undefined;
     return {
       ...{ group, rank, rankCount, members, reason, history },
-      plan: { version: inForce.version, digest: planDigest(inForce), whole: state.next === 0 || state.next !== state.version },
-      loaded: { experts: state.loadedExperts, bytes: state.loadedBytes },
+      plan: { version: inForce.version, digest: planDigest(inForce), whole: layersTaken === inForce.layers.length },
+      loaded: { experts, bytes },
       indispensable: indispensableRanks(inForce, (each) => there.has(each)),
-      computedRows: ranked.counters.computedRows,
+      balancedness: balance ? balance.reduce((sum, each) => sum + each, 0) / balance.length : null,
     };
   });
   try {
