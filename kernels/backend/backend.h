@@ -112,6 +112,7 @@ struct StepShape {
   bool logits;
   bool reports_layers;  // when_done is used
   bool expands;         // attend_expanded is used
+  bool ranks;           // MoE layers go over several ranks
 };
 
 class Backend {
@@ -122,6 +123,8 @@ class Backend {
   virtual void check_model(const MlaShape& /*shape*/, const KvLayout& /*layout*/) {}
   // Whether moe can share a layer's experts with other ranks.
   virtual bool shares_experts() const { return false; }
+  // This rank has met the others of a group, with which its next steps go. Throws Error(rank_lost).
+  virtual void meet(RankGroup& /*group*/) {}
 
   // ---- Memory and weights. The make_ functions may be called from several threads at once. They throw std::bad_alloc.
 
