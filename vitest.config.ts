@@ -33,7 +33,18 @@ export default defineConfig({
         },
       },
       { extends: true, test: { name: "e2e", include: ["tests/e2e/**/*.test.ts"], ...oneByOne, sequence: { groupOrder: 2 } } },
-      { extends: true, test: { name: "cluster", include: ["tests/cluster/**/*.test.ts"], ...oneByOne, sequence: { groupOrder: 4 } } },
+      {
+        extends: true,
+        test: {
+          name: "cluster",
+          include: ["tests/cluster/**/*.test.ts"],
+          ...oneByOne,
+          // Each waits several times for an operator, a node or an API server: a bound on hanging.
+          testTimeout: 600_000,
+          hookTimeout: 600_000,
+          sequence: { groupOrder: 4 },
+        },
+      },
       { extends: true, test: { name: "clients", include: ["tests/clients/**/*.test.ts"], ...oneByOne, sequence: { groupOrder: 3 } } },
     ],
   },

@@ -101,19 +101,22 @@ Model::Model(const std::filesystem::path& dir, std::unique_ptr<Backend> backend,
             const Checkpoint checkpoint(dir);  // unmapped as soon as the weights are packed
             return load_weights(config, checkpoint, to, threads, progress, own);
           },
-          std::move(plan)) {}
+          plan ? &*plan : nullptr) {
+  if (plan) mover_ = std::make_unique<ExpertMover>(config_, dir, *backend_, weights_.layers, std::move(*plan));
+}
 
 Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend, KvDtype kv_dtype, std::int64_t kv_blocks,
              int threads)
-    : Model(config, std::move(backend), kv_dtype, kv_blocks,
-            [&](const ModelConfig& c, Backend& to, const RankPlan*) { return random_weights(c, to, threads); }, {}) {}
+    : Model(
+          config, std::move(backend), kv_dtype, kv_blocks,
+          [&](const ModelConfig& c, Backend& to, const RankPlan*) { return random_weights(c, to, threads); }, nullptr) {
+}
 
 Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend, KvDtype kv_dtype, std::int64_t kv_blocks,
-             const MakeWeights& make_weights, std::optional<RankPlan> plan)
+             const MakeWeights& make_weights, const RankPlan* plan)
     : config_(config),
       rope_plan_(plan_rope(config_)),
       backend_(std::move(backend)),
-      plan_(std::move(plan)),
       work_(std::make_unique<Workspace>()) {
   shape_ = mla_shape(config_);
   expands_prompts_ = backend_->expands_prompts(shape_);
@@ -132,15 +135,15 @@ Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend, KvDtyp
                 .rope_dim = shape_.rope_dim,
                 .dtype = kv_dtype};
   backend_->check_model(shape_, kv_layout_);
-  if (plan_) {
+  if (plan != nullptr) {
     if (!backend_->shares_experts()) refuse("this backend cannot share experts with other ranks");
-    check_plan(plan_->plan, plan_->plan.rank_count, static_cast<int>(config_.moe_layer_count()),
+    check_plan(plan->plan, plan->plan.rank_count, static_cast<int>(config_.moe_layer_count()),
                static_cast<int>(config_.expert_count));
-    if (plan_->rank < 0 || plan_->rank >= plan_->plan.rank_count)
-      refuse("rank is " + std::to_string(plan_->rank) + ", the plan has " + std::to_string(plan_->plan.rank_count));
+    if (plan->rank < 0 || plan->rank >= plan->plan.rank_count)
+      refuse("rank is " + std::to_string(plan->rank) + ", the plan has " + std::to_string(plan->plan.rank_count));
   }
   try {
-    weights_ = make_weights(config_, *backend_, plan_ ? &*plan_ : nullptr);
+    weights_ = make_weights(config_, *backend_, plan);
     cache_ = backend_->make_kv_cache(kv_layout_);
     work_->block_writers.resize(static_cast<std::size_t>(kv_blocks));
     // No sequence is longer than the whole cache.
@@ -224,7 +227,7 @@ void Model::prepare(int rows, int logit_rows) {
 
 Model::ReadPass Model::read_weights(std::span<const std::uint32_t> expert_counts) {
   const auto experts = static_cast<std::size_t>(config_.expert_count);
-  if (plan_) refuse("the model holds the experts of one rank only: read a whole one");
+  if (mover_) refuse("the model holds the experts of one rank only: read a whole one");
   check_length("expertCounts", expert_counts.size(), static_cast<std::size_t>(config_.moe_layer_count()) * experts);
   std::vector<const BackendObject*> weights;
   std::size_t moe_layer = 0;
@@ -405,7 +408,7 @@ void Model::step(const StepBatch& batch, const std::function<void(int)>& on_laye
   check_batch(batch);
   try {
     plan_rows(batch);
-    if (plan_) begin_ranks(work_->rows.all.rows(), work_->logit_rows.all.rows());
+    if (mover_) begin_ranks(work_->rows.all.rows(), work_->logit_rows.all.rows());
     compute(batch, on_layer, result);
     backend_->finish();
   } catch (...) {
@@ -435,17 +438,18 @@ void Model::restore_order(StepResult& result) const {
 }
 
 void Model::join(std::unique_ptr<ExpertExchange> exchange, RankView view) {
-  if (!plan_) refuse("the model was loaded without an expert plan: it has no other ranks");
-  if (exchange->rank() != plan_->rank || exchange->rank_count() != plan_->plan.rank_count)
+  if (!mover_) refuse("the model was loaded without an expert plan: it has no other ranks");
+  const RankPlan& own = mover_->own();
+  if (exchange->rank() != own.rank || exchange->rank_count() != own.plan.rank_count)
     refuse("the exchange is of rank " + std::to_string(exchange->rank()) + " of " +
-           std::to_string(exchange->rank_count()) + ", the model of rank " + std::to_string(plan_->rank) + " of " +
-           std::to_string(plan_->plan.rank_count));
+           std::to_string(exchange->rank_count()) + ", the model of rank " + std::to_string(own.rank) + " of " +
+           std::to_string(own.plan.rank_count));
   if (view.ranks_per_node < 1) refuse("ranksPerNode must be at least 1");
   auto group = std::make_unique<RankGroup>(std::move(exchange), std::move(view), rank_counters());
   std::vector<SlotTable> reachable;
   for (const LayerWeights& layer : weights_.layers) {
     if (layer.gate == nullptr) continue;
-    reachable.push_back(reachable_slots(layer.placement, plan_->plan.slots_per_rank, group->view()));
+    reachable.push_back(reachable_slots(layer.placement, own.plan.slots_per_rank, group->view()));
   }
   backend_->meet(*group);
   group_ = std::move(group);
@@ -460,7 +464,14 @@ RankCounters Model::rank_counters() const { return group_ != nullptr ? group_->c
 
 void Model::begin_ranks(int rows, int logit_rows) {
   if (group_ == nullptr) throw Error(ErrorCode::rank_lost, "the ranks have not met yet");
-  group_->begin_step(rows, logit_rows, plan_->plan.version);
+  const PlacementOffer offer = mover_->offer();
+  const int ready = group_->begin_step(rows, logit_rows, offer);
+  const ExpertMover::Taken taken = mover_->take_layers(ready, offer);
+  for (int layer = taken.first; layer < taken.last; ++layer) {
+    const auto i = static_cast<std::size_t>(layer);
+    const LayerWeights& weights = weights_.layers[static_cast<std::size_t>(config_.dense_layer_count) + i];
+    reachable_[i] = reachable_slots(weights.placement, mover_->own().plan.slots_per_rank, group_->view());
+  }
 }
 
 // In a catch block: the others learn that this rank has left the step, and why.
@@ -470,16 +481,16 @@ void Model::leave_failed() {
     throw;
   } catch (const Error& error) {
     if (error.code() == ErrorCode::rank_lost) return group_->leave(error.what());
-    group_->leave("rank " + std::to_string(plan_->rank) + " is lost: " + error.what());
+    group_->leave("rank " + std::to_string(mover_->own().rank) + " is lost: " + error.what());
   } catch (const std::exception& error) {
-    group_->leave("rank " + std::to_string(plan_->rank) + " is lost: " + error.what());
+    group_->leave("rank " + std::to_string(mover_->own().rank) + " is lost: " + error.what());
   }
 }
 
 bool Model::take_part() {
   if (group_ == nullptr) return false;
   try {
-    if (!group_->others_began()) return false;
+    if (!group_->others_began() && !mover_->has_news()) return false;
     StepResult result;
     result.expert_counts.resize(static_cast<std::size_t>(config_.moe_layer_count() * config_.expert_count));
     begin_ranks(0, 0);
@@ -624,7 +635,7 @@ void Model::run_feed_forward(const LayerWeights& layer, int index, int rows, Ste
       .ranks = {.group = group_.get(),
                 .layer = static_cast<int>(moe_index),
                 .last = index + 1 == static_cast<int>(config_.layer_count),
-                .logical_of_own_slots = plan_ ? plan_->own_slots(moe_index) : std::span<const std::int32_t>()}};
+                .logical_of_own_slots = mover_ ? mover_->own().own_slots(moe_index) : std::span<const std::int32_t>()}};
   backend_->moe(rows, work.h, moe, work.delta, std::span(result.expert_counts).subspan(moe_index * experts, experts));
 }
 

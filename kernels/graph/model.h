@@ -12,6 +12,7 @@
 
 #include "backend/backend.h"
 #include "graph/config.h"
+#include "graph/expert_mover.h"
 #include "graph/rope_plan.h"
 #include "graph/weights.h"
 #include "ranks/rank_group.h"
@@ -84,10 +85,15 @@ class Model {
   void join(std::unique_ptr<ExpertExchange> exchange, RankView view);
   // The other ranks' waits end with this reason.
   void leave(const std::string& reason);
-  // Makes a step without rows if others have begun one, and says whether they had. Throws Error(rank_lost).
+  // Makes a step without rows if others have begun one or a layer of the next plan is ready here, and says whether it
+  // has. Throws Error(rank_lost).
   bool take_part();
   // Of all groups so far.
   RankCounters rank_counters() const;
+
+  // What becomes of the plan while steps go on; null without one. Between steps ranks may conform() to another plan
+  // before they join: all members of a group go by the same one.
+  ExpertMover* experts() { return mover_.get(); }
 
   // Takes the memory of a step of `rows` rows of which `logit_rows` have logits, by making one: later steps up to that
   // size allocate nothing. Overwrites the cache: before anything is in it. Throws Error(memory).
@@ -117,7 +123,7 @@ class Model {
   using MakeWeights = std::function<ModelWeights(const ModelConfig&, Backend&, const RankPlan*)>;
 
   Model(const ModelConfig& config, std::unique_ptr<Backend> backend, KvDtype kv_dtype, std::int64_t kv_blocks,
-        const MakeWeights& make_weights, std::optional<RankPlan> plan);
+        const MakeWeights& make_weights, const RankPlan* plan);
   void measure();
   void check_batch(const StepBatch& batch);
   void check_rows(int layer, std::uint32_t block, int first_row, int row_count, std::size_t bytes) const;
@@ -138,10 +144,10 @@ class Model {
   KvLayout kv_layout_{};
   ModelInfo info_;
   std::unique_ptr<Backend> backend_;
-  std::optional<RankPlan> plan_;  // none: there is one rank
   ModelWeights weights_;
-  std::unique_ptr<RankGroup> group_;  // null: not joined yet
-  std::vector<SlotTable> reachable_;  // [MoE layers] of the group
+  std::unique_ptr<ExpertMover> mover_;  // null: there is one rank
+  std::unique_ptr<RankGroup> group_;    // null: not joined yet
+  std::vector<SlotTable> reachable_;    // [MoE layers] of the group
   std::unique_ptr<RopeAngles> rope_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<Workspace> work_;

@@ -309,6 +309,20 @@ ModelWeights load_weights(const ModelConfig& config, const Checkpoint& checkpoin
   return Loader(config, &checkpoint, backend, plan).load(threads, progress);
 }
 
+LoadedExpert load_expert(const ModelConfig& config, const Checkpoint& checkpoint, Backend& backend, int moe_layer,
+                         int expert) {
+  TensorSource source(&checkpoint);
+  const std::string prefix = "model.layers." + std::to_string(config.dense_layer_count + moe_layer) + ".mlp.experts." +
+                             std::to_string(expert) + ".";
+  const std::int64_t hidden = config.hidden_size, width = config.expert_intermediate;
+  const WeightTensor gate = source.take(prefix + "gate_proj.weight", {width, hidden});
+  const WeightTensor up = source.take(prefix + "up_proj.weight", {width, hidden});
+  const WeightTensor down = source.take(prefix + "down_proj.weight", {hidden, width});
+  return {backend.make_expert(nullptr, 0, static_cast<int>(width), static_cast<int>(hidden), rows_of(gate), rows_of(up),
+                              rows_of(down)),
+          gate.bytes() + up.bytes() + down.bytes()};
+}
+
 ModelWeights random_weights(const ModelConfig& config, Backend& backend, int threads) {
   return Loader(config, nullptr, backend, nullptr).load(threads, {});
 }

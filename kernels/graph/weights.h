@@ -53,7 +53,7 @@ struct ModelWeights {
 // Which slots of a plan are loaded here.
 struct RankPlan {
   ExpertPlan plan;
-  int rank;
+  int rank = 0;
 
   std::span<const std::int32_t> own_slots(std::size_t moe_layer) const {
     const auto slots = static_cast<std::size_t>(plan.slots_per_rank);
@@ -70,6 +70,14 @@ using LoadProgress = std::function<void(std::uint64_t bytes_done, std::uint64_t 
 // unexpected, of another shape or dtype than the config says, FP8 without its scales, or holding a NaN or infinity.
 ModelWeights load_weights(const ModelConfig& config, const Checkpoint& checkpoint, Backend& backend, int threads,
                           const LoadProgress& progress, const RankPlan* plan = nullptr);
+
+// One routed expert of an MoE layer (counted among these), as load_weights makes it.
+struct LoadedExpert {
+  std::unique_ptr<Mlp> mlp;
+  std::uint64_t bytes;  // read from the checkpoint
+};
+LoadedExpert load_expert(const ModelConfig& config, const Checkpoint& checkpoint, Backend& backend, int moe_layer,
+                         int expert);
 
 // Random ones of the config's shapes, for benches.
 ModelWeights random_weights(const ModelConfig& config, Backend& backend, int threads);

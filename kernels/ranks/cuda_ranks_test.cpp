@@ -1,8 +1,8 @@
-// Ranks with a card each: pelagic_cuda_ranks_test [--fp8] [--link nccl|host] DIR. A process for each of two cards; they
-// meet over TCP. Every logits row has the digest that one rank gives it, for placements without and with redundancy,
-// and rows went the way that is expected (--link, nccl by default; host: where the loader finds no libnccl.so.2). Then
-// one rank dies in the middle of a layer, when it has promised rows that it does not send: the other's step ends with
-// its name, and it goes on alone with the same bits. Prints what a decode step takes.
+// Two ranks as processes: pelagic_cuda_ranks_test [--fp8] [--link nccl|host] DIR. They meet over TCP. nccl: each has a
+// card of its own; host: they share one. Every logits row has the digest that one rank gives it, for placements without
+// and with redundancy, and rows went from card to card, or through host memory, as they should. Then one rank dies in
+// the middle of a layer, when it has promised rows that it does not send: the other's step ends with its name, and it
+// goes on alone with the same bits. Prints what a decode step takes.
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -175,13 +175,13 @@ bool lose_other(Model& model, const std::vector<std::uint64_t>& wanted) {
   good = expect(message.find("rank 1") != std::string::npos && seconds < 10, 0,
                 "the other died in a layer; after " + std::to_string(seconds) + " s: " + message) &&
          good;
-  model.join(std::move(make_local_exchanges(kRanks, kTimes.longest_wait, {true, false})[0]), {.members = {}});
+  model.join(std::move(make_local_exchanges(kRanks, kTimes.longest_wait, {true, false})[0]), RankView{});
   return expect(run_sequences(model, 0).digests == wanted, 0, "goes on alone with the same bits") && good;
 }
 
 bool run_rank(const Options& options, Shared& shared, std::vector<std::unique_ptr<RankListener>>& listeners,
               const std::vector<RankAddress>& addresses, int rank) {
-  ::setenv("CUDA_VISIBLE_DEVICES", std::to_string(rank).c_str(), 1);
+  ::setenv("CUDA_VISIBLE_DEVICES", std::to_string(options.expects_nccl ? rank : 0).c_str(), 1);
   const ModelConfig config = load_config(options.dir);
   const auto load = [&](std::optional<RankPlan> plan) {
     return std::make_unique<Model>(options.dir, options.backend.open(), options.backend.kv_dtype(), kBlocks, 2,
@@ -196,7 +196,7 @@ bool run_rank(const Options& options, Shared& shared, std::vector<std::unique_pt
     const bool last = round == kRounds - 1;
     if (last && rank == 1) exchange = std::make_unique<DyingExchange>(std::move(exchange), good ? 0 : 1);
     const auto start = std::chrono::steady_clock::now();
-    model->join(std::move(exchange), {.members = {}});
+    model->join(std::move(exchange), RankView{});
     const double met = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     if (last && rank == 0) return lose_other(*model, wanted.digests) && good;
     const Run run = run_in_group(*model, shared, round, rank);

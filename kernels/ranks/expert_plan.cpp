@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "base/xxh64.h"
 #include "graph/error.h"
 
 namespace pelagic {
@@ -33,6 +34,36 @@ void check_plan(const ExpertPlan& plan, int rank_count, int moe_layers, int logi
       throw Error(ErrorCode::argument, name + ": " + error.what());
     }
   }
+}
+
+std::uint64_t plan_digest(const ExpertPlan& plan) {
+  std::uint64_t digest = plan.version;
+  const std::int32_t shape[] = {plan.rank_count, plan.slots_per_rank};
+  digest = xxh64(shape, sizeof shape, digest);
+  for (const auto& slots : plan.layers) digest = xxh64(slots.data(), slots.size() * sizeof(std::int32_t), digest);
+  return digest;
+}
+
+std::vector<SlotSource> slot_sources(std::span<const std::int32_t> before, std::span<const std::int32_t> after) {
+  std::vector<SlotSource> sources(after.size());
+  std::vector<bool> used(before.size());
+  const auto take = [&](std::size_t to, std::size_t from) {
+    sources[to] = {SlotSource::Kind::slot, static_cast<int>(from)};
+    used[from] = true;
+  };
+  for (std::size_t slot = 0; slot < std::min(before.size(), after.size()); ++slot) {
+    if (after[slot] >= 0 && after[slot] == before[slot]) take(slot, slot);
+  }
+  for (std::size_t slot = 0; slot < after.size(); ++slot) {
+    if (after[slot] < 0 || sources[slot].kind == SlotSource::Kind::slot) continue;
+    sources[slot].kind = SlotSource::Kind::load;
+    for (std::size_t from = 0; from < before.size(); ++from) {
+      if (used[from] || before[from] != after[slot]) continue;
+      take(slot, from);
+      break;
+    }
+  }
+  return sources;
 }
 
 SlotTable reachable_slots(const SlotTable& placement, int slots_per_rank, const RankView& view) {

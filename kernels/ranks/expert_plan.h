@@ -21,6 +21,19 @@ struct ExpertPlan {
 // many MoE layers and logical experts, or that leaves an expert without a slot.
 void check_plan(const ExpertPlan& plan, int rank_count, int moe_layers, int logical_experts);
 
+// Equal for equal versions and slots.
+std::uint64_t plan_digest(const ExpertPlan& plan);
+
+// Where the expert of a rank's slot comes from when one layer goes from a plan to another.
+struct SlotSource {
+  enum class Kind { spare, slot, load } kind = Kind::spare;
+  int slot = -1;  // of the plan before, where kind is slot; no slot is given twice
+  bool operator==(const SlotSource&) const = default;
+};
+// before, after: the logical experts of the rank's slots. What is there already is not loaded again, and stays in its
+// slot if it may.
+std::vector<SlotSource> slot_sources(std::span<const std::int32_t> before, std::span<const std::int32_t> after);
+
 // What one rank makes of a plan.
 struct RankView {
   int rank = 0;

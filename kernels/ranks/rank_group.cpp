@@ -14,8 +14,9 @@ namespace {
 struct BeginMessage {
   std::uint32_t rows;
   std::uint32_t logit_rows;
-  std::uint64_t plan_version;
+  PlacementOffer placement;
 };
+static_assert(sizeof(BeginMessage) == 32);
 
 // What a message of rows begins with; then slot counts [slots], row_of_entry [entries], and the rows, unless these
 // travel beside the messages.
@@ -60,16 +61,20 @@ std::span<const std::byte> RankGroup::receive(int from, MessageKind kind) {
   return bytes;
 }
 
-void RankGroup::begin_step(int rows, int logit_rows, std::uint64_t plan_version) {
+int RankGroup::begin_step(int rows, int logit_rows, const PlacementOffer& offer) {
   ++step_;
   layer_ = {};
-  const BeginMessage mine{static_cast<std::uint32_t>(rows), static_cast<std::uint32_t>(logit_rows), plan_version};
+  BeginMessage mine{};
+  mine.rows = static_cast<std::uint32_t>(rows);
+  mine.logit_rows = static_cast<std::uint32_t>(logit_rows);
+  mine.placement = offer;
   const int ranks = exchange_->rank_count();
   for (int to = 0; to < ranks; ++to) {
     if (to == rank() || !view_.members[static_cast<std::size_t>(to)]) continue;
     exchange_->send(to, tag(MessageKind::begin), std::as_bytes(std::span(&mine, 1)));
     counters_.sent_bytes += sizeof mine;
   }
+  std::uint32_t ready = offer.ready_layers;
   for (int from = 0; from < ranks; ++from) {
     RowCounts& counts = counts_[static_cast<std::size_t>(from)];
     counts = {};
@@ -80,15 +85,16 @@ void RankGroup::begin_step(int rows, int logit_rows, std::uint64_t plan_version)
       if (bytes.size() != sizeof message) malformed(from, std::to_string(bytes.size()) + " bytes to begin a step");
       std::memcpy(&message, bytes.data(), sizeof message);
     }
-    if (message.plan_version != plan_version) {
-      throw Error(ErrorCode::rank_lost, "rank " + std::to_string(from) + " goes by expert plan " +
-                                            std::to_string(message.plan_version) + ", rank " + std::to_string(rank()) +
-                                            " by plan " + std::to_string(plan_version));
+    if (message.placement.in_force != offer.in_force) {
+      throw Error(ErrorCode::rank_lost,
+                  "rank " + std::to_string(from) + " goes by another expert plan than rank " + std::to_string(rank()));
     }
+    ready = message.placement.next == offer.next ? std::min(ready, message.placement.ready_layers) : 0;
     counts = {message.rows, message.logit_rows};
   }
   ++counters_.steps;
   if (rows == 0) ++counters_.empty_steps;
+  return static_cast<int>(ready);
 }
 
 std::vector<std::vector<std::byte>> RankGroup::greet(std::span<const std::byte> mine) {

@@ -36,6 +36,13 @@ struct HostRows {
   int row_bytes;
 };
 
+// What a rank says of its slots when it begins a step.
+struct PlacementOffer {
+  std::uint64_t in_force = 0;      // the digest of what it goes by
+  std::uint64_t next = 0;          // of the plan that it loads experts for; 0: none
+  std::uint32_t ready_layers = 0;  // the first ones of that plan, of which it has all experts
+};
+
 class RankGroup {
  public:
   // view.members is filled from the exchange. counters: of the group before.
@@ -47,8 +54,9 @@ class RankGroup {
   const RankCounters& counters() const { return counters_; }
 
   // ---- Steps. begin_step tells the others and waits for all of them; who has no work has no rows. Throws
-  // Error(rank_lost), also where a rank goes by another plan.
-  void begin_step(int rows, int logit_rows, std::uint64_t plan_version);
+  // Error(rank_lost), also where a rank goes by another plan. Returns how many layers every rank is ready to take from
+  // the next plan: all ranks are told the same, in the same step. 0 where they do not have the same next plan.
+  int begin_step(int rows, int logit_rows, const PlacementOffer& offer);
   // Rows whose logits are wanted, of all ranks: without any, no rank runs the last layer.
   bool any_logit_rows() const;
   // Others have begun a step that this rank has not. Throws Error(rank_lost) if the group has ended.

@@ -1,4 +1,4 @@
-// Ranks that fail, and how few nodes a token reaches: on the tiny checkpoint.
+// Ranks that fail, plans that change, and how few nodes a token reaches: on the tiny checkpoint.
 #include <numeric>
 
 #include "backend/cpu/cpu_backend.h"
@@ -153,7 +153,7 @@ TEST("ranks with different plans, and members that lack an expert, are refused b
   std::string messages[2];
   on_all_ranks(
       2, [&](int rank) { messages[rank] = lost_of([&] { digests(*models[static_cast<std::size_t>(rank)], 3); }); });
-  CHECK(contains(messages[0] + messages[1], "goes by expert plan"));
+  CHECK(contains(messages[0] + messages[1], "goes by another expert plan"));
 
   exchanges = make_exchanges(Transport::local, 2, kTimes, {true, false});
   CHECK(lost_of([&] { models[0]->join(std::move(exchanges[0]), view()); }) ==
@@ -168,6 +168,80 @@ TEST("ranks with different plans, and members that lack an expert, are refused b
   ExpertPlan shorter = plan_of(2, {0, 1, 2, 3, 4, 5, 6, 7});
   shorter.layers.pop_back();
   CHECK(contains(refusal(shorter, 0), "plan.layers.length is 1, expected 2"));
+}
+
+TEST("the rank with the only copies is lost: the others load them and go on with the same bits, and a new one joins") {
+  const TinyModel tiny;
+  const auto wanted = digests(*tiny.load(), 2);
+  const ExpertPlan first = plan_of(2, {0, 1, 2, 3, 4, 5, 6, 7});
+  ExpertPlan repaired =
+      plan_of(2, {3, 2, 1, 0, 4, 5, 6, 7, 4, 5, 6, 7, -1, -1, -1, -1});  // with more slots than before
+  repaired.version = 2;
+  auto left = tiny.load(RankPlan{first, 0});
+  auto alone = make_exchanges(Transport::local, 2, kTimes, {true, false});
+  left->experts()->stage(plan_of(2, {0, 1, 2, 3, 4, 5, 6, 7}), 1);  // no newer than what is in force
+  CHECK(left->experts()->state().next == 0);
+  left->experts()->conform(repaired, 2);
+  left->join(std::move(alone[0]), view());
+  CHECK(digests(*left, 2) == wanted);
+  CHECK(left->experts()->state().loaded_experts == 8 && left->experts()->state().version == 2);
+
+  auto exchanges = make_exchanges(Transport::local, 2, kTimes);
+  auto fresh = tiny.load(RankPlan{first, 1});
+  fresh->experts()->conform(left->experts()->in_force(), 1);
+  CHECK(fresh->experts()->state().loaded_experts == 0);  // it had all of its slots' experts
+  Model* const models[] = {left.get(), fresh.get()};
+  for (std::size_t r = 0; r < 2; ++r) models[r]->join(std::move(exchanges[r]), view());
+  for (const auto& failure : on_all_ranks(2, [&](int rank) { CHECK(digests(*models[rank], 2) == wanted); }))
+    CHECK(!failure);
+  CHECK(models[1]->rank_counters().computed_rows > 0);
+}
+
+TEST("a plan that is none for these ranks is refused, and one whose experts cannot be read changes nothing") {
+  const TinyModel tiny;
+  const ExpertPlan first = plan_of(1, {0, 1, 2, 3, 4, 5, 6, 7, -1});
+  auto model = tiny.load(RankPlan{first, 0});
+  model->join(std::move(make_local_exchanges(1, kTimes.longest_wait)[0]), view());
+  const auto wanted = digests(*model, 2);
+  ExpertMover& experts = *model->experts();
+  const auto refusal = [&](std::vector<std::int32_t> slots, std::uint64_t rate = 1) {
+    ExpertPlan plan = plan_of(1, std::move(slots));
+    plan.version = 9;
+    return error_of([&] { experts.stage(plan, rate); }, ErrorCode::argument);
+  };
+  CHECK(contains(refusal({0, 1, 2, 3, 4, 5, 6, 7}), "plan.slotsPerRank is 8, the ranks have 9"));
+  CHECK(contains(refusal({0, 1, 2, 3, 4, 5, 6, 6, 6}), "logical expert 7 has no slot"));
+  CHECK(contains(refusal({0, 1, 2, 3, 4, 5, 6, 7, 7}, 0), "bytesPerSecond"));
+
+  std::filesystem::remove(tiny.folder.path() / "model.safetensors");
+  ExpertPlan next = plan_of(1, {0, 1, 2, 3, 4, 5, 6, 7, 7});
+  next.version = 2;
+  CHECK(experts.stage(next, 1'000'000'000));
+  while (experts.state().failure.empty()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  CHECK(contains(experts.state().failure, "plan 2: "));
+  CHECK(digests(*model, 2) == wanted && experts.state().version == 1);
+  CHECK(!error_of([&] { experts.conform(next, 1); }, ErrorCode::checkpoint).empty());
+  CHECK(digests(*model, 2) == wanted && experts.in_force().layers == first.layers);
+  next.layers = {{7, 6, 5, 4, 3, 2, 1, 0, -1}, {0, 1, 2, 3, -1, 4, 5, 6, 7}};
+  next.version = 3;
+  CHECK(experts.stage(next, 1));  // nothing is read where a rank has the expert in another slot
+  while (experts.state().version < 3 || experts.state().next != 0) model->take_part();
+  CHECK(digests(*model, 2) == wanted && experts.in_force().layers == next.layers);
+  CHECK(experts.state().loaded_experts == 0);
+}
+
+TEST("a slot's expert comes from the slot, from another one that gives it up, or from the checkpoint") {
+  using Kind = SlotSource::Kind;
+  const auto sources = [](std::vector<std::int32_t> before, std::vector<std::int32_t> after) {
+    return slot_sources(before, after);
+  };
+  const auto from = [](int slot) { return SlotSource{Kind::slot, slot}; };
+  const SlotSource load{Kind::load, -1}, spare{};
+  using Sources = std::vector<SlotSource>;
+  CHECK((sources({4, 5, -1}, {4, -1, 5}) == Sources{from(0), spare, from(1)}));
+  CHECK((sources({4, 5, 6}, {4, 4, 7}) == Sources{from(0), load, load}));
+  CHECK((sources({4, 4, 6}, {6, 4, 4}) == Sources{from(2), from(1), from(0)}));
+  CHECK((sources({4, 5}, {5, 5, 4}) == Sources{load, from(1), from(0)}));
 }
 
 TEST("a rank loads the experts of its slots only") {

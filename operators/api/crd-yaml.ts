@@ -1,8 +1,15 @@
-// The CRD as a file. Apart from crd.ts: the image that brings a cluster's CRD up to date has no YAML writer.
+// The CRDs as files. Apart from crd.ts: the image that brings a cluster's CRDs up to date has no YAML writer.
 import { stringify } from "yaml";
-import { modelServiceCrd } from "./crd.ts";
+import { crdNames, crdOf } from "./crd.ts";
 
-export function modelServiceCrdYaml(productVersion: string): string {
+/** By path in the chart. */
+export function crdFiles(productVersion: string): Record<string, string> {
   const note = "# Generated from operators/api by `npm run generate`.\n";
-  return note + stringify(modelServiceCrd(productVersion), { lineWidth: 140, aliasDuplicateObjects: false });
+  return Object.fromEntries(
+    crdNames.map((name) => {
+      const [plural, ...group] = name.split(".");
+      const text = stringify(crdOf(name, productVersion), { lineWidth: 140, aliasDuplicateObjects: false });
+      return [`crds/${group.join(".")}_${plural}.yaml`, note + text];
+    }),
+  );
 }

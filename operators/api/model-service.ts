@@ -1,6 +1,7 @@
 // ModelService: a model and the two pools that serve it. This is the one source; the CRD, its reference page and the chart's schema are
 // generated from it (npm run generate), and what the operator holds in memory is its output type.
 import { z } from "zod";
+import { maxExpertSlots } from "../../services/lib/contracts/expert-placement.ts";
 import { kvDtypes } from "../../services/lib/contracts/frame.ts";
 import {
   Env,
@@ -12,6 +13,7 @@ import {
   Tolerations,
   dnsLabelPattern,
 } from "./kubernetes-fields.ts";
+import { maxRanks } from "./expert-placement.ts";
 import { rules } from "./rules.ts";
 import { ModelServiceStatus } from "./status.ts";
 
@@ -96,7 +98,12 @@ export const PodTemplate = z
 
 export const Pool = z
   .object({
-    replicas: z.int32().min(0).max(maxReplicas).default(1).describe("Workers wanted. Not used where autoscaling decides."),
+    replicas: z
+      .int32()
+      .min(0)
+      .max(maxReplicas)
+      .default(1)
+      .describe("Workers wanted. Not used where autoscaling decides, or experts.ranks."),
     backend: z.enum(["cpu", "cuda"]).default("cpu").describe("What computes; the same in both pools, since their bits differ."),
     gpus: z.int32().min(1).max(8).optional().describe("GPUs of a pod, for backend cuda; 1 unless given. A worker computes on the first."),
     nodesPerReplica: z
@@ -163,6 +170,27 @@ export const Pools = z
     }),
   )
   .describe("The two pools.");
+
+export const Experts = z
+  .object({
+    ranks: z
+      .int32()
+      .min(2)
+      .max(maxRanks)
+      .describe(
+        "Decode pods that compute together: each has all of attention, requests and cache of its own, and a part of every layer's experts. They are the decode pool, and are replaced together: a change starts as many new ones first.",
+      ),
+    redundancy: z
+      .int32()
+      .min(0)
+      .max(maxExpertSlots - 1)
+      .default(0)
+      .describe(
+        "Copies of experts in each layer beside one of each. Where every expert has two, any rank may be lost and the others go on at once: ExpertPlacement's condition Redundant says whether. Without, all wait until a lost rank is back.",
+      ),
+  })
+  .describe("Experts spread over several decode pods, for models that do not fit one. An ExpertPlacement of the same name shows them.");
+export type Experts = z.output<typeof Experts>;
 
 export const Slo = z
   .object({
@@ -249,15 +277,33 @@ export const ModelServiceSpec = z
       .prefault({})
       .describe("The KV cache."),
     pools: Pools.prefault({}),
+    experts: Experts.optional(),
     slo: Slo.optional(),
     autoscaling: Autoscaling.prefault({}),
   })
   .meta(
-    rules({
-      rule: "self.autoscaling.policy != 'slo' || has(self.slo)",
-      message: "spec.slo (ttftSeconds, tpotSeconds) is required with autoscaling.policy slo",
-      fieldPath: ".slo",
-    }),
+    rules(
+      {
+        rule: "self.autoscaling.policy != 'slo' || has(self.slo)",
+        message: "spec.slo (ttftSeconds, tpotSeconds) is required with autoscaling.policy slo",
+        fieldPath: ".slo",
+      },
+      {
+        rule: "!has(self.experts) || self.autoscaling.policy == 'none'",
+        message: "experts needs autoscaling.policy none: the number of ranks is experts.ranks",
+        fieldPath: ".experts",
+      },
+      {
+        rule: "!has(self.experts) || self.pools.decode.backend == 'cpu'",
+        message: "experts needs pools.decode.backend cpu: no ranks share experts on GPUs yet",
+        fieldPath: ".experts",
+      },
+      {
+        rule: "!has(self.experts) || self.pools.decode.nodesPerReplica == 1",
+        message: "experts needs pools.decode.nodesPerReplica 1: ranks spread over nodes by themselves",
+        fieldPath: ".experts",
+      },
+    ),
   )
   .describe("What is wanted.");
 export type ModelServiceSpec = z.output<typeof ModelServiceSpec>;

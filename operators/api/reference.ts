@@ -1,4 +1,5 @@
-// docs/modelservice.md: every field of a ModelService, its default, its rules and what each condition says; from the same source as the CRD.
+// docs/modelservice.md and docs/expertplacement.md: every field, its default, its rules and what each condition says; from the same source as the CRDs.
+import { expertPlacementKind, ExpertPlacementSpec, ExpertPlacementStatus, placementConditionTypes } from "./expert-placement.ts";
 import { kind, ModelServiceSpec, objectRules, version, group } from "./model-service.ts";
 import { conditionTypes, ModelServiceStatus } from "./status.ts";
 import { structuralSchema, type StructuralSchema } from "./structural.ts";
@@ -54,8 +55,20 @@ spec:
     decode: { minReplicas: 1, maxReplicas: 8 }
 `;
 
+const spread = `apiVersion: ${group}/${version}
+kind: ${kind}
+metadata:
+  name: spread
+spec:
+  model:
+    embedded: {}
+  experts:
+    ranks: 4
+    redundancy: 32
+`;
+
 /** The manifests of the page; tests apply them. */
-export const examples = { smallest, larger };
+export const examples = { smallest, larger, spread };
 
 export function modelServiceReference(): string {
   const spec = structuralSchema(ModelServiceSpec);
@@ -75,6 +88,11 @@ A larger one:
 \`\`\`yaml
 ${larger}\`\`\`
 
+One whose experts are shared by four decode pods, of which any may be lost (docs/expertplacement.md):
+
+\`\`\`yaml
+${spread}\`\`\`
+
 \`kubectl get ms\` shows it, \`kubectl describe ms NAME\` says what to do where something is wrong.
 
 ## spec
@@ -93,10 +111,36 @@ ${table(rowsOf(status, "status"))}
 
 ## Conditions
 
-${Object.entries(conditionTypes)
-  .map(([type, meaning]) => `- **${type}**: ${meaning}`)
-  .join("\n")}
+${conditionLines(conditionTypes)}
 `;
+}
+
+export function expertPlacementReference(): string {
+  return `# ExpertPlacement
+
+Generated from operators/api by \`npm run generate\`. \`${group}/${version}\`, kind \`${expertPlacementKind}\`, short name \`exp\`, namespaced.
+
+The operator makes one for each ModelService with \`spec.experts\`, under its name, and writes it every few seconds from what the decode pods say of themselves
+(\`/experts\` on their port metrics): which ranks share the experts, by which plan, which was lost and when. \`kubectl get exp\` shows it; changing it changes nothing.
+
+## spec
+
+${table(rowsOf(structuralSchema(ExpertPlacementSpec), "spec"))}
+
+## status
+
+${table(rowsOf(structuralSchema(ExpertPlacementStatus), "status"))}
+
+## Conditions
+
+${conditionLines(placementConditionTypes)}
+`;
+}
+
+function conditionLines(types: Record<string, string>): string {
+  return Object.entries(types)
+    .map(([type, meaning]) => `- **${type}**: ${meaning}`)
+    .join("\n");
 }
 
 function table(rows: Row[]): string {

@@ -15,10 +15,10 @@ served some seconds later, and \`helm test\` waits for it. One release a namespa
 - **Passwords** of the bus are made once and kept over upgrades. They are looked up in the cluster, so tools that only render (\`helm template\`,
   Argo CD) make new ones each time: give them \`nats.existingSecrets\`.
 - **CRDs** are in \`crds/\`. Helm installs them with the first release and never changes or deletes them. An upgrade brings them to its own version
-  by a job before anything else (\`upgradeCrds\`), never to an older one. Its right to change that one CRD exists while the job runs.
+  by a job before anything else (\`upgradeCrds\`), never to an older one. Its right to change them, and to make one that an older chart did not have, exists while the job runs.
 - **Uninstall** first has a job delete the first ModelService and wait until its workers have drained. Other ModelServices are yours: while there
   are any, the uninstall fails and the job's log names them. Where \`drainSeconds\` of both pools add up to more than four minutes, give it a
-  \`--timeout\` that is longer than they are. Afterwards nothing of the release is left but the CRD: \`kubectl delete crd modelservices.pelagic.dev\`.
+  \`--timeout\` that is longer than they are. Afterwards nothing of the release is left but the CRDs: \`kubectl delete crd modelservices.pelagic.dev expertplacements.pelagic.dev\`.
 - **Security**: every pod meets Pod Security's \`restricted\`; only the operator and the jobs have a token for the API server. NetworkPolicies allow
   what is needed and no more, where the cluster's network enforces them (tried with kube-router; the node of \`./pelagic cluster\` does not). Where the API server listens on another port than 443, 6443, 8443
   and 16443, add one that lets the operator and the jobs reach it.

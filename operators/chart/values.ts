@@ -122,10 +122,11 @@ const Nats = z
   .object({
     externalUrl: z
       .string()
-      .regex(/^([^\s]+:[0-9]+)?$/)
+      // A password in it would be in every pod's spec.
+      .regex(/^([^\s@]+:[0-9]+)?$/)
       .default("")
       .describe(
-        "HOST:PORT of a NATS that exists, in all its namespaces reachable under that name. Where empty, the chart runs one of its own.",
+        "HOST:PORT of a NATS that exists, in all its namespaces reachable under that name; user and password are in existingSecrets. Where empty, the chart runs one of its own.",
       ),
     service: z
       .string()

@@ -235,6 +235,7 @@ const operatorNamespaces = [
   `${sumBy("namespace", series("pelagic_gateway_requests_running", "gateway"))} and on () count(${series("pelagic_kv_blocks", "decode", 'modelservice!=""')})`,
 ].join(" or ");
 const processes = "namespace, component, pod";
+const scraped = (more = "") => sumBy("namespace", rate(series("pelagic_operator_scrapes_total", "operator", more), "10m"));
 
 const operation: Alert[] = [
   {
@@ -273,6 +274,18 @@ const operation: Alert[] = [
     description: "For {{ $value | humanizeDuration }} a watch has been silent: the operator acts on what is old, and is not ready.",
     runbook:
       "See whether the API server answers others (kubectl get --raw /readyz). If it does: the operator's NetworkPolicy, a proxy between them, or its credentials (401 in Calls). It connects again by itself.",
+  },
+  {
+    name: "PelagicScrapesFailing",
+    severity: "warning",
+    when: [{ value: `${orZero(scraped('result="failed"'), scraped())} / ${scraped()}`, op: ">", bound: 0.1 }],
+    for: "15m",
+    summary: "The operator in {{ $labels.namespace }} cannot read gateways or workers",
+    description:
+      "{{ $value | humanizePercentage }} of its looks fail: models with an autoscaling policy get none fewer, and may get none more.",
+    runbook:
+      "kubectl get ms -A -o wide, then the Autoscaled condition of each: its message names who gives no figures and why. no answer: a NetworkPolicy between the operator and the admin port (9100), or a process that hangs; " +
+      "ECONNREFUSED: the process is not there, see its log; status: somebody else answers on that port. Models without an autoscaling policy are not concerned.",
   },
   {
     name: "PelagicProcessDown",

@@ -1,4 +1,5 @@
 // All that is generated from here, by path.
+import { experts } from "./experts.ts";
 import { latentTransfer } from "./latent-transfer.ts";
 import { operator } from "./operator.ts";
 import { overview } from "./overview.ts";
@@ -12,6 +13,7 @@ export const dashboards: Record<string, DashboardSpec> = {
   overview,
   "prefill-decode": prefillDecode,
   "latent-transfer": latentTransfer,
+  experts,
   operator,
 };
 

@@ -80,7 +80,12 @@ export const operator: DashboardSpec = {
           title: "Workers wanted",
           what: "By pool, of ModelServices with an autoscaling policy. Empty with one: no figures yet; its Autoscaled condition says which are missing. At maxReplicas for long: raise it.",
           unit: "short",
-          queries: [[`max by (exported_namespace, modelservice, pool) (${of("desired_replicas")})`, "{{modelservice}} {{pool}}"]],
+          queries: [
+            [
+              `max by (modelservice_namespace, modelservice, pool) (${of("desired_replicas")})`,
+              "{{modelservice_namespace}}/{{modelservice}} {{pool}}",
+            ],
+          ],
         },
         {
           title: "Looks at gateways and workers",

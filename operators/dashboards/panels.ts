@@ -9,7 +9,9 @@ export interface PanelSpec {
   unit: "s" | "short" | "percentunit" | "reqps" | "ops" | "Bps" | "bytes" | "none";
   /** Expression and name of its series. */
   queries: readonly (readonly [expression: string, legend: string])[];
-  kind?: "stat";
+  kind?: "stat" | "status-history";
+  /** Of a status history: where its colours begin and end. */
+  colours?: { from: number; to: number; scheme: "low is bad" | "high is bad" };
   stacked?: boolean;
   /** Red from here on, or, of what should be high, below it. */
   red?: { above: number } | { below: number };
@@ -106,7 +108,10 @@ function panelsOf(rows: DashboardSpec["rows"]): object[] {
   return panels;
 }
 
-function panelJson({ kind, title, what, unit, queries, stacked, red, max }: PanelSpec): object {
+/** Points of each series in a status history: it draws each of them. */
+const historyPoints = 60;
+
+function panelJson({ kind, title, what, unit, queries, stacked, red, max, colours }: PanelSpec): object {
   const isStat = kind === "stat";
   const thresholds = red && {
     thresholds: {
@@ -123,6 +128,11 @@ function panelJson({ kind, title, what, unit, queries, stacked, red, max }: Pane
       ...(red && { thresholdsStyle: { mode: "dashed" } }),
     },
   };
+  const coloured = colours && {
+    min: colours.from,
+    max: colours.to,
+    color: { mode: colours.scheme === "low is bad" ? "continuous-RdYlGr" : "continuous-GrYlRd" },
+  };
   return {
     type: kind ?? "timeseries",
     title,
@@ -134,10 +144,12 @@ function panelJson({ kind, title, what, unit, queries, stacked, red, max }: Pane
       legendFormat,
       ...(isStat && { instant: true, range: false }),
     })),
+    ...(kind === "status-history" && { maxDataPoints: historyPoints }),
     fieldConfig: {
-      defaults: { unit, ...(!isStat && { min: 0 }), ...custom, ...(max !== undefined && { max }), ...thresholds },
+      defaults: { unit, ...(!isStat && { min: 0 }), ...custom, ...(max !== undefined && { max }), ...thresholds, ...coloured },
       overrides: [],
     },
     ...(isStat && { options: { graphMode: "none" } }),
+    ...(kind === "status-history" && { options: { showValue: "never", legend: { showLegend: false } } }),
   };
 }

@@ -1,19 +1,20 @@
-// What is to be done with the CRD that a cluster has.
-import { crdVersionAnnotation, modelServiceCrd } from "../api/crd.ts";
+// What is to be done with a CRD that a cluster has, or lacks.
+import { crdOf, crdVersionAnnotation } from "../api/crd.ts";
 
 export interface FoundCrd {
   metadata: { annotations?: Record<string, string>; labels?: Record<string, string> };
   spec: object;
 }
 
-export type CrdChange = { action: "replace"; object: object } | { action: "keep"; reason: string };
+export type CrdChange = { action: "create" | "replace"; object: object } | { action: "keep"; reason: string };
 
 /** Only upwards: with an older schema the API server would drop what newer objects have. */
-export function crdChange(found: FoundCrd, version: string): CrdChange {
+export function crdChange(name: string, found: FoundCrd | undefined, version: string): CrdChange {
+  const wanted = crdOf(name, version);
+  if (found === undefined) return { action: "create", object: wanted };
   const has = found.metadata.annotations?.[crdVersionAnnotation];
   if (has !== undefined && compareVersions(has, version) > 0)
     return { action: "keep", reason: `the cluster has that of ${has}, which is newer than ${version}` };
-  const wanted = modelServiceCrd(version);
   return {
     action: "replace",
     object: {

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { crdVersionAnnotation } from "../api/crd.ts";
+import { crdNames, crdOf, crdVersionAnnotation, modelServiceCrdName } from "../api/crd.ts";
 import { compareVersions, crdChange } from "./crd-change.ts";
 import { modelsOfRelease, type NamedObject, refusal } from "./release-models.ts";
 
@@ -44,17 +44,21 @@ describe("crdChange", () => {
     fc.assert(
       fc.property(version, version, (has, wanted) => {
         const found = { metadata: { annotations: { [crdVersionAnnotation]: has, a: "b" }, labels: { c: "d" } }, spec: { old: true } };
-        const change = crdChange(found, wanted);
+        const change = crdChange(modelServiceCrdName, found, wanted);
         expect(change.action).toBe(compareVersions(has, wanted) > 0 ? "keep" : "replace");
-        if (change.action !== "replace") return;
+        if (change.action === "keep") return;
         expect(change.object).toMatchObject({ metadata: { annotations: { [crdVersionAnnotation]: wanted, a: "b" }, labels: { c: "d" } } });
         expect((change.object as typeof found).spec.old).toBeUndefined();
       }),
     );
   });
 
+  it("makes those that are missing", () => {
+    for (const name of crdNames) expect(crdChange(name, undefined, "1.2.3")).toEqual({ action: "create", object: crdOf(name, "1.2.3") });
+  });
+
   it("takes one without a version for older", () => {
-    expect(crdChange({ metadata: {}, spec: {} }, "0.0.1").action).toBe("replace");
+    expect(crdChange(modelServiceCrdName, { metadata: {}, spec: {} }, "0.0.1").action).toBe("replace");
   });
 });
 

@@ -3,6 +3,7 @@
 //
 // Only the leader looks. A new one begins with what is there: pools keep their numbers until two scrapes have been compared, nothing is taken away
 // before stabilizationSeconds have passed, and the words of the last decision stay in the status until there is another one.
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Log } from "../../services/lib/contracts/bus.ts";
 import { type ModelService, type PoolName, poolNames, servedNameOf } from "../api/model-service.ts";
 import { type AutoscaleConfig, autoscaleConfigOf } from "../autoscale/config.ts";
@@ -13,7 +14,7 @@ import { podKey, replicasOf, scrapeTargets } from "../autoscale/pool-pods.ts";
 import { type PoolPods, type Scrape, snapshotOf } from "../autoscale/scrape.ts";
 import type { Pod, Workload } from "../planner/kubernetes.ts";
 import { poolLabel } from "../planner/names.ts";
-import type { ScalingDecision } from "../planner/observed.ts";
+import type { Observed, ScalingDecision } from "../planner/observed.ts";
 import { currentWorkload, ownObjects } from "../planner/own-objects.ts";
 import { within } from "../planner/replicas.ts";
 import { keyOf } from "./object-store.ts";
@@ -22,7 +23,9 @@ import type { Scraped, Scraper } from "./scraper.ts";
 import type { WatchedCluster } from "./watched.ts";
 
 export interface AutoscalerOptions {
-  watched: WatchedCluster;
+  watched: Pick<WatchedCluster, "synced" | "observe" | "gatewayPods" | "gatewaysWhere"> & {
+    services: { store: Pick<WatchedCluster["services"]["store"], "all"> };
+  };
   scraper: Scraper;
   leads: () => boolean;
   /** There is another decision about this one. */
@@ -49,37 +52,39 @@ interface Kept {
   before: Scrape | null;
   state: AutoscaleState | null;
   decisions: Decisions | null;
-  asleep: boolean;
 }
 
 /** One that sleeps is woken sooner than the others are looked at. */
 const wakeMs = 3_000;
+/** Looked at apart: who sleeps has no workers, and must not wait until all of the others' have answered. */
+type Who = "awake" | "asleep";
 
 export class Autoscaler {
   private readonly kept = new Map<string, Kept>();
   private readonly stopper = new AbortController();
-  private timer: NodeJS.Timeout | undefined;
-  private running: Promise<void> = Promise.resolve();
+  private running: Promise<void>[] = [];
   private lookedMs = Number.NEGATIVE_INFINITY;
 
   constructor(private readonly options: AutoscalerOptions) {}
 
   start(): void {
-    const everyMs = Math.min(wakeMs, this.options.intervalMs);
-    const next = () => {
-      this.timer = setTimeout(() => {
-        this.running = this.look().then(next);
-      }, everyMs);
-    };
-    next();
+    this.running = (["awake", "asleep"] as const).map((who) => this.lookAgainAndAgain(who));
   }
 
   async stop(): Promise<void> {
     this.stopper.abort();
-    clearTimeout(this.timer);
-    await this.running;
-    clearTimeout(this.timer);
+    await Promise.all(this.running);
     this.forget();
+  }
+
+  /** Never rejects. */
+  private async lookAgainAndAgain(who: Who): Promise<void> {
+    const { signal } = this.stopper;
+    for (;;) {
+      await sleep(Math.min(wakeMs, this.options.intervalMs), undefined, { signal }).catch(() => undefined);
+      if (signal.aborted) return;
+      await this.look(who);
+    }
   }
 
   /** Another one leads, or this one begins to. */
@@ -106,21 +111,23 @@ export class Autoscaler {
   }
 
   /** Never rejects. */
-  private async look(): Promise<void> {
+  private async look(who: Who): Promise<void> {
     const { watched, leads, intervalMs, log } = this.options;
     try {
       if (!leads() || !watched.synced) return;
-      // A little early is not one look late.
-      const all = performance.now() - this.lookedMs >= intervalMs - 100;
-      if (all) this.lookedMs = performance.now();
-      const due = this.due(all);
+      if (who === "awake") {
+        // A little early is not one look late.
+        if (performance.now() - this.lookedMs < intervalMs - 100) return;
+        this.lookedMs = performance.now();
+      }
+      const due = this.due(who);
       if (due.length > 0) await this.scrapeAndDecide(due);
     } catch (error) {
       log.error({ error: error instanceof Error ? error.stack : String(error) }, "autoscaling failed, and is tried again");
     }
   }
 
-  private due(all: boolean): Kept[] {
+  private due(who: Who): Kept[] {
     const there = new Set<string>();
     const due: Kept[] = [];
     for (const raw of this.options.watched.services.store.all()) {
@@ -130,15 +137,22 @@ export class Autoscaler {
       const config = service && autoscaleConfigOf(service.spec);
       if (!service || !config) continue;
       there.add(key);
+      if (this.isAsleep(service) !== (who === "asleep")) continue;
+      // Another object each time: a look that is still under way with the one before decides no more.
       const kept: Kept =
         before?.uid === service.metadata.uid
           ? { ...before, config, service }
-          : { ...{ uid: service.metadata.uid, config, service }, before: null, state: null, decisions: null, asleep: false };
+          : { ...{ uid: service.metadata.uid, config, service }, before: null, state: null, decisions: null };
       this.kept.set(key, kept);
-      if (all || kept.asleep) due.push(kept);
+      due.push(kept);
     }
     for (const key of this.kept.keys()) if (!there.has(key)) this.kept.delete(key);
     return due;
+  }
+
+  private isAsleep(service: ModelService): boolean {
+    const { prefill, decode } = workloadsOf(service, this.options.watched.observe(fullName(service), []));
+    return prefill !== undefined && decode !== undefined && wantedOf(prefill) === 0 && wantedOf(decode) === 0;
   }
 
   private async scrapeAndDecide(due: Kept[]): Promise<void> {
@@ -163,8 +177,7 @@ export class Autoscaler {
   private decide(kept: Kept, scraped: Scraped, gatewayPods: Pod[], heard: GatewaysHeard): boolean {
     const { service, config, before, state, decisions } = kept;
     const observed = this.options.watched.observe(fullName(service), []);
-    const own = ownObjects(service, observed);
-    const workloads = { prefill: currentWorkload(service, "prefill", own), decode: currentWorkload(service, "decode", own) };
+    const workloads = workloadsOf(service, observed);
     // Not made yet: there is nothing to scale.
     if (workloads.prefill === undefined || workloads.decode === undefined) return false;
     const ofPool = (pool: PoolName) => observed.pods.filter(({ metadata }) => metadata.labels?.[poolLabel] === pool);
@@ -180,7 +193,6 @@ export class Autoscaler {
     const planned = planAutoscale(snapshot, config, state);
     kept.before = now;
     kept.state = planned.state;
-    kept.asleep = pools.prefill.wanted === 0 && pools.decode.wanted === 0;
     const made = { prefill: told(planned.prefill, heard), decode: told(planned.decode, heard) };
     // Rates need two scrapes: who has looked once does not yet complain, but wakes who is asked for.
     if (before === null && now.gateways.size > 0 && (made.prefill.blind || made.decode.blind)) return false;
@@ -190,6 +202,11 @@ export class Autoscaler {
 }
 
 const fullName = ({ metadata }: ModelService) => `${metadata.namespace}/${metadata.name}`;
+
+function workloadsOf(service: ModelService, observed: Observed) {
+  const own = ownObjects(service, observed);
+  return { prefill: currentWorkload(service, "prefill", own), decode: currentWorkload(service, "decode", own) };
+}
 
 const wantedOf = (workload: Workload | undefined) => workload?.spec?.replicas ?? 1;
 

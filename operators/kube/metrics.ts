@@ -131,11 +131,13 @@ export function observeOperator(registry: Registry, state: OperatorState): void 
   new Gauge({
     name: "pelagic_operator_desired_replicas",
     help: "What autoscaling wants, within bounds; shown by the replica that leads",
-    labelNames: ["namespace", "modelservice", "pool"],
+    // Not "namespace", which is the scraped process's own.
+    labelNames: ["modelservice_namespace", "modelservice", "pool"],
     registers: [registry],
     collect() {
       this.reset();
-      for (const { replicas, ...labels } of state.desiredReplicas()) this.set(labels, replicas);
+      for (const { namespace, replicas, ...labels } of state.desiredReplicas())
+        this.set({ modelservice_namespace: namespace, ...labels }, replicas);
     },
   });
   const perResource = (name: string, help: string, read: (informer: ReturnType<OperatorState["informers"]>[number]) => number) =>

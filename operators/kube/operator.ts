@@ -12,6 +12,7 @@ import { EventSender } from "./events.ts";
 import type { InformerTimes } from "./informer.ts";
 import { observeOperator, operatorMetrics } from "./metrics.ts";
 import { QueueRunner } from "./queue-runner.ts";
+import { RankWatcher } from "./rank-watcher.ts";
 import { Reconciler } from "./reconciler.ts";
 import { Scraper } from "./scraper.ts";
 import { WatchedCluster } from "./watched.ts";
@@ -37,6 +38,8 @@ export interface OperatorOptions {
 /** A failing ModelService is tried again after about a second, then less and less often. */
 const retryBounds = { baseMs: 1_000, maxMs: 60_000 };
 const eventsStopMs = 2_000;
+/** Between two looks at ranks that share experts; what happens in between they remember. */
+const ranksMs = 5_000;
 
 export class Operator {
   private readonly client: ApiClient;
@@ -44,6 +47,7 @@ export class Operator {
   private readonly elector: Elector;
   private readonly runner: QueueRunner;
   private readonly autoscaler: Autoscaler;
+  private readonly ranks: RankWatcher;
   private readonly events: EventSender;
   private stopping = false;
 
@@ -59,6 +63,7 @@ export class Operator {
       log,
       onChange: (leads) => {
         this.autoscaler.forget();
+        this.ranks.forget();
         if (leads) this.watched.everyService();
       },
     });
@@ -75,20 +80,22 @@ export class Operator {
       changed: (key, fresh) => this.runner.add(key, fresh),
       listed: () => this.watched.everyService(),
     });
-    this.autoscaler = new Autoscaler({
+    const looking = {
       watched: this.watched,
       scraper: new Scraper(metrics.scrapes),
       leads: () => !this.stopping && this.elector.leads,
-      changed: (key) => this.runner.add(key),
-      intervalMs: options.scrapeMs,
+      changed: (key: string) => this.runner.add(key),
       log,
-    });
+    };
+    this.autoscaler = new Autoscaler({ ...looking, intervalMs: options.scrapeMs });
+    this.ranks = new RankWatcher({ ...looking, intervalMs: Math.min(ranksMs, options.scrapeMs) });
     const reconciler = new Reconciler({
       client: this.client,
       watched: this.watched,
       writer: new Writer(this.client, leftMs),
       events: this.events,
       autoscaler: this.autoscaler,
+      ranks: this.ranks,
       config: options.planner,
       log,
       ended: metrics.roundEnded,
@@ -113,12 +120,14 @@ export class Operator {
     this.watched.start();
     this.elector.start();
     this.autoscaler.start();
+    this.ranks.start();
   }
 
   /** Lets the rounds that run end, then gives the Lease back: the next leader finds nothing half written by us still under way. */
   async stop(): Promise<void> {
     this.stopping = true;
     await this.autoscaler.stop();
+    await this.ranks.stop();
     await this.runner.stop();
     await this.events.stop(eventsStopMs);
     await this.elector.stop();

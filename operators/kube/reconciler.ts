@@ -1,5 +1,6 @@
 // One round for one ModelService: snapshot, plan, and what the plan says, in its order. A round that fails part-way is begun anew by the queue.
 import type { Log } from "../../services/lib/contracts/bus.ts";
+import { expertPlacementKind } from "../api/expert-placement.ts";
 import { ModelService, servedNameOf } from "../api/model-service.ts";
 import { ModelServiceStatus } from "../api/status.ts";
 import type { PlannerConfig } from "../planner/config.ts";
@@ -12,8 +13,9 @@ import { type ApiClient, ApiError } from "./api-client.ts";
 import type { Autoscaler } from "./autoscaler.ts";
 import type { EventSender } from "./events.ts";
 import type { ApiObject } from "./object-store.ts";
+import type { RankWatcher } from "./rank-watcher.ts";
 import { parseService } from "./read-service.ts";
-import { objectPath, pluralOf } from "./resources.ts";
+import { expertPlacementResource, modelServiceResource, objectPath, pluralOf } from "./resources.ts";
 import type { RawModelService, WatchedCluster } from "./watched.ts";
 import { NotLeadingError, type Writer } from "./writer.ts";
 import type { Outcome } from "./work-queue.ts";
@@ -26,6 +28,7 @@ export interface ReconcilerOptions {
   writer: Writer;
   events: EventSender;
   autoscaler: Pick<Autoscaler, "decisionsOf">;
+  ranks: Pick<RankWatcher, "reportsOf">;
   config: PlannerConfig;
   log: Log;
   ended: (result: RoundResult, seconds: number) => void;
@@ -97,13 +100,18 @@ export class Reconciler {
     } catch (error) {
       if (!(error instanceof RefusedError)) throw error;
       // It is said in the status, and tried again later.
-      const { status, events } = await this.plan(key, raw, others);
-      await this.finish(key, { status, events: events.filter(({ reason }) => !doneReasons.includes(reason)) });
+      const { placement, status, events } = await this.plan(key, raw, others);
+      await this.finish(key, {
+        ...(placement && { placement }),
+        status,
+        events: events.filter(({ reason }) => !doneReasons.includes(reason)),
+      });
       throw error;
     }
     const wrote =
       planned.apply.length + planned.prune.length + planned.events.length > 0 ||
       planned.status !== undefined ||
+      planned.placement !== undefined ||
       planned.finalizer !== "keep";
     return { requeueAfterMs: planned.requeueAfterMs, wrote };
   }
@@ -125,9 +133,11 @@ export class Reconciler {
       watched.sameName(servedNameOf(service)).map(({ metadata, spec }) => ({ metadata, spec: spec ?? {} })),
     );
     const scaling = this.options.autoscaler.decisionsOf(service);
+    const ranks = this.options.ranks.reportsOf(service);
     const observed: Observed = {
       ...watched.observe(key, found),
       ...(scaling !== undefined && { scaling }),
+      ...(ranks !== undefined && { ranks }),
       ...(claim !== undefined && { claim }),
       ...(owner !== undefined && { servedNameOwner: owner }),
       ...(refused !== undefined && { refused }),
@@ -155,11 +165,14 @@ export class Reconciler {
   }
 
   /** Status and events. */
-  private async finish(key: string, planned: Pick<Plan, "status" | "events">): Promise<void> {
+  private async finish(key: string, planned: Pick<Plan, "status" | "events" | "placement">): Promise<void> {
     const { watched, writer, events } = this.options;
     const raw = watched.services.store.get(key);
     if (raw === undefined) return;
-    if (planned.status !== undefined) watched.learn(await writer.status(raw, planned.status));
+    const placement = planned.placement && watched.lookup(expertPlacementKind, raw.metadata);
+    if (planned.placement !== undefined && placement !== undefined)
+      watched.learn(await writer.status(expertPlacementResource, placement, planned.placement));
+    if (planned.status !== undefined) watched.learn(await writer.status(modelServiceResource, raw, planned.status));
     for (const event of planned.events)
       events.tell(raw.metadata as Required<Pick<typeof raw.metadata, "name" | "namespace" | "uid">>, event);
   }

@@ -1,10 +1,13 @@
 // The API server's paths of what the operator reads and writes.
+import { expertPlacementKind } from "../api/expert-placement.ts";
 import { apiVersion, kind } from "../api/model-service.ts";
 import type { ObjectReference } from "../planner/kubernetes.ts";
 
 export const plurals: Record<string, string> = {
   [kind]: "modelservices",
+  [expertPlacementKind]: "expertplacements",
   Deployment: "deployments",
+  StatefulSet: "statefulsets",
   LeaderWorkerSet: "leaderworkersets",
   PodDisruptionBudget: "poddisruptionbudgets",
   Pod: "pods",
@@ -15,6 +18,7 @@ export const plurals: Record<string, string> = {
 };
 
 export const modelServiceResource = { apiVersion, kind };
+export const expertPlacementResource = { apiVersion, kind: expertPlacementKind };
 
 export function pluralOf(kind: string): string {
   const plural = plurals[kind];

@@ -19,7 +19,9 @@ export const modelServiceRules: Rule[] = [
   { apiGroups: ["pelagic.dev"], resources: ["modelservices/status"], verbs: ["patch"] },
   // An owner reference that blocks the owner's deletion needs it, where OwnerReferencesPermissionEnforcement is on (OpenShift).
   { apiGroups: ["pelagic.dev"], resources: ["modelservices/finalizers"], verbs: ["update"] },
-  { apiGroups: ["apps"], resources: ["deployments"], verbs: [...read, ...write] },
+  { apiGroups: ["pelagic.dev"], resources: ["expertplacements"], verbs: [...read, ...write] },
+  { apiGroups: ["pelagic.dev"], resources: ["expertplacements/status"], verbs: ["patch"] },
+  { apiGroups: ["apps"], resources: ["deployments", "statefulsets"], verbs: [...read, ...write] },
   { apiGroups: ["leaderworkerset.x-k8s.io"], resources: ["leaderworkersets"], verbs: [...read, ...write] },
   { apiGroups: ["policy"], resources: ["poddisruptionbudgets"], verbs: [...read, ...write] },
   { apiGroups: [""], resources: ["pods"], verbs: watch },

@@ -1,4 +1,4 @@
-// Asks processes for their metrics over HTTP: several at once, each within bounds, since who is asked may hang, or answer without end.
+// Asks processes for their metrics, or for JSON beside them, over HTTP: several at once, each within bounds, since who is asked may hang, or answer without end.
 import { request } from "node:http";
 import type { Series } from "../autoscale/metrics-text.ts";
 import type { ScrapeTarget } from "../autoscale/pool-pods.ts";
@@ -7,6 +7,13 @@ import { readMetrics } from "../autoscale/scrape.ts";
 export interface Scraped {
   /** By the targets' keys. */
   series: Map<string, Series>;
+  /** Why who gave none did not. */
+  failures: Map<string, string>;
+}
+
+export interface Asked<T> {
+  /** By the targets' keys. */
+  answers: Map<string, T>;
   /** Why who gave none did not. */
   failures: Map<string, string>;
 }
@@ -24,29 +31,36 @@ export class Scraper {
 
   /** Never rejects. */
   async scrape(targets: readonly ScrapeTarget[], signal: AbortSignal): Promise<Scraped> {
-    const scraped: Scraped = { series: new Map(), failures: new Map() };
+    const { answers, failures } = await this.ask(targets, "/metrics", readMetrics, signal);
+    return { series: answers, failures };
+  }
+
+  /** Never rejects; what cannot be read is a failure. */
+  async ask<T>(targets: readonly ScrapeTarget[], path: string, read: (text: string) => T, signal: AbortSignal): Promise<Asked<T>> {
+    const asked: Asked<T> = { answers: new Map(), failures: new Map() };
     const left = [...targets];
     const work = async () => {
       for (let target = left.shift(); target !== undefined; target = left.shift()) {
         const begunMs = performance.now();
         let result: "ok" | "failed" = "ok";
         try {
-          scraped.series.set(target.key, readMetrics(await this.get(target, AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]))));
+          const bounded = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]);
+          asked.answers.set(target.key, read(await this.get(target, path, bounded)));
         } catch (error) {
           result = "failed";
-          scraped.failures.set(target.key, why(error));
+          asked.failures.set(target.key, why(error));
         }
         this.observer.scraped(result, (performance.now() - begunMs) / 1000);
       }
     };
     await Promise.all(Array.from({ length: atOnce }, work));
-    return scraped;
+    return asked;
   }
 
   /** Redirects are not followed: only the pod itself is asked. */
-  private get({ host, port }: ScrapeTarget, signal: AbortSignal): Promise<string> {
+  private get({ host, port }: ScrapeTarget, path: string, signal: AbortSignal): Promise<string> {
     return new Promise((resolve, reject) => {
-      const sent = request({ host, port, path: "/metrics", agent: false, signal }, (response) => {
+      const sent = request({ host, port, path, agent: false, signal }, (response) => {
         const chunks: Buffer[] = [];
         let bytes = 0;
         if (response.statusCode !== 200) {

@@ -1,5 +1,6 @@
 // What the operator watches, and the snapshot of it that the planner gets for one ModelService.
 import type { Log } from "../../services/lib/contracts/bus.ts";
+import { expertPlacementKind } from "../api/expert-placement.ts";
 import type { KubernetesObject, ObjectMeta, Pod, Workload } from "../planner/kubernetes.ts";
 import { podDisruptionBudgetApi, workloadKinds } from "../planner/kubernetes.ts";
 import { serviceLabel } from "../planner/names.ts";
@@ -7,7 +8,7 @@ import type { Observed } from "../planner/observed.ts";
 import type { ApiClient } from "./api-client.ts";
 import { Informer, type InformerObserver, type InformerOptions, type InformerTimes } from "./informer.ts";
 import { type ApiObject, keyOf } from "./object-store.ts";
-import { modelServiceResource } from "./resources.ts";
+import { expertPlacementResource, modelServiceResource } from "./resources.ts";
 
 type Watched<T> = ApiObject & T;
 
@@ -42,6 +43,8 @@ const leaderWorkerSetCrd = "leaderworkersets.leaderworkerset.x-k8s.io";
 export class WatchedCluster {
   readonly services: Informer<RawModelService>;
   private readonly deployments: Informer<Watched<Workload>>;
+  private readonly statefulSets: Informer<Watched<Workload>>;
+  private readonly placements: Informer<Watched<KubernetesObject>>;
   private readonly budgets: Informer<Watched<KubernetesObject>>;
   private readonly pods: Informer<Watched<Pod>>;
   private readonly gateways: Informer<Watched<Pod>>;
@@ -61,6 +64,8 @@ export class WatchedCluster {
       changed: (before, after) => this.serviceChanged(before, after),
     });
     this.deployments = new Informer(this.ownOptions<Watched<Workload>>(workloadKinds.Deployment, "Deployment"));
+    this.statefulSets = new Informer(this.ownOptions<Watched<Workload>>(workloadKinds.StatefulSet, "StatefulSet"));
+    this.placements = new Informer(this.ownOptions<Watched<KubernetesObject>>(expertPlacementResource.apiVersion, expertPlacementKind));
     this.budgets = new Informer(this.ownOptions<Watched<KubernetesObject>>(podDisruptionBudgetApi, "PodDisruptionBudget"));
     this.pods = new Informer(this.ownOptions<Watched<Pod>>("v1", "Pod"));
     this.gateways = new Informer<Watched<Pod>>({
@@ -95,8 +100,8 @@ export class WatchedCluster {
 
   /** Without these nothing can be done. LeaderWorkerSets are someone else's API: few ModelServices need them, and the others must not wait. */
   needed(): Informer<ApiObject>[] {
-    const { services, deployments, budgets, pods, gateways, definitions } = this;
-    return [services, deployments, budgets, pods, gateways, definitions] as unknown as Informer<ApiObject>[];
+    const { services, deployments, statefulSets, placements, budgets, pods, gateways, definitions } = this;
+    return [services, deployments, statefulSets, placements, budgets, pods, gateways, definitions] as unknown as Informer<ApiObject>[];
   }
 
   /** Everything was listed once: nothing is missing only because it was not looked at. */
@@ -109,6 +114,8 @@ export class WatchedCluster {
     const ofKind = <T>(kind: string) => found.filter((object) => object.kind === kind) as T[];
     return {
       deployments: [...this.deployments.store.group(key), ...ofKind<Workload>("Deployment")],
+      statefulSets: [...this.statefulSets.store.group(key), ...ofKind<Workload>("StatefulSet")],
+      expertPlacements: [...this.placements.store.group(key), ...ofKind<KubernetesObject>(expertPlacementKind)],
       leaderWorkerSets: [...(this.leaderWorkerSets?.store.group(key) ?? []), ...ofKind<Workload>("LeaderWorkerSet")],
       podDisruptionBudgets: [...this.budgets.store.group(key), ...ofKind<KubernetesObject>("PodDisruptionBudget")],
       pods: this.pods.store.group(key),
@@ -143,6 +150,8 @@ export class WatchedCluster {
     const byKind: Record<string, unknown> = {
       [modelServiceResource.kind]: this.services,
       Deployment: this.deployments,
+      StatefulSet: this.statefulSets,
+      [expertPlacementKind]: this.placements,
       LeaderWorkerSet: this.leaderWorkerSets,
       PodDisruptionBudget: this.budgets,
     };

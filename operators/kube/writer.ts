@@ -1,4 +1,5 @@
 // Every write about a ModelService: only while this process leads, never longer under way than it may act, and never about a namesake.
+import type { ExpertPlacementStatus } from "../api/expert-placement.ts";
 import type { ModelServiceStatus } from "../api/status.ts";
 import type { ObjectReference } from "../planner/kubernetes.ts";
 import { fieldManager, finalizer } from "../planner/names.ts";
@@ -44,13 +45,17 @@ export class Writer {
     });
   }
 
-  status(service: ApiObject, status: ModelServiceStatus): Promise<ApiObject> {
-    const { name, namespace, uid } = service.metadata;
-    return this.write<ApiObject>("PATCH", `${objectPath({ ...modelServiceResource, namespace, name })}/status`, {
-      kind: modelServiceResource.kind,
+  status(
+    resource: { apiVersion: string; kind: string },
+    object: ApiObject,
+    status: ModelServiceStatus | ExpertPlacementStatus,
+  ): Promise<ApiObject> {
+    const { name, namespace, uid } = object.metadata;
+    return this.write<ApiObject>("PATCH", `${objectPath({ ...resource, namespace, name })}/status`, {
+      kind: resource.kind,
       query: { fieldManager, force: true, fieldValidation: "Strict" },
       // With the uid: never of a namesake.
-      body: { ...modelServiceResource, metadata: { name, namespace, uid }, status },
+      body: { ...resource, metadata: { name, namespace, uid }, status },
       contentType: "application/apply-patch+yaml",
     });
   }

@@ -55,9 +55,8 @@ function occupiedBy(service: ModelService, observed: Observed, config: PlannerCo
   for (const pool of poolNames) {
     const workload = workloadOf(service, pool, undefined, config);
     const budget = disruptionBudgetOf(service, pool);
-    const workloads = workload.kind === "Deployment" ? observed.deployments : observed.leaderWorkerSets;
     const found: [KubernetesObject, KubernetesObject | undefined][] = [
-      [workload, workloads.find(({ metadata }) => metadata.name === workload.metadata.name)],
+      [workload, observedOf(workload.kind, observed).find(({ metadata }) => metadata.name === workload.metadata.name)],
       [budget, observed.podDisruptionBudgets.find(({ metadata }) => metadata.name === budget.metadata.name)],
     ];
     for (const [wanted, existing] of found) {
@@ -78,6 +77,10 @@ function occupiedBy(service: ModelService, observed: Observed, config: PlannerCo
     }
   }
   return undefined;
+}
+
+function observedOf(kind: string, { deployments, statefulSets, leaderWorkerSets }: Observed): KubernetesObject[] {
+  return kind === "Deployment" ? deployments : kind === "StatefulSet" ? statefulSets : leaderWorkerSets;
 }
 
 /** Ours, orphaned by kubectl delete --cascade=orphan: taken over again. */

@@ -1,6 +1,6 @@
 // The tree of conditions. Ready stands on Accepted, ModelAvailable, PrefillReady and DecodeReady; Progressing and Degraded stand beside it.
 import { type ModelService, type PoolName, poolNames } from "../api/model-service.ts";
-import { type Condition, type ConditionType, conditionTypeNames, maxMessageLength, shortened } from "../api/status.ts";
+import { type Condition, type ConditionType, maxMessageLength, shortened } from "../api/status.ts";
 import type { Acceptance } from "./acceptance.ts";
 import type { Observed } from "./observed.ts";
 import { claimNotFound } from "./pod-problems.ts";
@@ -176,10 +176,16 @@ function degraded({ pools }: Facts, accepted: Finding, model: Finding): Finding 
   return { status: "False", reason: "AsWanted", message: "Nothing needs a person." };
 }
 
-/** In the tree's order, each with the time since when its status is what it is; of earlier ones, those that nobody finds any more are gone. */
-export function conditionsOf(findings: Findings, earlier: Condition[], generation: number, nowMs: number): Condition[] {
+/** In the order of `types`, each with the time since when its status is what it is; of earlier ones, those that nobody finds any more are gone. */
+export function conditionsOf<Type extends string>(
+  types: readonly Type[],
+  findings: Partial<Record<NoInfer<Type>, Finding>>,
+  earlier: Condition[],
+  generation: number,
+  nowMs: number,
+): Condition[] {
   const now = `${new Date(nowMs).toISOString().slice(0, 19)}Z`;
-  return conditionTypeNames.flatMap((type) => {
+  return types.flatMap((type) => {
     const finding = findings[type];
     if (finding === undefined) return [];
     const before = earlier.find((condition) => condition.type === type);

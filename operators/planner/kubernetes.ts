@@ -36,7 +36,7 @@ export interface ObjectCondition {
   lastTransitionTime?: string;
 }
 
-/** A Deployment or a LeaderWorkerSet. */
+/** A Deployment, a StatefulSet or a LeaderWorkerSet. */
 export interface Workload extends KubernetesObject {
   spec?: { replicas?: number };
   status?: {
@@ -84,6 +84,7 @@ export interface ObjectReference {
 
 export const workloadKinds = {
   Deployment: "apps/v1",
+  StatefulSet: "apps/v1",
   LeaderWorkerSet: "leaderworkerset.x-k8s.io/v1",
 } as const;
 export type WorkloadKind = keyof typeof workloadKinds;

@@ -1,5 +1,6 @@
 // What the planner is told of the cluster: a snapshot from the informers' caches, never asked for while planning.
 import type { PoolName } from "../api/model-service.ts";
+import type { RankStatus } from "../../services/lib/contracts/rank-status.ts";
 import type { KubernetesObject, Pod, Workload } from "./kubernetes.ts";
 
 /** What autoscaling wants of a pool; bounds are the planner's to keep. */
@@ -11,11 +12,22 @@ export interface ScalingDecision {
   blind: boolean;
 }
 
+export interface RankReport {
+  pod: string;
+  status: RankStatus;
+  /** When it said so. */
+  atMs: number;
+  /** Mean over largest load of the group's ranks; undefined: too little was computed to say. */
+  balancedness: number | undefined;
+}
+
 export interface Observed {
   /** Of the namespace, by label pelagic.dev/modelservice or by name: also such as belong to someone else. */
   deployments: Workload[];
+  statefulSets: Workload[];
   leaderWorkerSets: Workload[];
   podDisruptionBudgets: KubernetesObject[];
+  expertPlacements: KubernetesObject[];
   /** By label pelagic.dev/modelservice. */
   pods: Pod[];
   /** Whether the API server knows LeaderWorkerSets. */
@@ -24,6 +36,8 @@ export interface Observed {
   claim?: string;
   /** The ModelService that had this one's served name first, as servedNameOwner() finds it. */
   servedNameOwner?: string;
+  /** What decode pods that share experts said of their groups, when they were asked last; undefined: they were not. */
+  ranks?: RankReport[];
   /** What autoscaling decided last. */
   scaling?: Partial<Record<PoolName, ScalingDecision>>;
   /** The last apply that the API server refused, until one succeeds. */

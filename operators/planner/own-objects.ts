@@ -1,5 +1,6 @@
 // Of what is observed, that which belongs to one ModelService.
-import { type ModelService, type PoolName, poolNames } from "../api/model-service.ts";
+import { expertPlacementKind } from "../api/expert-placement.ts";
+import { apiVersion, type ModelService, type PoolName, poolNames } from "../api/model-service.ts";
 import type { KubernetesObject, Workload } from "./kubernetes.ts";
 import { podDisruptionBudgetApi, workloadKinds } from "./kubernetes.ts";
 import { controllerOf, isOwnedBy, poolLabel, poolObjectName, replicasFieldManager, serviceLabel } from "./names.ts";
@@ -7,9 +8,9 @@ import type { Observed } from "./observed.ts";
 import { workloadKindOf } from "./workloads.ts";
 
 export interface OwnObjects {
-  /** A pool's, of both kinds. */
+  /** A pool's, of all kinds. */
   workloads(pool: PoolName): Workload[];
-  name(pool: PoolName): string;
+  placements: KubernetesObject[];
   /** Its observed form. */
   find(object: KubernetesObject): KubernetesObject | undefined;
   /** Budgets of the pool that do not bear its name. */
@@ -21,20 +22,27 @@ export function ownObjects(service: ModelService, observed: Observed): OwnObject
   const isOwn = ({ metadata }: KubernetesObject) =>
     isOwnedBy(metadata, service) ||
     // Orphaned by a deletion without its dependents, and ours to take over again.
-    (controllerOf(metadata) === undefined && metadata.labels?.[serviceLabel] === service.metadata.name && names.includes(metadata.name));
+    (controllerOf(metadata) === undefined &&
+      metadata.labels?.[serviceLabel] === service.metadata.name &&
+      (names.includes(metadata.name) || rankGroupOf(metadata.name)));
+  /** Groups of ranks have something behind the pool's name. */
+  const rankGroupOf = (name: string) => names.some((pool) => name.startsWith(`${pool}-`));
   // Items of a list come without their kind.
   const of = <T extends KubernetesObject>(objects: T[], apiVersion: string, kind: string): T[] =>
     objects.filter(isOwn).map((object) => ({ ...object, apiVersion, kind }));
   const workloads: Workload[] = [
     ...of(observed.deployments, workloadKinds.Deployment, "Deployment"),
+    ...of(observed.statefulSets, workloadKinds.StatefulSet, "StatefulSet"),
     ...of(observed.leaderWorkerSets, workloadKinds.LeaderWorkerSet, "LeaderWorkerSet"),
   ];
   const budgets = of(observed.podDisruptionBudgets, podDisruptionBudgetApi, "PodDisruptionBudget");
+  const placements = of(observed.expertPlacements, apiVersion, expertPlacementKind);
   const inPool = (pool: PoolName) => (object: KubernetesObject) => object.metadata.labels?.[poolLabel] === pool;
   return {
     workloads: (pool) => workloads.filter(inPool(pool)),
-    name: (pool) => poolObjectName(service, pool),
-    find: ({ kind, metadata }) => [...workloads, ...budgets].find((each) => each.kind === kind && each.metadata.name === metadata.name),
+    placements,
+    find: ({ kind, metadata }) =>
+      [...workloads, ...budgets, ...placements].find((each) => each.kind === kind && each.metadata.name === metadata.name),
     strayBudgets: (pool) => budgets.filter(inPool(pool)).filter(({ metadata }) => metadata.name !== poolObjectName(service, pool)),
   };
 }

@@ -3,13 +3,14 @@ import { deepStrictEqual } from "node:assert/strict";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { z } from "zod";
-import { type ModelService, type ModelServiceSpec, poolNames } from "../api/model-service.ts";
+import { type ModelService, type ModelServiceSpec, type PoolName, poolNames } from "../api/model-service.ts";
 import type { Condition, ConditionType } from "../api/status.ts";
 import { finalizer } from "./names.ts";
 import { plan } from "./plan.ts";
 import type { Plan } from "./planned.ts";
+import { workloadOf } from "./workloads.ts";
 import { config, modelService } from "./testing/model-services.ts";
-import { SimulatedCluster } from "./testing/simulated-cluster.ts";
+import { isWorkloadKey, SimulatedCluster } from "./testing/simulated-cluster.ts";
 
 const startMs = Date.parse("2026-01-01T00:00:00Z");
 
@@ -23,6 +24,7 @@ interface RandomSpec {
   pools: { prefill: RandomPool; decode: RandomPool };
   image: string | undefined;
   autoscaling: z.input<typeof ModelServiceSpec>["autoscaling"];
+  experts: z.input<typeof ModelServiceSpec>["experts"];
 }
 
 const poolSpec: fc.Arbitrary<RandomPool> = fc.record({
@@ -31,15 +33,24 @@ const poolSpec: fc.Arbitrary<RandomPool> = fc.record({
   drainSeconds: fc.constantFrom(1, 120),
   threads: fc.constantFrom(undefined, 1, 2),
 });
-const spec: fc.Arbitrary<RandomSpec> = fc.record({
-  pools: fc.record({ prefill: poolSpec, decode: poolSpec }),
-  image: fc.constantFrom(undefined, "example.com/pelagic:2", "example.com/pelagic:3"),
-  autoscaling: fc.constantFrom(
-    undefined,
-    { policy: "slo" as const, prefill: { maxReplicas: 3 }, decode: { minReplicas: 2, maxReplicas: 3 } },
-    { policy: "external" as const, prefill: { maxReplicas: 3 }, decode: { minReplicas: 2, maxReplicas: 3 } },
-  ),
-});
+const spec: fc.Arbitrary<RandomSpec> = fc
+  .record({
+    pools: fc.record({ prefill: poolSpec, decode: poolSpec }),
+    image: fc.constantFrom(undefined, "example.com/pelagic:2", "example.com/pelagic:3"),
+    autoscaling: fc.constantFrom(
+      undefined,
+      { policy: "slo" as const, prefill: { maxReplicas: 3 }, decode: { minReplicas: 2, maxReplicas: 3 } },
+      { policy: "external" as const, prefill: { maxReplicas: 3 }, decode: { minReplicas: 2, maxReplicas: 3 } },
+    ),
+    experts: fc.constantFrom(undefined, undefined, { ranks: 2 }, { ranks: 3 }, { ranks: 3, redundancy: 4 }),
+  })
+  // As the API server has it.
+  .map((one) => (one.experts === undefined ? one : sharing(one, one.experts)));
+
+function sharing(one: RandomSpec, experts: RandomSpec["experts"]): RandomSpec {
+  const { prefill, decode } = one.pools;
+  return { ...one, experts, autoscaling: undefined, pools: { prefill, decode: { ...decode, nodesPerReplica: 1 } } };
+}
 
 const action = fc.oneof(
   { weight: 2, arbitrary: fc.record({ do: fc.constant("change" as const), spec }) },
@@ -102,7 +113,7 @@ class Run {
   private expectReadyKept(planned: Plan): void {
     for (const pool of poolNames) {
       const desired = planned.status?.pools?.[pool]?.desired ?? this.cluster.service.status?.pools?.[pool]?.desired ?? 0;
-      const going = planned.prune.filter(({ kind }) => kind !== "PodDisruptionBudget").map(({ kind, name }) => `${kind}/${name}`);
+      const going = planned.prune.map(({ kind, name }) => `${kind}/${name}`).filter(isWorkloadKey);
       const ready = this.cluster.pods.filter((pod) => pod.pool === pool && pod.ready && !pod.stopping);
       if (!ready.some((pod) => going.includes(pod.workload))) continue;
       expect(ready.filter((pod) => !going.includes(pod.workload)).length).toBeGreaterThanOrEqual(desired);
@@ -111,7 +122,7 @@ class Run {
 
   act(next: Action): void {
     const { cluster } = this;
-    const keys = [...cluster.objects.keys()].filter((key) => !key.startsWith("PodDisruptionBudget/"));
+    const keys = [...cluster.objects.keys()].filter(isWorkloadKey);
     const live = cluster.pods.filter((pod) => !pod.stopping);
     if (next.do === "change") this.change(next.spec);
     else if (next.do === "plan") this.plan();
@@ -136,7 +147,7 @@ class Run {
     if (cluster.service.spec.autoscaling.policy !== "external") return;
     for (const [key, stored] of cluster.objects) {
       const [kind, name] = key.split("/") as [string, string];
-      if (kind !== "PodDisruptionBudget" && stored !== undefined) cluster.scale(kind, name, name.endsWith("prefill") ? prefill : decode);
+      if (isWorkloadKey(key) && stored !== undefined) cluster.scale(kind, name, name.endsWith("prefill") ? prefill : decode);
     }
   }
 
@@ -146,7 +157,7 @@ class Run {
     for (let round = 0; round < 40; round++) {
       const before = JSON.stringify([cluster.observe(), cluster.service.spec]);
       this.plan();
-      for (const key of [...cluster.objects.keys()]) if (!key.startsWith("PodDisruptionBudget/")) while (cluster.control(key));
+      for (const key of [...cluster.objects.keys()].filter(isWorkloadKey)) while (cluster.control(key));
       cluster.pods = cluster.pods.filter((pod) => !pod.stopping);
       for (const pod of cluster.pods) pod.ready = true;
       if (JSON.stringify([cluster.observe(), cluster.service.spec]) === before) return;
@@ -156,11 +167,13 @@ class Run {
 }
 
 /** The obvious model: what there must be in the end, from the spec alone. */
-function wantedObjects({ spec }: ModelService): string[] {
-  return poolNames.flatMap((pool) => [
-    `${spec.pools[pool].nodesPerReplica > 1 ? "LeaderWorkerSet" : "Deployment"}/ms-${pool}`,
-    `PodDisruptionBudget/ms-${pool}`,
-  ]);
+function wantedObjects(service: ModelService): string[] {
+  const { spec } = service;
+  const pods = (pool: PoolName) =>
+    pool === "decode" && spec.experts
+      ? `StatefulSet/${workloadOf(service, pool, 1, config).metadata.name}`
+      : `${spec.pools[pool].nodesPerReplica > 1 ? "LeaderWorkerSet" : "Deployment"}/ms-${pool}`;
+  return [...poolNames.flatMap((pool) => [pods(pool), `PodDisruptionBudget/ms-${pool}`]), ...(spec.experts ? ["ExpertPlacement/ms"] : [])];
 }
 
 function condition(service: ModelService, type: ConditionType): Condition | undefined {
@@ -184,11 +197,12 @@ describe("planning, with anything happening in between", () => {
           const { service } = cluster;
           expect([...cluster.objects.keys()].sort()).toEqual(wantedObjects(service).sort());
           for (const pool of poolNames) {
-            const key = wantedObjects(service).find((each) => each.endsWith(`/ms-${pool}`) && !each.startsWith("Pod")) as string;
+            const key = wantedObjects(service).find((each) => each.includes(`/ms-${pool}`) && isWorkloadKey(each)) as string;
             const workload = cluster.workload(key);
             const { policy } = service.spec.autoscaling;
             const range = service.spec.autoscaling[pool];
-            if (policy === "none") expect(workload?.replicas).toBe(service.spec.pools[pool].replicas);
+            const ranks = pool === "decode" ? service.spec.experts?.ranks : undefined;
+            if (policy === "none") expect(workload?.replicas).toBe(ranks ?? service.spec.pools[pool].replicas);
             if (policy === "slo") {
               expect(workload?.replicas).toBeGreaterThanOrEqual(range?.minReplicas ?? 0);
               expect(workload?.replicas).toBeLessThanOrEqual(range?.maxReplicas ?? 0);
@@ -221,6 +235,7 @@ describe("planning, with anything happening in between", () => {
           const fixed = (changed: RandomSpec): RandomSpec => ({
             ...changed,
             autoscaling: undefined,
+            experts: changed.experts && replicas.decode >= 2 ? { ...changed.experts, ranks: replicas.decode } : undefined,
             pools: {
               prefill: { ...changed.pools.prefill, replicas: replicas.prefill },
               decode: { ...changed.pools.decode, replicas: replicas.decode },
@@ -252,18 +267,19 @@ describe("planning, with anything happening in between", () => {
           const run = new Run();
           const pools = { prefill: pool(before), decode: pool(before) };
           const autoscaling = { policy: "external" as const, prefill: { maxReplicas: 3 }, decode: { minReplicas: 2, maxReplicas: 3 } };
-          run.change({ pools, image: undefined, autoscaling: undefined });
+          const experts = undefined;
+          run.change({ pools, image: undefined, autoscaling: undefined, experts });
           run.settle();
-          run.change({ pools, image: undefined, autoscaling });
+          run.change({ pools, image: undefined, autoscaling, experts });
           run.settle();
           expect(run.cluster.workload("Deployment/ms-decode")?.replicas).toBe(before);
           run.scale(external, external);
           run.settle();
-          run.change({ pools, image: "example.com/pelagic:9", autoscaling });
+          run.change({ pools, image: "example.com/pelagic:9", autoscaling, experts });
           run.settle();
           expect(run.cluster.workload("Deployment/ms-decode")?.replicas).toBe(external);
           expect(run.cluster.service.status?.pools?.decode?.desired).toBe(external);
-          run.change({ pools, image: undefined, autoscaling: undefined });
+          run.change({ pools, image: undefined, autoscaling: undefined, experts });
           run.settle();
           expect(run.cluster.workload("Deployment/ms-decode")?.replicas).toBe(before);
         }),
@@ -289,7 +305,7 @@ describe("planning, with anything happening in between", () => {
             const { cluster } = run;
             cluster.service = structuredClone(cluster.service);
             cluster.service.metadata.deletionTimestamp = new Date(run.nowMs).toISOString();
-            const prefillWanted = () => [...cluster.objects.keys()].filter((key) => key.endsWith("prefill") && !key.startsWith("Pod"));
+            const prefillWanted = () => [...cluster.objects.keys()].filter((key) => key.endsWith("prefill") && isWorkloadKey(key));
             const wantedBefore = prefillWanted().map((key) => cluster.workload(key)?.replicas);
             const checked = () => {
               if (!cluster.service.metadata.finalizers.includes(finalizer)) {
@@ -308,7 +324,7 @@ describe("planning, with anything happening in between", () => {
             for (let round = 0; round < 20 && cluster.service.metadata.finalizers.includes(finalizer); round++) {
               cluster.carryOut(plan(cluster.service, cluster.observe(), config, run.nowMs), finalizer);
               checked();
-              for (const key of [...cluster.objects.keys()]) if (!key.startsWith("Pod")) while (cluster.control(key));
+              for (const key of [...cluster.objects.keys()].filter(isWorkloadKey)) while (cluster.control(key));
               cluster.pods = cluster.pods.filter((pod) => !pod.stopping);
             }
             expect(cluster.service.metadata.finalizers).not.toContain(finalizer);

@@ -2,40 +2,17 @@
 import { describe, expect, it } from "vitest";
 import { type ModelService, ModelServiceSpec } from "../api/model-service.ts";
 import { type ConditionType, ModelServiceStatus } from "../api/status.ts";
-import type { KubernetesObject, Pod, Workload } from "./kubernetes.ts";
+import type { KubernetesObject, Pod } from "./kubernetes.ts";
 import { finalizer, poolLabels, replicasAnnotation, replicasFieldManager, serviceLabel } from "./names.ts";
 import { type Observed, servedNameOwner } from "./observed.ts";
-import { plan, planUnreadable } from "./plan.ts";
+import { planUnreadable } from "./plan.ts";
 import type { Plan } from "./planned.ts";
-import { config, modelService, nothingObserved } from "./testing/model-services.ts";
-
-const nowMs = Date.parse("2026-01-01T00:00:00Z");
-
-function round(service: ModelService, observed: Partial<Observed> = {}, atMs = nowMs): Plan {
-  return plan(service, { ...nothingObserved(), ...observed }, config, atMs);
-}
+import { modelService } from "./testing/model-services.ts";
+import { made, nowMs, round } from "./testing/rounds.ts";
 
 function found(planned: Plan, type: ConditionType) {
   const { status, reason, message } = planned.status?.conditions?.find((condition) => condition.type === type) ?? {};
   return { status, reason, message };
-}
-
-/** What a first round of this service makes, as if the controllers had done everything. */
-function made(service: ModelService, ready = true): Partial<Observed> {
-  const objects = round(service).apply.map(({ object }) => object);
-  const withStatus = (object: KubernetesObject): Workload => {
-    const replicas = (object.spec as { replicas?: number }).replicas ?? 1;
-    return {
-      ...object,
-      metadata: { ...object.metadata, uid: `${object.kind}-${object.metadata.name}`, generation: 1 },
-      status: { observedGeneration: 1, replicas, updatedReplicas: replicas, readyReplicas: ready ? replicas : 0 },
-    };
-  };
-  return {
-    deployments: objects.filter(({ kind }) => kind === "Deployment").map(withStatus),
-    leaderWorkerSets: objects.filter(({ kind }) => kind === "LeaderWorkerSet").map(withStatus),
-    podDisruptionBudgets: objects.filter(({ kind }) => kind === "PodDisruptionBudget"),
-  };
 }
 
 function pod(service: ModelService, status: Pod["status"], metadata: Partial<Pod["metadata"]> = {}): Pod {

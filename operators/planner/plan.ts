@@ -1,21 +1,25 @@
 // One round of reconciling, as a pure function: what is wanted and what is observed in; what to write, to take away, to say and when to look
 // again out. It remembers nothing: whatever happened since, the next round starts from what is there.
+import { isDeepStrictEqual } from "node:util";
+import { ExpertPlacementStatus, placementConditionNames } from "../api/expert-placement.ts";
 import { type ModelService, poolNames, type PoolName } from "../api/model-service.ts";
+import { conditionTypeNames } from "../api/status.ts";
 import { acceptanceOf } from "./acceptance.ts";
 import { conditionsOf, findingsOf, type PoolFacts } from "./conditions.ts";
 import type { PlannerConfig } from "./config.ts";
 import { planDeletion } from "./deletion.ts";
 import { differs, withHash } from "./difference.ts";
 import { type PlannedEvent, statusEvents } from "./events.ts";
-import type { ObjectReference } from "./kubernetes.ts";
+import { expertPlacementOf, placementStatusOf } from "./expert-placement.ts";
+import type { KubernetesObject, ObjectReference } from "./kubernetes.ts";
 import { fieldManager, finalizer, replicasAnnotation } from "./names.ts";
 import type { Observed } from "./observed.ts";
 import { currentWorkload, type OwnObjects, ownObjects, replicasOnly } from "./own-objects.ts";
 import type { Application, Plan } from "./planned.ts";
 import { poolState } from "./pool-state.ts";
 import { wantedReplicas } from "./replicas.ts";
-import { isSaid, statusOf } from "./status.ts";
-import { disruptionBudgetOf, workloadKindOf, workloadOf } from "./workloads.ts";
+import { isSaid, statusOf, withOwnConditions } from "./status.ts";
+import { disruptionBudgetOf, workloadOf } from "./workloads.ts";
 
 /** Watches tell of most; a claim may be outside of what is watched. */
 const claimRetryMs = 30_000;
@@ -34,13 +38,18 @@ export function plan(service: ModelService, observed: Observed, config: PlannerC
     const before = apply.length + prune.length;
     if (!acceptance.holds) {
       apply.push(...poolApplications(service, pool, wanted.written, wanted.desired, own, config));
-      prune.push(...unwanted(service, pool, wanted.desired, own));
+      prune.push(...unwanted(service, pool, wanted.desired, own, config));
     }
     pools[pool] = {
       state: poolState(service, pool, workloads, observed.pods),
       wanted,
       changing: apply.length + prune.length > before,
     };
+  }
+  const placement = placed(service, observed, config, own, nowMs);
+  if (!acceptance.holds) {
+    apply.push(...placement.apply);
+    prune.push(...placement.prune);
   }
   const findings = findingsOf({
     service,
@@ -55,7 +64,8 @@ export function plan(service: ModelService, observed: Observed, config: PlannerC
     apply,
     prune,
     status,
-    events: [...objectEvents(apply, prune, own), ...events],
+    ...(placement.status && { placement: placement.status }),
+    events: [...objectEvents(apply, prune, own), ...placement.events, ...events],
     requeueAfterMs: acceptance.requeueAfterMs ?? (observed.claim === "missing" ? claimRetryMs : undefined),
   };
 }
@@ -73,7 +83,7 @@ export function planUnreadable(
   const unreadable = { reason: "InvalidSpec", message: `The spec cannot be read: ${problem}. Correct it and apply it again.` };
   const failed = { ...unreadable, status: "False" as const };
   const findings = { Ready: failed, Accepted: failed, Degraded: { ...unreadable, status: "True" as const } };
-  const conditions = conditionsOf(findings, earlier?.conditions ?? [], generation, nowMs);
+  const conditions = conditionsOf(conditionTypeNames, findings, earlier?.conditions ?? [], generation, nowMs);
   const status = { ...earlier, observedGeneration: generation, conditions };
   return {
     finalizer: deletionTimestamp !== undefined && finalizers.includes(finalizer) ? "remove" : "keep",
@@ -109,16 +119,49 @@ function poolApplications(
   return existing === undefined ? [...all, handedOver] : [handedOver, ...all];
 }
 
-/** What is ours and no longer wanted. A workload of the other kind stays until its successor has as many ready as are wanted. */
-function unwanted(service: ModelService, pool: PoolName, desired: number, own: OwnObjects): ObjectReference[] {
-  const kind = workloadKindOf(service, pool);
+/** What is ours and no longer wanted. A workload of another kind or name stays until its successor has as many ready as are wanted. */
+function unwanted(service: ModelService, pool: PoolName, desired: number, own: OwnObjects, config: PlannerConfig): ObjectReference[] {
+  const wanted = workloadOf(service, pool, undefined, config);
+  const isWanted = ({ kind, metadata }: KubernetesObject) => kind === wanted.kind && metadata.name === wanted.metadata.name;
   const workloads = own.workloads(pool);
-  const successor = workloads.find((workload) => workload.kind === kind);
+  const successor = workloads.find(isWanted);
   const taken = desired === 0 || (successor?.status?.readyReplicas ?? 0) >= desired;
-  const former = workloads.filter((workload) => workload.kind !== kind || workload.metadata.name !== own.name(pool));
-  return [...(taken ? former : []), ...own.strayBudgets(pool)]
+  const former = workloads.filter((workload) => !isWanted(workload));
+  return referencesTo([...(taken ? former : []), ...own.strayBudgets(pool)]);
+}
+
+function referencesTo(objects: KubernetesObject[]): ObjectReference[] {
+  return objects
     .filter(({ metadata }) => metadata.deletionTimestamp === undefined)
     .map(({ apiVersion, kind, metadata: { namespace, name, uid } }) => ({ apiVersion, kind, namespace, name, ...(uid && { uid }) }));
+}
+
+interface Placed extends Pick<Plan, "apply" | "prune" | "events"> {
+  status?: ExpertPlacementStatus;
+}
+
+/** The ExpertPlacement, where experts are shared, and its status, once it is there. */
+function placed(service: ModelService, observed: Observed, config: PlannerConfig, own: OwnObjects, nowMs: number): Placed {
+  const { experts } = service.spec;
+  if (experts === undefined) return { apply: [], prune: referencesTo(own.placements), events: [] };
+  const object = withHash(expertPlacementOf(service));
+  const present = own.find(object);
+  const mine = present !== undefined && present.metadata.deletionTimestamp === undefined;
+  const apply = present === undefined || (mine && differs(object, present)) ? [{ object, fieldManager }] : [];
+  if (!mine || observed.ranks === undefined) return { apply, prune: [], events: [] };
+  const read = ExpertPlacementStatus.safeParse((present as { status?: unknown }).status ?? {});
+  const earlier = read.success && Object.hasOwn(present, "status") ? read.data : undefined;
+  const { status, events } = placementStatusOf({
+    experts,
+    namespace: service.metadata.namespace,
+    group: workloadOf(service, "decode", undefined, config).metadata.name,
+    reports: observed.ranks,
+    earlier,
+    generation: present.metadata.generation ?? 1,
+    nowMs,
+  });
+  const isTold = isDeepStrictEqual(status, earlier && withOwnConditions(earlier, placementConditionNames));
+  return { apply, prune: [], ...(!isTold && { status }), events };
 }
 
 function objectEvents(apply: Application[], prune: ObjectReference[], own: OwnObjects): PlannedEvent[] {

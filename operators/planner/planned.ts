@@ -1,4 +1,5 @@
 // What a round of planning says is to be done.
+import type { ExpertPlacementStatus } from "../api/expert-placement.ts";
 import type { ModelServiceStatus } from "../api/status.ts";
 import type { PlannedEvent } from "./events.ts";
 import type { KubernetesObject, ObjectReference } from "./kubernetes.ts";
@@ -17,6 +18,8 @@ export interface Plan {
   prune: ObjectReference[];
   /** undefined: as it is. */
   status: ModelServiceStatus | undefined;
+  /** Of its ExpertPlacement; undefined: as it is, or there is none. */
+  placement?: ExpertPlacementStatus;
   events: PlannedEvent[];
   /** undefined: nothing to wait for but what watches tell. */
   requeueAfterMs: number | undefined;

@@ -3,18 +3,27 @@ import { describe, expect, it } from "vitest";
 import { z } from "zod";
 import { operatorVariables } from "../api/kubernetes-fields.ts";
 import { poolNames } from "../api/model-service.ts";
-import { decodeFields, workerFields } from "../../services/lib/engine/worker-config.ts";
+import { decodeFields, rankFields, workerFields } from "../../services/lib/engine/worker-config.ts";
 import { busFields, loadConfig, processFields, variableName } from "../../services/lib/runtime/config.ts";
 import { podTemplate } from "./pod-template.ts";
 import { quantityValue, wholeCpus } from "./quantity.ts";
 import { config, modelService } from "./testing/model-services.ts";
 
-const workerSchema = z.object({ ...processFields, ...busFields, ...workerFields, ...decodeFields });
+const workerSchema = z.object({ ...processFields, ...busFields, ...workerFields, ...decodeFields, ...rankFields });
 
-function envOf(service: ReturnType<typeof modelService>, pool: (typeof poolNames)[number]): Record<string, string> {
-  const [container] = podTemplate(service, pool, config).spec.containers;
-  const env = (container?.env ?? []) as { name: string; value?: string }[];
-  return Object.fromEntries(env.map(({ name, value }) => [name, value ?? "ms-decode-1-x"]));
+/** Of a pod, as Kubernetes fills them in. */
+const fields: Record<string, string> = {
+  "metadata.name": "ms-decode-1-x",
+  "metadata.labels['apps.kubernetes.io/pod-index']": "2",
+  "status.podIP": "10.1.2.3",
+};
+
+function envOf(service: ReturnType<typeof modelService>, pool: (typeof poolNames)[number], group?: string): Record<string, string> {
+  const [container] = podTemplate(service, pool, config, group).spec.containers;
+  const env = (container?.env ?? []) as { name: string; value?: string; valueFrom?: { fieldRef: { fieldPath: string } } }[];
+  return Object.fromEntries(
+    env.map(({ name, value, valueFrom }) => [name, value ?? fields[valueFrom?.fieldRef.fieldPath as string] ?? ""]),
+  );
 }
 
 describe("a worker's environment", () => {
@@ -58,9 +67,24 @@ describe("a worker's environment", () => {
     });
   });
 
+  it("says to a rank which one it is, of which group, and where the others find it", () => {
+    const spread = modelService({ experts: { ranks: 4, redundancy: 8 } });
+    const read = loadConfig(workerSchema, { env: envOf(spread, "decode", "ms-decode-1a2b"), argv: [] });
+    expect(read).toMatchObject({ rank: 2, rankCount: 4, rankGroup: "test/ms-decode-1a2b", redundantExperts: 8 });
+    expect(read).toMatchObject({ rankHost: "10.1.2.3", rankPort: 9200 });
+    const { metadata, spec } = podTemplate(spread, "decode", config, "ms-decode-1a2b");
+    expect(metadata.labels).toMatchObject({ "pelagic.dev/rank-group": "ms-decode-1a2b" });
+    expect(spec.containers[0]?.ports).toContainEqual({ name: "ranks", containerPort: 9200, protocol: "TCP" });
+    expect(podTemplate(spread, "prefill", config).metadata.labels).not.toHaveProperty("pelagic.dev/rank-group");
+  });
+
   it("has no variable that the worker does not know, and none that a ModelService may set too", () => {
     const known = Object.keys(workerSchema.shape).map(variableName);
-    const { PELAGIC_LOG_LEVEL: _, ...set } = envOf(service, "decode");
+    const { PELAGIC_LOG_LEVEL: _, ...set } = envOf(
+      { ...service, spec: { ...service.spec, experts: { ranks: 4, redundancy: 0 } } },
+      "decode",
+      "g",
+    );
     expect(Object.keys(set).filter((name) => !known.includes(name))).toEqual([]);
     const reserved: readonly string[] = operatorVariables;
     expect(Object.keys(set).filter((name) => !reserved.includes(name))).toEqual([]);

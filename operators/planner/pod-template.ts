@@ -2,6 +2,7 @@
 import { type ModelService, type Pool, type PoolName, servedNameOf } from "../api/model-service.ts";
 import type { Resources } from "../api/kubernetes-fields.ts";
 import type { PlannerConfig } from "./config.ts";
+import { rankEnv, rankGroupLabel, ranksPort } from "./expert-ranks.ts";
 import { mountedModel } from "./model-volume.ts";
 import { poolLabels, poolSelector } from "./names.ts";
 import { wholeCpus } from "./quantity.ts";
@@ -19,16 +20,18 @@ export function terminationGraceSeconds(pool: Pool): number {
   return pool.drainSeconds + afterDrainSeconds;
 }
 
-export function podTemplate(service: ModelService, poolName: PoolName, config: PlannerConfig) {
+/** `group`: of the ranks that share experts, where the pool's pods do. */
+export function podTemplate(service: ModelService, poolName: PoolName, config: PlannerConfig, group?: string) {
   const { spec } = service;
   const pool = spec.pools[poolName];
   const model = mountedModel(service, config);
   const secretName = poolName === "prefill" ? config.prefillNatsSecret : config.decodeNatsSecret;
   const pullPolicy = spec.imagePullPolicy ?? config.workerImagePullPolicy;
   const extra = pool.podTemplate ?? {};
+  const ofRank = group === undefined || spec.experts === undefined ? [] : rankEnv(spec.experts, service.metadata.namespace, group);
   return {
     metadata: {
-      labels: { ...extra.labels, ...poolLabels(service, poolName) },
+      labels: { ...extra.labels, ...poolLabels(service, poolName), ...(group !== undefined && { [rankGroupLabel]: group }) },
       ...(extra.annotations && { annotations: extra.annotations }),
     },
     spec: {
@@ -50,8 +53,11 @@ export function podTemplate(service: ModelService, poolName: PoolName, config: P
           image: spec.image ?? config.workerImage,
           ...(pullPolicy && { imagePullPolicy: pullPolicy }),
           command: ["node", `dist/services/${poolName}/main.js`],
-          env: [...workerEnv(service, pool, model.path, config, secretName !== undefined), ...(extra.env ?? [])],
-          ports: [{ name: "metrics", containerPort: metricsPort, protocol: "TCP" }],
+          env: [...workerEnv(service, pool, model.path, config, secretName !== undefined), ...ofRank, ...(extra.env ?? [])],
+          ports: [
+            { name: "metrics", containerPort: metricsPort, protocol: "TCP" },
+            ...(group === undefined ? [] : [{ name: "ranks", containerPort: ranksPort, protocol: "TCP" }]),
+          ],
           ...resourcesOf(pool, config),
           // The port opens before the model loads: that the process runs and turns is one question, that it takes requests another.
           startupProbe: { httpGet: { path: "/health", port: "metrics" }, periodSeconds: 2, timeoutSeconds: 2, failureThreshold: 60 },

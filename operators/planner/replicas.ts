@@ -21,7 +21,9 @@ export function wantedReplicas(
   current: Workload | undefined,
   decision: ScalingDecision | undefined,
 ): WantedReplicas {
-  const { pools, autoscaling } = service.spec;
+  const { pools, autoscaling, experts } = service.spec;
+  if (pool === "decode" && experts !== undefined)
+    return { desired: experts.ranks, written: experts.ranks, reason: `spec.experts.ranks is ${experts.ranks}` };
   const range = autoscaling[pool];
   if (autoscaling.policy === "none" || range === undefined) {
     const desired = pools[pool].replicas;

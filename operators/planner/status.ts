@@ -1,14 +1,14 @@
 // The status of a round, and the events that it gives beside the last one.
 import { isDeepStrictEqual } from "node:util";
 import { type ModelService, type PoolName, servedNameOf } from "../api/model-service.ts";
-import { conditionTypeNames, maxReasonLength, type ModelServiceStatus, shortened } from "../api/status.ts";
+import { type Condition, conditionTypeNames, maxReasonLength, type ModelServiceStatus, shortened } from "../api/status.ts";
 import { conditionsOf, type Findings, type PoolFacts } from "./conditions.ts";
 import { statusEvents } from "./events.ts";
 
 export function statusOf(service: ModelService, findings: Findings, pools: Record<PoolName, PoolFacts>, nowMs: number) {
   const { generation } = service.metadata;
   const earlier = service.status?.conditions ?? [];
-  const conditions = conditionsOf(findings, earlier, generation, nowMs);
+  const conditions = conditionsOf(conditionTypeNames, findings, earlier, generation, nowMs);
   const status: ModelServiceStatus = {
     observedGeneration: generation,
     servedName: servedNameOf(service),
@@ -26,8 +26,12 @@ export function statusOf(service: ModelService, findings: Findings, pools: Recor
 
 /** Conditions of others are not ours to write, or to take away. */
 export function isSaid(status: ModelServiceStatus, earlier: ModelServiceStatus | undefined): boolean {
-  const ours = earlier?.conditions?.filter(({ type }) => (conditionTypeNames as string[]).includes(type));
-  return isDeepStrictEqual(status, earlier && { ...earlier, ...(ours && { conditions: ours }) });
+  return isDeepStrictEqual(status, earlier && withOwnConditions(earlier, conditionTypeNames));
+}
+
+export function withOwnConditions<T extends { conditions?: Condition[] | undefined }>(status: T, types: readonly string[]): T {
+  const ours = status.conditions?.filter(({ type }) => types.includes(type));
+  return { ...status, ...(ours && { conditions: ours }) };
 }
 
 function poolStatus({ state, wanted }: PoolFacts) {

@@ -6,6 +6,7 @@ import type { Command } from "commander";
 import { uniform } from "../../loadtest/random.ts";
 import { quantile } from "../../loadtest/summary.ts";
 import { type Bus, type BusSubscription, silentLog } from "../lib/contracts/bus.ts";
+import { decodeDeltas } from "../lib/contracts/deltas.ts";
 import { Control, ControlReply, Dispatch } from "../lib/contracts/messages.ts";
 import { decodeMessage } from "../lib/contracts/wire.ts";
 import { connectBus } from "../lib/runtime/nats-bus.ts";
@@ -148,7 +149,7 @@ class RequestOnBus {
   }
 
   private stageOf(subject: string, data: Uint8Array): Stage | null {
-    const [, , kind, , attemptId] = subject.split(".");
+    const kind = subject.split(".")[2];
     // An answer has an inbox for a subject.
     if (!subject.startsWith("pelagic.")) return this.seen.has("cancel") && !this.seen.has("freed") && isReply(data) ? "freed" : null;
     if (kind === "dispatch") {
@@ -158,7 +159,7 @@ class RequestOnBus {
       return "dispatch";
     }
     if (this.attemptId === null) return null;
-    if (kind === "deltas") return attemptId === this.attemptId ? "deltas" : null;
+    if (kind === "deltas") return decodeDeltas(data).some(({ delta }) => delta.attemptId === this.attemptId) ? "deltas" : null;
     if (kind !== "control") return null;
     const { body } = decodeMessage(Control, data);
     return body.kind === "cancel" && body.attemptId === this.attemptId ? "cancel" : null;

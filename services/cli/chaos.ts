@@ -16,6 +16,9 @@ interface Options {
   gateways: number;
   prefill: number;
   decode: number;
+  decodeRanks?: number;
+  redundantExperts?: number;
+  calm: number;
   kvBlocks: number;
   requests: number;
   clients: number;
@@ -42,6 +45,9 @@ export function register(program: Command): void {
     .option("--gateways <n>", "gateways", count(1, 16), defaults.gateways)
     .option("--prefill <n>", "prefill workers", count(0, 16), defaults.prefill)
     .option("--decode <n>", "decode workers", count(1, 16), defaults.decode)
+    .option("--decode-ranks <n>", "instead of --decode: ranks that share the model's experts; --only kill kills these alone", count(1, 16))
+    .option("--redundant-experts <n>", "with --decode-ranks: copies of some experts beside one of each", count(0, 8_192))
+    .option("--calm <s>", "load alone for so long before the first strike, for a TPOT to compare with", count(0, 3_600), 0)
     .option("--kv-blocks <n>", "KV blocks of 64 tokens in each worker; few make it preempt", count(8), defaults.kvBlocks)
     .option("--requests <n>", "different requests", count(8, 10_000), defaults.requests)
     .option("--clients <n>", "clients that stay", count(1, 500), defaults.stayers)
@@ -59,6 +65,7 @@ export function register(program: Command): void {
         ...options,
         stayers: options.clients,
         meanGapMs: options.gap,
+        calmMs: options.calm * 1000,
         onProgress: (text) => process.stderr.write(`  ${text}\n`),
         signal: onInterrupt(() => undefined),
       });
@@ -73,10 +80,17 @@ function positive(text: string): number {
   return value;
 }
 
+function ms({ p50, p99 }: { p50: number; p99: number }): string {
+  return `${Math.round(p50 * 1000)} / ${Math.round(p99 * 1000)}`;
+}
+
 function format(report: ChaosReport): string {
   const lines = [
     `${report.strikes.total} strikes (${report.strikes.workerKills} workers killed), ${report.disconnects} disconnects, ${report.resumes.lost + report.resumes.moved} resumes in ${Math.round(report.seconds)} s`,
     `${report.pool.answered} of ${report.pool.requests} requests answered exactly, ${report.pool.resumedEither} of them after a resume`,
+    ...(report.calm.tpotSeconds && report.tpotSeconds
+      ? [`TPOT p50 / p99: ${ms(report.tpotSeconds)} ms struck, ${ms(report.calm.tpotSeconds)} ms before`]
+      : []),
     ...(report.storm
       ? [`storm: ${report.storm.dispatched} streams dropped, new requests answered after ${report.storm.answerSeconds.join(", ")} s`]
       : []),

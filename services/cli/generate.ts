@@ -1,8 +1,8 @@
 // Writes the files that are derived from schemas; with --check, fails where a file differs instead. Run from the repository's root.
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
-import { modelServiceCrdYaml } from "../../operators/api/crd-yaml.ts";
-import { modelServiceReference } from "../../operators/api/reference.ts";
+import { crdFiles } from "../../operators/api/crd-yaml.ts";
+import { expertPlacementReference, modelServiceReference } from "../../operators/api/reference.ts";
 import { chartFiles } from "../../operators/chart/files.ts";
 import { observabilityFiles } from "../../operators/dashboards/generated.ts";
 import { openApiDocument } from "../lib/contracts/openapi.ts";
@@ -13,8 +13,9 @@ const { version } = JSON.parse(readFileSync("package.json", "utf8")) as { versio
 const generated: Record<string, string> = {
   "docs/openapi.json": `${JSON.stringify(openApiDocument())}\n`,
   "deploy/images/nats.conf": composeNatsConfig(),
-  "charts/pelagic/crds/pelagic.dev_modelservices.yaml": modelServiceCrdYaml(version),
+  ...Object.fromEntries(Object.entries(crdFiles(version)).map(([path, text]) => [`charts/pelagic/${path}`, text])),
   "docs/modelservice.md": modelServiceReference(),
+  "docs/expertplacement.md": expertPlacementReference(),
   ...chartFiles(version, composeNatsConfig()),
   ...observabilityFiles(),
 };

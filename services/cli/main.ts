@@ -11,6 +11,7 @@ import * as checkModel from "./check-model.ts";
 import { CliError, messageOf } from "./cli-error.ts";
 import * as down from "./down.ts";
 import * as drain from "./drain.ts";
+import * as experts from "./experts.ts";
 import * as hostile from "./hostile.ts";
 import * as evaluation from "./eval.ts";
 import * as keys from "./keys.ts";
@@ -44,6 +45,7 @@ for (const command of [
   up,
   ask,
   status,
+  experts,
   drain,
   down,
   build,

@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import type { WorkerState } from "../lib/contracts/messages.ts";
 import { CliError, messageOf } from "./cli-error.ts";
 import { runningInstance } from "./instances.ts";
+import type { FoundInstance } from "./stack/run-dir.ts";
 import { formatTable } from "./terminal.ts";
 import { portNumber } from "./up.ts";
 
@@ -28,26 +29,31 @@ async function status(options: { port?: number; json?: boolean }): Promise<void>
   const instance = runningInstance(options.port);
   if (!instance) throw new CliError("nothing is running here: ./pelagic up starts it");
   const address = `http://127.0.0.1:${instance.port}`;
-  let gatewayStatus: GatewayStatus;
-  try {
-    const response = await fetch(`http://127.0.0.1:${instance.adminPort}/status`, { signal: AbortSignal.timeout(timeoutMs) });
-    if (!response.ok) throw new Error(`status ${response.status}`);
-    gatewayStatus = (await response.json()) as GatewayStatus;
-  } catch (error) {
-    throw new CliError(`the gateway on port ${instance.port} does not answer (${messageOf(error)}): its log is in ${instance.runDir}/logs`);
-  }
+  const known = await gatewayStatus(instance);
+  const { gateway, workers } = known;
   if (options.json) {
-    process.stdout.write(`${JSON.stringify({ address, supervisorPid: instance.supervisor.pid, ...gatewayStatus })}\n`);
+    process.stdout.write(`${JSON.stringify({ address, supervisorPid: instance.supervisor.pid, ...known })}\n`);
     return;
   }
-  const requests = Object.entries(gatewayStatus.gateway?.requests ?? {});
-  process.stdout.write(`${address}  up ${gatewayStatus.gateway?.uptimeSeconds ?? "?"} s\n`);
+  const requests = Object.entries(gateway?.requests ?? {});
+  process.stdout.write(`${address}  up ${gateway?.uptimeSeconds ?? "?"} s\n`);
   for (const { name, folder } of instance.models) {
-    const notReady = gatewayStatus.gateway?.models?.find((model) => model.name === name)?.notReady;
+    const notReady = gateway?.models?.find((model) => model.name === name)?.notReady;
     process.stdout.write(`model ${name}  ${folder}${notReady ? `  NOT READY: ${notReady}` : ""}\n`);
   }
   process.stdout.write(`requests: ${requests.map(([name, value]) => `${value} ${name}`).join(", ") || "unknown"}\n\n`);
-  process.stdout.write(`${workerTable(gatewayStatus.workers ?? [])}\n`);
+  process.stdout.write(`${workerTable(workers ?? [])}\n`);
+}
+
+/** Of the gateway of a stack on this machine. */
+export async function gatewayStatus({ port, adminPort, runDir }: FoundInstance): Promise<GatewayStatus> {
+  try {
+    const response = await fetch(`http://127.0.0.1:${adminPort}/status`, { signal: AbortSignal.timeout(timeoutMs) });
+    if (!response.ok) throw new Error(`status ${response.status}`);
+    return (await response.json()) as GatewayStatus;
+  } catch (error) {
+    throw new CliError(`the gateway on port ${port} does not answer (${messageOf(error)}): its log is in ${runDir}/logs`);
+  }
 }
 
 export function workerTable(workers: Partial<WorkerState>[]): string {

@@ -12,6 +12,7 @@ import { observeDecode, observeRowServer, observeWorker } from "../lib/engine/wo
 import { GrammarConstraint } from "../lib/grammar/constraint.ts";
 import { GrammarThreads } from "../lib/grammar/grammar-threads.ts";
 import { busFields, processFields } from "../lib/runtime/config.ts";
+import { type RankStatus, rankStatusPath } from "../lib/contracts/rank-status.ts";
 import { runProcess } from "../lib/runtime/process.ts";
 import { openWorkerPorts } from "../lib/runtime/worker-ports.ts";
 
@@ -21,12 +22,16 @@ await runProcess({
   async main(context) {
     const { config, log, metrics, onStop } = context;
     let loaded: WorkerCore | undefined;
+    let rankStatus: (() => RankStatus) | undefined;
     const { control, data, metricsPort, tracer } = await openWorkerPorts(
       context,
       () => loaded?.readiness ?? { ready: false, reason: "loading the model" },
+      { [rankStatusPath]: () => rankStatus?.() ?? null },
     );
     const core = await WorkerCore.load("decode", config, metricsPort, control, log, (options) =>
-      config.rankCount === 1 ? loadNativeRunner(options) : loadRankedRunner(options, config, control, log),
+      config.rankCount === 1
+        ? loadNativeRunner(options)
+        : loadRankedRunner(options, config, control, log, (status) => (rankStatus = status)),
     );
     loaded = core;
     const { vocabSize } = core.runner.info;

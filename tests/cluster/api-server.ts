@@ -41,7 +41,8 @@ export interface TestApiServer {
   stop(): Promise<void>;
 }
 
-const startTimeoutMs = 60_000;
+/** Against hanging, not against slowness. */
+const waitMs = 180_000;
 const adminToken = "administrator";
 
 export interface ApiServerOptions {
@@ -131,11 +132,11 @@ export async function startApiServer({ flags = [], controllers = [] }: ApiServer
 }
 
 async function pollUntil<T>(what: string, probe: () => Promise<T | undefined>): Promise<T> {
-  const endMs = Date.now() + startTimeoutMs;
+  const endMs = Date.now() + waitMs;
   for (;;) {
     const found = await probe();
     if (found !== undefined) return found;
-    if (Date.now() > endMs) throw new Error(`${what}: not within ${startTimeoutMs} ms`);
+    if (Date.now() > endMs) throw new Error(`${what}: not within ${waitMs} ms`);
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
 }

@@ -5,7 +5,7 @@ import { apiServerMissing, startApiServer, type TestApiServer } from "./api-serv
 import { CountedModel, type Endpoint, idle, makePod, startEndpoint } from "./metrics-endpoints.ts";
 import { operatorAccount } from "./operator-account.ts";
 import { type OperatorProcess, startOperator } from "./operator-process.ts";
-import { applyService, condition, deploymentsPath, installCrd, objectWhere, servicesPath } from "./service-objects.ts";
+import { applyService, condition, deploymentsPath, installCrds, objectWhere, servicesPath } from "./service-objects.ts";
 
 const missing = apiServerMissing();
 const pools = ["prefill", "decode"] as const;
@@ -27,7 +27,7 @@ const start = () => startOperator(kubeconfig, ["--scrape-ms", "250"]);
 beforeAll(async () => {
   if (missing !== undefined) return;
   server = await startApiServer();
-  await installCrd(server);
+  await installCrds(server);
   kubeconfig = await operatorAccount(server);
   operator = await start();
   const labels = { "app.kubernetes.io/name": "pelagic", "app.kubernetes.io/component": "gateway" };
@@ -40,8 +40,11 @@ afterAll(async () => {
 });
 
 const slo = { ttftSeconds: 2, tpotSeconds: 0.05 };
-/** What three replicas of either pool do, and two do not: a prefill replica is planned to 750 tokens a second, one of decode to 661. */
-const burst = { requestsPerSecond: 10, promptTokens: 200, answerTokens: 175 };
+/**
+ * Far more than two replicas of either pool do (a prefill replica is planned to 750 tokens a second, one of decode to 661), and none may have more than
+ * three: where the machine stands still between two looks, the load still looks like more than two.
+ */
+const burst = { requestsPerSecond: 20, promptTokens: 200, answerTokens: 175 };
 
 const podLabels = (name: string, pool: string) => ({ [serviceLabel]: name, [poolLabel]: pool });
 
@@ -87,12 +90,14 @@ describe.skipIf(missing !== undefined)(`the operator scales${missing ? ` (${miss
     const model = await served("busy", { policy: "slo" });
     model.set(burst);
     await scaledTo("busy", 3);
+    // Where a look comes to nothing on a busy machine, other words stand there until the next one.
     const { status } = await serviceWhere(
       "busy",
-      (each) => each.status?.pools?.decode?.desired === 3 && each.status.pools.prefill.desired === 3,
+      ({ status }) =>
+        /prompt tokens\/s arrive .* a replica computes 1,000 a second/.test(status?.pools?.prefill?.reason) &&
+        /output tokens\/s are asked for/.test(status.pools.decode.reason),
     );
-    expect(status.pools.prefill.reason).toMatch(/prompt tokens\/s arrive .* a replica computes 1,000 a second/);
-    expect(status.pools.decode.reason).toMatch(/output tokens\/s are asked for/);
+    expect([status.pools.prefill.desired, status.pools.decode.desired]).toEqual([3, 3]);
     expect(condition({ status }, "Autoscaled")).toMatchObject({ status: "True", reason: "Decided" });
     for (const pool of pools) {
       expect(await desired("busy", pool)).toBe(3);
@@ -119,11 +124,9 @@ describe.skipIf(missing !== undefined)(`the operator scales${missing ? ` (${miss
     await endpoint("unheard-decode-0", () => model.decode());
     model.set(burst);
     await endpoints.get("gateway-0")?.stop();
-    const blind = await serviceWhere("unheard", (each) => condition(each, "Autoscaled")?.reason === "NoFigures");
-    expect(condition(blind, "Autoscaled")).toMatchObject({
-      status: "False",
-      message: expect.stringContaining("gateway-0: ECONNREFUSED"),
-    });
+    // A look that was under way when it stopped says ECONNRESET.
+    const blind = await serviceWhere("unheard", (each) => condition(each, "Autoscaled")?.message.includes("gateway-0: ECONNREFUSED"));
+    expect(condition(blind, "Autoscaled")).toMatchObject({ status: "False", reason: "NoFigures" });
     await looks(12);
     await scaledTo("unheard", 3);
     model.set(idle);
@@ -168,8 +171,8 @@ describe.skipIf(missing !== undefined)(`the operator scales${missing ? ` (${miss
     for (const pool of pools)
       for (const i of [1, 2]) await makePod(server, `crowded-${pool}-${i}`, podLabels("crowded", pool), "unschedulable");
     await scaledTo("crowded", 1);
-    const { status } = await serviceWhere("crowded", (each) => each.status.pools.decode.desired === 1);
-    expect(status.pools.decode.reason).toContain("only 1 found a node");
+    const { status } = await serviceWhere("crowded", (each) => each.status.pools.decode.reason?.includes("only 1 found a node"));
+    expect(status.pools.decode.desired).toBe(1);
   });
 
   it("by a metric alone with policy external, and leaves replicas to whoever reads it", async () => {
@@ -193,7 +196,9 @@ describe.skipIf(missing !== undefined)(`the operator scales${missing ? ` (${miss
     await serviceWhere("external", (each) => each.status.pools.decode.desired === 2);
     await looks(4);
     expect((await server.call("GET", path)).body.spec.replicas).toBe(2);
-    expect(await notes("external")).toContainEqual(expect.stringMatching(/^decode: an external autoscaler is told 3: /));
+    await server.until("an event", async () =>
+      (await notes("external")).some((note) => /^decode: an external autoscaler is told 3: /.test(note)) ? true : undefined,
+    );
   });
 
   it("not at all without SLOs with policy external, which is said", async () => {
@@ -205,8 +210,7 @@ describe.skipIf(missing !== undefined)(`the operator scales${missing ? ` (${miss
 
   it("to zero after so long without a request, and back for one that waits", async () => {
     const model = await served("sleepy", { policy: "slo", scaleToZeroAfterSeconds: 60 });
-    // What waits below waits for a minute at most.
-    await new Promise((resolve) => setTimeout(resolve, 30_000));
+    // A minute, and as much again for each look that a busy machine has failed.
     await scaledTo("sleepy", 0);
     const asleep = await serviceWhere("sleepy", (each) => condition(each, "DecodeReady")?.reason === "ScaledToZero");
     expect(asleep.status.pools.prefill).toMatchObject({ desired: 0, reason: expect.stringContaining("scaleToZeroAfterSeconds (60)") });
@@ -215,5 +219,5 @@ describe.skipIf(missing !== undefined)(`the operator scales${missing ? ` (${miss
     model.set({ waiting: 1 });
     await scaledTo("sleepy", 1);
     await serviceWhere("sleepy", (each) => each.status.pools.decode.reason === "a request waits");
-  }, 180_000);
+  });
 });

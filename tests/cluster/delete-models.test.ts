@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { inTree } from "../../services/cli/tree.ts";
 import { apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";
 import { type Fault, type FaultProxy, startFaultProxy } from "./fault-proxy.ts";
-import { gone, installCrd, objectWhere, service, servicesPath } from "./service-objects.ts";
+import { gone, installCrds, objectWhere, service, servicesPath } from "./service-objects.ts";
 
 const missing = apiServerMissing();
 let server: TestApiServer;
@@ -13,7 +13,7 @@ let proxy: FaultProxy;
 beforeAll(async () => {
   if (missing !== undefined) return;
   server = await startApiServer();
-  await installCrd(server);
+  await installCrds(server);
   proxy = await startFaultProxy(server);
 });
 afterAll(async () => {

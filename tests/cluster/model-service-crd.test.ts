@@ -111,7 +111,7 @@ describe.skipIf(missing !== undefined)(`ModelService in an API server${missing =
       }),
       { numRuns: 100 },
     );
-  }, 120_000);
+  });
 
   it("shows the columns of status", async () => {
     const status = {

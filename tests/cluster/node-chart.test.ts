@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { pelagicTag } from "../../services/cli/cluster/images.ts";
 import { containerdSocket } from "../../services/cli/cluster/layout.ts";
 import { runCommand } from "../../services/cli/run-command.ts";
+import { complete as completeOn, underLoad } from "./node-load.ts";
 import { type NodeRelease, nodeRelease, repository, tag } from "./node-release.ts";
 import { askSum, cluster, clusterDown, kube, stepMs, upMs, whyNoNode } from "./real-node.ts";
 
@@ -12,20 +13,9 @@ let release: NodeRelease;
 
 const ask = async () => await askSum(await release.address(), 60_000);
 
-/** Tokens that follow from the seed alone, in one body: the same text however often it is asked, wherever it is made. */
-async function complete(seed: number, maxTokens: number): Promise<string> {
-  const address = await release.address();
-  const response = await fetch(`http://${address}:8000/v1/completions`, {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify({ model: "plankton", prompt: "Once", max_tokens: maxTokens, temperature: 1, seed, ignore_eos: true }),
-    signal: AbortSignal.timeout(120_000),
-  });
-  const body = await response.text();
-  return response.status === 200 ? (JSON.parse(body) as { choices: [{ text: string }] }).choices[0].text : `${response.status}: ${body}`;
-}
+const complete = (seed: number, maxTokens: number) => completeOn(release, seed, maxTokens);
 
-/** The same as a stream, with what is done once `after` pieces of it have come, and how many came later. */
+/** As a stream, with what is done once `after` pieces of it have come, and how many came later. */
 async function streamed(seed: number, maxTokens: number, after: number, act: () => Promise<void>) {
   const response = await fetch(`http://${await release.address()}:8000/v1/completions`, {
     method: "POST",
@@ -65,28 +55,6 @@ async function streamed(seed: number, maxTokens: number, after: number, act: () 
     }
   }
   await acted;
-  return result;
-}
-
-/** Clients that ask one thing after another until what is done is done: how many answers there were, and those that were not what was due. */
-async function underLoad(act: () => Promise<void>): Promise<{ answers: number; wrong: string[] }> {
-  const [clients, tokens] = [4, 48];
-  const due = await Promise.all(Array.from({ length: clients }, (_, seed) => complete(seed, tokens)));
-  const result = { answers: 0, wrong: [] as string[] };
-  let over = false;
-  const load = due.map(async (text, seed) => {
-    while (!over) {
-      const got = await complete(seed, tokens).catch((error: unknown) => `${String(error)} ${String((error as Error).cause ?? "")}`);
-      result.answers++;
-      if (got !== text) result.wrong.push(got.slice(0, 300));
-    }
-  });
-  try {
-    await act();
-  } finally {
-    over = true;
-    await Promise.all(load);
-  }
   return result;
 }
 
@@ -176,7 +144,7 @@ describe.skipIf(whyNot.length > 0)(`the chart on a node${whyNot.length > 0 ? ` (
         },
       );
       expect(tagged.exitCode, tagged.stderr).toBe(0);
-      const { answers, wrong } = await underLoad(async () => {
+      const { answers, wrong } = await underLoad(release, async () => {
         const sizes = "gateway.replicas=2,operator.replicas=2";
         await release.helm("upgrade", "--set", sizes, "--set-string", `image.tag=${next}`, "--wait");
         for (const pool of ["prefill", "decode"]) {
@@ -209,7 +177,7 @@ describe.skipIf(whyNot.length > 0)(`the chart on a node${whyNot.length > 0 ? ` (
       await release.kube("patch", "modelservice", "plankton", "--type=merge", "-p", '{"spec":{"pools":{"decode":{"replicas":2}}}}');
       await release.kube("wait", "modelservice/plankton", "--for=jsonpath={.status.pools.decode.ready}=2", "--timeout=120s");
       console.log(`a killed leader to two decode pods: ${((performance.now() - begun) / 1000).toFixed(1)} s`);
-      const { wrong } = await underLoad(async () => {
+      const { wrong } = await underLoad(release, async () => {
         await release.kube("patch", "modelservice", "plankton", "--type=merge", "-p", '{"spec":{"pools":{"decode":{"replicas":1}}}}');
         await release.kube("wait", "modelservice/plankton", "--for=jsonpath={.status.pools.decode.ready}=1", "--timeout=120s");
       });

@@ -32,7 +32,7 @@ export async function nodeRelease(namespace: string): Promise<NodeRelease> {
   /** In the namespace and the cluster, but for what every namespace has. */
   const whatIsLeft = async () => {
     const kinds =
-      "deployments,replicasets,pods,services,secrets,configmaps,serviceaccounts,roles,rolebindings,jobs,leases,networkpolicies,ingresses,modelservices";
+      "deployments,replicasets,statefulsets,pods,services,secrets,configmaps,serviceaccounts,roles,rolebindings,jobs,leases,networkpolicies,ingresses,modelservices,expertplacements";
     const own = JSON.parse(await inNamespace("get", `${kinds},poddisruptionbudgets`, "-o", "json")) as Manifest;
     const wide = JSON.parse(
       await kube("get", "clusterroles,clusterrolebindings", "-l", "app.kubernetes.io/part-of=pelagic", "-o", "json"),

@@ -10,7 +10,7 @@ import { poolLabel, serviceLabel } from "../../operators/planner/names.ts";
 import { CountedModel, type Endpoint, makePod, startEndpoint } from "./metrics-endpoints.ts";
 import { operatorAccount } from "./operator-account.ts";
 import { type OperatorProcess, startOperator } from "./operator-process.ts";
-import { applyService, condition, deploymentsPath, installCrd, objectWhere, servicesPath } from "./service-objects.ts";
+import { applyService, condition, deploymentsPath, installCrds, objectWhere, servicesPath } from "./service-objects.ts";
 
 const tools = await prometheusTools();
 const missing = apiServerMissing() ?? tools.missing;
@@ -44,7 +44,7 @@ async function scaled(name: string): Promise<void> {
 beforeAll(async () => {
   if (missing !== undefined) return;
   server = await startApiServer();
-  await installCrd(server);
+  await installCrds(server);
   const account = await operatorAccount(server);
   // Watches end for silence, so that there is something to count.
   for (let each = 0; each < 2; each++)

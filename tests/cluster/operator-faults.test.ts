@@ -4,7 +4,7 @@ import { apiServerMissing, startApiServer, type TestApiServer } from "./api-serv
 import { type Fault, type FaultProxy, type SeenRequest, startFaultProxy } from "./fault-proxy.ts";
 import { leaderWorkerSetCrd } from "./leader-worker-set-crd.ts";
 import { type OperatorProcess, startOperator } from "./operator-process.ts";
-import { applyService, condition, deploymentsPath, gone, installCrd, objectWhere, servicesPath } from "./service-objects.ts";
+import { applyService, condition, deploymentsPath, gone, installCrds, objectWhere, servicesPath } from "./service-objects.ts";
 
 const missing = apiServerMissing();
 let server: TestApiServer;
@@ -21,7 +21,7 @@ const informers = 6;
 beforeAll(async () => {
   if (missing !== undefined) return;
   server = await startApiServer();
-  await installCrd(server);
+  await installCrds(server);
   proxy = await startFaultProxy(server);
   operator = await startOperator(proxy.kubeconfig, ["--watch-inactivity-ms", String(inactivityMs)]);
   await server.until("a leader", async () => ((await operator.leads()) ? true : undefined));

@@ -3,7 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";
 import { type FaultProxy, startFaultProxy } from "./fault-proxy.ts";
 import { type OperatorProcess, startOperator } from "./operator-process.ts";
-import { applyService, deploymentsPath, gone, installCrd, objectWhere, servicesPath } from "./service-objects.ts";
+import { applyService, deploymentsPath, gone, installCrds, objectWhere, servicesPath } from "./service-objects.ts";
 
 const missing = apiServerMissing();
 const failoverMs = 20_000;
@@ -19,7 +19,7 @@ let replicas: [Replica, Replica];
 beforeAll(async () => {
   if (missing !== undefined) return;
   server = await startApiServer();
-  await installCrd(server);
+  await installCrds(server);
 });
 afterAll(async () => server?.stop());
 

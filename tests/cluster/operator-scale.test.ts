@@ -3,7 +3,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";
 import { type OperatorProcess, startOperator } from "./operator-process.ts";
-import { applyService, installCrd, servicesPath } from "./service-objects.ts";
+import { applyService, installCrds, servicesPath } from "./service-objects.ts";
 import { simulatedNodesMissing, startSimulatedNodes } from "./simulated-nodes.ts";
 
 const missing = apiServerMissing(true) ?? simulatedNodesMissing();
@@ -20,7 +20,7 @@ beforeAll(async () => {
   if (missing !== undefined) return;
   server = await startApiServer({ controllers: ["deployment-controller", "replicaset-controller", "disruption-controller"] });
   simulated = await startSimulatedNodes(server, nodes);
-  await installCrd(server);
+  await installCrds(server);
   operator = await startOperator(server.kubeconfig);
 });
 afterAll(async () => {

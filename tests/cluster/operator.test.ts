@@ -13,7 +13,7 @@ import {
   condition,
   deploymentsPath,
   gone,
-  installCrd,
+  installCrds,
   makeReady,
   objectWhere,
   service,
@@ -27,7 +27,7 @@ let operator: OperatorProcess;
 beforeAll(async () => {
   if (missing !== undefined) return;
   server = await startApiServer();
-  await installCrd(server);
+  await installCrds(server);
   operator = await startOperator(await operatorAccount(server));
 });
 afterAll(async () => {

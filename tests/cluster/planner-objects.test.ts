@@ -11,11 +11,14 @@ import { podTemplate } from "../../operators/planner/pod-template.ts";
 import { config, modelService } from "../../operators/planner/testing/model-services.ts";
 import { apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";
 import { leaderWorkerSetCrd } from "./leader-worker-set-crd.ts";
+import { installCrds } from "./service-objects.ts";
 
 const missing = apiServerMissing();
 const plurals: Record<string, string> = {
   Deployment: "deployments",
+  StatefulSet: "statefulsets",
   LeaderWorkerSet: "leaderworkersets",
+  ExpertPlacement: "expertplacements",
   PodDisruptionBudget: "poddisruptionbudgets",
 };
 let server: TestApiServer;
@@ -27,6 +30,7 @@ beforeAll(async () => {
   const labels = { "pod-security.kubernetes.io/enforce": "restricted" };
   await server.call("POST", "/api/v1/namespaces", { body: { metadata: { name: "restricted", labels } } });
   await server.call("POST", "/apis/scheduling.k8s.io/v1/priorityclasses", { body: { metadata: { name: "high" }, value: 1 } });
+  await installCrds(server);
   await server.call("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", { body: leaderWorkerSetCrd() });
   await server.until("LeaderWorkerSets", async () =>
     (await server.call("GET", pathOf({ apiVersion: "leaderworkerset.x-k8s.io/v1", kind: "LeaderWorkerSet" }))).status === 200
@@ -45,6 +49,8 @@ async function observe(): Promise<Observed> {
     (await server.call("GET", pathOf({ apiVersion, kind }))).body.items as T[];
   return {
     deployments: await list<Workload>("apps/v1", "Deployment"),
+    statefulSets: await list<Workload>("apps/v1", "StatefulSet"),
+    expertPlacements: await list("pelagic.dev/v1alpha1", "ExpertPlacement"),
     leaderWorkerSets: await list<Workload>("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet"),
     podDisruptionBudgets: await list("policy/v1", "PodDisruptionBudget"),
     pods: [],
@@ -100,6 +106,7 @@ const specs: Record<string, Parameters<typeof modelService>[0]> = {
   "the page's larger one": parse(examples.larger).spec,
   "one with every field": everything,
   "one on a node's folder": { model: { hostPath: { path: "/models" } }, pools: { decode: { replicas: 0 } } },
+  "one whose experts are shared": parse(examples.spread).spec,
   "one whose replicas span nodes": { ...everything, pools: { ...everything.pools, decode: { backend: "cuda", nodesPerReplica: 2 } } },
 };
 
@@ -107,7 +114,7 @@ describe.skipIf(missing !== undefined)(`planned objects in an API server${missin
   it.each(Object.entries(specs))("%s is taken, and nothing is left to apply", async (what, spec) => {
     const name = `ms-${Object.keys(specs).indexOf(what)}`;
     const service = modelService(spec, { name, uid: `uid-${name}`, finalizers: [finalizer] });
-    expect((await round(service)).apply.length).toBe(4);
+    expect((await round(service)).apply.length).toBe(spec?.experts === undefined ? 4 : 5);
     const again = await round(service);
     expect(again.apply).toEqual([]);
     expect(again.prune).toEqual([]);
@@ -116,7 +123,8 @@ describe.skipIf(missing !== undefined)(`planned objects in an API server${missin
   it.each(Object.entries(specs))("%s runs under the restricted Pod Security level, unless it is a node's folder", async (_, spec) => {
     const service = modelService(spec);
     for (const pool of poolNames) {
-      const { metadata, spec: podSpec } = podTemplate(service, pool, config);
+      const group = pool === "decode" && spec?.experts !== undefined ? "ms-decode-1a2b" : undefined;
+      const { metadata, spec: podSpec } = podTemplate(service, pool, config, group);
       const pod = { metadata: { ...metadata, name: `p-${pool}` }, spec: podSpec };
       const answer = await server.call("POST", "/api/v1/namespaces/restricted/pods?dryRun=All&fieldValidation=Strict", { body: pod });
       if (spec?.model?.hostPath === undefined) expect(answer.body.message).toBeUndefined();

@@ -1,14 +1,17 @@
 // What tests of the operator do with ModelServices on a test API server.
-import { modelServiceCrd } from "../../operators/api/crd.ts";
+import { crdNames, crdOf } from "../../operators/api/crd.ts";
 import type { TestApiServer } from "./api-server.ts";
 
 export const servicesPath = "/apis/pelagic.dev/v1alpha1/namespaces/default/modelservices";
+export const placementsPath = "/apis/pelagic.dev/v1alpha1/namespaces/default/expertplacements";
 export const deploymentsPath = "/apis/apps/v1/namespaces/default/deployments";
 export const budgetsPath = "/apis/policy/v1/namespaces/default/poddisruptionbudgets";
 
-export async function installCrd(server: TestApiServer): Promise<void> {
-  await server.call("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", { body: modelServiceCrd("1.2.3") });
-  await server.until("ModelServices", async () => ((await server.call("GET", servicesPath)).status === 200 ? true : undefined));
+export async function installCrds(server: TestApiServer): Promise<void> {
+  for (const name of crdNames)
+    await server.call("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", { body: crdOf(name, "1.2.3") });
+  for (const path of [servicesPath, placementsPath])
+    await server.until(path, async () => ((await server.call("GET", path)).status === 200 ? true : undefined));
 }
 
 export function service(name: string, spec: object = {}) {

@@ -234,4 +234,17 @@ const autoscaling = [
   wrong("spec|autoscaling|minReplicas", 1, "spec.autoscaling.minReplicas"),
 ];
 
-export const wrongModelServices: WrongModelService[] = [...whole, ...model, ...service, ...pools, ...autoscaling];
+/** In its place, where what is wrong needs another backend. */
+const onCpus = { model: { embedded: {} } };
+const experts = [
+  wrong("spec|experts", { redundancy: 4 }, "spec.experts.ranks"),
+  wrong("spec|experts", { ranks: 1 }, "spec.experts.ranks"),
+  wrong("spec|experts", { ranks: 513 }, "spec.experts.ranks"),
+  wrong("spec|experts", { ranks: 4, redundancy: -1 }, "spec.experts.redundancy"),
+  wrong("spec|experts", { ranks: 4, redundant: 4 }, "spec.experts.redundant"),
+  wrong("spec|experts", { ranks: 4 }, "spec.experts", "needs autoscaling.policy none"),
+  wrong("spec|experts", { ranks: 4 }, "spec.experts", "needs pools.decode.backend cpu"),
+  wrong("spec", { ...onCpus, pools: { decode: { nodesPerReplica: 2 } }, experts: { ranks: 4 } }, "spec.experts", "nodesPerReplica 1"),
+];
+
+export const wrongModelServices: WrongModelService[] = [...whole, ...model, ...service, ...pools, ...autoscaling, ...experts];

@@ -220,7 +220,10 @@ describe.each(["light", "dark"] as const)("in the %s scheme", { timeout: testMs 
   it("shows what each expert got", async () => {
     await completion(99);
     await follow(/Experts/);
-    await page.getByText(/^4 layers of 32 experts, 4 for each token\./).waitFor();
+    await page.getByText(/^4 layers of 32 experts, 4 for each token\. .* an equal share of late,/).waitFor();
+    await tabTo({ role: "radio", name: /Of late/ });
+    await page.keyboard.press("ArrowRight");
+    await page.getByText(/ an equal share since the workers began,/).waitFor();
     await tabTo({ role: "application", name: /Load of 32 experts/ });
     await page.keyboard.press("ArrowRight");
     await page.keyboard.press("ArrowDown");
@@ -229,7 +232,7 @@ describe.each(["light", "dark"] as const)("in the %s scheme", { timeout: testMs 
     // Nothing is lost: each computed row went to four experts of each layer, but for the last one's rows that nobody samples.
     for (const workerId of ["prefill-0", "decode-0"]) {
       await waitFor(`the counts of ${workerId} are those of its rows`, async () => {
-        const { tokens } = await get(ConsoleExperts, `api/workers/${workerId}/experts`);
+        const { tokens } = await get(ConsoleExperts, `api/workers/${workerId}/experts/start`);
         const totals = (await get(ConsoleOverview, "api/overview")).workers.find((worker) => worker.workerId === workerId)?.totals;
         const rows = (totals?.prefilledTokens ?? 0) + (totals?.sampledTokens ?? 0);
         const sums = tokens?.slice(0, 3).map((layer) => layer.reduce((sum, count) => sum + count, 0));

@@ -17,7 +17,7 @@ let prometheus: Prometheus;
 
 beforeAll(async () => {
   if (missing !== undefined) return;
-  stack = await startStack({ prefill: 1, decode: 2, env: { PELAGIC_CONSOLE: "off" } });
+  stack = await startStack({ prefill: 1, decodeRanks: 2, redundantExperts: 8, env: { PELAGIC_CONSOLE: "off" } });
   const targets = stack.processes.flatMap(({ name, metricsPort }) => {
     if (metricsPort === undefined) return [];
     const component = name.split("-")[0] as string;

@@ -202,6 +202,7 @@ const allowed: Record<string, (value: string) => boolean> = {
   route: (value) => value === "none" || Object.hasOwn(paths, value.replace("*id", "{model}")),
   status: (value) => /^[2-5]\d\d$/.test(value),
   finished_reason: oneOf("stop", "length", "abort", "error"),
+  layer: oneOf("1", "2", "3", "4"),
   block_size: oneOf("64"),
   num_gpu_blocks: oneOf("24", "48"),
   direction: oneOf("received", "sent"),

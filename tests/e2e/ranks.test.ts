@@ -1,8 +1,21 @@
 // Experts over decode ranks: the answers of one rank, also when a rank is killed, stopped, or comes back.
+import { execFile } from "node:child_process";
+import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { z } from "zod";
+import { RankStatus, rankStatusPath } from "../../services/lib/contracts/rank-status.ts";
 import { startStack, type Stack } from "../../services/cli/stack/stack.ts";
+import { inTree } from "../../services/cli/tree.ts";
 import { type Outcome, promptRestarts, stream, waitFor, workersOf } from "./support.ts";
 
+const run = promisify(execFile);
+const PoolLoad = z.object({
+  role: z.string(),
+  workers: z.array(z.string()),
+  expertsPerToken: z.number(),
+  tokens: z.array(z.array(z.number())),
+  balancedness: z.array(z.number()).optional(),
+});
 const rankCount = 3;
 const names = Array.from({ length: rankCount }, (_, rank) => `decode-${rank}`);
 const seeds = [0, 1, 2, 3, 4, 5];
@@ -23,7 +36,7 @@ beforeAll(async () => {
   }
   for (const { tokens, end } of right) expect({ tokens: tokens.length, end }).toEqual({ tokens: maxTokens, end: "length" });
   // Each expert on two ranks at least: any one may be lost.
-  stack = await startStack({ prefill: 1, decodeRanks: rankCount, redundantExperts: 32, restartPolicy: promptRestarts });
+  stack = await startStack({ prefill: 1, decodeRanks: rankCount, redundantExperts: 32, restartPolicy: promptRestarts, kind: "service" });
 }, 180_000);
 afterAll(() => stack?.stop());
 
@@ -31,6 +44,11 @@ async function metricsOf(name: string): Promise<Map<string, number>> {
   const port = stack.processes.find((process) => process.name === name)?.metricsPort;
   const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
   return new Map([...text.matchAll(/^(pelagic_rank_\S+) (\S+)$/gm)].map(([, series, value]) => [series as string, Number(value)]));
+}
+
+async function statusOf(name: string): Promise<RankStatus> {
+  const port = stack.processes.find((process) => process.name === name)?.metricsPort;
+  return RankStatus.parse(await (await fetch(`http://127.0.0.1:${port}${rankStatusPath}`)).json());
 }
 
 const membersAre = (count: number, of: string[]) => async () =>
@@ -55,6 +73,30 @@ test("answers are those of one rank, and every rank takes part", async () => {
   }
 }, 90_000);
 
+test("what each expert got is counted once, and the rank that leads knows how even that is", async () => {
+  const experts = async (...options: string[]) => {
+    const cli = inTree("dist", "services", "cli", "main.js");
+    const { stdout } = await run(process.execPath, [cli, "experts", "--json", ...options, "--port", new URL(stack.baseUrl).port]);
+    return stdout
+      .trim()
+      .split("\n")
+      .map((line) => PoolLoad.parse(JSON.parse(line)));
+  };
+  const [decode, prefill] = await experts("--since-start");
+  expect(decode).toMatchObject({ role: "decode", workers: names, expertsPerToken: 4 });
+  expect(prefill).toMatchObject({ role: "prefill", workers: ["prefill-0"] });
+  const totals = (await workersOf(stack)).filter(({ role }) => role === "decode").map(({ totals }) => totals);
+  const rows = totals.reduce((sum, each) => sum + (each?.prefilledTokens ?? 0) + (each?.sampledTokens ?? 0), 0);
+  // Of the last layer's rows only those that are sampled get to its experts.
+  const sums = decode?.tokens.map((layer) => layer.reduce((sum, count) => sum + count, 0));
+  expect(sums?.slice(0, 3)).toEqual([4 * rows, 4 * rows, 4 * rows]);
+  await waitFor("the rank that leads has heard of the load", async () => {
+    const balancedness = (await experts())[0]?.balancedness;
+    expect(balancedness).toHaveLength(4);
+    return balancedness?.every((each) => each > 1 / rankCount && each < 1) === true;
+  });
+}, 90_000);
+
 test("an idle rank takes part in steps of others", async () => {
   const before = await Promise.all(names.map(metricsOf));
   await stream(stack, 7, { maxTokens });
@@ -71,6 +113,13 @@ test("a rank killed: every request ends as if nothing had happened, and the rank
   expect(await running).toEqual(right);
   await waitFor("all ranks are in one group", membersAre(rankCount, names));
   expect(await askAll()).toEqual(right);
+  // What it was like is told by those that stayed.
+  const told = await statusOf("decode-0");
+  expect(told).toMatchObject({ rank: 0, rankCount, members: [0, 1, 2], reason: null, plan: { version: 1 }, indispensable: [] });
+  const [without] = told.history.filter(({ loss }) => loss !== null);
+  expect(without).toMatchObject({ members: [0, 2], loss: expect.stringContaining("rank 1") });
+  expect(told.history.at(-1)).toMatchObject({ members: [0, 1, 2], loss: null });
+  expect(told.plan).toEqual((await statusOf("decode-1")).plan);
 }, 120_000);
 
 test("a rank that is stopped is lost to the others within seconds, and finds them again when it goes on", async () => {

@@ -8,10 +8,12 @@ export const promptRestarts = { deaths: 50, windowMs: 60_000, firstPauseMs: 100,
 export interface WorkerRow {
   instanceId: string;
   workerId: string;
+  role: string;
   modelName: string;
   state: string;
   requests: { running: number; waiting: number };
   blocks: { total: number; free: number; cached: number };
+  totals?: { prefilledTokens: number; sampledTokens: number };
 }
 
 export async function workersOf(stack: Stack): Promise<WorkerRow[]> {

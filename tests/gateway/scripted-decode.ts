@@ -80,7 +80,7 @@ export class ScriptedDecode {
   readonly attempts = new Map<string, Attempt>();
   script: (dispatch: Dispatch, prompt: Uint32Array) => Script;
   busy = false;
-  /** Answer to a question for expert counts: [layers][experts], below 2^32. */
+  /** Answer to a question for expert counts: [layers][experts], below 2^32; of late there were half as many. */
   expertCounts: number[][] = [];
   state: Partial<WorkerState> = {};
 
@@ -215,8 +215,10 @@ export class ScriptedDecode {
     } else if (body.kind === "expert-counts") {
       const [first = []] = this.expertCounts;
       const counts = { firstLayer: 1, moeLayers: this.expertCounts.length, logicalExperts: first.length, expertsPerToken: 2 };
-      const words = Uint32Array.from(this.expertCounts.flat().flatMap((count) => [count, 0]));
-      respond?.(encodeMessage({ workerId: this.workerId, instanceId: this.instanceId, ...counts }, words));
+      const half = body.span === "late" ? 2 : 1;
+      const words = Uint32Array.from(this.expertCounts.flat().flatMap((count) => [Math.floor(count / half), 0]));
+      const about = { workerId: this.workerId, instanceId: this.instanceId, span: body.span, balancedness: [0.5, 1] };
+      respond?.(encodeMessage({ ...about, ...counts }, words));
     } else if (body.kind === "prompt-scores") {
       const { dispatch } = this.attempts.get(body.attemptId) ?? {};
       if (dispatch?.promptTop === undefined) {

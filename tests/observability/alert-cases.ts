@@ -290,6 +290,27 @@ export const alertCases: Record<string, AlertCase[]> = {
       fires: null,
     },
   ],
+  PelagicScrapesFailing: [
+    {
+      what: "one of four is never heard",
+      series: {
+        [`pelagic_operator_scrapes_total{${operator("a")},result="ok"}`]: "0+6x120",
+        [`pelagic_operator_scrapes_total{${operator("a")},result="failed"}`]: "0+2x120",
+      },
+      at: "40m",
+      fires: { namespace: "n" },
+    },
+    {
+      what: "one was not, while it started",
+      series: {
+        [`pelagic_operator_scrapes_total{${operator("a")},result="ok"}`]: "0+6x120",
+        [`pelagic_operator_scrapes_total{${operator("a")},result="failed"}`]: "0+2x6 12x114",
+      },
+      at: "40m",
+      fires: null,
+    },
+    { what: "all are", series: { [`pelagic_operator_scrapes_total{${operator("a")},result="ok"}`]: "0+8x120" }, at: "40m", fires: null },
+  ],
   PelagicProcessDown: [
     {
       what: "it does not answer",

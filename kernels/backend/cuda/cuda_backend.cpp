@@ -274,11 +274,33 @@ class CudaBackend final : public Backend {
     return bank;
   }
 
-  std::unique_ptr<Mlp> make_expert(MlpBank* bank, int slot, int width, int, const RowSource& gate, const RowSource& up,
-                                   const RowSource& down) override {
+  std::unique_ptr<Mlp> make_expert(MlpBank* bank, int slot, int width, int hidden, const RowSource& gate,
+                                   const RowSource& up, const RowSource& down) override {
     auto mlp = std::make_unique<CudaMlp>();
-    fill_slot(*mlp, static_cast<CudaMlpBank&>(*bank), slot, width, gate, up, down);
+    if (bank == nullptr) fill_bank(mlp->own, 1, width, hidden);
+    fill_slot(*mlp, bank != nullptr ? static_cast<CudaMlpBank&>(*bank) : mlp->own, slot, width, gate, up, down);
     return mlp;
+  }
+
+  void arrange_bank(MlpBank* mlp_bank, std::span<const std::unique_ptr<Mlp>> slots) override {
+    const auto& bank = static_cast<const CudaMlpBank&>(*mlp_bank);
+    std::vector<std::pair<CudaMlp*, int>> displaced;
+    for (std::size_t slot = 0; slot < slots.size(); ++slot) {
+      auto* mlp = static_cast<CudaMlp*>(slots[slot].get());
+      if (mlp != nullptr && mlp->gate_up != bank.slot(static_cast<int>(slot)).gate_up)
+        displaced.push_back({mlp, static_cast<int>(slot)});
+    }
+    // Those inside of the bank leave it first: their new places are others' old ones.
+    for (const auto& [mlp, slot] : displaced) {
+      if (mlp->own.slots > 0) continue;
+      CudaMlpBank own;
+      fill_bank(own, 1, bank.width, bank.hidden);
+      move_mlp(*mlp, own, 0);
+      mlp->own = std::move(own);
+    }
+    for (const auto& [mlp, slot] : displaced) move_mlp(*mlp, bank, slot);
+    check(cudaStreamSynchronize(cudaStreamLegacy), "a copy of experts");
+    for (const auto& [mlp, slot] : displaced) mlp->own = CudaMlpBank();
   }
 
   std::unique_ptr<Embedding> make_embedding(int vocab, int hidden, const RowSource& rows) override {
@@ -1010,6 +1032,23 @@ class CudaBackend final : public Backend {
     upload_bf16(down_rows, bank.hidden, bank.width, down);
     mlp.gate_up = gate_up;
     mlp.down = down_rows;
+  }
+
+  // As the steps' stream is idle: on the stream that memory is filled on.
+  static void move_mlp(CudaMlp& mlp, const CudaMlpBank& to, int slot) {
+    const CudaMlpSlot from = mlp, place = to.slot(slot);
+    const std::size_t gate_up = to.gate_up.bytes() / static_cast<std::size_t>(to.slots);
+    const std::size_t gate_up_scales = to.gate_up_scales.bytes() / static_cast<std::size_t>(to.slots);
+    const auto copy = [](const void* to_data, const void* from_data, std::size_t bytes) {
+      if (bytes == 0) return;
+      check(cudaMemcpyAsync(const_cast<void*>(to_data), from_data, bytes, cudaMemcpyDeviceToDevice, cudaStreamLegacy),
+            "a copy of experts");
+    };
+    copy(place.gate_up, from.gate_up, gate_up);
+    copy(place.down, from.down, gate_up / 2);
+    copy(place.gate_up_scales, from.gate_up_scales, gate_up_scales);
+    copy(place.down_scales, from.down_scales, gate_up_scales / 2);
+    static_cast<CudaMlpSlot&>(mlp) = place;
   }
 
   static void check_fp8_shape(int n, int k) {

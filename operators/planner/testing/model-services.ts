@@ -28,5 +28,8 @@ export function modelService(spec: Partial<SpecInput> = {}, metadata: Partial<Mo
 }
 
 export function nothingObserved(): Observed {
-  return { deployments: [], leaderWorkerSets: [], podDisruptionBudgets: [], pods: [], leaderWorkerSetApi: true };
+  return {
+    ...{ deployments: [], statefulSets: [], leaderWorkerSets: [], podDisruptionBudgets: [], expertPlacements: [], pods: [] },
+    leaderWorkerSetApi: true,
+  };
 }

@@ -2,7 +2,7 @@
 // told to. Everything else of Kubernetes is left out.
 import { createHash } from "node:crypto";
 import type { ModelService, PoolName } from "../../api/model-service.ts";
-import type { KubernetesObject, ObjectReference, Pod, Workload } from "../kubernetes.ts";
+import { type KubernetesObject, type ObjectReference, type Pod, type Workload, workloadKinds } from "../kubernetes.ts";
 import { fieldManager, poolLabel, replicasFieldManager } from "../names.ts";
 import type { Observed } from "../observed.ts";
 import type { Application, Plan } from "../planned.ts";
@@ -65,8 +65,7 @@ export class SimulatedCluster {
     }
     stored.applied.set(manager, structuredClone(object));
     const nobodys = [...stored.applied.values()].every(({ spec }) => spec.replicas === undefined);
-    if (existing !== undefined && nobodys && object.kind !== "PodDisruptionBudget")
-      throw new Error(`${key}: nobody owns replicas any more`);
+    if (existing !== undefined && nobodys && isWorkloadKey(key)) throw new Error(`${key}: nobody owns replicas any more`);
     if (JSON.stringify(this.specOf(stored)) !== before) stored.generation++;
     this.objects.set(key, stored);
   }
@@ -85,7 +84,7 @@ export class SimulatedCluster {
     if (own === undefined) return {};
     const replicas = [...stored.applied.values()].map(({ spec }) => spec.replicas).find((value) => value !== undefined);
     // A field without an owner falls back to its default.
-    return "maxUnavailable" in own.spec ? own.spec : { ...own.spec, replicas: replicas ?? 1 };
+    return "maxUnavailable" in own.spec || "modelService" in own.spec ? own.spec : { ...own.spec, replicas: replicas ?? 1 };
   }
 
   private delete({ kind, name, uid }: ObjectReference): void {
@@ -105,11 +104,13 @@ export class SimulatedCluster {
             ...object,
             metadata: { ...object.metadata, uid: stored.uid, generation: stored.generation },
             spec: this.specOf(stored),
-            ...(kind === "PodDisruptionBudget" ? {} : { status: this.statusOf(key, stored) }),
+            ...(isWorkloadKey(key) && { status: this.statusOf(key, stored) }),
           });
         });
     return {
       deployments: of("Deployment") as Workload[],
+      statefulSets: of("StatefulSet") as Workload[],
+      expertPlacements: of("ExpertPlacement") as KubernetesObject[],
       leaderWorkerSets: of("LeaderWorkerSet") as Workload[],
       podDisruptionBudgets: of("PodDisruptionBudget") as KubernetesObject[],
       pods: this.pods.map(podOf),
@@ -120,9 +121,11 @@ export class SimulatedCluster {
 
   workload(key: string): { replicas: number; revision: string; maxUnavailable: number; maxSurge: number; pool: PoolName } | undefined {
     const stored = this.objects.get(key);
-    if (stored === undefined) return undefined;
+    if (stored === undefined || !isWorkloadKey(key)) return undefined;
     const spec = this.specOf(stored);
-    const { maxUnavailable, maxSurge } = spec.strategy?.rollingUpdate ?? spec.rolloutStrategy.rollingUpdateConfiguration;
+    // A StatefulSet's own way, where nothing else is said.
+    const inPlace = { maxUnavailable: 1, maxSurge: 0 };
+    const { maxUnavailable, maxSurge } = spec.strategy?.rollingUpdate ?? spec.rolloutStrategy?.rollingUpdateConfiguration ?? inPlace;
     const template = spec.template ?? spec.leaderWorkerTemplate;
     const revision = createHash("sha256").update(JSON.stringify(template)).digest("hex").slice(0, 8);
     const pool = stored.applied.get(fieldManager).metadata.labels[poolLabel];
@@ -165,6 +168,10 @@ export class SimulatedCluster {
       updatedReplicas: pods.filter((pod) => pod.revision === revision).length,
     };
   }
+}
+
+export function isWorkloadKey(key: string): boolean {
+  return Object.keys(workloadKinds).some((kind) => key.startsWith(`${kind}/`));
 }
 
 function keyOf({ kind, metadata }: KubernetesObject): string {

@@ -32,6 +32,8 @@ export interface Outcome {
   answer: Answer;
   /** Of a stream; null before its first token. */
   ttftSeconds: number | null;
+  /** Of a stream, between its tokens: null with fewer than two. */
+  tpotSeconds: number | null;
   /** The longest wait between two events of a stream. */
   longestPauseSeconds: number;
   seconds: number;
@@ -45,6 +47,10 @@ export function ask(options: AskOptions): Promise<Outcome> {
   let firstMs: number | null = null;
   let lastMs = begunMs;
   let longestPauseMs = 0;
+  // Tokens that come together with the first one took no time of their own.
+  let tokensOfFirst = 0;
+  let tokensAfterFirst = 0;
+  let lastTokenMs = begunMs;
   return new Promise((resolve) => {
     let over = false;
     const end = (ending: Ending) => {
@@ -58,6 +64,7 @@ export function ask(options: AskOptions): Promise<Outcome> {
         ending,
         answer,
         ttftSeconds: firstMs === null ? null : (firstMs - begunMs) / 1000,
+        tpotSeconds: tokensAfterFirst > 0 && firstMs !== null ? (lastTokenMs - firstMs) / 1000 / tokensAfterFirst : null,
         longestPauseSeconds: longestPauseMs / 1000,
         seconds: (performance.now() - begunMs) / 1000,
       });
@@ -89,7 +96,13 @@ export function ask(options: AskOptions): Promise<Outcome> {
         if (firstMs !== null) longestPauseMs = Math.max(longestPauseMs, now - lastMs);
         firstMs ??= now;
         lastMs = now;
+        const had = answer.tokens.length;
         addTo(answer, body);
+        if (answer.tokens.length > had) {
+          lastTokenMs = now;
+          if (had === 0) tokensOfFirst = answer.tokens.length;
+          tokensAfterFirst = answer.tokens.length - tokensOfFirst;
+        }
         if (options.leave && answer.tokens.length >= options.leave.afterTokens) leave();
       };
       response.setEncoding("utf8");

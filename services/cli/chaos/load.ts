@@ -40,6 +40,8 @@ export class Load {
   readonly retries: Counts = {};
   disconnects = 0;
   readonly ttftSeconds: number[] = [];
+  /** Of the streams since it was emptied last. */
+  readonly tpotSeconds: number[] = [];
   readonly pauseSeconds: number[] = [];
   readonly totalSeconds: number[] = [];
   /** Of each request in the pool: right answers, and how many of them with a resume of each kind. */
@@ -184,6 +186,7 @@ export class Load {
     if (outcome.ttftSeconds !== null) {
       this.ttftSeconds.push(outcome.ttftSeconds);
       this.pauseSeconds.push(outcome.longestPauseSeconds);
+      if (outcome.tpotSeconds !== null) this.tpotSeconds.push(outcome.tpotSeconds);
     }
   }
 

@@ -31,12 +31,17 @@ export interface ChaosOptions {
   gateways: number;
   prefill: number;
   decode: number;
+  /** Instead of `decode`: so many ranks, which share the model's experts, with so many copies beside one of each. */
+  decodeRanks?: number;
+  redundantExperts?: number;
   kvBlocks: number;
   /** Different requests. */
   requests: number;
   stayers: number;
   leavers: number;
   meanGapMs: number;
+  /** The load runs so long before the first strike, so that there is something to compare with. */
+  calmMs: number;
   /** The load rests this often, and everything must be free again. */
   checkEveryMs: number;
   /** A request sent when the storm's streams are dropped is answered within this time. */
@@ -55,6 +60,7 @@ export const chaosDefaults: Omit<ChaosOptions, "minutes" | "onProgress"> = {
   stayers: 10,
   leavers: 5,
   meanGapMs: 500,
+  calmMs: 0,
   checkEveryMs: 120_000,
   stormAnswerBoundMs: 2_000,
 };
@@ -62,7 +68,7 @@ export const chaosDefaults: Omit<ChaosOptions, "minutes" | "onProgress"> = {
 export interface ChaosReport {
   seed: number;
   seconds: number;
-  stack: { gateways: number; prefill: number; decode: number; kvBlocks: number };
+  stack: { gateways: number; prefill: number; decode: number; decodeRanks: number; redundantExperts: number; kvBlocks: number };
   /** Which requests make the pool, and how many got the right answer, at all and after a resume. */
   pool: { requests: number; answered: number; resumedAfterLoss: number; moved: number; movedWithBlocks: number; resumedEither: number };
   strikes: { total: number; workerKills: number; byFaultRolePoint: Tree; pointsMissed: number; drainsCutShort: number };
@@ -71,6 +77,9 @@ export interface ChaosReport {
   resumes: Resumes;
   preemptions: number;
   ttftSeconds: ReturnType<typeof percentiles>;
+  /** Under the same load, struck and before the first strike. */
+  tpotSeconds: ReturnType<typeof percentiles>;
+  calm: { seconds: number; tpotSeconds: ReturnType<typeof percentiles> };
   longestPauseSeconds: ReturnType<typeof percentiles>;
   totalSeconds: ReturnType<typeof percentiles>;
   undisturbed: { ttftSeconds: ReturnType<typeof percentiles>; longestPauseSeconds: ReturnType<typeof percentiles> };
@@ -106,7 +115,9 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
     ...(options.model === undefined ? {} : { model: options.model }),
     gateways: options.gateways,
     prefill: options.prefill,
-    decode: options.decode,
+    ...(options.decodeRanks === undefined
+      ? { decode: options.decode }
+      : { decodeRanks: options.decodeRanks, redundantExperts: options.redundantExperts ?? 0 }),
     kvBlocks: options.kvBlocks,
     threads: 1,
     observer: true,
@@ -140,7 +151,7 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
     const random = new Random(options.seed);
     const pool = makePool(random, { count: options.requests, model: stack.modelName, vocabSize, maxPositions, maxTokens: 200 });
     const undisturbed = await undisturbedAnswers(stack, pool, options);
-    const plan = planFor(options.only);
+    const plan = planFor(options);
     const disconnecting = options.only === undefined || options.only === "disconnect";
     striker = new Striker(stack, observer, {
       ...plan,
@@ -216,7 +227,12 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
         nextMs = performance.now() + options.checkEveryMs;
       }
     })();
-    const striking = strikes.run(over);
+    let calmTpotSeconds: number[] = [];
+    const striking = (async () => {
+      for (const untilMs = performance.now() + options.calmMs; performance.now() < untilMs && !over(); ) await sleep(100);
+      calmTpotSeconds = load.tpotSeconds.splice(0);
+      await strikes.run(over);
+    })();
     await load.run(over);
     await Promise.all([striking, checks]);
     strikes.continueAll();
@@ -239,7 +255,14 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
     return {
       seed: options.seed,
       seconds: round((performance.now() - begunMs) / 1000),
-      stack: { gateways: options.gateways, prefill: options.prefill, decode: options.decode, kvBlocks: options.kvBlocks },
+      stack: {
+        gateways: options.gateways,
+        prefill: options.prefill,
+        decode: options.decodeRanks === undefined ? options.decode : 0,
+        decodeRanks: options.decodeRanks ?? 0,
+        redundantExperts: options.redundantExperts ?? 0,
+        kvBlocks: options.kvBlocks,
+      },
       pool: {
         requests: pool.length,
         answered: answered(({ right }) => right),
@@ -260,6 +283,8 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
       resumes: load.resumes,
       preemptions: [...preemptions.values()].reduce((sum, n) => sum + n, 0),
       ttftSeconds: percentiles(load.ttftSeconds),
+      tpotSeconds: percentiles(load.tpotSeconds),
+      calm: { seconds: options.calmMs / 1000, tpotSeconds: percentiles(calmTpotSeconds) },
       longestPauseSeconds: percentiles(load.pauseSeconds),
       totalSeconds: percentiles(load.totalSeconds),
       undisturbed: { ttftSeconds: percentiles(undisturbed.ttftSeconds), longestPauseSeconds: percentiles(undisturbed.pauseSeconds) },
@@ -308,7 +333,9 @@ async function undisturbedAnswers(stack: Stack, pool: PoolRequest[], options: Ch
   return { answers, ttftSeconds, pauseSeconds };
 }
 
-function planFor(only: Only | undefined): PlanOptions {
+function planFor({ only, decodeRanks }: ChaosOptions): PlanOptions {
+  // Ranks are struck apart from the rest: what their loss costs is the question.
+  if (decodeRanks !== undefined && only === "kill") return { faults: ["kill"], roles: ["decode"], drains: false };
   switch (only) {
     case undefined:
       return { faults, roles, drains: true };

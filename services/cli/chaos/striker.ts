@@ -28,6 +28,8 @@ const randomDelayMs = 300;
 /** Within this time of a strike a gateway's clients may lose their connection or be sent away. */
 const gatewayBackMs = 12_000;
 const pollMs = 20;
+/** Within it a long pause between strikes hears that the run is over. */
+const longestSleepMs = 200;
 
 export class Striker {
   /** By fault, role and point. */
@@ -93,7 +95,8 @@ export class Striker {
   async run(until: () => boolean): Promise<void> {
     const lane = async () => {
       while (!until()) {
-        await sleep(this.random.real() * 2 * lanes * this.options.meanGapMs);
+        const strikeMs = performance.now() + this.random.real() * 2 * lanes * this.options.meanGapMs;
+        while (performance.now() < strikeMs && !until()) await sleep(Math.min(longestSleepMs, strikeMs - performance.now()));
         if (until() || this.paused) continue;
         const strike = nextStrike(this.random, this.options, (one) => this.countOf(one));
         await this.strikeOnce(strike, until);

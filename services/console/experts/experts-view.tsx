@@ -1,11 +1,11 @@
 // Which experts the tokens went to, by layer, as the workers count them.
-import { useCallback, useEffect, useMemo, useState } from "preact/hooks";
+import { useCallback, useMemo, useState } from "preact/hooks";
 import type { ConsoleExperts, ConsoleWorker } from "../../lib/contracts/console.ts";
 import { getJson } from "../api.ts";
-import { formatCount, formatSeconds, plural } from "../format.ts";
+import { addTokens, type LayerLoad, layerLoad } from "../../lib/expert-load/layer-load.ts";
+import { formatCount, plural } from "../format.ts";
 import { Choice } from "../shell/choice.tsx";
 import { usePoll } from "../use-poll.ts";
-import { addTokens, type ExpertSnapshot, layerLoad, rememberExperts, tokensOf } from "./expert-load.ts";
 import { HeatMap } from "./heat-map.tsx";
 import { LayerTable } from "./layer-table.tsx";
 
@@ -16,10 +16,10 @@ const mostWorkers = 16;
 /** Before a model's name, what no worker's id begins with. */
 const allOf = "of ";
 
-type Span = "start" | "minute";
+type Span = ConsoleExperts["span"];
 
 export function ExpertsView({ workers, scheme }: { workers: readonly ConsoleWorker[] | null; scheme: "light" | "dark" }) {
-  const [span, setSpan] = useState<Span>("start");
+  const [span, setSpan] = useState<Span>("late");
   const [chosen, setChosen] = useState("");
   const heard = (workers ?? []).filter(({ state }) => state !== "silent");
   // Tokens of different models do not add up.
@@ -34,26 +34,17 @@ export function ExpertsView({ workers, scheme }: { workers: readonly ConsoleWork
     .join();
   const ask = useCallback(
     (signal: AbortSignal) =>
-      Promise.all(asked === "" ? [] : asked.split(",").map((id) => getJson<ConsoleExperts>(`api/workers/${id}/experts`, signal))),
-    [asked],
+      Promise.all(asked === "" ? [] : asked.split(",").map((id) => getJson<ConsoleExperts>(`api/workers/${id}/experts/${span}`, signal))),
+    [asked, span],
   );
   const { value, error } = usePoll(ask, everyMs);
-  const [kept, setKept] = useState<Record<string, readonly ExpertSnapshot[]>>({});
-  useEffect(() => {
-    if (value === null) return;
-    const atSeconds = performance.now() / 1000;
-    setKept((before) =>
-      Object.fromEntries(value.map((one) => [one.workerId, rememberExperts(before[one.workerId] ?? [], one, atSeconds)])),
-    );
-  }, [value]);
-
   const shown = useMemo(() => {
-    const spans = Object.values(kept).flatMap((snapshots) => tokensOf(snapshots, span) ?? []);
-    const tokens = addTokens(spans.map(({ tokens }) => tokens));
-    return tokens === null ? null : { tokens, layers: tokens.map(layerLoad), seconds: spans[0]?.seconds ?? null };
-  }, [kept, span]);
+    const tokens = addTokens((value ?? []).flatMap((one) => (one.tokens === null ? [] : [one.tokens])));
+    return tokens === null ? null : { tokens, layers: tokens.map(layerLoad) };
+  }, [value]);
+  // One rank of a group speaks for all.
+  const balancedness = value?.find((one) => one.balancedness !== null)?.balancedness ?? null;
   const firstLayer = value?.[0]?.firstLayer ?? 0;
-  const reported = value?.some(({ tokens }) => tokens !== null) ?? false;
   return (
     <div class="page">
       <div class="page-head">
@@ -81,8 +72,8 @@ export function ExpertsView({ workers, scheme }: { workers: readonly ConsoleWork
             label="Tokens of"
             value={span}
             options={[
+              ["late", "Of late"],
               ["start", "Since the start"],
-              ["minute", "Last minute"],
             ]}
             onChoose={setSpan}
           />
@@ -91,32 +82,40 @@ export function ExpertsView({ workers, scheme }: { workers: readonly ConsoleWork
       {error !== null && <p class="notice">{error.message}</p>}
       {shown !== null ? (
         <>
-          <p class="summary">{summaryOf(shown.layers, shown.seconds, value?.[0]?.expertsPerToken ?? 0)}</p>
+          <p class="summary">{summaryOf(shown.layers, span, value?.[0]?.expertsPerToken ?? 0, balancedness)}</p>
           <section class="card" aria-label="Heat map">
             <HeatMap {...shown} firstLayer={firstLayer} scheme={scheme} />
           </section>
-          <LayerTable layers={shown.layers} firstLayer={firstLayer} />
+          <LayerTable layers={shown.layers} firstLayer={firstLayer} balancedness={balancedness} />
         </>
       ) : (
-        <p class="empty">{emptyWords(value, reported, span)}</p>
+        <p class="empty">{emptyWords(value)}</p>
       )}
     </div>
   );
 }
 
-function emptyWords(value: ConsoleExperts[] | null, reported: boolean, span: Span): string {
+function emptyWords(value: ConsoleExperts[] | null): string {
   if (value === null) return "Asking the workers";
   if (value.length === 0) return "No worker has reported.";
-  if (!reported) return "Not reported: these workers count no tokens by expert, or the model has none.";
-  return span === "minute" ? "Counting: there is something to see in a few seconds." : "Asking the workers";
+  return "Not reported: these workers count no tokens by expert, or the model has none.";
 }
 
-function summaryOf(layers: ReturnType<typeof layerLoad>[], seconds: number | null, perToken: number): string {
+function summaryOf(layers: readonly LayerLoad[], span: Span, perToken: number, balancedness: readonly number[] | null): string {
   const experts = layers[0]?.relative.length ?? 0;
   const shape = `${plural(layers.length, "layer")} of ${formatCount(experts)} experts, ${formatCount(perToken)} for each token`;
   const busy = layers.filter(({ tokens }) => tokens > 0);
-  const when = seconds === null ? "since the workers began" : `in ${formatSeconds(seconds)}`;
+  const when = span === "start" ? "since the workers began" : "of late";
   if (busy.length === 0) return `${shape}. No token came ${when}.`;
-  const mean = busy.reduce((sum, { highest }) => sum + highest, 0) / busy.length;
-  return `${shape}. The busiest expert of a layer got ${mean.toFixed(2)} times an equal share ${when}, on average over the layers.`;
+  const highest = busy.map((layer) => layer.highest);
+  const words = [
+    `${shape}.`,
+    `The busiest expert of a layer got ${mean(highest).toFixed(2)} times an equal share ${when}, on average over the layers.`,
+  ];
+  if (balancedness !== null) words.push(`Balancedness of the ranks for the tokens of late: ${mean(balancedness).toFixed(2)}.`);
+  return words.join(" ");
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }

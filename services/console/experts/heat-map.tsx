@@ -2,7 +2,7 @@
 import { useEffect, useRef, useState } from "preact/hooks";
 import { formatCount } from "../format.ts";
 import { cssColour } from "../shell/scheme.ts";
-import type { LayerLoad } from "./expert-load.ts";
+import type { LayerLoad } from "../../lib/expert-load/layer-load.ts";
 import { colourScale, scaleMarks } from "./colour-scale.ts";
 
 export interface HeatMapProps {

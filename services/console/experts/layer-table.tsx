@@ -1,9 +1,10 @@
 import { formatCount } from "../format.ts";
 import { Scroller } from "../shell/scroller.tsx";
-import type { LayerLoad } from "./expert-load.ts";
+import type { LayerLoad } from "../../lib/expert-load/layer-load.ts";
 
 /** The heat map's rows in figures. */
-export function LayerTable({ layers, firstLayer }: { layers: readonly LayerLoad[]; firstLayer: number }) {
+export function LayerTable(props: { layers: readonly LayerLoad[]; firstLayer: number; balancedness: readonly number[] | null }) {
+  const { layers, firstLayer, balancedness } = props;
   return (
     <section class="card pool" aria-labelledby="layers">
       <h2 id="layers">
@@ -26,6 +27,11 @@ export function LayerTable({ layers, firstLayer }: { layers: readonly LayerLoad[
               <th scope="col" class="number">
                 Unused experts
               </th>
+              {balancedness !== null && (
+                <th scope="col" class="number">
+                  Ranks' balancedness, of late
+                </th>
+              )}
             </tr>
           </thead>
           <tbody>
@@ -36,6 +42,7 @@ export function LayerTable({ layers, firstLayer }: { layers: readonly LayerLoad[
                 <td class="number">{layer.tokens === 0 ? "–" : layer.busiest}</td>
                 <td class="number">{layer.tokens === 0 ? "–" : `${layer.highest.toFixed(2)}×`}</td>
                 <td class="number">{formatCount(layer.unused)}</td>
+                {balancedness !== null && <td class="number">{balancedness[i]?.toFixed(2) ?? "–"}</td>}
               </tr>
             ))}
           </tbody>

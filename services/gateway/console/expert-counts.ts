@@ -1,8 +1,8 @@
-// Asks workers how many tokens each expert got. However many pages look, a worker is asked once a second at most, and once at a time.
+// Asks workers how many tokens each expert got. However many pages look, a worker is asked once a second at most of each span, and once at a time.
 import { type Bus, BusError } from "../../lib/contracts/bus.ts";
 import type { ConsoleExperts } from "../../lib/contracts/console.ts";
 import { PelagicError } from "../../lib/contracts/errors.ts";
-import { ExpertCounts } from "../../lib/contracts/messages.ts";
+import { ExpertCounts, type ExpertSpan } from "../../lib/contracts/messages.ts";
 import type { Subjects } from "../../lib/contracts/subjects.ts";
 import { decodeMessage, encodeMessage } from "../../lib/contracts/wire.ts";
 
@@ -23,20 +23,21 @@ export class ExpertCountsReader {
   }
 
   /** Of a worker that the directory knows. */
-  read(workerId: string): Promise<ConsoleExperts> {
+  read(workerId: string, span: ExpertSpan): Promise<ConsoleExperts> {
     const nowMs = this.nowMs();
+    const key = `${span} ${workerId}`;
     for (const [id, { atMs }] of this.answers) if (nowMs - atMs > freshMs + replyMs) this.answers.delete(id);
-    const known = this.answers.get(workerId);
+    const known = this.answers.get(key);
     if (known !== undefined && nowMs - known.atMs < freshMs) return known.answer;
-    const answer = this.ask(workerId);
-    this.answers.set(workerId, { atMs: nowMs, answer });
+    const answer = this.ask(workerId, span);
+    this.answers.set(key, { atMs: nowMs, answer });
     return answer;
   }
 
-  private async ask(workerId: string): Promise<ConsoleExperts> {
+  private async ask(workerId: string, span: ExpertSpan): Promise<ConsoleExperts> {
     let reply: Uint8Array;
     try {
-      reply = await this.bus.request(this.subjects.control(workerId), encodeMessage({ kind: "expert-counts" }), replyMs);
+      reply = await this.bus.request(this.subjects.control(workerId), encodeMessage({ kind: "expert-counts", span }), replyMs);
     } catch (error) {
       if (!(error instanceof BusError)) throw error;
       if (error.code === "disconnected") throw new PelagicError("bus_unavailable", "not connected to NATS");
@@ -48,7 +49,9 @@ export class ExpertCountsReader {
       instanceId: body.instanceId,
       firstLayer: body.firstLayer,
       expertsPerToken: body.expertsPerToken,
+      span: body.span ?? "start",
       tokens: countsByLayer(body, tokens),
+      balancedness: body.balancedness ?? null,
     };
   }
 }

@@ -94,17 +94,28 @@ describe("the API", () => {
 
   it("has what a worker's experts got, or that it does not say", async () => {
     const get = await start();
-    const counts = async () => ConsoleExperts.parse(await (await get("/api/workers/decode-0/experts")).json());
+    const counts = async () => ConsoleExperts.parse(await (await get("/api/workers/decode-0/experts/start")).json());
     expect((await counts()).tokens).toBeNull();
-    expect(await errorOf(await get("/api/workers/nobody/experts"))).toMatchObject({ status: 404, code: "not_found" });
+    expect(await errorOf(await get("/api/workers/nobody/experts/start"))).toMatchObject({ status: 404, code: "not_found" });
     await stack?.close();
     const again = await start();
     (stack as GatewayUnderTest).decode.expertCounts = [
       [1, 2, 3],
       [4, 5, 6],
     ];
-    const experts = ConsoleExperts.parse(await (await again("/api/workers/decode-0/experts")).json());
+    const late = ConsoleExperts.parse(await (await again("/api/workers/decode-0/experts/late")).json());
+    expect(late).toMatchObject({
+      span: "late",
+      tokens: [
+        [0, 1, 1],
+        [2, 2, 3],
+      ],
+      balancedness: [0.5, 1],
+    });
+    expect(await errorOf(await again("/api/workers/decode-0/experts/never"))).toMatchObject({ status: 404 });
+    const experts = ConsoleExperts.parse(await (await again("/api/workers/decode-0/experts/start")).json());
     expect(experts).toMatchObject({
+      span: "start",
       workerId: "decode-0",
       firstLayer: 1,
       expertsPerToken: 2,
@@ -141,7 +152,7 @@ describe("the API", () => {
       get("/api/session", { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
     expect((await get("/")).status).toBe(200);
     expect(await errorOf(await get("/api/overview"))).toMatchObject({ status: 401, code: "invalid_api_key" });
-    expect(await errorOf(await get("/api/workers/decode-0/experts"))).toMatchObject({ status: 401 });
+    expect(await errorOf(await get("/api/workers/decode-0/experts/start"))).toMatchObject({ status: 401 });
     expect(await errorOf(await get("/api/requests"))).toMatchObject({ status: 401 });
     expect(await errorOf(await signIn({ key: "wrong" }))).toMatchObject({ status: 401, param: "key" });
     expect(await errorOf(await signIn({}))).toMatchObject({ status: 400, param: "key" });

@@ -5,6 +5,7 @@ import express, { type Request, type Response, Router } from "express";
 import { type ConsoleRequests, ConsoleSignIn } from "../../lib/contracts/console.ts";
 import { anyone } from "../admission/api-keys.ts";
 import { PelagicError } from "../../lib/contracts/errors.ts";
+import { ExpertSpan } from "../../lib/contracts/messages.ts";
 import { ConfigError } from "../../lib/runtime/config.ts";
 import { bodyLimits, parseBody, readJsonBody } from "../json-body.ts";
 import type { Gateway } from "../gateway.ts";
@@ -77,12 +78,14 @@ export function consoleRoutes(gateway: Gateway, options: ConsoleOptions): Router
   });
   const { bus, subjects, clock } = gateway.client.options;
   const experts = new ExpertCountsReader(bus, subjects, () => clock.nowMs());
-  router.get("/api/workers/:id/experts", async (request, response) => {
+  router.get("/api/workers/:id/experts/:span", async (request, response) => {
     const { id } = request.params;
     if (!gateway.directory.snapshot().workers.some(({ workerId }) => workerId === id)) {
       throw new PelagicError("not_found", `no worker ${JSON.stringify(id)} has reported`);
     }
-    response.json(await experts.read(id));
+    const span = ExpertSpan.safeParse(request.params.span);
+    if (!span.success) throw new PelagicError("not_found", "of experts there are counts since the start and late ones");
+    response.json(await experts.read(id, span.data));
   });
 
   router.get("/api/requests", (_request, response) => {

@@ -25,7 +25,10 @@ export interface Bus {
    * copy.
    */
   publish(subject: string, data: Uint8Array): void;
-  /** Rejects with BusError "timeout", "no_responders", "disconnected" or "too_large". */
+  /**
+   * Rejects with BusError "timeout", "no_responders", "disconnected" or "too_large". `data` belongs to the bus until then. Requests keep their
+   * order; what is published in the same turn of the loop may go out before them.
+   */
   request(subject: string, data: Uint8Array, timeoutMs: number): Promise<Uint8Array>;
   subscribe(subject: string, handler: (message: BusMessage) => void): BusSubscription;
   /** Resolves when everything published so far has reached the server. */

@@ -1,6 +1,6 @@
 // What the console's page reads of its gateway. The gateway serves the page too, so both are of one build; `version` shows a page that outlived it.
 import { z } from "zod";
-import { WorkerState } from "./messages.ts";
+import { ExpertSpan, WorkerState } from "./messages.ts";
 import { RequestTimeline } from "./timeline.ts";
 
 const count = z.number().int().nonnegative();
@@ -50,7 +50,7 @@ export const ConsoleOverview = z.object({
 });
 export type ConsoleOverview = z.infer<typeof ConsoleOverview>;
 
-/** GET console/api/workers/{id}/experts. */
+/** GET console/api/workers/{id}/experts/{span}. */
 export const ConsoleExperts = z.object({
   workerId: z.string(),
   /** Counts of another instance began anew. */
@@ -58,8 +58,11 @@ export const ConsoleExperts = z.object({
   /** Index in the model of the first layer with experts. */
   firstLayer: count,
   expertsPerToken: count,
-  /** [layers][logical experts]: tokens that each got since the worker began; null where the worker counts none. */
+  span: ExpertSpan,
+  /** [layers][logical experts]: tokens that each got; null where the worker counts none. */
   tokens: z.array(z.array(count)).nullable(),
+  /** Of the rank that leads a group: of each layer mean rank load over largest, for the tokens of late; null of all others. */
+  balancedness: z.array(z.number()).nullable(),
 });
 export type ConsoleExperts = z.infer<typeof ConsoleExperts>;
 

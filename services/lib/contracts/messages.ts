@@ -178,6 +178,10 @@ export type Delta = z.infer<typeof Delta>;
 /** Decode to gateway: what is new in attempts of it. Tail: the output tokens of each, one after the other (deltas.ts). */
 export const Deltas = z.object({ v: z.number(), deltas: z.array(Delta).min(1) });
 
+/** Tokens since the process began, or those of late: one a minute ago counts half. */
+export const ExpertSpan = z.enum(["start", "late"]);
+export type ExpertSpan = z.infer<typeof ExpertSpan>;
+
 /** To one worker, on its control subject. */
 export const Control = z.discriminatedUnion("kind", [
   /** Gateway: has all tokens and the end of these; frees what decode keeps of them. */
@@ -192,8 +196,8 @@ export const Control = z.discriminatedUnion("kind", [
   z.object({ v: z.number(), kind: z.literal("lease"), gatewayId: id, attemptIds: z.array(id), leaseMs: lease }),
   /** Anyone with the right: take no new work; gateways move what runs. Answered with a ControlReply. */
   z.object({ v: z.number(), kind: z.literal("drain") }),
-  /** Gateway: how much work did each expert get. Answered with ExpertCounts; on demand, since it is too much for a heartbeat. */
-  z.object({ v: z.number(), kind: z.literal("expert-counts") }),
+  /** Gateway or person: how many tokens did each expert get. Answered with ExpertCounts; on demand, since it is too much for a heartbeat. */
+  z.object({ v: z.number(), kind: z.literal("expert-counts"), span: ExpertSpan.optional() }),
 ]);
 export type Control = z.infer<typeof Control>;
 
@@ -221,8 +225,7 @@ export const ControlReply = z.object({ v: z.number(), ok: z.boolean(), message: 
 export type ControlReply = z.infer<typeof ControlReply>;
 
 /**
- * Tail: the tokens that each logical expert got since the process began, [moeLayers, logicalExperts], each as its low and its high word; empty
- * where the worker counts none. Of the last layer's tokens only those whose logits were wanted count: the others never get to its experts.
+ * Tail: the tokens that each logical expert got, [moeLayers, logicalExperts], each as its low and its high word; empty where the worker counts none. Of the last layer's tokens only those whose logits were wanted count: the others never get to its experts.
  */
 export const ExpertCounts = z.object({
   v: z.number(),
@@ -233,8 +236,30 @@ export const ExpertCounts = z.object({
   moeLayers: count,
   logicalExperts: count,
   expertsPerToken: count,
+  /** Absent: since the start. */
+  span: ExpertSpan.optional(),
+  /** Of the rank that leads a group: of each layer mean rank load over largest, for the tokens of late of all ranks. */
+  balancedness: z.array(z.number()).optional(),
 });
 export type ExpertCounts = z.infer<typeof ExpertCounts>;
+
+/**
+ * A worker on its loads subject: the tokens that each logical expert got in one interval. Tail: [moeLayers, logicalExperts] as packed-counts.ts has
+ * them. Only of its own requests' tokens, whichever rank has computed them. Nothing is sent of an interval without any.
+ */
+export const ExpertLoad = z.object({
+  v: z.number(),
+  workerId: id,
+  instanceId: id,
+  modelDigest: hexDigest,
+  /** Of a rank: the name of the group that shares the experts. */
+  rankGroup: z.string().optional(),
+  moeLayers: count,
+  logicalExperts: count,
+  /** Of this process, from 0 on. */
+  interval: count,
+});
+export type ExpertLoad = z.infer<typeof ExpertLoad>;
 
 /** Decode to a worker that can have them: send rows [firstRow, endRow) as frames. Tail: token ids of rows [0, endRow). */
 export const RowsRequest = z.object({

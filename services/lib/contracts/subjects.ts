@@ -24,6 +24,9 @@ export function subjects(service: string) {
     /** Each worker's state: numbered deltas and snapshots. */
     state: (workerId: string) => `${root}.state.${part(workerId, "worker id")}`,
     allStates: `${root}.state.*`,
+    /** Each worker's ExpertLoads. */
+    loads: (workerId: string) => `${root}.loads.${part(workerId, "worker id")}`,
+    allLoads: `${root}.loads.*`,
     /** What ranks that share experts say of themselves to each other: RankNotices. */
     ranks: (workerId: string) => `${root}.ranks.${part(workerId, "worker id")}`,
     allRanks: `${root}.ranks.*`,

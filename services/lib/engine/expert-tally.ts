@@ -12,13 +12,18 @@ export class ExpertTally {
     for (let i = 0; i < counts.length; i++) this.sums[i] = (this.sums[i] as number) + (counts[i] as number);
   }
 
-  /** Each sum as its low and its high word: what fits in the tail of a message. */
-  words(): Uint32Array {
-    const words = new Uint32Array(2 * this.sums.length);
-    this.sums.forEach((sum, i) => {
-      words[2 * i] = sum % twoTo32;
-      words[2 * i + 1] = Math.floor(sum / twoTo32);
-    });
-    return words;
+  /** [MoE layers, logical experts], not to be written to; empty before the first step. */
+  get totals(): Float64Array {
+    return this.sums;
   }
+}
+
+/** Each count as its low and its high word: what fits in the tail of a message. */
+export function countWords(counts: Float64Array): Uint32Array {
+  const words = new Uint32Array(2 * counts.length);
+  counts.forEach((count, i) => {
+    words[2 * i] = count % twoTo32;
+    words[2 * i + 1] = Math.floor(count / twoTo32);
+  });
+  return words;
 }

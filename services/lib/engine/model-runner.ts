@@ -85,6 +85,10 @@ export interface ModelRunner {
   /** False where a checksum differs: then what was stored, if anything, must not count. */
   unpackFrame(layer: number, block: number, firstRow: number, rowCount: number, frame: Uint8Array): boolean;
   xxh64(data: Uint8Array): bigint;
+  /** Of a rank that shares experts with others: the group's name. */
+  readonly rankGroup?: string;
+  /** How evenly ranks share the experts' load of late, by MoE layer, where this one knows. */
+  balancedness?(): number[] | undefined;
   close(): Promise<void>;
 }
 

@@ -50,6 +50,8 @@ export const rankFields = {
   /** 1: it has all of them. */
   rankCount: positive.default(1),
   rank: z.coerce.number().int().nonnegative().default(0),
+  /** Only ranks of the same name meet; the model's name unless given. */
+  rankGroup: z.string().min(1).max(256).optional(),
   /** Ranks [n * ranksPerNode, ...) are on node n; default: all on one. */
   ranksPerNode: positive.optional(),
   /** Copies of experts beside one of each. */

@@ -6,12 +6,14 @@ import { kvBlockTokens, type CacheIdentity } from "../contracts/block-key.ts";
 import { type Bus, type Clock, type FreshId, type Log, randomId, systemClock } from "../contracts/bus.ts";
 import type { FrameKvDtype } from "../contracts/frame.ts";
 import { type OfferedFiles, offeredFiles } from "../contracts/model-files.ts";
-import { Control, type WorkerRole, type WorkerState } from "../contracts/messages.ts";
+import { Control, type ExpertSpan, type WorkerRole, type WorkerState } from "../contracts/messages.ts";
 import { subjects, type Subjects } from "../contracts/subjects.ts";
 import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { readModelFiles } from "../model/folder.ts";
 import { Engine, type EngineConfig } from "./engine.ts";
+import { countWords } from "./expert-tally.ts";
 import { FileServer } from "./file-server.ts";
+import { LoadPublisher } from "./load-publisher.ts";
 import { modelDigest } from "./model-digest.ts";
 import { loadNativeRunner, measureNumericsId, type ModelRunner } from "./model-runner.ts";
 import type { Backend, LoadOptions, WeightDtype } from "./native.ts";
@@ -60,6 +62,8 @@ export class WorkerCore {
   private readonly options: WorkerOptions;
   private readonly bus: Bus;
   private readonly state: StatePublisher;
+  /** Absent: the model has no experts. */
+  readonly loads: LoadPublisher | undefined;
   private phase: WorkerState["state"] = "starting";
   /** The server has our word that we are ready. */
   private isAnnounced = false;
@@ -91,6 +95,18 @@ export class WorkerCore {
       blocks: this.engine.blocks,
       report: () => this.report(),
     });
+    const { moeLayerCount: moeLayers = 0, logicalExpertCount: logicalExperts = 0 } = runner.info;
+    const about = { workerId: this.workerId, instanceId: this.instanceId, ...(runner.rankGroup && { rankGroup: runner.rankGroup }) };
+    if (moeLayers > 0) {
+      this.loads = new LoadPublisher({
+        bus,
+        subject: this.subjects.loads(this.workerId),
+        clock,
+        log,
+        tally: this.engine.expertTally,
+        about: { ...about, modelDigest: identity.modelDigest, moeLayers, logicalExperts },
+      });
+    }
     this.engine.onChange = () => this.state.changed();
     if (options.files !== undefined) new FileServer(bus, this.subjects.files(this.workerId), options.files);
     bus.subscribe(this.subjects.control(this.workerId), (message) => {
@@ -100,8 +116,8 @@ export class WorkerCore {
         this.drain();
         respond({ ok: true });
       } else if (body.kind === "expert-counts") {
-        const { tally, ...counts } = this.expertCounts();
-        message.respond?.(encodeMessage(counts, tally));
+        const { words, ...counts } = this.expertCounts(body.span ?? "start");
+        respond(counts, words);
       } else {
         this.controlHandler(body, respond);
       }
@@ -225,11 +241,14 @@ export class WorkerCore {
     await this.engine.close();
     this.phase = "stopped";
     this.state.stop();
+    this.loads?.stop();
     await this.runner.close();
   }
 
-  private expertCounts() {
+  private expertCounts(span: ExpertSpan) {
     const { layerCount, moeLayerCount = 0, logicalExpertCount = 0, expertsPerToken = 0 } = this.runner.info;
+    const late = span === "late" && this.loads !== undefined ? this.loads.late().map(Math.round) : undefined;
+    const balancedness = this.runner.balancedness?.();
     return {
       workerId: this.workerId,
       instanceId: this.instanceId,
@@ -237,7 +256,9 @@ export class WorkerCore {
       moeLayers: moeLayerCount,
       logicalExperts: logicalExpertCount,
       expertsPerToken,
-      tally: this.engine.expertTally.words(),
+      span: late === undefined ? "start" : "late",
+      ...(balancedness && { balancedness }),
+      words: countWords(late ?? this.engine.expertTally.totals),
     };
   }
 

@@ -1,6 +1,7 @@
 // Prometheus metrics of a worker. Names follow vLLM's where autoscalers and dashboards know them, with its label for the model.
 import { Counter, Gauge, Histogram, type Registry } from "prom-client";
 import { kvBlockTokens } from "../contracts/block-key.ts";
+import { layerLoad } from "../expert-load/layer-load.ts";
 import type { DecodeWorker } from "./decode-worker.ts";
 import type { RowServer } from "./row-server.ts";
 import type { WorkerCore } from "./worker-core.ts";
@@ -38,6 +39,20 @@ export function observeWorker(core: WorkerCore, registry: Registry): void {
   gauge("pelagic_queued_prefill_tokens", "Prompt tokens not yet computed", () => core.engine.stats().queuedPrefillTokens);
   gauge("pelagic_prefill_tokens_per_second", "Measured over recent steps", () => core.engine.stats().prefillTokensPerSecond);
   gauge("pelagic_decode_step_seconds", "Measured over recent steps without prefill", () => core.engine.stats().decodeStepSeconds);
+  const { layerCount, moeLayerCount = 0, logicalExpertCount = 0 } = core.runner.info;
+  new Gauge({
+    name: "pelagic_expert_highest_load",
+    help: "Tokens of late of a layer's busiest expert over an equal share",
+    labelNames: ["layer"],
+    registers: [registry],
+    collect() {
+      const late = core.loads?.late() ?? [];
+      for (let layer = 0; layer < moeLayerCount; layer++) {
+        const { highest } = layerLoad([...late.slice(layer * logicalExpertCount, (layer + 1) * logicalExpertCount)]);
+        this.set({ layer: layerCount - moeLayerCount + layer }, highest);
+      }
+    },
+  });
   const counter = (name: string, help: string) => new Counter({ name, help, labelNames: ["model_name"], registers: [registry] });
   const preemptions = counter("vllm:num_preemptions_total", "Requests that gave their blocks up");
   const generated = counter("vllm:generation_tokens_total", "Sampled tokens");

@@ -10,6 +10,7 @@ import { type Delta, DispatchReply, ExpertCounts, RowsReply, WorkerState, type W
 import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { DecodeWorker } from "./decode-worker.ts";
 import { Engine, type EngineEnd } from "./engine.ts";
+import { loadIntervalMs } from "./load-publisher.ts";
 import { RowServer } from "./row-server.ts";
 import { CacheRunner } from "./testing/cache-runner.ts";
 import { ManualClock, MemoryBroker, settle } from "./testing/memory-bus.ts";
@@ -235,14 +236,22 @@ describe("a worker's account of itself", () => {
   });
 
   test("says how many tokens each expert got, when asked", async () => {
-    const { core, runner } = await startDecode();
-    runner.info.moeLayerCount = 2;
-    runner.info.logicalExpertCount = 3;
+    const { core } = await startDecode();
     core.engine.expertTally.add(Uint32Array.of(1, 2, 3, 4, 5, 6));
-    const reply = await broker.connect(clock).request(core.subjects.control("decode-0"), encodeMessage({ kind: "expert-counts" }), 1000);
-    const { body, tokens } = decodeMessage(ExpertCounts, reply);
+    const asked = async (question: object) => {
+      const control = core.subjects.control("decode-0");
+      const reply = await broker.connect(clock).request(control, encodeMessage({ kind: "expert-counts", ...question }), 1000);
+      return decodeMessage(ExpertCounts, reply);
+    };
+    const { body, tokens } = await asked({});
     expect(body).toMatchObject({ workerId: "decode-0", instanceId: core.instanceId, firstLayer: 1, moeLayers: 2, logicalExperts: 3 });
     expect([...tokens]).toEqual([1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0]);
+    // A minute and what is open.
+    for (let interval = 0; interval < 13; interval++) await clock.advance(loadIntervalMs);
+    core.engine.expertTally.add(Uint32Array.of(0, 0, 0, 0, 0, 8));
+    const late = await asked({ span: "late" });
+    expect(late.body.span).toBe("late");
+    expect([...late.tokens]).toEqual([1, 0, 1, 0, 2, 0, 2, 0, 3, 0, 11, 0]);
   });
 });
 

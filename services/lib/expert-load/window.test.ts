@@ -26,6 +26,7 @@ test("the window is the last closed intervals, and tokens count half after each 
       for (const [i, value] of window.decayed().entries()) {
         const expected = all.reduce((sum, interval, at) => sum + (interval[i] as number) * 0.5 ** ((all.length - 1 - at) / halfLife), 0);
         expect(value).toBeCloseTo(expected, 6);
+        expect(window.late()[i]).toBeCloseTo(expected + (open[i] as number), 6);
       }
     }),
   );

@@ -61,4 +61,10 @@ export class ExpertLoadWindow {
   decayed(): Float64Array {
     return this.old.slice();
   }
+
+  /** The same with what came in the open interval, which counts whole. */
+  late(): Float64Array {
+    const open = this.ring[this.open] as Float64Array;
+    return this.old.map((count, i) => count + (open[i] as number));
+  }
 }

@@ -68,6 +68,8 @@ describe("permissions on a real server", () => {
     ["prefill-0", "cli", named.state("prefill-0")],
     ["prefill-0", "decode-0", named.frames("decode-0", transferId)],
     ["prefill-0", "decode-0", named.notices("decode-0")],
+    ["prefill-0", "decode-0", named.loads("prefill-0")],
+    ["decode-0", "decode-1", named.loads("decode-0")],
     ["decode-0", "prefill-0", named.credit("prefill-0", transferId)],
     ["decode-0", "decode-1", named.rows("decode-1")],
     ["decode-0", "decode-1", named.frames("decode-1", transferId)],

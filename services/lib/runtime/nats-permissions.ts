@@ -55,7 +55,7 @@ export function natsPermissions(service: string, user: Pick<NatsUser, "role" | "
     case "decode":
       return {
         // A draining decode worker sends rows to its peers as prefill does.
-        publish: [all.deltas, all.rows, all.credit, all.frames, all.notices, own.state, own.ranks],
+        publish: [all.deltas, all.rows, all.credit, all.frames, all.notices, own.state, own.loads, own.ranks],
         subscribe: [
           own.dispatch,
           own.control,
@@ -64,6 +64,7 @@ export function natsPermissions(service: string, user: Pick<NatsUser, "role" | "
           own.frames,
           own.rows,
           own.credit,
+          all.loads,
           all.ranks,
           all.stateRequest,
           inbox,
@@ -72,7 +73,7 @@ export function natsPermissions(service: string, user: Pick<NatsUser, "role" | "
       };
     case "prefill":
       return {
-        publish: [all.frames, all.notices, own.state],
+        publish: [all.frames, all.notices, own.state, own.loads],
         subscribe: [own.rows, own.control, own.files, own.credit, all.stateRequest, inbox],
         answersRequests: true,
       };
@@ -139,6 +140,7 @@ function wildcardSubjects(service: string, id?: string) {
   const who = id ?? any;
   return {
     dispatch: of(named.dispatch(who)),
+    loads: of(named.loads(who)),
     ranks: of(named.ranks(who)),
     control: of(named.control(who)),
     rows: of(named.rows(who)),

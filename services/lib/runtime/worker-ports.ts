@@ -2,7 +2,7 @@
 // connections to the bus, so that no control message waits behind KV frames.
 import type { z } from "zod";
 import type { Bus } from "../contracts/bus.ts";
-import { startAdminServer, type Readiness } from "./admin-server.ts";
+import { type AdminServerOptions, startAdminServer, type Readiness } from "./admin-server.ts";
 import { type busFields, type processFields, readNatsCredentials } from "./config.ts";
 import { countDropped } from "./metrics.ts";
 import { connectBus } from "./nats-bus.ts";
@@ -18,9 +18,13 @@ export interface WorkerPorts {
 
 type WorkerProcessConfig = z.output<z.ZodObject<typeof processFields & typeof busFields>> & { workerId: string };
 
-export async function openWorkerPorts(context: ProcessContext<WorkerProcessConfig>, ready: () => Readiness): Promise<WorkerPorts> {
+export async function openWorkerPorts(
+  context: ProcessContext<WorkerProcessConfig>,
+  ready: () => Readiness,
+  routes: NonNullable<AdminServerOptions["routes"]> = {},
+): Promise<WorkerPorts> {
   const { config, log, metrics, onStop } = context;
-  const admin = await startAdminServer({ host: config.metricsHost, port: config.metricsPort, registry: metrics, ready, log });
+  const admin = await startAdminServer({ host: config.metricsHost, port: config.metricsPort, registry: metrics, ready, routes, log });
   onStop(() => admin.close());
   announce({ metricsPort: admin.port });
   const connection = { servers: config.natsUrl, ...readNatsCredentials(config.natsCredentialsFile), log, onDropped: countDropped(metrics) };

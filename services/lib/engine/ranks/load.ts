@@ -5,24 +5,28 @@ import { basename, join } from "node:path";
 import { z } from "zod";
 import { type Bus, type Log, randomId, systemClock } from "../../contracts/bus.ts";
 import { ExpertPlan } from "../../contracts/expert-placement.ts";
+import type { RankStatus } from "../../contracts/rank-status.ts";
 import { subjects } from "../../contracts/subjects.ts";
 import { modelDigest } from "../model-digest.ts";
 import { loadNativeRunner } from "../model-runner.ts";
 import type { LoadOptions } from "../native.ts";
 import type { RankConfig, WorkerConfig } from "../worker-config.ts";
-import { type ExpertShape, initialPlan, missingExpert } from "./expert-slots.ts";
+import { type ExpertShape, indispensableRanks, initialPlan, missingExpert, planDigest } from "./expert-slots.ts";
+import { groupBalancedness } from "./group-balance.ts";
+import { GroupLoad } from "./group-load.ts";
 import { RankedRunner } from "./ranked-runner.ts";
 import { RankMember } from "./rank-member.ts";
 
 /** The others may still be loading. */
 const firstMeetingMs = 240_000;
 
-/** Resolves when the ranks have met for the first time. */
+/** Resolves when the ranks have met for the first time. `watch` is told how to ask what this rank knows of its group, before they have. */
 export async function loadRankedRunner(
   options: LoadOptions,
   config: WorkerConfig & RankConfig & { service: string },
   bus: Bus,
   log: Log,
+  watch: (status: () => RankStatus) => void,
 ): Promise<RankedRunner> {
   const { rank, rankCount, rankHost: host } = config;
   if (rank >= rankCount) throw new Error(`rank is ${rank} of ${rankCount}: ranks are counted from 0`);
@@ -46,8 +50,20 @@ export async function loadRankedRunner(
       },
     },
   });
-  const ranked = new RankedRunner(runner);
+  const group = config.rankGroup ?? config.modelName ?? basename(config.model);
+  const ranked = new RankedRunner(runner, group);
   const named = subjects(config.service);
+  const digest = await modelDigest(config.model);
+  const { moeLayerCount: moeLayers, logicalExpertCount: logicalExperts } = runner.info;
+  const load = new GroupLoad({
+    bus,
+    clock: systemClock,
+    subject: named.allLoads,
+    rankGroup: group,
+    modelDigest: digest,
+    moeLayers,
+    logicalExperts,
+  });
   member = new RankMember({
     bus,
     clock: systemClock,
@@ -55,9 +71,9 @@ export async function loadRankedRunner(
     subject: named.ranks(config.workerId),
     subjects: named.allRanks,
     own: {
-      group: config.modelName ?? basename(config.model),
+      group,
       sharedDigest: createHash("sha256")
-        .update(JSON.stringify([await modelDigest(config.model), plan]))
+        .update(JSON.stringify([digest, plan]))
         .digest("hex"),
       rank,
       rankCount,
@@ -71,8 +87,24 @@ export async function loadRankedRunner(
       return missing && `nobody else has expert ${missing.expert} of MoE layer ${missing.layer}`;
     },
     meet: (meeting) => ranked.exclusive(() => runner.meet(meeting)),
+    onLead: (leads) => load.listen(leads),
   });
   ranked.setMember(member);
+  ranked.balancedness = () => {
+    const there = new Set(member.members);
+    return load.window && groupBalancedness(plan, (each) => there.has(each), load.window.late());
+  };
+  const planInForce = { version: plan.version, digest: planDigest(plan) };
+  watch(() => {
+    const { members, groups: history, reason = null } = member;
+    const there = new Set(members);
+    return {
+      ...{ group, rank, rankCount, members, reason, history },
+      plan: planInForce,
+      indispensable: indispensableRanks(plan, (each) => there.has(each)),
+      computedRows: ranked.counters.computedRows,
+    };
+  });
   try {
     await member.joined(firstMeetingMs);
   } catch (error) {

@@ -1,6 +1,7 @@
+import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import type { RankNotice } from "../../contracts/ranks.ts";
-import { initialPlan, missingExpert } from "./expert-slots.ts";
+import { indispensableRanks, initialPlan, missingExpert } from "./expert-slots.ts";
 import { type AssemblyDecision, type OwnRank, RankAssembly } from "./rank-assembly.ts";
 
 const options = { settleMs: 400, patienceMs: 10_000, staleMs: 3_000 };
@@ -189,4 +190,18 @@ describe("the plan to begin with", () => {
     expect(missingExpert(plan, (rank) => rank !== 0)).toBeUndefined();
     expect(missingExpert(plan, (rank) => rank === 2)).toEqual({ layer: 0, expert: 2 });
   });
+});
+
+test("a rank is indispensable where the others would lack an expert without it", () => {
+  const shape = fc.record({ moeLayers: fc.integer({ min: 1, max: 3 }), logicalExperts: fc.integer({ min: 1, max: 12 }) });
+  fc.assert(
+    fc.property(shape, fc.integer({ min: 1, max: 6 }), fc.nat(24), fc.array(fc.boolean(), { minLength: 6, maxLength: 6 }), (...args) => {
+      const [experts, rankCount, redundant, there] = args;
+      const plan = initialPlan(experts, rankCount, redundant);
+      const members = Array.from({ length: rankCount }, (_, rank) => rank).filter((rank) => there[rank]);
+      fc.pre(missingExpert(plan, (rank) => members.includes(rank)) === undefined);
+      const expected = members.filter((lost) => missingExpert(plan, (rank) => rank !== lost && members.includes(rank)) !== undefined);
+      expect(indispensableRanks(plan, (rank) => members.includes(rank))).toEqual(expected);
+    }),
+  );
 });

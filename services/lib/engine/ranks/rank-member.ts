@@ -1,6 +1,7 @@
 // One process's part in a group of ranks: says and hears on the bus what RankAssembly needs, and meets whom it decides to.
 import type { Bus, Clock, Log } from "../../contracts/bus.ts";
 import { PelagicError } from "../../contracts/errors.ts";
+import { maxGroupHistory, type MetGroup } from "../../contracts/rank-status.ts";
 import { RankNotice } from "../../contracts/ranks.ts";
 import { decodeMessage, encodeMessage } from "../../contracts/wire.ts";
 import type { RankMeeting } from "../native.ts";
@@ -28,6 +29,8 @@ export interface RankMemberOptions {
   whyNot: AssemblyOptions["whyNot"];
   /** Leaves the group there was and joins this one, when no step runs. */
   meet: (meeting: RankMeeting) => Promise<void>;
+  /** Whether this rank is the lowest of the group that has just met, and so decides for all; at the end, that it is not. */
+  onLead?: (leads: boolean) => void;
 }
 
 export class RankMember {
@@ -40,6 +43,9 @@ export class RankMember {
   private stopped = false;
   private decision: AssemblyDecision = { kind: "wait", reason: "has not looked yet" };
   private lastLoss: string | undefined;
+  /** Why the group ended that the next one follows. */
+  private endedBy: string | null = null;
+  private readonly history: (Omit<MetGroup, "secondsAgo"> & { atMs: number })[] = [];
   private waiting: (() => void)[] = [];
 
   constructor(options: RankMemberOptions) {
@@ -61,6 +67,17 @@ export class RankMember {
   /** Ranks in it, this one included. */
   get groupMembers(): number {
     return this.assembly.memberCount;
+  }
+
+  /** Ranks of the group that stands. */
+  get members(): number[] {
+    return this.round === undefined ? [] : (this.history.at(-1)?.members ?? []);
+  }
+
+  /** The last groups, the oldest first. */
+  get groups(): MetGroup[] {
+    const nowMs = this.options.clock.nowMs();
+    return this.history.map(({ atMs, ...group }) => ({ ...group, secondsAgo: (nowMs - atMs) / 1000 }));
   }
 
   /** Why there is no group, for people. */
@@ -94,6 +111,7 @@ export class RankMember {
     if (round !== this.assembly.round || this.stopped) return;
     this.options.log.warn({ rank: this.options.own.rank, round }, message);
     this.lastLoss = message;
+    this.endedBy = message;
     this.assembly.over(round, this.options.clock.nowMs());
     this.look();
   }
@@ -101,6 +119,7 @@ export class RankMember {
   stop(): void {
     this.stopped = true;
     this.cancelTimer();
+    this.options.onLead?.(false);
     this.wake();
   }
 
@@ -135,7 +154,10 @@ export class RankMember {
       await this.options.meet({ group: id, ranks, meetMs, silenceMs, longestWaitMs });
       this.assembly.met(round, members);
       const there = members.flatMap((member, rank) => (member ? [rank] : []));
+      // Where a later round has begun meanwhile, nobody used it.
+      if (this.assembly.memberCount > 0) this.remember(round, there);
       log.info({ rank: own.rank, round, ranks: there }, "the ranks have met");
+      this.options.onLead?.(there[0] === own.rank);
     } catch (error) {
       this.lastLoss = error instanceof Error ? error.message : String(error);
       log.info({ rank: own.rank, round, error: this.lastLoss }, "the ranks have not met");
@@ -144,6 +166,12 @@ export class RankMember {
       this.meeting = false;
     }
     this.look();
+  }
+
+  private remember(round: number, members: number[]): void {
+    this.history.push({ round, members, loss: this.endedBy, atMs: this.options.clock.nowMs() });
+    if (this.history.length > maxGroupHistory) this.history.shift();
+    this.endedBy = null;
   }
 
   private wake(): void {

@@ -15,6 +15,17 @@ export function observeRanks(runner: RankedRunner, registry: Registry): void {
       this.set(runner.groupMembers);
     },
   });
+  const { layerCount, moeLayerCount = 0 } = runner.info;
+  new Gauge({
+    name: "pelagic_expert_balancedness",
+    help: "Mean rank load over largest, of the group's tokens of late; shown by the rank that leads",
+    labelNames: ["layer"],
+    registers,
+    collect() {
+      this.reset();
+      for (const [i, value] of (runner.balancedness() ?? []).entries()) this.set({ layer: layerCount - moeLayerCount + i }, value);
+    },
+  });
   const counter = (name: string, help: string, label: string, read: (counters: RankCounters) => [value: string, total: number][]) => {
     const seen = new Map<string, number>();
     new Counter({

@@ -24,7 +24,7 @@ function setUp(ends: { layers: number; error?: Error }[]) {
       return done;
     },
   };
-  const runner = new RankedRunner(native as unknown as NativeRunner);
+  const runner = new RankedRunner(native as unknown as NativeRunner, "m");
   runner.setMember({
     joined: async () => round,
     lost: (of: number, message: string) => {

@@ -13,12 +13,16 @@ const maxAttempts = 10;
 export class RankedRunner implements ModelRunner {
   readonly info: NativeRunner["info"];
   readonly rowBytes: number;
+  readonly rankGroup: string;
   private readonly runner: NativeRunner;
   private member: RankMember | undefined;
+  /** Of the rank that leads: how evenly the group's tokens of late are shared, by MoE layer. */
+  balancedness: () => number[] | undefined = () => undefined;
   private last: Promise<unknown> = Promise.resolve();
 
-  constructor(runner: NativeRunner) {
+  constructor(runner: NativeRunner, rankGroup: string) {
     this.runner = runner;
+    this.rankGroup = rankGroup;
     this.info = runner.info;
     this.rowBytes = runner.rowBytes;
   }

@@ -1,0 +1,41 @@
+// What a decode worker that shares its model's experts says of its group, on its admin port (GET /experts): for the operator and for people.
+import { z } from "zod";
+import { maxExpertSlots } from "./expert-placement.ts";
+
+export const rankStatusPath = "/experts";
+export const maxGroupHistory = 16;
+
+const rank = z
+  .int()
+  .min(0)
+  .max(maxExpertSlots - 1);
+const ranks = z.array(rank).max(maxExpertSlots);
+
+/** A group that met. Rounds grow, and every member knows a group by the same round. */
+export const MetGroup = z.object({
+  round: z.int().min(1),
+  secondsAgo: z.number().min(0),
+  members: ranks.min(1),
+  /** Why the group before it ended, where one of its ranks was lost. */
+  loss: z.string().max(1024).nullable(),
+});
+export type MetGroup = z.output<typeof MetGroup>;
+
+export const RankStatus = z.object({
+  /** Only ranks of the same name share experts. */
+  group: z.string().min(1).max(256),
+  rank,
+  rankCount: z.int().min(1).max(maxExpertSlots),
+  /** Of the group that stands; none: there is no group, and nothing is computed. */
+  members: ranks,
+  /** Why there is none. */
+  reason: z.string().max(4096).nullable(),
+  plan: z.object({ version: z.int().min(1), digest: z.string().regex(/^[0-9a-f]{16}$/) }),
+  /** Members that hold an expert which no other member holds: without any of these the others cannot go on. */
+  indispensable: ranks,
+  /** Rows that this rank's experts computed since the process started, for all ranks. */
+  computedRows: z.number().min(0),
+  /** The oldest first. */
+  history: z.array(MetGroup).max(maxGroupHistory),
+});
+export type RankStatus = z.output<typeof RankStatus>;

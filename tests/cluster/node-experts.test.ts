@@ -1,0 +1,140 @@
+// A decode pool of four pods that share one model's experts, on a real node: a pod deleted under load, one killed, and another form of the whole group, and
+// no request that notices; the ExpertPlacement says what it was. Needs root; the steps build on each other.
+import { writeFileSync } from "node:fs";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { ExpertPlacementStatus } from "../../operators/api/expert-placement.ts";
+import { complete, underLoad } from "./node-load.ts";
+import { type NodeRelease, nodeRelease } from "./node-release.ts";
+import { cluster, clusterDown, stepMs, upMs, whyNoNode } from "./real-node.ts";
+
+const whyNot = await whyNoNode();
+let release: NodeRelease;
+
+const ranks = 4;
+/** Two copies of each of 32 experts, on two ranks: any one may be lost. */
+const redundancy = 32;
+const spec = {
+  experts: { ranks, redundancy },
+  pools: { decode: { cacheMemoryMib: 16, threads: 1, drainSeconds: 30 }, prefill: { threads: 1, drainSeconds: 30 } },
+};
+
+async function placement(): Promise<ExpertPlacementStatus> {
+  const { status } = JSON.parse(await release.kube("get", "expertplacement", "plankton", "-o", "json"));
+  return ExpertPlacementStatus.parse(status ?? {});
+}
+
+const condition = ({ conditions }: ExpertPlacementStatus, type: string) => conditions?.find((each) => each.type === type);
+const isWhole = (status: ExpertPlacementStatus) => condition(status, "Complete")?.status === "True";
+
+async function placementWhere(what: string, holds: (status: ExpertPlacementStatus) => boolean): Promise<ExpertPlacementStatus> {
+  const begun = performance.now();
+  for (let status = await placement(); ; status = await placement()) {
+    if (holds(status)) return status;
+    expect(performance.now() - begun, `${what}: ${JSON.stringify(status)}`).toBeLessThan(stepMs / 2);
+    await new Promise((resolve) => setTimeout(resolve, 1_000));
+  }
+}
+
+/** As a person asks. */
+const shown = async () => (await release.kube("get", "expertplacement")).trim();
+
+async function groupOf(): Promise<string> {
+  const pods = await release.podsOf("decode");
+  return (pods[0] as string).replace(/-\d+$/, "");
+}
+
+describe.skipIf(whyNot.length > 0)(`shared experts on a node${whyNot.length > 0 ? ` (skipped: ${whyNot.join("; ")})` : ""}`, () => {
+  let dir: string;
+
+  beforeAll(async () => {
+    dir = await mkdtemp(join(tmpdir(), "pelagic-values-"));
+    await cluster("up");
+    release = await nodeRelease("pelagic-experts");
+    const values = join(dir, "values.json");
+    writeFileSync(values, JSON.stringify({ modelService: { spec } }));
+    await release.helm("install", "--values", values, "--wait");
+  }, upMs);
+  afterAll(async () => {
+    await clusterDown();
+    await rm(dir, { recursive: true, force: true });
+  }, stepMs);
+
+  it(
+    "four pods become one group that serves, and any one of them may be lost",
+    async () => {
+      await release.kube("wait", "modelservice/plankton", "--for=condition=Ready", "--timeout=240s");
+      const status = await placementWhere("all ranks", (each) => isWhole(each) && each.ranks?.members.length === ranks);
+      expect(status).toMatchObject({ ranks: { present: "4/4", lost: [], indispensable: [] }, losses: 0, plan: { version: 1 } });
+      expect(condition(status, "Redundant")).toMatchObject({ status: "True" });
+      for (let tries = 0; /^(503|404)/.test(await complete(release, 0, 4)) && tries < 60; tries++)
+        await new Promise((resolve) => setTimeout(resolve, 500));
+      expect(await complete(release, 1, 8)).not.toMatch(/^\d{3}: /);
+      console.log(await shown());
+    },
+    stepMs,
+  );
+
+  it.each([
+    ["deleted", 2, []],
+    ["killed", 1, ["--grace-period=0", "--force"]],
+  ])(
+    "a pod that is %s under load: no request notices, and kubectl get expertplacement tells it",
+    async (_, rank, flags) => {
+      const { losses } = await placement();
+      const pod = `${await groupOf()}-${rank}`;
+      const { answers, wrong } = await underLoad(release, async () => {
+        await release.kube("delete", "pod", pod, ...flags);
+        const lost = await placementWhere("the loss", (each) => each.losses > losses);
+        console.log(`${condition(lost, "Complete")?.message}\n${await shown()}`);
+        await placementWhere("the rank again", (each) => isWhole(each) && each.losses > losses);
+      });
+      const status = await placement();
+      const told = await shown();
+      console.log(`${answers} answers meanwhile\n${told}\n${JSON.stringify(status.changes, null, 1)}`);
+      expect(wrong).toEqual([]);
+      expect(answers).toBeGreaterThan(4);
+      expect(told).toMatch(/plankton +4\/4 +\[\]/);
+      expect(status.changes?.some(({ message }) => message.startsWith(`rank ${rank} lost: pod ${pod}`))).toBe(true);
+      expect(status.changes?.[0]?.message).toContain(`rank ${rank} back; all 4 share the experts`);
+      expect(condition(status, "Serving")).toMatchObject({ status: "True" });
+      // The work of the load was counted.
+      expect(status.balancedness).toBeGreaterThan(0);
+      const events = await release.kube("get", "events", "-o", "jsonpath={.items[*].message}");
+      expect(events).toContain(`rank ${rank} lost: pod ${pod}`);
+    },
+    stepMs,
+  );
+
+  it(
+    "another redundancy makes another group beside the first, which then goes, and no request notices",
+    async () => {
+      const before = await groupOf();
+      const { answers, wrong } = await underLoad(release, async () => {
+        await release.kube("patch", "modelservice", "plankton", "--type=merge", "-p", '{"spec":{"experts":{"redundancy":40}}}');
+        await release.kube("wait", "modelservice/plankton", "--for=condition=Progressing=True", "--timeout=60s");
+        await release.kube("wait", "modelservice/plankton", "--for=condition=Progressing=False", "--timeout=240s");
+        await placementWhere("the new group", (each) => isWhole(each) && each.changes?.[0]?.group !== before);
+      });
+      const status = await placement();
+      console.log(`${answers} answers while the group was replaced\n${await shown()}`);
+      expect(wrong).toEqual([]);
+      expect((await release.podsOf("decode")).filter((name) => name.startsWith(before))).toEqual([]);
+      expect(status.changes?.[0]?.message).toContain("all 4 ranks have met");
+      // Ranks that went with their group were not lost.
+      expect(status.losses).toBe(2);
+    },
+    stepMs,
+  );
+
+  it(
+    "leaves nothing after helm uninstall",
+    async () => {
+      await release.helm("uninstall", "--wait");
+      expect(await release.leftInTheEnd()).toEqual([]);
+    },
+    stepMs,
+  );
+});

@@ -1,0 +1,39 @@
+// Requests whose answers follow from their seeds alone, for what a release on the node must not lose or change.
+import type { NodeRelease } from "./node-release.ts";
+
+/** In one body: the same text however often it is asked, wherever it is made; another status as "STATUS: body". */
+export async function complete(release: NodeRelease, seed: number, maxTokens: number): Promise<string> {
+  const address = await release.address();
+  const response = await fetch(`http://${address}:8000/v1/completions`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ model: "plankton", prompt: "Once", max_tokens: maxTokens, temperature: 1, seed, ignore_eos: true }),
+    signal: AbortSignal.timeout(120_000),
+  });
+  const body = await response.text();
+  return response.status === 200 ? (JSON.parse(body) as { choices: [{ text: string }] }).choices[0].text : `${response.status}: ${body}`;
+}
+
+/** Clients that ask one thing after another until what is done is done: how many answers there were, and those that were not what was due. */
+export async function underLoad(release: NodeRelease, act: () => Promise<void>): Promise<{ answers: number; wrong: string[] }> {
+  const [clients, tokens] = [4, 48];
+  const due = await Promise.all(Array.from({ length: clients }, (_, seed) => complete(release, seed, tokens)));
+  const result = { answers: 0, wrong: [] as string[] };
+  let over = false;
+  const load = due.map(async (text, seed) => {
+    while (!over) {
+      const got = await complete(release, seed, tokens).catch(
+        (error: unknown) => `${String(error)} ${String((error as Error).cause ?? "")}`,
+      );
+      result.answers++;
+      if (got !== text) result.wrong.push(got.slice(0, 300));
+    }
+  });
+  try {
+    await act();
+  } finally {
+    over = true;
+    await Promise.all(load);
+  }
+  return result;
+}
