@@ -149,22 +149,24 @@ ExpertMover::Slots ExpertMover::settle(int layer, const std::vector<SlotSource>&
   return loaded;
 }
 
+void ExpertMover::drop_next() {
+  std::shared_ptr<Next> dropped;  // freed without the lock
+  const std::lock_guard lock(mutex_);
+  dropped = std::exchange(next_, nullptr);
+  state_.next = 0;
+  state_.ready_layers = 0;
+  state_.failure.clear();
+}
+
 void ExpertMover::conform(const ExpertPlan& plan, int threads) {
   check_plan(plan, own_.plan.rank_count, static_cast<int>(config_.moe_layer_count()),
              static_cast<int>(config_.expert_count));
-  if (moe_layer(0).bank != nullptr && plan.slots_per_rank != own_.plan.slots_per_rank) {
+  if (!plan.layers.empty() && moe_layer(0).bank != nullptr && plan.slots_per_rank != own_.plan.slots_per_rank) {
     throw Error(ErrorCode::argument, "plan.slotsPerRank is " + std::to_string(plan.slots_per_rank) +
                                          ", this backend's layers have room for " +
                                          std::to_string(own_.plan.slots_per_rank));
   }
-  std::shared_ptr<Next> dropped;
-  {
-    const std::lock_guard lock(mutex_);
-    dropped = std::exchange(next_, nullptr);
-    state_.next = 0;
-    state_.ready_layers = 0;
-    state_.failure.clear();
-  }
+  drop_next();
   const std::size_t layers = plan.layers.size();
   struct Job {
     int layer, slot;

@@ -60,6 +60,8 @@ class ExpertMover {
     int first, last;
   };
   Taken take_layers(int ready, const PlacementOffer& offered);
+  // Forgets the next plan: it was for another group of ranks.
+  void drop_next();
   // Goes by `plan` at once, whatever was being loaded: loads with `threads` threads what is not there. Throws
   // Error(argument) as stage() does, but for the number of slots, Error(checkpoint), Error(memory); then all is as
   // before, except that nothing is being loaded.

@@ -452,6 +452,7 @@ void Model::join(std::unique_ptr<ExpertExchange> exchange, RankView view) {
     reachable.push_back(reachable_slots(layer.placement, own.plan.slots_per_rank, group->view()));
   }
   backend_->meet(*group);
+  mover_->drop_next();
   group_ = std::move(group);
   reachable_ = std::move(reachable);
 }

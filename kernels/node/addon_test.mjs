@@ -220,6 +220,47 @@ test("ranks share the experts: an idle one takes part by itself, a lost one is n
   await Promise.all([models[0].close(), models[1].close()]);
 });
 
+test("a plan that all ranks hear of comes into force layer by layer while they step, and without any step while they have no work", async () => {
+  const whole = await native.loadModel(options);
+  const { logicalExpertCount: experts, moeLayerCount } = whole.info;
+  const work = () => batch(20, { logitRows: Array.from({ length: 20 }, (_, i) => i) });
+  const [{ digests: wanted }] = await whole.step(work());
+  await whole.close();
+  const all = Array.from({ length: experts }, (_, i) => i);
+  const { models, meet } = await loadRanks(all, 2);
+  await meet();
+  const plan = (version, slots) => ({ version, rankCount: 2, slotsPerRank: experts / 2, layers: Array(moeLayerCount).fill(slots) });
+  const settled = async (version) => {
+    while (
+      !models.every(({ placementState: { version: v, layersTaken, next } }) => v === version && layersTaken === moeLayerCount && next === 0)
+    )
+      await new Promise((resolve) => setTimeout(resolve, 2));
+  };
+  const turned = plan(2, all.toReversed());
+  for (const model of models) assert.equal(model.stagePlan(turned, 1e9), true);
+  assert.equal(models[0].stagePlan(turned, 1e9), false);
+  assert.deepEqual((await models[0].step(work()))[0].digests, wanted);
+  await settled(2);
+  assert.deepEqual(
+    models.map(({ planInForce }) => planInForce),
+    [turned, turned],
+  );
+  assert.equal(models[0].placementState.loadedExperts, (moeLayerCount * experts) / 2);
+  assert.ok(models[0].placementState.loadedBytes > 0);
+  assert.deepEqual((await models[1].step(work()))[0].digests, wanted);
+  // Nobody steps.
+  for (const model of models) model.stagePlan(plan(3, all), 1e9);
+  await settled(3);
+  assert.throws(() => models[0].stagePlan({ ...turned, version: 4, slotsPerRank: 1 }, 1), coded("argument", /plan\.layers\[0\]\.length/));
+  assert.throws(() => models[0].stagePlan(turned, 0), coded("argument", /bytesPerSecond/));
+  await assert.rejects(models[0].conform({ ...turned, layers: [["x"]] }), coded("argument", /plan\.layers\[0\]\[0\]/));
+  await Promise.all(models.map((model) => model.conform(turned)));
+  await assert.rejects(models[0].step(work()), coded("rank-lost", /goes by another expert plan/));
+  await meet();
+  assert.deepEqual((await models[0].step(work()))[0].digests, wanted);
+  await Promise.all(models.map((model) => model.close()));
+});
+
 test("ranks that make no sense are refused by name", async () => {
   const ranks = { rank: 0, ranksPerNode: 1, localFirst: false, host: "127.0.0.1", port: 0, secret: new Uint8Array(32) };
   const plan = { version: 1, rankCount: 1, slotsPerRank: 1, layers: [[0]] };

@@ -37,8 +37,9 @@ Napi::Object object_member(const Napi::Object& object, const char* name, const s
   return value.As<Napi::Object>();
 }
 
-ExpertPlan read_plan(const Napi::Object& plan) {
-  const std::string where = "ranks.plan.";
+}  // namespace
+
+ExpertPlan read_plan(const Napi::Object& plan, const std::string& where) {
   ExpertPlan out;
   out.version = static_cast<std::uint64_t>(integer(plan, "version", where, 1, INT32_MAX));
   out.rank_count = integer(plan, "rankCount", where, 1, kMostRanks);
@@ -58,12 +59,10 @@ ExpertPlan read_plan(const Napi::Object& plan) {
   return out;
 }
 
-}  // namespace
-
 RankOptions read_rank_options(const Napi::Object& ranks) {
   const std::string where = "ranks.";
   RankOptions out;
-  out.plan = read_plan(object_member(ranks, "plan", where));
+  out.plan = read_plan(object_member(ranks, "plan", where), where + "plan.");
   out.view.rank = integer(ranks, "rank", where, 0, kMostRanks - 1);
   out.view.ranks_per_node = integer(ranks, "ranksPerNode", where, 1, kMostRanks);
   out.view.local_first = member(ranks, "localFirst", where).ToBoolean();
@@ -93,6 +92,35 @@ Meeting read_meeting(const Napi::Object& meeting) {
   out.times.meet = milliseconds(meeting, "meetMs");
   out.times.silence = milliseconds(meeting, "silenceMs");
   out.times.longest_wait = milliseconds(meeting, "longestWaitMs");
+  return out;
+}
+
+Napi::Object to_js(Napi::Env env, const ExpertPlan& plan) {
+  Napi::Object out = Napi::Object::New(env);
+  out.Set("version", Napi::Number::New(env, static_cast<double>(plan.version)));
+  out.Set("rankCount", Napi::Number::New(env, plan.rank_count));
+  out.Set("slotsPerRank", Napi::Number::New(env, plan.slots_per_rank));
+  const Napi::Array layers = Napi::Array::New(env, plan.layers.size());
+  for (std::uint32_t layer = 0; layer < plan.layers.size(); ++layer) {
+    const auto& slots = plan.layers[layer];
+    const Napi::Array row = Napi::Array::New(env, slots.size());
+    for (std::uint32_t slot = 0; slot < slots.size(); ++slot) row.Set(slot, Napi::Number::New(env, slots[slot]));
+    layers.Set(layer, row);
+  }
+  out.Set("layers", layers);
+  return out;
+}
+
+Napi::Object to_js(Napi::Env env, const PlacementState& state) {
+  Napi::Object out = Napi::Object::New(env);
+  const auto number = [&](const char* name, double value) { out.Set(name, Napi::Number::New(env, value)); };
+  number("version", static_cast<double>(state.version));
+  number("layersTaken", state.layers_taken);
+  number("next", static_cast<double>(state.next));
+  number("readyLayers", state.ready_layers);
+  out.Set("failure", Napi::String::New(env, state.failure));
+  number("loadedExperts", static_cast<double>(state.loaded_experts));
+  number("loadedBytes", static_cast<double>(state.loaded_bytes));
   return out;
 }
 

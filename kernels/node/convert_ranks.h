@@ -3,6 +3,7 @@
 
 #include <napi.h>
 
+#include "graph/expert_mover.h"
 #include "ranks/rank_group.h"
 #include "ranks/tcp_exchange.h"
 
@@ -17,6 +18,11 @@ struct RankOptions {
   RankSecret secret{};
 };
 RankOptions read_rank_options(const Napi::Object& ranks);
+
+// An ExpertPlan; where: its name and a dot.
+ExpertPlan read_plan(const Napi::Object& plan, const std::string& where);
+Napi::Object to_js(Napi::Env env, const ExpertPlan& plan);
+Napi::Object to_js(Napi::Env env, const PlacementState& state);
 
 // The arguments of NativeModel.meet.
 struct Meeting {

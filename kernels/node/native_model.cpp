@@ -171,6 +171,9 @@ Napi::Function NativeModel::make_class(Napi::Env env) {
        InstanceMethod<&NativeModel::pack_rows>("packRows"), InstanceMethod<&NativeModel::pack_frame>("packFrame"),
        InstanceMethod<&NativeModel::unpack_frame>("unpackFrame"), InstanceMethod<&NativeModel::copy_block>("copyBlock"),
        InstanceMethod<&NativeModel::read_weights>("readWeights"), InstanceMethod<&NativeModel::meet>("meet"),
+       InstanceMethod<&NativeModel::conform>("conform"), InstanceMethod<&NativeModel::stage_plan>("stagePlan"),
+       InstanceAccessor<&NativeModel::placement_state>("placementState"),
+       InstanceAccessor<&NativeModel::plan_in_force>("planInForce"),
        InstanceAccessor<&NativeModel::rank_port>("rankPort"),
        InstanceAccessor<&NativeModel::rank_counters>("rankCounters"), InstanceMethod<&NativeModel::close>("close")});
 }
@@ -355,10 +358,12 @@ Napi::Value NativeModel::meet(const Napi::CallbackInfo& info) {
         const int rank = ranks_->view.rank;
         model_->leave("rank " + std::to_string(rank) + " is lost to this group: it meets another one");
         auto exchange = meet_ranks(*listener_, meeting->group, rank, meeting->ranks, meeting->times);
-        exchange->on_arrival([this, engine] { engine->submit_idle([this] { take_part(); }, kTurnaround); });
+        const auto look = [this, engine] { engine->submit_idle([this] { take_part(); }, kTurnaround); };
+        exchange->on_arrival(look);
+        model_->experts()->on_ready(look);
         model_->join(std::move(exchange), ranks_->view);
         // What has come before there was anyone to tell.
-        engine->submit_idle([this] { take_part(); }, kTurnaround);
+        look();
       } catch (...) {
         failure = std::current_exception();
       }
@@ -370,6 +375,50 @@ Napi::Value NativeModel::meet(const Napi::CallbackInfo& info) {
   } catch (...) {
     return rejected(env, to_js_error(env, std::current_exception()));
   }
+}
+
+Napi::Value NativeModel::conform(const Napi::CallbackInfo& info) {
+  const Napi::Env env = info.Env();
+  try {
+    open_experts();
+    if (call_) throw Error(ErrorCode::busy, "the model is running a step: wait for it");
+    if (!info[0].IsObject()) throw Error(ErrorCode::argument, "plan must be an object");
+    const auto plan = std::make_shared<ExpertPlan>(read_plan(info[0].As<Napi::Object>(), "plan."));
+    const Napi::Promise promise = begin_call(env, env.Undefined());
+    engine_->submit([this, plan] {
+      std::exception_ptr failure;
+      try {
+        const int rank = ranks_->view.rank;
+        model_->leave("rank " + std::to_string(rank) + " is lost to this group: it goes by another expert plan");
+        model_->experts()->conform(*plan, threads_);
+      } catch (...) {
+        failure = std::current_exception();
+      }
+      post([this, failure](Napi::Env loop_env) { end_call(loop_env, failure, [&] { return loop_env.Undefined(); }); });
+    });
+    return promise;
+  } catch (const Napi::Error& error) {
+    return rejected(env, error);
+  } catch (...) {
+    return rejected(env, to_js_error(env, std::current_exception()));
+  }
+}
+
+Napi::Value NativeModel::stage_plan(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value {
+    ExpertMover& experts = open_experts();
+    if (!info[0].IsObject()) throw Error(ErrorCode::argument, "plan must be an object");
+    const auto rate = static_cast<std::uint64_t>(to_integer(info[1], "bytesPerSecond", 1, INT64_C(1) << 52));
+    return Napi::Boolean::New(info.Env(), experts.stage(read_plan(info[0].As<Napi::Object>(), "plan."), rate));
+  });
+}
+
+Napi::Value NativeModel::placement_state(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value { return to_js(info.Env(), open_experts().state()); });
+}
+
+Napi::Value NativeModel::plan_in_force(const Napi::CallbackInfo& info) {
+  return guarded(info.Env(), [&]() -> Napi::Value { return to_js(info.Env(), open_experts().in_force()); });
 }
 
 Napi::Value NativeModel::rank_port(const Napi::CallbackInfo& info) {
@@ -474,6 +523,12 @@ void NativeModel::shut_down(Napi::Env env) {
 Model& NativeModel::open_model() {
   if (closing_ || model_ == nullptr) throw Error(ErrorCode::argument, "the model is closed");
   return *model_;
+}
+
+ExpertMover& NativeModel::open_experts() {
+  ExpertMover* experts = open_model().experts();
+  if (experts == nullptr) throw Error(ErrorCode::argument, "the model was loaded without ranks");
+  return *experts;
 }
 
 // From here until end_call the process stays alive, and so does this object.

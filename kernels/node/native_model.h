@@ -46,6 +46,10 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
   Napi::Value copy_block(const Napi::CallbackInfo& info);
   Napi::Value read_weights(const Napi::CallbackInfo& info);
   Napi::Value meet(const Napi::CallbackInfo& info);
+  Napi::Value conform(const Napi::CallbackInfo& info);
+  Napi::Value stage_plan(const Napi::CallbackInfo& info);
+  Napi::Value placement_state(const Napi::CallbackInfo& info);
+  Napi::Value plan_in_force(const Napi::CallbackInfo& info);
   Napi::Value rank_port(const Napi::CallbackInfo& info);
   Napi::Value rank_counters(const Napi::CallbackInfo& info);
   Napi::Value close(const Napi::CallbackInfo& info);
@@ -54,6 +58,7 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
   static void stop_at_exit(void* self);
   void shut_down(Napi::Env env);
   Model& open_model();
+  ExpertMover& open_experts();
   Napi::Promise begin_call(Napi::Env env, const Napi::Value& callback);
   void notify(Napi::Env env, std::initializer_list<double> arguments);
   void end_call(Napi::Env env, const std::exception_ptr& failure, const std::function<Napi::Value()>& make_result);

@@ -257,8 +257,7 @@ bool check_folder(const std::filesystem::path& dir, int trials) {
         const auto count = [](std::uint64_t n) { return static_cast<unsigned long long>(n); };
         std::printf(
             "%s %s, %s, %d ranks: %llu of %llu rows have the bits of one rank, %llu experts' rows miscounted, %llu "
-            "steps, "
-            "%llu of a rank without rows, %llu experts loaded\n",
+            "steps, %llu of a rank without rows, %llu experts loaded\n",
             right ? "ok  " : "FAIL", dir.c_str(), transport_name(transport), ranks, count(sum.rows - sum.wrong),
             count(sum.rows), count(sum.wrong_expert_totals), count(sum.steps), count(sum.empty_steps),
             count(sum.loaded));

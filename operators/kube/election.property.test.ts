@@ -17,6 +17,11 @@ class Server {
     this.lease = { ...request.record, version: String(++this.versions) };
     return { kind: "lease", record: this.lease };
   }
+
+  /** As helm upgrade --force writes it; `wiped` false: as it is made anew after somebody deleted it. */
+  wipe(wiped = true): void {
+    if (this.lease !== undefined) this.lease = { holder: "", leaseMs: 0, transitions: 0, wiped, version: String(++this.versions) };
+  }
 }
 
 /** Of one call, in real ms. `lost`: on its way there, or back. */
@@ -115,11 +120,12 @@ const tickMs = 100;
 describe("the election", () => {
   it("never lets two act at once", () => {
     fc.assert(
-      fc.property(fc.array(candidate, { minLength: 2, maxLength: 3 }), (specs) => {
+      fc.property(fc.array(candidate, { minLength: 2, maxLength: 3 }), fc.array(fc.nat(900), { maxLength: 3 }), (specs, wipes) => {
         const server = new Server();
         const processes = specs.map((spec, i) => new Process(spec, `candidate-${i}`, server));
         const dead = new Set<Process>();
         for (let realMs = 0; realMs < 90_000; realMs += tickMs) {
+          if (wipes.includes(realMs / tickMs)) server.wipe();
           for (const [i, process] of [...processes].entries()) {
             process.deliver(realMs);
             const killedMs = specs[i]?.killedMs;
@@ -132,6 +138,20 @@ describe("the election", () => {
       }),
       { numRuns: 200 },
     );
+  });
+
+  it("stays with who leads where the Lease is wiped, or made anew", () => {
+    const server = new Server();
+    const good = { rate: 1, offsetMs: 7, pauses: [], calls: [{ thereMs: 20, backMs: 20, lost: "no" }] };
+    const processes = [0, 500].map((startMs, i) => new Process({ ...good, startMs }, `candidate-${i}`, server));
+    for (let realMs = 0; realMs < 60_000; realMs += tickMs) {
+      if (realMs > 3_000 && realMs % 7_300 === 0) server.wipe(realMs % 14_600 === 0);
+      for (const process of processes) {
+        process.deliver(realMs);
+        process.step(realMs);
+      }
+      if (realMs > 2_500) expect(processes.map((process) => process.mayAct(realMs))).toEqual([true, false]);
+    }
   });
 
   it("would let two act if clocks differed fourfold", () => {
@@ -152,9 +172,10 @@ describe("the election", () => {
     expect(both).toBe(true);
   });
 
-  it("has a new leader within 16 s of the old one's death, and at once after a release", () => {
+  it("has a new leader within 16 s of the old one's death, also where the Lease is wiped then, and at once after a release", () => {
     fc.assert(
-      fc.property(fc.nat(1999), fc.nat(30_000), fc.boolean(), (startMs, aliveMs, releases) => {
+      fc.property(fc.nat(1999), fc.nat(30_000), fc.constantFrom("dies", "wiped", "releases"), (startMs, aliveMs, how) => {
+        const releases = how === "releases";
         const server = new Server();
         const good = { rate: 1, offsetMs: 7, pauses: [], calls: [{ thereMs: 20, backMs: 20, lost: "no" }] };
         const first = new Process({ ...good, startMs: 0 }, "first", server);
@@ -163,6 +184,7 @@ describe("the election", () => {
         let released = false;
         for (let realMs = 0; ; realMs += tickMs) {
           expect(realMs).toBeLessThan(endMs + (releases ? 3_000 : 16_000));
+          if (how === "wiped" && realMs >= endMs && realMs < endMs + tickMs) server.wipe();
           first.deliver(realMs);
           second.deliver(realMs);
           if (realMs < endMs) first.step(realMs);

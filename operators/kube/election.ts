@@ -3,6 +3,9 @@
 // Clocks are never compared. A follower takes over when it has seen the same version of the Lease for leaseMs by its own clock. A leader acts
 // until renewDeadlineMs after it *began* its last renewal that was answered. The Lease was written after that, and seen by others later still; so
 // with clocks that run alike within leaseMs / renewDeadlineMs nobody acts while another does.
+//
+// A Lease that nobody holds is free at once only where it was released, or never held. helm upgrade --force writes it anew without its holder, who
+// may act yet: where one was seen to hold it, or it was changed since it was made, others wait for leaseMs as if it were held.
 
 export interface ElectionTimes {
   leaseMs: number;
@@ -16,11 +19,15 @@ export const electionTimes: ElectionTimes = { leaseMs: 12_000, renewDeadlineMs: 
 /** Of a Lease what matters here. */
 export interface LeaseRecord {
   version: string;
-  /** Empty: released. */
+  /** Empty: released, or never held, or wiped. */
   holder: string;
   leaseMs: number;
   transitions: number;
+  /** Nobody holds it and nobody says to have released it, and it is not as it was made. */
+  wiped?: boolean;
 }
+
+const isReleased = ({ holder, leaseMs }: LeaseRecord) => holder === "" && leaseMs > 0;
 
 export type ElectionRequest =
   | { kind: "get" }
@@ -37,6 +44,8 @@ export class Election {
   private seen: { record: LeaseRecord | undefined; sinceMs: number } | undefined;
   /** When the last renewal that was answered began. */
   private renewedMs: number | undefined;
+  /** When somebody, whoever, was last seen to hold it. */
+  private heldMs: number | undefined;
   private nextMs = Number.NEGATIVE_INFINITY;
   /** What is known may be old: look before writing. */
   private mustLook = true;
@@ -59,13 +68,25 @@ export class Election {
   next(nowMs: number): ElectionStep {
     if (nowMs < this.nextMs) return { kind: "wait", untilMs: this.nextMs };
     if (this.mustLook || this.seen === undefined) return { kind: "get" };
-    const { record, sinceMs } = this.seen;
+    const { record } = this.seen;
     const mine = { holder: this.self, leaseMs: this.times.leaseMs, transitions: 0 };
+    if (nowMs < this.freeAtMs(nowMs)) return { kind: "get" };
     if (record === undefined) return { kind: "create", record: mine };
-    const { version, holder, leaseMs, transitions } = record;
+    const { version, holder, transitions } = record;
     const taken = holder !== this.self;
-    if (taken && holder !== "" && nowMs < sinceMs + leaseMs) return { kind: "get" };
     return { kind: "update", version, record: { ...mine, transitions: transitions + (taken ? 1 : 0) }, taken };
+  }
+
+  /** When what was seen last may be written by this one. */
+  private freeAtMs(nowMs: number): number {
+    if (this.seen === undefined) return Number.POSITIVE_INFINITY;
+    const { record, sinceMs } = this.seen;
+    if (record?.holder === this.self || (record !== undefined && isReleased(record))) return nowMs;
+    if (record !== undefined && record.holder !== "") return sinceMs + record.leaseMs;
+    // Who leads puts it right at once.
+    if (this.leftMs(nowMs) > 0) return nowMs;
+    const wipedMs = record?.wiped ? sinceMs : undefined;
+    return Math.max(nowMs, ...[this.heldMs, wipedMs].map((ms) => (ms ?? Number.NEGATIVE_INFINITY) + this.times.leaseMs));
   }
 
   answered(request: ElectionRequest, answer: ElectionAnswer, begunMs: number, nowMs: number): void {
@@ -78,15 +99,11 @@ export class Election {
     }
     const record = answer.kind === "lease" ? answer.record : undefined;
     if (this.seen === undefined || this.seen.record?.version !== record?.version) this.seen = { record, sinceMs: nowMs };
+    if (record !== undefined && record.holder !== "") this.heldMs = nowMs;
     if (request.kind === "get") {
       // Taken or renewed at once where that may be; otherwise looked at again when it would have run out, if that is sooner.
-      const free = record === undefined || record.holder === "" || record.holder === this.self;
-      if (free) this.nextMs = nowMs;
-      else {
-        this.renewedMs = undefined;
-        const untilMs = this.seen.sinceMs + record.leaseMs;
-        this.nextMs = Math.max(nowMs, Math.min(this.nextMs, untilMs));
-      }
+      if (record !== undefined && record.holder !== "" && record.holder !== this.self) this.renewedMs = undefined;
+      this.nextMs = Math.max(nowMs, Math.min(this.nextMs, this.freeAtMs(nowMs)));
     } else if (record?.holder === this.self) {
       this.renewedMs = begunMs;
     }

@@ -8,7 +8,9 @@ const log = { debug: () => {}, info: () => {}, warn: () => {}, error: () => {} }
 describe("the elector", () => {
   it("tells also of a moment without leading that ended before its timer ran: rounds that came then were dropped", async () => {
     const told: boolean[] = [];
-    const lease = { metadata: { name: "l", resourceVersion: "0" }, spec: {} };
+    // As it was made.
+    const [creationTimestamp, managedFields] = ["2020-01-01T00:00:00Z", [{ time: "2020-01-01T00:00:00Z" }]];
+    const lease = { metadata: { name: "l", resourceVersion: "0", creationTimestamp, managedFields }, spec: {} };
     let renewals = 0;
     let goOn = () => {};
     const lapsed = new Promise<void>((resolve) => {

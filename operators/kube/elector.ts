@@ -18,7 +18,7 @@ export interface ElectorOptions {
 }
 
 interface Lease {
-  metadata: { name: string; resourceVersion: string };
+  metadata: { name: string; resourceVersion: string; creationTimestamp?: string; managedFields?: { time?: string }[] };
   spec?: {
     holderIdentity?: string;
     leaseDurationSeconds?: number;
@@ -145,10 +145,16 @@ export class Elector {
 }
 
 function recordOf({ metadata, spec }: Lease): LeaseRecord {
+  const holder = spec?.holderIdentity ?? "";
+  const leaseMs = (spec?.leaseDurationSeconds ?? 0) * 1000;
+  // Both times are the API server's.
+  const { creationTimestamp, managedFields = [] } = metadata;
+  const asMade = managedFields.length > 0 && managedFields.every(({ time }) => time === creationTimestamp);
   return {
     version: metadata.resourceVersion,
-    holder: spec?.holderIdentity ?? "",
-    leaseMs: (spec?.leaseDurationSeconds ?? 0) * 1000,
+    holder,
+    leaseMs,
     transitions: spec?.leaseTransitions ?? 0,
+    wiped: holder === "" && leaseMs === 0 && !asMade,
   };
 }

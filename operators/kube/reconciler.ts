@@ -4,11 +4,12 @@ import { expertPlacementKind } from "../api/expert-placement.ts";
 import { ModelService, servedNameOf } from "../api/model-service.ts";
 import { ModelServiceStatus } from "../api/status.ts";
 import type { PlannerConfig } from "../planner/config.ts";
+import { difference, fingerprint } from "../planner/difference.ts";
 import type { KubernetesObject } from "../planner/kubernetes.ts";
-import { fieldManager } from "../planner/names.ts";
-import { type Observed, servedNameOwner } from "../planner/observed.ts";
+import { fieldManager, hashAnnotation } from "../planner/names.ts";
+import { type Observed, type Overruled, servedNameOwner } from "../planner/observed.ts";
 import { plan, planUnreadable } from "../planner/plan.ts";
-import type { Plan } from "../planner/planned.ts";
+import type { Application, Plan } from "../planner/planned.ts";
 import { type ApiClient, ApiError } from "./api-client.ts";
 import type { Autoscaler } from "./autoscaler.ts";
 import type { EventSender } from "./events.ts";
@@ -37,6 +38,8 @@ export interface ReconcilerOptions {
 /** A bound claim is looked at again after so long. */
 const claimMs = 5 * 60_000;
 
+const unsaidMs = 1_000;
+
 /** Of an apply: it will not do as it is, however often it is tried. */
 const refusals = [400, 403, 422];
 /** Of events that tell of a plan's writes. */
@@ -49,6 +52,8 @@ class RefusedError extends Error {
 export class Reconciler {
   /** Of ModelServices of which an apply was refused. */
   private readonly refused = new Map<string, NonNullable<Observed["refused"]>>();
+  /** By ModelService; of objects by kind and name. */
+  private readonly overruled = new Map<string, Map<string, Overruled>>();
   private readonly claims = new Map<string, { claim: string; phase: string; atMs: number }>();
 
   constructor(private readonly options: ReconcilerOptions) {}
@@ -113,11 +118,14 @@ export class Reconciler {
       planned.status !== undefined ||
       planned.placement !== undefined ||
       planned.finalizer !== "keep";
-    return { requeueAfterMs: planned.requeueAfterMs, wrote };
+    // An apply that changed nothing is not told of by a watch, and the status still calls it a change.
+    const unsaid = planned.apply.length > 0 && this.overruled.has(key);
+    return { requeueAfterMs: unsaid ? unsaidMs : planned.requeueAfterMs, wrote };
   }
 
   private forget(key: string): void {
     this.refused.delete(key);
+    this.overruled.delete(key);
     this.claims.delete(key);
   }
 
@@ -141,6 +149,7 @@ export class Reconciler {
       ...(claim !== undefined && { claim }),
       ...(owner !== undefined && { servedNameOwner: owner }),
       ...(refused !== undefined && { refused }),
+      ...(this.overruled.has(key) && { overruled: [...(this.overruled.get(key)?.values() ?? [])] }),
     };
     return plan(service, observed, config, Date.now());
   }
@@ -150,7 +159,9 @@ export class Reconciler {
     if (planned.finalizer === "add") watched.learn(await writer.finalizer(raw, "add"));
     for (const application of planned.apply) {
       try {
-        watched.learn(await writer.apply(application));
+        const answer = await writer.apply(application);
+        watched.learn(answer);
+        this.compare(key, application, answer);
       } catch (error) {
         if (!(error instanceof ApiError) || !refusals.includes(error.status)) throw error;
         const { kind, metadata } = application.object;
@@ -162,6 +173,20 @@ export class Reconciler {
     for (const reference of planned.prune) await writer.prune(reference);
     await this.finish(key, planned);
     if (planned.finalizer === "remove") await this.letGo(key);
+  }
+
+  private compare(key: string, { object, fieldManager: manager }: Application, answer: ApiObject): void {
+    if (manager !== fieldManager) return;
+    const { kind, metadata } = object;
+    const field = difference(object, answer as KubernetesObject);
+    const known = this.overruled.get(key) ?? new Map<string, Overruled>();
+    known.delete(`${kind} ${metadata.name}`);
+    if (field !== undefined) {
+      const written = metadata.annotations?.[hashAnnotation] ?? "";
+      known.set(`${kind} ${metadata.name}`, { kind, name: metadata.name, written, left: fingerprint(answer as KubernetesObject), field });
+    }
+    if (known.size > 0) this.overruled.set(key, known);
+    else this.overruled.delete(key);
   }
 
   /** Status and events. */

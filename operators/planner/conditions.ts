@@ -2,7 +2,7 @@
 import { type ModelService, type PoolName, poolNames } from "../api/model-service.ts";
 import { type Condition, type ConditionType, maxMessageLength, shortened } from "../api/status.ts";
 import type { Acceptance } from "./acceptance.ts";
-import type { Observed } from "./observed.ts";
+import type { Observed, Overruled } from "./observed.ts";
 import { claimNotFound } from "./pod-problems.ts";
 import type { PoolState } from "./pool-state.ts";
 import { decidedReasons, type WantedReplicas } from "./replicas.ts";
@@ -30,6 +30,7 @@ export interface Facts {
   claim: string | undefined;
   /** What autoscaling decided last, of both pools. */
   scaling: Observed["scaling"];
+  overruled: Overruled[];
 }
 
 export function findingsOf(facts: Facts): Findings {
@@ -155,9 +156,16 @@ function autoscaling({ service, pools, scaling }: Facts): Finding | undefined {
   return { status: "True", reason, message: said.join("; ") };
 }
 
-function progressing({ acceptance, pools }: Facts): Finding {
+function progressing({ acceptance, pools, overruled }: Facts): Finding {
   if (!acceptance.accepted) return { status: "False", reason: acceptance.reason, message: acceptance.message };
   const busy = Object.entries(pools).filter(([, { state, changing }]) => changing || !state.settled);
+  const others = overruled.map(({ kind, name, field }) => `${field} of ${kind} ${name}`).join(", ");
+  if (busy.length === 0 && others !== "")
+    return {
+      status: "False",
+      reason: "Settled",
+      message: `Everything is as wanted but for what is changed while it is written: ${others}. An admission webhook or policy of the cluster does that; exempt the object from it where it should not.`,
+    };
   if (busy.length === 0) return { status: "False", reason: "Settled", message: "Everything is as wanted." };
   const said = busy.map(([pool, { state, wanted }]) => {
     const leaving = state.draining > 0 ? `, ${state.draining} finish their requests` : "";

@@ -21,6 +21,17 @@ export interface RankReport {
   balancedness: number | undefined;
 }
 
+export interface Overruled {
+  kind: string;
+  name: string;
+  /** The hash of what was written. */
+  written: string;
+  /** The fingerprint of what came of it. */
+  left: string;
+  /** The first field that is otherwise. */
+  field: string;
+}
+
 export interface Observed {
   /** Of the namespace, by label pelagic.dev/modelservice or by name: also such as belong to someone else. */
   deployments: Workload[];
@@ -40,6 +51,8 @@ export interface Observed {
   ranks?: RankReport[];
   /** What autoscaling decided last. */
   scaling?: Partial<Record<PoolName, ScalingDecision>>;
+  /** What came of applies and was not as it was written: an admission webhook of the cluster changes it, and would again. */
+  overruled?: Overruled[];
   /** The last apply that the API server refused, until one succeeds. */
   refused?: { object: string; message: string };
 }

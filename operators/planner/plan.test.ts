@@ -2,8 +2,9 @@
 import { describe, expect, it } from "vitest";
 import { type ModelService, ModelServiceSpec } from "../api/model-service.ts";
 import { type ConditionType, ModelServiceStatus } from "../api/status.ts";
-import type { KubernetesObject, Pod } from "./kubernetes.ts";
-import { finalizer, poolLabels, replicasAnnotation, replicasFieldManager, serviceLabel } from "./names.ts";
+import { difference, fingerprint } from "./difference.ts";
+import type { KubernetesObject, Pod, Workload } from "./kubernetes.ts";
+import { finalizer, hashAnnotation, poolLabels, replicasAnnotation, replicasFieldManager, serviceLabel } from "./names.ts";
 import { type Observed, servedNameOwner } from "./observed.ts";
 import { planUnreadable } from "./plan.ts";
 import type { Plan } from "./planned.ts";
@@ -25,6 +26,44 @@ function pod(service: ModelService, status: Pod["status"], metadata: Partial<Pod
 function waiting(reason: string, message?: string, more: object = {}): Pod["status"] {
   return { containerStatuses: [{ name: "worker", state: { waiting: { reason, ...(message && { message }) } }, ...more }] };
 }
+
+describe("what an admission webhook changes while it is written", () => {
+  const service = modelService({}, { finalizers: [finalizer] });
+  const before = made(service);
+  const [written] = (before.deployments ?? []).filter(({ metadata }) => metadata.name === "ms-decode") as [Workload];
+  const others = (before.deployments ?? []).filter((each) => each !== written);
+  const mutated = structuredClone(written);
+  (
+    mutated.spec as { template: { spec: { priorityClassName?: string; terminationGracePeriodSeconds: number } } }
+  ).template.spec.terminationGracePeriodSeconds = 1;
+  const observed = (workload: Workload) => ({ ...before, deployments: [...others, workload] });
+  const overruled = {
+    ...{ kind: "Deployment", name: "ms-decode", written: written.metadata.annotations?.[hashAnnotation] as string },
+    ...{ left: fingerprint(mutated), field: difference(written, mutated) as string },
+  };
+
+  it("is written once more where nobody knows of it, and then no longer", () => {
+    expect(overruled.field).toBe("spec.template.spec.terminationGracePeriodSeconds");
+    expect(round(service, observed(mutated)).apply.map(({ object }) => object.metadata.name)).toEqual(["ms-decode"]);
+    const settled = round(service, { ...observed(mutated), overruled: [overruled] });
+    expect(settled.apply).toEqual([]);
+    expect(found(settled, "Progressing")).toMatchObject({
+      status: "False",
+      reason: "Settled",
+      message: expect.stringContaining("spec.template.spec.terminationGracePeriodSeconds of Deployment ms-decode"),
+    });
+    expect(found(settled, "Ready").status).toBe("True");
+  });
+
+  it("is written again where the spec changes, or somebody else changes more", () => {
+    const more = structuredClone(mutated);
+    (more.spec as { replicas?: number }).replicas = 7;
+    const changed = modelService({ pools: { decode: { threads: 3 } } }, { finalizers: [finalizer] });
+    expect(round(service, { ...observed(more), overruled: [overruled] }).apply).toHaveLength(1);
+    const names = round(changed, { ...observed(mutated), overruled: [overruled] }).apply.map(({ object }) => object.metadata.name);
+    expect(names).toContain("ms-decode");
+  });
+});
 
 describe("a first round", () => {
   it("makes both pools and their budgets, and says that they start", () => {

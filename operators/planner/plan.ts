@@ -8,12 +8,12 @@ import { acceptanceOf } from "./acceptance.ts";
 import { conditionsOf, findingsOf, type PoolFacts } from "./conditions.ts";
 import type { PlannerConfig } from "./config.ts";
 import { planDeletion } from "./deletion.ts";
-import { differs, withHash } from "./difference.ts";
+import { differs, fingerprint, withHash } from "./difference.ts";
 import { type PlannedEvent, statusEvents } from "./events.ts";
 import { expertPlacementOf, placementStatusOf } from "./expert-placement.ts";
 import type { KubernetesObject, ObjectReference } from "./kubernetes.ts";
-import { fieldManager, finalizer, replicasAnnotation } from "./names.ts";
-import type { Observed } from "./observed.ts";
+import { fieldManager, finalizer, hashAnnotation, replicasAnnotation } from "./names.ts";
+import type { Observed, Overruled } from "./observed.ts";
 import { currentWorkload, type OwnObjects, ownObjects, replicasOnly } from "./own-objects.ts";
 import type { Application, Plan } from "./planned.ts";
 import { poolState } from "./pool-state.ts";
@@ -37,7 +37,7 @@ export function plan(service: ModelService, observed: Observed, config: PlannerC
     const wanted = wantedReplicas(service, pool, current, observed.scaling?.[pool]);
     const before = apply.length + prune.length;
     if (!acceptance.holds) {
-      apply.push(...poolApplications(service, pool, wanted.written, wanted.desired, own, config));
+      apply.push(...poolApplications(service, pool, wanted.written, wanted.desired, own, observed, config));
       prune.push(...unwanted(service, pool, wanted.desired, own, config));
     }
     pools[pool] = {
@@ -57,6 +57,7 @@ export function plan(service: ModelService, observed: Observed, config: PlannerC
     pools,
     claim: observed.claim,
     scaling: observed.scaling,
+    overruled: observed.overruled ?? [],
   });
   const { status, events } = statusOf(service, findings, pools, nowMs);
   return {
@@ -101,6 +102,7 @@ function poolApplications(
   written: number | undefined,
   desired: number,
   own: OwnObjects,
+  { overruled }: Observed,
   config: PlannerConfig,
 ): Application[] {
   const workload = withHash(workloadOf(service, pool, written, config));
@@ -109,7 +111,7 @@ function poolApplications(
     const present = own.find(object);
     if (present === undefined) return true;
     // What is being deleted is made anew when it is gone.
-    return present.metadata.deletionTimestamp === undefined && differs(object, present);
+    return present.metadata.deletionTimestamp === undefined && differs(object, present) && !isOverruled(object, present, overruled);
   });
   const all = applications.map((object) => ({ object, fieldManager }));
   const ours = existing?.metadata.annotations?.[replicasAnnotation] !== "external";
@@ -117,6 +119,14 @@ function poolApplications(
   // We stop writing spec.replicas. A field that nobody owns falls back to 1: so a second manager holds it until the autoscaler writes.
   const handedOver = replicasOnly(workload, desired);
   return existing === undefined ? [...all, handedOver] : [handedOver, ...all];
+}
+
+/** It came to just this when it was written last, and would again. */
+function isOverruled(wanted: KubernetesObject, present: KubernetesObject, overruled: Overruled[] = []): boolean {
+  const written = wanted.metadata.annotations?.[hashAnnotation];
+  const { kind, metadata } = wanted;
+  const known = overruled.find((each) => each.kind === kind && each.name === metadata.name);
+  return known !== undefined && known.written === written && known.left === fingerprint(present);
 }
 
 /** What is ours and no longer wanted. A workload of another kind or name stays until its successor has as many ready as are wanted. */

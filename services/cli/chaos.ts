@@ -18,6 +18,7 @@ interface Options {
   decode: number;
   decodeRanks?: number;
   redundantExperts?: number;
+  rebalanceSeconds?: number;
   calm: number;
   kvBlocks: number;
   requests: number;
@@ -47,6 +48,7 @@ export function register(program: Command): void {
     .option("--decode <n>", "decode workers", count(1, 16), defaults.decode)
     .option("--decode-ranks <n>", "instead of --decode: ranks that share the model's experts; --only kill kills these alone", count(1, 16))
     .option("--redundant-experts <n>", "with --decode-ranks: copies of some experts beside one of each", count(0, 8_192))
+    .option("--rebalance-seconds <n>", "with --decode-ranks: how often experts are placed anew by their load; 0: never", count(0, 86_400))
     .option("--calm <s>", "load alone for so long before the first strike, for a TPOT to compare with", count(0, 3_600), 0)
     .option("--kv-blocks <n>", "KV blocks of 64 tokens in each worker; few make it preempt", count(8), defaults.kvBlocks)
     .option("--requests <n>", "different requests", count(8, 10_000), defaults.requests)

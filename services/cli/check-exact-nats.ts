@@ -1,5 +1,6 @@
 // check-exact's way over real processes: NATS, prefill and decode workers, and this process in the gateway's place. Logits digests stay
 // inside: the HTTP API does not carry them.
+import type { ExpertPlan } from "../lib/contracts/expert-placement.ts";
 import type { KvDtype, LoadOptions } from "../lib/engine/native.ts";
 import type { ExactAnswer, ExactRequest } from "./check-exact.ts";
 import { startStack } from "./stack/stack.ts";
@@ -14,6 +15,8 @@ export interface Pools {
   planFile?: string;
   /** The last decode worker gets no requests, and is killed in the middle of the answers. */
   killLast?: boolean;
+  /** Plans that the ranks are told to go to, in turn, while they answer. Each of them must be in force at least once. */
+  moves?: ExpertPlan[];
 }
 
 /** All requests at once, spread over the workers. Every prompt that is long enough is prefilled by a prefill worker, and that is checked. */
@@ -21,7 +24,7 @@ export async function answerOverNats(
   dir: string,
   compute: Pick<LoadOptions, "backend" | "weightDtype">,
   kvDtype: KvDtype,
-  { prefill, decode, planFile, killLast }: Pools,
+  { prefill, decode, planFile, killLast, moves = [] }: Pools,
   requests: ExactRequest[],
 ): Promise<Map<string, ExactAnswer>> {
   const localPrefillTokens = 64;
@@ -42,6 +45,15 @@ export async function answerOverNats(
   let killed = false;
   try {
     const client = await connectStackClient(stack, "check-exact");
+    let moved = 0;
+    let answered = false;
+    const moving = (async () => {
+      // A plan is taken once the one before is in force.
+      while (!answered && moves.length > 0) {
+        if (await client.placeExperts(moves[moved % moves.length] as ExpertPlan)) moved++;
+        await new Promise((resolve) => setTimeout(resolve, 20));
+      }
+    })();
     const answers = await Promise.all(
       requests.map(async (request, i) => {
         const generation = client.start(
@@ -76,7 +88,12 @@ export async function answerOverNats(
         }
         return [request.id, answer] as const;
       }),
-    );
+    ).finally(() => {
+      answered = true;
+    });
+    await moving;
+    if (moved <= moves.length && moves.length > 0)
+      throw new Error(`experts were moved ${moved} times while the ranks answered: too seldom`);
     await client.close();
     return new Map(answers);
   } finally {

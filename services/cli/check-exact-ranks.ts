@@ -9,6 +9,8 @@ export interface RankWay {
   way: string;
   plan: ExpertPlan;
   killLast: boolean;
+  /** Plans that the ranks are told to go to, in turn, while they answer. */
+  moves?: ExpertPlan[];
 }
 
 export function rankWays(shape: ExpertShape): RankWay[] {
@@ -19,6 +21,13 @@ export function rankWays(shape: ExpertShape): RankWay[] {
       way: "experts over 8 ranks, shuffled, each twice, one rank killed",
       plan: doubled(shuffled(initialPlan(shape, 8, 0))),
       killLast: true,
+    },
+    { way: "experts over 4 ranks, the only copies of some killed", plan: initialPlan(shape, 4, 0), killLast: true },
+    {
+      way: "experts over 4 ranks, moved while they answer",
+      plan: initialPlan(shape, 4, 4),
+      killLast: false,
+      moves: [shuffled(initialPlan(shape, 4, 4)), initialPlan(shape, 4, 4)],
     },
   ];
 }

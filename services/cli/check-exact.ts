@@ -62,7 +62,7 @@ export function register(program: Command): void {
     .option("--json", "print the report as JSON")
     .addHelpText(
       "after",
-      "\nExample:\n  ./pelagic check-exact --json\n\nExit code 0 only when every row of every request has one digest over all ways: chunk sizes, threads,\ninstruction sets, alone and in a batch, cache hit and miss, preempted, resumed, prefill + NATS + decode as 1x1 and 2x2,\nand with the experts over 2, 4 and 8 decode ranks, one of which is killed.",
+      "\nExample:\n  ./pelagic check-exact --json\n\nExit code 0 only when every row of every request has one digest over all ways: chunk sizes, threads,\ninstruction sets, alone and in a batch, cache hit and miss, preempted, resumed, prefill + NATS + decode as 1x1 and 2x2,\nand with the experts over 2, 4 and 8 decode ranks, one of which\nis killed, also with the only copies of some experts, or which move their experts meanwhile.",
     )
     .action(async (options: CheckExactOptions) => {
       const temperatures = options.temperature.map(Number);
@@ -146,10 +146,10 @@ export async function checkExact(
     await answer(`prefill + NATS + decode, ${pools.prefill}x${pools.decode}`, () => answerOverNats(dir, compute, kvDtype, pools, requests));
   }
   const shape = { moeLayers: first.info.moeLayerCount, logicalExperts: first.info.logicalExpertCount };
-  for (const ranks of backend === "cpu" && shape.moeLayers > 0 ? rankWays(shape) : []) {
-    await answer(ranks.way, () =>
-      withPlanFile(ranks.plan, (planFile) =>
-        answerOverNats(dir, compute, kvDtype, { prefill: 1, decode: ranks.plan.rankCount, planFile, killLast: ranks.killLast }, requests),
+  for (const { way, plan, killLast, moves = [] } of backend === "cpu" && shape.moeLayers > 0 ? rankWays(shape) : []) {
+    await answer(way, () =>
+      withPlanFile(plan, (planFile) =>
+        answerOverNats(dir, compute, kvDtype, { prefill: 1, decode: plan.rankCount, planFile, killLast, moves }, requests),
       ),
     );
   }

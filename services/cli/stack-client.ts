@@ -3,6 +3,10 @@ import { DispatchClient } from "../gateway/dispatch-client.ts";
 import type { Generation, GenerationRequest } from "../gateway/generation.ts";
 import { WorkerDirectory } from "../gateway/worker-directory.ts";
 import { silentLog, systemClock } from "../lib/contracts/bus.ts";
+import type { ExpertPlan } from "../lib/contracts/expert-placement.ts";
+import { ControlReply } from "../lib/contracts/messages.ts";
+import { packSlots } from "../lib/contracts/ranks.ts";
+import { decodeMessage, encodeMessage } from "../lib/contracts/wire.ts";
 import { subjects } from "../lib/contracts/subjects.ts";
 import { connectBus } from "../lib/runtime/nats-bus.ts";
 import { CliError } from "./cli-error.ts";
@@ -11,12 +15,15 @@ import type { Stack } from "./stack/stack.ts";
 export interface StackClient {
   /** Asks this decode worker and no other; prefillWorkerId null: it prefills itself. */
   start(request: GenerationRequest, decodeWorkerId: string, prefillWorkerId: string | null): Generation;
+  /** Tells the lowest of the stack's decode ranks to place experts so. False: it does not do so now. */
+  placeExperts(plan: ExpertPlan): Promise<boolean>;
   close(): Promise<void>;
 }
 
 /** The stack's workers are ready: they say so within moments. */
 const knownBoundMs = 10_000;
 const pollMs = 20;
+const answerMs = 5_000;
 
 /** For a stack without gateways. Resolves when all its decode workers are known. */
 export async function connectStackClient(stack: Stack, name: string): Promise<StackClient> {
@@ -47,6 +54,11 @@ export async function connectStackClient(stack: Stack, name: string): Promise<St
         },
         shouldMove: () => false,
       }),
+    placeExperts: async ({ rankCount, slotsPerRank, layers }) => {
+      const order = { kind: "place-experts", rankCount, slotsPerRank, layerCount: layers.length };
+      const answer = await bus.request(common.subjects.control("decode-0"), encodeMessage(order, packSlots({ layers })), answerMs);
+      return decodeMessage(ControlReply, answer).body.ok;
+    },
     close,
   };
 }

@@ -1,10 +1,13 @@
 // The decode process: owns requests from dispatch to last token, receives prompts' latents, samples.
+import { setImmediate } from "node:timers/promises";
 import { z } from "zod";
 import { DecodeWorker } from "../lib/engine/decode-worker.ts";
+import { loadWindow } from "../lib/engine/load-publisher.ts";
 import { RowServer } from "../lib/engine/row-server.ts";
 import { loadNativeRunner } from "../lib/engine/model-runner.ts";
 import { loadRankedRunner } from "../lib/engine/ranks/load.ts";
 import { observeRanks } from "../lib/engine/ranks/rank-metrics.ts";
+import type { Planner } from "../lib/engine/ranks/rebalancer.ts";
 import { RankedRunner } from "../lib/engine/ranks/ranked-runner.ts";
 import { decodeFields, rankFields, workerFields } from "../lib/engine/worker-config.ts";
 import { WorkerCore } from "../lib/engine/worker-core.ts";
@@ -12,9 +15,15 @@ import { observeDecode, observeRowServer, observeWorker } from "../lib/engine/wo
 import { GrammarConstraint } from "../lib/grammar/constraint.ts";
 import { GrammarThreads } from "../lib/grammar/grammar-threads.ts";
 import { busFields, processFields } from "../lib/runtime/config.ts";
+import { nextPlan } from "../placement/next-plan.ts";
+import { ourSettings } from "../placement/settings.ts";
 import { type RankStatus, rankStatusPath } from "../lib/contracts/rank-status.ts";
 import { runProcess } from "../lib/runtime/process.ts";
 import { openWorkerPorts } from "../lib/runtime/worker-ports.ts";
+
+/** Live intervals are far shorter than those of the simulation. */
+const planSettings = { ...ourSettings, halfLife: loadWindow.halfLife };
+const planner: Planner = (current, state) => nextPlan(current, state, planSettings, setImmediate);
 
 await runProcess({
   name: "decode",
@@ -31,7 +40,7 @@ await runProcess({
     const core = await WorkerCore.load("decode", config, metricsPort, control, log, (options) =>
       config.rankCount === 1
         ? loadNativeRunner(options)
-        : loadRankedRunner(options, config, control, log, (status) => (rankStatus = status)),
+        : loadRankedRunner(options, config, control, log, planner, (status) => (rankStatus = status)),
     );
     loaded = core;
     const { vocabSize } = core.runner.info;
@@ -47,6 +56,7 @@ await runProcess({
       constraints: (spec) => new GrammarConstraint(grammars, vocabSize, spec),
       ...(tracer && { tracer }),
       localPrefillTokens: config.localPrefillTokens,
+      pausedBecause: () => (core.runner instanceof RankedRunner ? core.runner.pausedBecause : undefined),
       receiveBudgetBytes: config.receiveBudgetMib * 1024 * 1024,
     });
     onStop(() => worker.stop());

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { poolLabel, serviceLabel } from "../../operators/planner/names.ts";
 import { apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";
-import { CountedModel, type Endpoint, idle, makePod, startEndpoint } from "./metrics-endpoints.ts";
+import { CountedModel, type Endpoint, idle, type Load, makePod, startEndpoint } from "./metrics-endpoints.ts";
 import { operatorAccount } from "./operator-account.ts";
 import { type OperatorProcess, startOperator } from "./operator-process.ts";
 import { applyService, condition, deploymentsPath, installCrds, objectWhere, servicesPath } from "./service-objects.ts";
@@ -40,24 +40,24 @@ afterAll(async () => {
 });
 
 const slo = { ttftSeconds: 2, tpotSeconds: 0.05 };
-/**
- * Far more than two replicas of either pool do (a prefill replica is planned to 750 tokens a second, one of decode to 661), and none may have more than
- * three: where the machine stands still between two looks, the load still looks like more than two.
- */
-const burst = { requestsPerSecond: 20, promptTokens: 200, answerTokens: 175 };
+/** What three replicas of either pool are needed for: a prefill replica is planned to 750 tokens a second, one of decode to 661. */
+const burst = { requestsPerSecond: 12, promptTokens: 200, answerTokens: 175 };
 
 const podLabels = (name: string, pool: string) => ({ [serviceLabel]: name, [poolLabel]: pool });
 
-/** A ModelService with a ready worker in each pool. */
-async function served(name: string, autoscaling: object, spec: object = { slo }): Promise<CountedModel> {
+/**
+ * A ModelService with a ready worker in each pool. The workers and the load are there first: a rate is a mean since the first look, and on a busy
+ * machine as much idle time before them as their making takes would count for minutes.
+ */
+async function served(name: string, autoscaling: object, load: Partial<Load> = burst): Promise<CountedModel> {
   const model = new CountedModel(name);
+  model.set(load);
   models.push(model);
   const range = { minReplicas: 1, maxReplicas: 3 };
-  await applyService(server, name, { ...spec, autoscaling: { prefill: range, decode: range, stabilizationSeconds: 0, ...autoscaling } });
-  for (const pool of pools) {
-    await objectWhere(server, `${deploymentsPath}/${name}-${pool}`, () => true);
+  for (const pool of pools)
     await makePod(server, `${name}-${pool}-0`, podLabels(name, pool), await endpoint(`${name}-${pool}-0`, () => model[pool]()));
-  }
+  await applyService(server, name, { slo, autoscaling: { prefill: range, decode: range, stabilizationSeconds: 0, ...autoscaling } });
+  for (const pool of pools) await objectWhere(server, `${deploymentsPath}/${name}-${pool}`, () => true);
   return model;
 }
 
@@ -88,7 +88,6 @@ const desired = (modelservice: string, pool: string) => operator.metric("pelagic
 describe.skipIf(missing !== undefined)(`the operator scales${missing ? ` (${missing})` : ""}`, () => {
   it("both pools up with the load and down after it, and says why in status, events and the metric", async () => {
     const model = await served("busy", { policy: "slo" });
-    model.set(burst);
     await scaledTo("busy", 3);
     // Where a look comes to nothing on a busy machine, other words stand there until the next one.
     const { status } = await serviceWhere(
@@ -115,7 +114,6 @@ describe.skipIf(missing !== undefined)(`the operator scales${missing ? ` (${miss
 
   it("nothing down where figures are missing, and says which", async () => {
     const model = await served("unheard", { policy: "slo" });
-    model.set(burst);
     await scaledTo("unheard", 3);
     await endpoints.get("unheard-decode-0")?.stop();
     model.set(idle);
@@ -136,7 +134,6 @@ describe.skipIf(missing !== undefined)(`the operator scales${missing ? ` (${miss
 
   it("as before when another one leads: the numbers stay, and the words until there are new ones", async () => {
     const model = await served("handed", { policy: "slo", stabilizationSeconds: 3600 });
-    model.set(burst);
     await scaledTo("handed", 3);
     const { status } = await serviceWhere(
       "handed",
@@ -165,8 +162,7 @@ describe.skipIf(missing !== undefined)(`the operator scales${missing ? ` (${miss
   });
 
   it("not beyond what finds a node: pods that wait too long are cancelled", async () => {
-    const model = await served("crowded", { policy: "slo" });
-    model.set(burst);
+    await served("crowded", { policy: "slo" });
     await scaledTo("crowded", 3);
     for (const pool of pools)
       for (const i of [1, 2]) await makePod(server, `crowded-${pool}-${i}`, podLabels("crowded", pool), "unschedulable");
@@ -176,9 +172,8 @@ describe.skipIf(missing !== undefined)(`the operator scales${missing ? ` (${miss
   });
 
   it("by a metric alone with policy external, and leaves replicas to whoever reads it", async () => {
-    const model = await served("external", { policy: "external" });
+    await served("external", { policy: "external" });
     const path = `${deploymentsPath}/external-decode`;
-    model.set(burst);
     await server.until("the metric", async () => ((await desired("external", "decode")) === 3 ? true : undefined));
     const { status } = await serviceWhere("external", (each) => each.status?.pools?.decode?.recommended === 3);
     expect(status.pools.decode).toMatchObject({ desired: 1, reason: expect.stringContaining("an external autoscaler is told 3: ") });
@@ -209,7 +204,7 @@ describe.skipIf(missing !== undefined)(`the operator scales${missing ? ` (${miss
   });
 
   it("to zero after so long without a request, and back for one that waits", async () => {
-    const model = await served("sleepy", { policy: "slo", scaleToZeroAfterSeconds: 60 });
+    const model = await served("sleepy", { policy: "slo", scaleToZeroAfterSeconds: 60 }, idle);
     // A minute, and as much again for each look that a busy machine has failed.
     await scaledTo("sleepy", 0);
     const asleep = await serviceWhere("sleepy", (each) => condition(each, "DecodeReady")?.reason === "ScaledToZero");

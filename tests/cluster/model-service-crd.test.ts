@@ -92,7 +92,9 @@ describe.skipIf(missing !== undefined)(`ModelService in an API server${missing =
   });
 
   it("takes what earlier versions took, and reads it as they did", async () => {
-    const kept = parseAllDocuments(readFileSync(inTree("tests", "cluster", "kept-model-services.yaml"), "utf8")).map((each) => each.toJS());
+    const kept = parseAllDocuments(readFileSync(inTree("tests", "cluster", "kept", "model-services.yaml"), "utf8")).map((each) =>
+      each.toJS(),
+    );
     expect(kept.length).toBeGreaterThan(2);
     for (const object of kept) {
       const created = await create(object, true);

@@ -1,5 +1,6 @@
 // Two operator processes: who leads, who takes over and how soon, and that nobody writes who does not lead.
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { leaseName } from "../../operators/kube/rights.ts";
 import { apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";
 import { type FaultProxy, startFaultProxy } from "./fault-proxy.ts";
 import { type OperatorProcess, startOperator } from "./operator-process.ts";
@@ -74,6 +75,25 @@ describe.skipIf(missing !== undefined)(`two operators${missing ? ` (${missing})`
     const tookMs = await leadsWithin(follower, 5_000);
     await madeBy("handed");
     console.log(`ended: the next one led after ${(tookMs / 1000).toFixed(1)} s`);
+  });
+
+  it("one goes on leading where helm upgrade --force writes the Lease without its holder", async () => {
+    const [leader, follower] = replicas;
+    const path = `/apis/coordination.k8s.io/v1/namespaces/default/leases/${leaseName}`;
+    const holder = async () => (await server.call("GET", path)).body.spec?.holderIdentity;
+    const before = await holder();
+    expect(before).toBeTruthy();
+    for (let times = 0; times < 5; times++) {
+      await server.until("it to be wiped", async () => {
+        const { apiVersion, kind, metadata } = (await server.call("GET", path)).body;
+        const { name, namespace, resourceVersion } = metadata;
+        const { status } = await server.call("PUT", path, { body: { apiVersion, kind, metadata: { name, namespace, resourceVersion } } });
+        return status === 200 ? true : undefined;
+      });
+      const after = await server.until("a holder", async () => (await holder()) || undefined);
+      expect([after, await leader.operator.leads(), await follower.operator.leads()]).toEqual([before, true, false]);
+    }
+    expect(writes(follower)).toEqual([]);
   });
 
   it("a leader that stood still writes nothing when it wakes", async () => {

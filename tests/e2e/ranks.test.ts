@@ -35,15 +35,27 @@ beforeAll(async () => {
     await whole.stop();
   }
   for (const { tokens, end } of right) expect({ tokens: tokens.length, end }).toEqual({ tokens: maxTokens, end: "length" });
-  // Each expert on two ranks at least: any one may be lost.
-  stack = await startStack({ prefill: 1, decodeRanks: rankCount, redundantExperts: 32, restartPolicy: promptRestarts, kind: "service" });
 }, 180_000);
 afterAll(() => stack?.stop());
+
+async function startRanks(redundantExperts: number, rebalanceSeconds: number): Promise<void> {
+  await stack?.stop();
+  stack = await startStack({
+    prefill: 1,
+    decodeRanks: rankCount,
+    redundantExperts,
+    rebalanceSeconds,
+    restartPolicy: promptRestarts,
+    kind: "service",
+  });
+}
 
 async function metricsOf(name: string): Promise<Map<string, number>> {
   const port = stack.processes.find((process) => process.name === name)?.metricsPort;
   const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
-  return new Map([...text.matchAll(/^(pelagic_rank_\S+) (\S+)$/gm)].map(([, series, value]) => [series as string, Number(value)]));
+  return new Map(
+    [...text.matchAll(/^(pelagic_(?:rank|expert)s?_\S+) (\S+)$/gm)].map(([, series, value]) => [series as string, Number(value)]),
+  );
 }
 
 async function statusOf(name: string): Promise<RankStatus> {
@@ -55,6 +67,8 @@ const membersAre = (count: number, of: string[]) => async () =>
   (await Promise.all(of.map(async (name) => (await metricsOf(name)).get("pelagic_rank_group_members")))).every((n) => n === count);
 
 test("answers are those of one rank, and every rank takes part", async () => {
+  // Each expert on two ranks at least: any one may be lost.
+  await startRanks(32, 0);
   expect(await askAll()).toEqual(right);
   for (const name of names) {
     const metrics = await metricsOf(name);
@@ -116,8 +130,9 @@ test("a rank killed: every request ends as if nothing had happened, and the rank
   // What it was like is told by those that stayed.
   const told = await statusOf("decode-0");
   expect(told).toMatchObject({ rank: 0, rankCount, members: [0, 1, 2], reason: null, plan: { version: 1 }, indispensable: [] });
-  const [without] = told.history.filter(({ loss }) => loss !== null);
-  expect(without).toMatchObject({ members: [0, 2], loss: expect.stringContaining("rank 1") });
+  // Of two that stay, one may have followed the other's word before it saw the loss itself.
+  const losses = [told, await statusOf("decode-2")].flatMap(({ history }) => history.filter(({ loss }) => loss !== null));
+  expect(losses).toContainEqual(expect.objectContaining({ members: [0, 2], loss: expect.stringContaining("rank 1") }));
   expect(told.history.at(-1)).toMatchObject({ members: [0, 1, 2], loss: null });
   expect(told.plan).toEqual((await statusOf("decode-1")).plan);
 }, 120_000);
@@ -133,3 +148,36 @@ test("a rank that is stopped is lost to the others within seconds, and finds the
   await waitFor("all ranks are in one group", membersAre(rankCount, names));
   expect(await askAll()).toEqual(right);
 }, 120_000);
+
+const metric = async (series: string) => (await Promise.all(names.map(metricsOf))).map((metrics) => metrics.get(series) ?? 0);
+
+test("experts are placed anew by their load while requests run, and no answer changes", async () => {
+  await startRanks(6, 1);
+  let rounds = 0;
+  while (rounds++ < 20 && Math.min(...(await metric("pelagic_expert_plan_version"))) < 2) expect(await askAll()).toEqual(right);
+  expect(Math.min(...(await metric("pelagic_expert_plan_version")))).toBeGreaterThan(1);
+  expect((await metric("pelagic_experts_loaded_total")).reduce((a, b) => a + b)).toBeGreaterThan(0);
+  expect(await askAll()).toEqual(right);
+}, 180_000);
+
+test("the only copies of experts are lost: the others load them and go on, and who comes back is taken in with the new plan", async () => {
+  await startRanks(0, 0);
+  const running = askAll();
+  await waitFor("requests run", async () => (await workersOf(stack)).some(({ requests }) => requests.running > 0));
+  const stopped = stack.processes.find(({ name }) => name === "decode-2");
+  stopped?.kill("SIGSTOP");
+  const left = ["decode-0", "decode-1"];
+  try {
+    await waitFor("the others have a group", membersAre(rankCount - 1, left));
+    for (const name of left) expect((await metricsOf(name)).get("pelagic_experts_loaded_total")).toBeGreaterThan(0);
+    expect(await running).toEqual(right);
+  } finally {
+    stopped?.kill("SIGCONT");
+  }
+  await waitFor("all ranks are in one group", membersAre(rankCount, names));
+  expect(await metric("pelagic_expert_plan_version")).toEqual([2, 2, 2]);
+  expect(await askAll()).toEqual(right);
+  stack.processes.find(({ name }) => name === "decode-0")?.kill("SIGKILL");
+  await waitFor("the killed rank is back", membersAre(rankCount, names));
+  expect(await askAll()).toEqual(right);
+}, 180_000);

@@ -17,7 +17,7 @@ const mayImport: Record<string, string[]> = {
   "lib/simulator": ["lib/contracts", "lib/engine", "gateway"],
   gateway: ["lib/contracts", "lib/runtime", "lib/model", "lib/grammar", "lib/fair-queue"],
   prefill: ["lib/contracts", "lib/runtime", "lib/engine"],
-  decode: ["lib/contracts", "lib/runtime", "lib/engine", "lib/model", "lib/grammar"],
+  decode: ["lib/contracts", "lib/runtime", "lib/engine", "lib/model", "lib/grammar", "placement"],
   placement: ["lib/contracts", "lib/runtime", "lib/expert-load"],
   cli: [
     "lib/contracts",

@@ -34,6 +34,8 @@ export interface ChaosOptions {
   /** Instead of `decode`: so many ranks, which share the model's experts, with so many copies beside one of each. */
   decodeRanks?: number;
   redundantExperts?: number;
+  /** How often they are placed anew. */
+  rebalanceSeconds?: number;
   kvBlocks: number;
   /** Different requests. */
   requests: number;
@@ -117,7 +119,11 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
     prefill: options.prefill,
     ...(options.decodeRanks === undefined
       ? { decode: options.decode }
-      : { decodeRanks: options.decodeRanks, redundantExperts: options.redundantExperts ?? 0 }),
+      : {
+          decodeRanks: options.decodeRanks,
+          redundantExperts: options.redundantExperts ?? 0,
+          ...(options.rebalanceSeconds === undefined ? {} : { rebalanceSeconds: options.rebalanceSeconds }),
+        }),
     kvBlocks: options.kvBlocks,
     threads: 1,
     observer: true,

@@ -27,6 +27,8 @@ export interface StackOptions {
   /** Instead of `decode`: so many decode workers of each model, which share its experts; with copies of some beside one of each. */
   decodeRanks?: number;
   redundantExperts?: number;
+  /** How often they are placed anew; 0: never. */
+  rebalanceSeconds?: number;
   /** The first gateway's port; 0, the default: any free one. */
   port?: number;
   /** Default 1. 0: NATS and workers only, for a caller that speaks to the bus itself. */
@@ -126,6 +128,8 @@ export async function checkStackOptions(options: StackOptions): Promise<NamedFol
     name,
     folder: checkedModelFolder(folder, { tokenizer: options.gateways !== 0 }),
   }));
+  if (options.rebalanceSeconds !== undefined && options.decodeRanks === undefined)
+    throw new CliError("--rebalance-seconds: experts are placed on --decode-ranks, and there are none");
   if (options.redundantExperts !== undefined && options.decodeRanks === undefined)
     throw new CliError("--redundant-experts: copies are placed on --decode-ranks, and there are none");
   if (options.apiKeys !== undefined) readKeysFile(options.apiKeys);
@@ -457,11 +461,12 @@ async function whyModelsNotReady(adminPort: number): Promise<string | undefined>
   return gateway?.models?.find(({ notReady }) => notReady !== null)?.notReady ?? undefined;
 }
 
-function rankSettings({ decodeRanks, redundantExperts }: StackOptions, rank: number): Record<string, string> {
+function rankSettings({ decodeRanks, redundantExperts, rebalanceSeconds }: StackOptions, rank: number): Record<string, string> {
   if (decodeRanks === undefined) return {};
   return {
     PELAGIC_RANK: String(rank),
     PELAGIC_RANK_COUNT: String(decodeRanks),
+    ...(rebalanceSeconds === undefined ? {} : { PELAGIC_REBALANCE_SECONDS: String(rebalanceSeconds) }),
     ...(redundantExperts === undefined ? {} : { PELAGIC_REDUNDANT_EXPERTS: String(redundantExperts) }),
   };
 }

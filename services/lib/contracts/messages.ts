@@ -198,6 +198,8 @@ export const Control = z.discriminatedUnion("kind", [
   z.object({ v: z.number(), kind: z.literal("drain") }),
   /** Gateway or person: how many tokens did each expert get. Answered with ExpertCounts; on demand, since it is too much for a heartbeat. */
   z.object({ v: z.number(), kind: z.literal("expert-counts"), span: ExpertSpan.optional() }),
+  /** To the lowest rank of those that share experts: place them so, while serving. Tail: the slots (ranks.ts). Answered with a ControlReply. */
+  z.object({ v: z.number(), kind: z.literal("place-experts"), rankCount: count, slotsPerRank: count, layerCount: count }),
 ]);
 export type Control = z.infer<typeof Control>;
 

@@ -30,6 +30,9 @@ export function subjects(service: string) {
     /** What ranks that share experts say of themselves to each other: RankNotices. */
     ranks: (workerId: string) => `${root}.ranks.${part(workerId, "worker id")}`,
     allRanks: `${root}.ranks.*`,
+    /** The expert plans that they go by, or are to go to: PlanNotices. */
+    plans: (workerId: string) => `${root}.plans.${part(workerId, "worker id")}`,
+    allPlans: `${root}.plans.*`,
     /** A gateway that starts, or saw a gap, asks all workers for a snapshot here. */
     stateRequest: `${root}.state-request`,
     /** Decode to one gateway: Deltas. An inbox of each process: what was meant for an earlier one finds no subscriber. */

@@ -27,6 +27,8 @@ export interface DecodeConfig {
   localPrefillTokens: number;
   /** Frame bytes in flight to this worker at most, over all transfers. */
   receiveBudgetBytes: number;
+  /** Why nothing is admitted for now, if so. */
+  pausedBecause?: () => string | undefined;
   /** Makes constraints; absent: none can be asked for. */
   constraints?: ConstraintMaker;
   /** Absent: nothing is traced. */
@@ -35,6 +37,7 @@ export interface DecodeConfig {
 
 const tickMs = 250;
 const busyRetryMs = 500;
+const pausedRetryMs = 1_000;
 /** A gateway that moves a request cancels it here first: so long after, its next worker has asked for the blocks. */
 const handoverMs = 500;
 /** Of one message with a prompt's scores. */
@@ -143,6 +146,11 @@ export class DecodeWorker {
       if (!this.attempts.has(body.attemptId)) {
         if (this.core.draining) {
           reply({ kind: "busy", reason: "draining", retryAfterMs: busyRetryMs });
+          return;
+        }
+        const paused = this.config.pausedBecause?.();
+        if (paused !== undefined) {
+          reply({ kind: "busy", reason: paused, retryAfterMs: pausedRetryMs });
           return;
         }
         this.admit(body, tokens);

@@ -1,7 +1,18 @@
 // The only door to native code: sequences in, tokens and latents out. The simulator has another implementation of the same interface.
 import { createHash } from "node:crypto";
 import { kvBlockTokens } from "../contracts/block-key.ts";
-import type { LoadOptions, ModelInfo, NativeModel, RankCounters, RankMeeting, RowSampling, StepBatch, StepResult } from "./native.ts";
+import type { ExpertPlan } from "../contracts/expert-placement.ts";
+import type {
+  LoadOptions,
+  ModelInfo,
+  NativeModel,
+  PlacementState,
+  RankCounters,
+  RankMeeting,
+  RowSampling,
+  StepBatch,
+  StepResult,
+} from "./native.ts";
 import { nativeModule } from "./native.ts";
 
 /** Some rows of one sequence. */
@@ -89,6 +100,8 @@ export interface ModelRunner {
   readonly rankGroup?: string;
   /** How evenly ranks share the experts' load of late, by MoE layer, where this one knows. */
   balancedness?(): number[] | undefined;
+  /** Where experts are shared: [MoE layer][slot] -> logical expert, from now on. Returns why not, if so. */
+  placeExperts?(layers: number[][]): string | undefined;
   close(): Promise<void>;
 }
 
@@ -151,6 +164,22 @@ export class NativeRunner implements ModelRunner {
   /** With ranks, see NativeModel. */
   meet(meeting: RankMeeting): Promise<void> {
     return this.model.meet(meeting);
+  }
+
+  conform(plan: ExpertPlan): Promise<void> {
+    return this.model.conform(plan);
+  }
+
+  stagePlan(plan: ExpertPlan, bytesPerSecond: number): boolean {
+    return this.model.stagePlan(plan, bytesPerSecond);
+  }
+
+  get placementState(): PlacementState {
+    return this.model.placementState;
+  }
+
+  get planInForce(): ExpertPlan {
+    return this.model.planInForce;
   }
 
   get rankPort(): number | undefined {

@@ -85,6 +85,23 @@ export interface RankCounters {
   nodesReached: number[];
 }
 
+/** What becomes of a rank's expert plan while steps go on. */
+export interface PlacementState {
+  /** Of the plan that a layer was taken from last. */
+  version: number;
+  /** The first MoE layers of it; the others are of the plan before. */
+  layersTaken: number;
+  /** Version of the plan whose experts are loaded; 0: none. */
+  next: number;
+  /** Of the next plan. */
+  readyLayers: number;
+  /** Why no more of them get ready; empty: nothing. */
+  failure: string;
+  /** Both only grow. */
+  loadedExperts: number;
+  loadedBytes: number;
+}
+
 export interface ModelInfo {
   modelType: "deepseek_v2" | "deepseek_v3";
   layerCount: number;
@@ -219,6 +236,17 @@ export interface NativeModel {
    * "rank-lost" naming who did not come.
    */
   meet(meeting: RankMeeting): Promise<void>;
+  /**
+   * With ranks: loads the experts of `plan` beside those in force, in place of a plan that was being loaded, at most so many bytes of the checkpoint
+   * a second. Ranks of a group take its layers, one after the other, in the same steps, as soon as all of them have a layer. False: there is a plan
+   * at least as new.
+   */
+  stagePlan(plan: ExpertPlan, bytesPerSecond: number): boolean;
+  /** With ranks: leaves the group there was, and goes by `plan` from now on. One call at a time, with step(). */
+  conform(plan: ExpertPlan): Promise<void>;
+  readonly placementState: PlacementState;
+  /** As of now, layer by layer. */
+  readonly planInForce: ExpertPlan;
   /** With ranks: the port that it listens on. */
   readonly rankPort?: number;
   readonly rankCounters: RankCounters;

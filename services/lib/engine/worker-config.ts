@@ -60,6 +60,10 @@ export const rankFields = {
   expertPlan: z.string().min(1).optional(),
   /** A row goes to the copy on its own rank, or else its own node, where there is one. */
   localExperts: z.stringbool().default(false),
+  /** How often experts are placed anew by their load, while ranks serve; 0: never. */
+  rebalanceSeconds: z.coerce.number().int().nonnegative().max(86_400).default(60),
+  /** Of the checkpoint, read for that. */
+  expertLoadMibPerSecond: positive.default(256),
   /** Where other ranks reach this one: a numeric address, and a port, 0 for any free one. */
   rankHost: z.string().min(1).default("127.0.0.1"),
   rankPort: z.coerce.number().int().min(0).max(65535).default(0),

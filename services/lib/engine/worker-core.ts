@@ -8,6 +8,7 @@ import type { FrameKvDtype } from "../contracts/frame.ts";
 import { type OfferedFiles, offeredFiles } from "../contracts/model-files.ts";
 import { Control, type ExpertSpan, type WorkerRole, type WorkerState } from "../contracts/messages.ts";
 import { subjects, type Subjects } from "../contracts/subjects.ts";
+import { unpackPlan } from "../contracts/ranks.ts";
 import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { readModelFiles } from "../model/folder.ts";
 import { Engine, type EngineConfig } from "./engine.ts";
@@ -110,7 +111,7 @@ export class WorkerCore {
     this.engine.onChange = () => this.state.changed();
     if (options.files !== undefined) new FileServer(bus, this.subjects.files(this.workerId), options.files);
     bus.subscribe(this.subjects.control(this.workerId), (message) => {
-      const { body } = decodeMessage(Control, message.data);
+      const { body, tokens } = decodeMessage(Control, message.data);
       const respond = (answer: object, tail?: Uint32Array) => message.respond?.(encodeMessage(answer, tail));
       if (body.kind === "drain") {
         this.drain();
@@ -118,6 +119,9 @@ export class WorkerCore {
       } else if (body.kind === "expert-counts") {
         const { words, ...counts } = this.expertCounts(body.span ?? "start");
         respond(counts, words);
+      } else if (body.kind === "place-experts") {
+        const refusal = this.placeExperts(body, tokens);
+        respond(refusal === undefined ? { ok: true } : { ok: false, message: refusal });
       } else {
         this.controlHandler(body, respond);
       }
@@ -181,6 +185,16 @@ export class WorkerCore {
       systemClock,
       log,
     );
+  }
+
+  private placeExperts(body: Omit<Extract<Control, { kind: "place-experts" }>, "v">, tail: Uint32Array): string | undefined {
+    const { runner } = this;
+    if (runner.placeExperts === undefined) return "this worker shares experts with no other";
+    try {
+      return runner.placeExperts(unpackPlan({ ...body, version: 1 }, tail).layers);
+    } catch (error) {
+      return error instanceof Error ? error.message : String(error);
+    }
   }
 
   onControl(handler: ControlHandler): void {

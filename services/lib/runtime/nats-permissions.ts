@@ -55,7 +55,7 @@ export function natsPermissions(service: string, user: Pick<NatsUser, "role" | "
     case "decode":
       return {
         // A draining decode worker sends rows to its peers as prefill does.
-        publish: [all.deltas, all.rows, all.credit, all.frames, all.notices, own.state, own.loads, own.ranks],
+        publish: [all.deltas, all.rows, all.credit, all.frames, all.notices, own.state, own.loads, own.ranks, own.plans],
         subscribe: [
           own.dispatch,
           own.control,
@@ -66,6 +66,7 @@ export function natsPermissions(service: string, user: Pick<NatsUser, "role" | "
           own.credit,
           all.loads,
           all.ranks,
+          all.plans,
           all.stateRequest,
           inbox,
         ],
@@ -142,6 +143,7 @@ function wildcardSubjects(service: string, id?: string) {
     dispatch: of(named.dispatch(who)),
     loads: of(named.loads(who)),
     ranks: of(named.ranks(who)),
+    plans: of(named.plans(who)),
     control: of(named.control(who)),
     rows: of(named.rows(who)),
     files: of(named.files(who)),

@@ -4,6 +4,7 @@ import { balancedness, type ExpertPlan, firstPlan } from "../../lib/contracts/ex
 import { ExpertLoadWindow } from "../../lib/expert-load/window.ts";
 import { forecastLoads } from "../forecast.ts";
 import { movesBetween, replan } from "../moves.ts";
+import { ourSettings } from "../settings.ts";
 import { place } from "../policies.ts";
 import type { PlacementShape } from "../shape.ts";
 
@@ -22,9 +23,6 @@ export interface Course {
   moves: number;
   plans: number;
 }
-
-/** Chosen on seeds other than the one that is shown (docs/benchmarks.md). */
-export const ourSettings = { halfLife: 1, hedge: 0.5, tolerance: 0.03 };
 
 export const windowIntervals = 10;
 

@@ -1,5 +1,5 @@
 // A model of which this process has the experts of one rank, as a runner that has met the other ranks.
-import { createHash, randomBytes } from "node:crypto";
+import { randomBytes } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { z } from "zod";
@@ -11,14 +11,18 @@ import { modelDigest } from "../model-digest.ts";
 import { loadNativeRunner } from "../model-runner.ts";
 import type { LoadOptions } from "../native.ts";
 import type { RankConfig, WorkerConfig } from "../worker-config.ts";
-import { type ExpertShape, indispensableRanks, initialPlan, missingExpert, planDigest } from "./expert-slots.ts";
+import { type ExpertShape, indispensableRanks, initialPlan, planDigest } from "./expert-slots.ts";
 import { groupBalancedness } from "./group-balance.ts";
 import { GroupLoad } from "./group-load.ts";
 import { RankedRunner } from "./ranked-runner.ts";
 import { RankMember } from "./rank-member.ts";
+import { type Planner, Rebalancer } from "./rebalancer.ts";
 
 /** The others may still be loading. */
 const firstMeetingMs = 240_000;
+
+/** Slots of a rank, in those that it begins with: how far it may make up for ranks that are lost. */
+const mostSlotsFactor = 2;
 
 /** Resolves when the ranks have met for the first time. `watch` is told how to ask what this rank knows of its group, before they have. */
 export async function loadRankedRunner(
@@ -26,6 +30,7 @@ export async function loadRankedRunner(
   config: WorkerConfig & RankConfig & { service: string },
   bus: Bus,
   log: Log,
+  planner: Planner,
   watch: (status: () => RankStatus) => void,
 ): Promise<RankedRunner> {
   const { rank, rankCount, rankHost: host } = config;
@@ -45,9 +50,7 @@ export async function loadRankedRunner(
       host,
       port: config.rankPort,
       secret,
-      onLost: (message) => {
-        if (member?.round !== undefined) member.lost(member.round, message);
-      },
+      onLost: (message) => member?.lost(member.round, message),
     },
   });
   const group = config.rankGroup ?? config.modelName ?? basename(config.model);
@@ -70,11 +73,12 @@ export async function loadRankedRunner(
     log,
     subject: named.ranks(config.workerId),
     subjects: named.allRanks,
+    planSubject: named.plans(config.workerId),
+    planSubjects: named.allPlans,
+    mostSlotsPerRank: mostSlotsFactor * plan.slotsPerRank,
     own: {
       group,
-      sharedDigest: createHash("sha256")
-        .update(JSON.stringify([digest, plan]))
-        .digest("hex"),
+      sharedDigest: digest,
       rank,
       rankCount,
       instanceId: randomId(8),
@@ -82,26 +86,50 @@ export async function loadRankedRunner(
       port: runner.rankPort as number,
       secret: secret.toString("hex"),
     },
-    whyNot: (isThere) => {
-      const missing = missingExpert(plan, isThere);
-      return missing && `nobody else has expert ${missing.expert} of MoE layer ${missing.layer}`;
+    experts: {
+      get placementState() {
+        return runner.placementState;
+      },
+      get planInForce() {
+        return runner.planInForce;
+      },
+      conform: (next) => ranked.exclusive(() => runner.conform(next)),
+      stage: (next) => runner.stagePlan(next, config.expertLoadMibPerSecond * 1024 * 1024),
+      // A new process may have what this one cannot get; its requests go on elsewhere.
+      fail: (error) =>
+        queueMicrotask(() => {
+          throw error;
+        }),
     },
     meet: (meeting) => ranked.exclusive(() => runner.meet(meeting)),
     onLead: (leads) => load.listen(leads),
   });
-  ranked.setMember(member);
+  const rebalancer =
+    config.rebalanceSeconds === 0
+      ? undefined
+      : new Rebalancer({
+          clock: systemClock,
+          log,
+          member,
+          load,
+          planInForce: () => runner.planInForce,
+          planner,
+          everyMs: config.rebalanceSeconds * 1000,
+          slotsPerRank: plan.slotsPerRank,
+        });
+  ranked.setMember(member, () => rebalancer?.stop());
   ranked.balancedness = () => {
     const there = new Set(member.members);
-    return load.window && groupBalancedness(plan, (each) => there.has(each), load.window.late());
+    return load.window && groupBalancedness(runner.planInForce, (each) => there.has(each), load.window.late());
   };
-  const planInForce = { version: plan.version, digest: planDigest(plan) };
   watch(() => {
     const { members, groups: history, reason = null } = member;
     const there = new Set(members);
+    const { planInForce: inForce } = runner;
     return {
       ...{ group, rank, rankCount, members, reason, history },
-      plan: planInForce,
-      indispensable: indispensableRanks(plan, (each) => there.has(each)),
+      plan: { version: inForce.version, digest: planDigest(inForce) },
+      indispensable: indispensableRanks(inForce, (each) => there.has(each)),
       computedRows: ranked.counters.computedRows,
     };
   });

@@ -1,10 +1,15 @@
 // Which ranks meet, and when. Pure: notices and times in, a decision out.
 //
 // Ranks that have met are a group until one of them is lost. Then each of them begins a new round and says so; whoever hears of a later round
-// begins it, too. A dead rank says nothing, so those that speak in a round, when it has settled, are its group, as long as they hold every
-// expert. Ranks that see different members do not get on with each other (their group ids differ), and begin another round.
+// begins it, too. A dead rank says nothing, so those that speak in a round, when it has settled, are its group. Ranks that see different members do
+// not get on with each other (their group ids differ), and begin another round.
+//
+// Members go by one plan: the newest that any of them goes by, mended if it leaves them without an expert. Each works that out for itself, loads what
+// it lacks of it, and meets the others once they have done so, too. Who comes to a group that stands loads its plan before it is let in.
 import { createHash } from "node:crypto";
-import type { RankNotice } from "../../contracts/ranks.ts";
+import type { ExpertPlan } from "../../contracts/expert-placement.ts";
+import type { PlanPosition, RankNotice } from "../../contracts/ranks.ts";
+import { missingExpert, planDigest, repairedPlan } from "./expert-slots.ts";
 
 export interface AssemblyOptions {
   /** Nobody is waited for once a round is so old. */
@@ -13,17 +18,22 @@ export interface AssemblyOptions {
   patienceMs: number;
   /** What was not heard of for so long is not there. */
   staleMs: number;
-  /** Why these ranks cannot serve without the others; undefined: they can. */
-  whyNot: (isThere: (rank: number) => boolean) => string | undefined;
+  /** What a rank may hold of each layer when others are lost. */
+  mostSlotsPerRank: number;
 }
 
 export type AssemblyDecision =
   | { kind: "wait"; reason: string }
+  /** Load what is lacking of this plan, and go by it. */
+  | { kind: "conform"; plan: ExpertPlan }
   | { kind: "meet"; round: number; id: Uint8Array; members: (RankNotice | null)[] }
   | { kind: "joined" };
 
+/** A group changes its plan rarely, and its members go by two of them at most. */
+const mostKnownPlans = 8;
+
 /** What does not change while a process lives. */
-export type OwnRank = Omit<RankNotice, "v" | "round" | "hasMet">;
+export type OwnRank = Omit<RankNotice, "v" | "round" | "hasMet" | "standing" | "plan">;
 
 interface Heard {
   notice: RankNotice;
@@ -42,10 +52,19 @@ export class RankAssembly {
   private hasMet = false;
   /** Of the group that stands. */
   private joined: (RankNotice | null)[] | undefined;
+  private plan: ExpertPlan;
+  private position: PlanPosition;
+  /** Plans that others go by, and mended ones, by digest; the oldest first. */
+  private readonly known = new Map<string, ExpertPlan>();
+  /** What was made of the newest plan for those that are there: the last of these. */
+  private covered: { key: string; plan?: ExpertPlan; digest?: string; reason?: string } | undefined;
+  private newcomerMs = Number.NEGATIVE_INFINITY;
 
-  constructor(own: OwnRank, options: AssemblyOptions, nowMs: number) {
+  constructor(own: OwnRank, options: AssemblyOptions, plan: ExpertPlan, nowMs: number) {
     this.own = own;
     this.options = options;
+    this.plan = plan;
+    this.position = { version: plan.version, layersTaken: plan.layers.length, digest: planDigest(plan) };
     this.roundSinceMs = nowMs;
     this.startMs = nowMs;
   }
@@ -59,9 +78,46 @@ export class RankAssembly {
     return this.joined?.filter((member) => member !== null).length ?? 0;
   }
 
+  /** Ranks of the group that stands; none are there where there is no group. */
+  isMember(rank: number): boolean {
+    return (this.joined?.[rank] ?? null) !== null;
+  }
+
+  /** It decides for the group: the lowest rank of it. */
+  get leads(): boolean {
+    return this.joined?.findIndex((member) => member !== null) === this.own.rank;
+  }
+
+  /** A rank that the group lacks was there of late, and loads the group's plan: it would be kept from it by another one. */
+  hasNewcomer(nowMs: number): boolean {
+    return this.joined !== undefined && nowMs - this.newcomerMs <= this.options.staleMs;
+  }
+
+  /** Others go by another plan than this rank. */
+  disagrees(nowMs: number): boolean {
+    return this.fresh(nowMs).some(({ plan }) => plan.digest !== this.position.digest);
+  }
+
+  /** This rank goes by that plan now, of which so many layers are of its own version. */
+  goesBy(plan: ExpertPlan, layersTaken: number): void {
+    this.plan = plan;
+    this.position = { version: plan.version, layersTaken, digest: planDigest(plan) };
+  }
+
+  /** Some rank goes by that plan. */
+  learn(plan: ExpertPlan): void {
+    const digest = planDigest(plan);
+    this.known.delete(digest);
+    this.known.set(digest, plan);
+    for (const oldest of this.known.keys()) {
+      if (this.known.size <= mostKnownPlans) break;
+      this.known.delete(oldest);
+    }
+  }
+
   /** What is said of this rank. */
   notice(): Omit<RankNotice, "v"> {
-    return { ...this.own, round: this.ownRound, hasMet: this.hasMet };
+    return { ...this.own, round: this.ownRound, hasMet: this.hasMet, standing: this.joined !== undefined, plan: this.position };
   }
 
   hear(notice: RankNotice, nowMs: number): void {
@@ -75,8 +131,11 @@ export class RankAssembly {
     this.heard.set(notice.instanceId, { notice, firstMs: before?.firstMs ?? nowMs, lastMs: nowMs });
     this.hasMet ||= notice.hasMet;
     if (notice.round > this.ownRound) this.begin(notice.round, nowMs);
-    // One that the group lacks has come.
-    else if (this.joined && this.joined[notice.rank] === null) this.begin(this.ownRound + 1, nowMs);
+    else if (this.joined && this.joined[notice.rank] === null) {
+      // One that the group lacks has come.
+      if (notice.plan.digest === this.position.digest) this.begin(this.ownRound + 1, nowMs);
+      else this.newcomerMs = nowMs;
+    }
   }
 
   /** The group of this round is over, or did not come about. What happened to an earlier one is old news. */
@@ -93,17 +152,49 @@ export class RankAssembly {
 
   decide(nowMs: number): AssemblyDecision {
     if (this.joined) return { kind: "joined" };
-    const members = this.members(nowMs);
-    const absent = members.flatMap((member, rank) => (member === null ? [rank] : []));
-    if (absent.length > 0) {
-      const names = `rank${absent.length > 1 ? "s" : ""} ${absent.join(", ")}`;
-      const settled = nowMs - this.roundSinceMs >= this.options.settleMs;
-      if (!settled || (!this.hasMet && nowMs - this.startMs < this.options.patienceMs))
-        return { kind: "wait", reason: `waits for ${names}` };
-      const why = this.options.whyNot((rank) => members[rank] !== null);
-      if (why !== undefined) return { kind: "wait", reason: `waits for ${names}: ${why}` };
+    // A group that stands without this rank lets it in when it goes by the group's plan.
+    const standing = this.fresh(nowMs).filter((notice) => notice.standing && notice.round === this.ownRound);
+    if (standing.length > 0) {
+      const position = newest(standing.map(({ plan }) => plan));
+      if (position.digest !== this.position.digest) {
+        const plan = this.known.get(position.digest);
+        return plan === undefined ? waits(`waits to hear expert plan ${position.version}`) : { kind: "conform", plan };
+      }
     }
+    const members = this.members(nowMs);
+    const absent = ranksOf(members, (member) => member === null);
+    const settled = nowMs - this.roundSinceMs >= this.options.settleMs;
+    if (absent.length > 0 && (!settled || (!this.hasMet && nowMs - this.startMs < this.options.patienceMs)))
+      return waits(`waits for ${namesOf(absent)}`);
+    const there = members.filter((member) => member !== null);
+    const position = newest(there.map(({ plan }) => plan));
+    const plan = position.digest === this.position.digest ? this.plan : this.known.get(position.digest);
+    if (plan === undefined) return waits(`waits to hear expert plan ${position.version}`);
+    const key = [position.digest, ...absent].join(" ");
+    if (this.covered?.key !== key) this.covered = { key, ...this.cover(plan, position.digest, absent) };
+    const { plan: target, digest, reason } = this.covered;
+    // Before they have ever met, who is absent is late, not lost.
+    if (target === undefined || (reason !== undefined && !this.hasMet)) return waits(`waits for ${namesOf(absent)}: ${reason}`);
+    if (digest !== this.position.digest) return { kind: "conform", plan: target };
+    const behind = ranksOf(members, (member) => member !== null && member.plan.digest !== digest);
+    if (behind.length > 0) return waits(`waits for ${namesOf(behind)} to load experts of plan ${target.version}`);
     return { kind: "meet", round: this.ownRound, id: this.idOf(members), members };
+  }
+
+  /** The plan, or what is made of it where members lack an expert, and why that; no plan: there is none. */
+  private cover(plan: ExpertPlan, digest: string, absent: number[]): { plan?: ExpertPlan; digest?: string; reason?: string } {
+    const isThere = (rank: number) => !absent.includes(rank);
+    const missing = missingExpert(plan, isThere);
+    if (missing === undefined) return { plan, digest };
+    const reason = `nobody else has expert ${missing.expert} of MoE layer ${missing.layer}`;
+    const repaired = repairedPlan(plan, isThere, this.options.mostSlotsPerRank);
+    if (repaired === undefined) return { reason: `${reason}, and those that are there have no room for all experts` };
+    this.learn(repaired);
+    return { plan: repaired, digest: planDigest(repaired), reason };
+  }
+
+  private fresh(nowMs: number): RankNotice[] {
+    return [...this.heard.values()].filter(({ lastMs }) => nowMs - lastMs <= this.options.staleMs).map(({ notice }) => notice);
   }
 
   private begin(round: number, nowMs: number): void {
@@ -125,6 +216,7 @@ export class RankAssembly {
 
   private idOf(members: (RankNotice | null)[]): Uint8Array {
     const text = JSON.stringify([
+      this.position.digest,
       this.own.group,
       this.own.sharedDigest,
       this.ownRound,
@@ -132,4 +224,24 @@ export class RankAssembly {
     ]);
     return createHash("sha256").update(text).digest().subarray(0, 16);
   }
+}
+
+function waits(reason: string): AssemblyDecision {
+  return { kind: "wait", reason };
+}
+
+function ranksOf(members: (RankNotice | null)[], is: (member: RankNotice | null) => boolean): number[] {
+  return members.flatMap((member, rank) => (is(member) ? [rank] : []));
+}
+
+function namesOf(ranks: number[]): string {
+  return `rank${ranks.length > 1 ? "s" : ""} ${ranks.join(", ")}`;
+}
+
+/** The latest version, then the one with more layers of it; at the last the digest decides, so that all ranks agree. */
+function newest(positions: PlanPosition[]): PlanPosition {
+  return positions.reduce((best, one) => {
+    const order = one.version - best.version || one.layersTaken - best.layersTaken || (one.digest < best.digest ? -1 : 1);
+    return order > 0 ? one : best;
+  });
 }

@@ -1,15 +1,21 @@
 // One process's part in a group of ranks: says and hears on the bus what RankAssembly needs, and meets whom it decides to.
 import type { Bus, Clock, Log } from "../../contracts/bus.ts";
 import { PelagicError } from "../../contracts/errors.ts";
+import { type ExpertPlan, expertCountOf } from "../../contracts/expert-placement.ts";
 import { maxGroupHistory, type MetGroup } from "../../contracts/rank-status.ts";
-import { RankNotice } from "../../contracts/ranks.ts";
+import { packSlots, PlanNotice, RankNotice, unpackPlan } from "../../contracts/ranks.ts";
 import { decodeMessage, encodeMessage } from "../../contracts/wire.ts";
-import type { RankMeeting } from "../native.ts";
+import type { PlacementState, RankMeeting } from "../native.ts";
+import { missingExpert } from "./expert-slots.ts";
 import { type AssemblyDecision, type AssemblyOptions, type OwnRank, RankAssembly } from "./rank-assembly.ts";
 
 /** How often a rank says that it is there; sooner when its round changed. */
 const noticeMs = 250;
 const lookMs = 50;
+/** A group that is over meets again sooner, if its ranks have nothing to load. */
+const shortMs = 1_000;
+/** How often a plan is said to those that go by another one, and a next plan to those that may not have heard it. */
+const planMs = 500;
 export const meetMs = 2_000;
 /** Silence on the connection of a rank whose process is stopped, or whose machine is gone. A process that dies closes it. */
 const silenceMs = 3_000;
@@ -25,12 +31,27 @@ export interface RankMemberOptions {
   /** Where this rank speaks, and where all are heard. */
   subject: string;
   subjects: string;
+  /** The same for plans. */
+  planSubject: string;
+  planSubjects: string;
   own: OwnRank;
-  whyNot: AssemblyOptions["whyNot"];
+  mostSlotsPerRank: AssemblyOptions["mostSlotsPerRank"];
+  experts: RankExperts;
   /** Leaves the group there was and joins this one, when no step runs. */
   meet: (meeting: RankMeeting) => Promise<void>;
   /** Whether this rank is the lowest of the group that has just met, and so decides for all; at the end, that it is not. */
   onLead?: (leads: boolean) => void;
+}
+
+/** This rank's experts, see NativeModel. */
+export interface RankExperts {
+  readonly placementState: PlacementState;
+  readonly planInForce: ExpertPlan;
+  /** Goes by the plan when no step runs. */
+  conform(plan: ExpertPlan): Promise<void>;
+  stage(plan: ExpertPlan): boolean;
+  /** It cannot have the experts that it should: the process is of no more use. */
+  fail(error: Error): void;
 }
 
 export class RankMember {
@@ -39,7 +60,14 @@ export class RankMember {
   private cancelTimer: () => void = () => {};
   private saidMs = Number.NEGATIVE_INFINITY;
   private saidRound = 0;
-  private meeting = false;
+  /** A meeting, or the loading of experts for one, is under way. */
+  private busy = false;
+  private groupId: string | undefined;
+  private seen: PlacementState | undefined;
+  private apartSinceMs = Number.POSITIVE_INFINITY;
+  private saidPlanMs = Number.NEGATIVE_INFINITY;
+  /** What this rank, which leads, has decided for its group; until it is in force. */
+  private next: ExpertPlan | undefined;
   private stopped = false;
   private decision: AssemblyDecision = { kind: "wait", reason: "has not looked yet" };
   private lastLoss: string | undefined;
@@ -50,13 +78,49 @@ export class RankMember {
 
   constructor(options: RankMemberOptions) {
     this.options = options;
-    this.assembly = new RankAssembly(options.own, { ...assemblyTimes, whyNot: options.whyNot }, options.clock.nowMs());
+    const { own, mostSlotsPerRank, experts, clock } = options;
+    this.assembly = new RankAssembly(own, { ...assemblyTimes, mostSlotsPerRank }, experts.planInForce, clock.nowMs());
     options.bus.subscribe(options.subjects, (message) => {
       const { body } = decodeMessage(RankNotice, message.data);
       this.assembly.hear(body, options.clock.nowMs());
       this.look();
     });
+    options.bus.subscribe(options.planSubjects, ({ data }) => {
+      const { body, tokens } = decodeMessage(PlanNotice, data);
+      const { version, next } = experts.placementState;
+      if (body.kind === "next" && body.version <= Math.max(version, next)) return;
+      if (body.group === own.group && body.sharedDigest === own.sharedDigest && body.rankCount === own.rankCount)
+        this.hearPlan(body, unpackPlan(body, tokens));
+    });
     this.look();
+  }
+
+  /** The plan that its group is to go to, decided here since this rank leads. Returns why it is not, if so. */
+  decidePlan(plan: ExpertPlan): string | undefined {
+    const { planInForce } = this.options.experts;
+    if (!this.mayDecide()) return "this rank leads no group that could change its plan now";
+    if (!isLike(plan, planInForce) || plan.slotsPerRank !== planInForce.slotsPerRank)
+      return "the plan is of another shape than the one in force";
+    const missing = missingExpert(plan, (rank) => this.isMember(rank));
+    if (missing !== undefined) return `no rank of the group would have expert ${missing.expert} of MoE layer ${missing.layer}`;
+    this.next = plan;
+    this.look();
+    return undefined;
+  }
+
+  /** It leads a group that goes by one plan, and nobody is about to join it. */
+  mayDecide(): boolean {
+    const { experts, clock } = this.options;
+    return (
+      this.round !== undefined &&
+      this.assembly.leads &&
+      !this.isChanging(experts.placementState) &&
+      !this.assembly.hasNewcomer(clock.nowMs())
+    );
+  }
+
+  isMember(rank: number): boolean {
+    return this.assembly.isMember(rank);
   }
 
   /** The round of the group that stands; undefined: there is none. */
@@ -83,8 +147,14 @@ export class RankMember {
   /** Why there is no group, for people. */
   get reason(): string | undefined {
     if (this.decision.kind === "joined") return undefined;
-    const what = this.decision.kind === "wait" ? this.decision.reason : "meets the other ranks";
+    const doing = this.decision.kind === "conform" ? `loads experts of plan ${this.decision.plan.version}` : "meets the other ranks";
+    const what = this.decision.kind === "wait" ? this.decision.reason : doing;
     return this.lastLoss === undefined ? what : `${what} (${this.lastLoss})`;
+  }
+
+  /** Why its group has been away for longer than one takes to meet again; undefined: it has not. */
+  get pausedBecause(): string | undefined {
+    return this.options.clock.nowMs() - this.apartSinceMs > shortMs ? this.reason : undefined;
   }
 
   /** The round of the group, once there is one. Rejects with `worker_lost` when there is none after `timeoutMs`. */
@@ -106,13 +176,19 @@ export class RankMember {
     }
   }
 
-  /** The group of this round is over. */
-  lost(round: number, message: string): void {
-    if (round !== this.assembly.round || this.stopped) return;
+  /** The group of this round is over; undefined: the one that stood last. */
+  lost(round: number | undefined, message: string): void {
+    if (this.stopped) return;
+    if (round !== this.assembly.round) {
+      // Others have said so first, but not why.
+      if (this.round === undefined) this.endedBy ??= message;
+      return;
+    }
     this.options.log.warn({ rank: this.options.own.rank, round }, message);
     this.lastLoss = message;
     this.endedBy = message;
     this.assembly.over(round, this.options.clock.nowMs());
+    this.next = undefined;
     this.look();
   }
 
@@ -126,11 +202,85 @@ export class RankMember {
   private look(): void {
     if (this.stopped) return;
     this.cancelTimer();
+    this.seePlan();
     this.decision = this.assembly.decide(this.options.clock.nowMs());
     this.say();
+    this.sayPlan();
+    if (this.decision.kind !== "joined") this.apartSinceMs = Math.min(this.apartSinceMs, this.options.clock.nowMs());
+    else this.apartSinceMs = Number.POSITIVE_INFINITY;
     if (this.decision.kind === "joined") this.wake();
-    else if (this.decision.kind === "meet" && !this.meeting) void this.meet(this.decision);
+    else if (this.decision.kind === "meet" && !this.busy) void this.meet(this.decision);
+    else if (this.decision.kind === "conform" && !this.busy) void this.conform(this.decision.plan);
     this.cancelTimer = this.options.clock.setTimer(this.decision.kind === "joined" ? noticeMs : lookMs, () => this.look());
+  }
+
+  private isChanging(state: PlacementState): boolean {
+    return this.next !== undefined || state.next !== 0;
+  }
+
+  /** How far plans are with this rank's steps. */
+  private seePlan(): void {
+    const { experts, log, own } = this.options;
+    const state = experts.placementState;
+    if (state.failure !== "" && this.seen?.failure === "") experts.fail(new Error(state.failure));
+    const { seen } = this;
+    this.seen = state;
+    if (seen?.version === state.version && seen.layersTaken === state.layersTaken) return;
+    const plan = experts.planInForce;
+    this.assembly.goesBy(plan, state.layersTaken);
+    const isWhole = state.next === 0 || state.next !== state.version;
+    if (isWhole && seen !== undefined)
+      log.info({ rank: own.rank, version: plan.version, loaded: state.loadedExperts }, "an expert plan is in force");
+    if (this.next !== undefined && isWhole && state.version >= this.next.version) this.next = undefined;
+  }
+
+  private hearPlan(notice: PlanNotice, plan: ExpertPlan): void {
+    if (!isLike(plan, this.options.experts.planInForce)) return;
+    if (notice.kind === "inForce") {
+      this.assembly.learn(plan);
+      this.look();
+      return;
+    }
+    if (this.round === undefined || notice.groupId !== this.groupId) return;
+    try {
+      this.options.experts.stage(plan);
+    } catch (error) {
+      this.options.log.warn({ rank: this.options.own.rank, version: plan.version, error: String(error) }, "an expert plan is not taken");
+    }
+  }
+
+  private sayPlan(): void {
+    const { bus, clock, planSubject, own, experts } = this.options;
+    const nowMs = clock.nowMs();
+    const leads = this.decision.kind === "joined" ? this.assembly.leads : true;
+    if (!leads || nowMs - this.saidPlanMs < planMs) return;
+    const kind = this.next !== undefined ? "next" : "inForce";
+    // A plan that is changing is of no use to anybody yet.
+    if (kind === "inForce" && (this.isChanging(experts.placementState) || !this.assembly.disagrees(nowMs))) return;
+    const plan = this.next ?? experts.planInForce;
+    const { version, rankCount, slotsPerRank, layers } = plan;
+    const about = { group: own.group, sharedDigest: own.sharedDigest, version, rankCount, slotsPerRank, layerCount: layers.length };
+    this.saidPlanMs = nowMs;
+    try {
+      bus.publish(planSubject, encodeMessage({ ...about, kind, groupId: kind === "next" ? this.groupId : "" }, packSlots(plan)));
+    } catch {
+      // Disconnected: it is said again.
+    }
+    if (kind === "next") experts.stage(plan);
+  }
+
+  private async conform(plan: ExpertPlan): Promise<void> {
+    const { experts, log, own } = this.options;
+    this.busy = true;
+    try {
+      await experts.conform(plan);
+      log.info({ rank: own.rank, version: plan.version }, "the rank goes by the expert plan of its group");
+    } catch (error) {
+      if (!this.stopped) experts.fail(error instanceof Error ? error : new Error(String(error)));
+    } finally {
+      this.busy = false;
+    }
+    this.look();
   }
 
   private say(): void {
@@ -148,11 +298,12 @@ export class RankMember {
 
   private async meet({ round, id, members }: Extract<AssemblyDecision, { kind: "meet" }>): Promise<void> {
     const { clock, log, own } = this.options;
-    this.meeting = true;
+    this.busy = true;
     try {
       const ranks = members.map((member) => member && { host: member.host, port: member.port, secret: Buffer.from(member.secret, "hex") });
       await this.options.meet({ group: id, ranks, meetMs, silenceMs, longestWaitMs });
       this.assembly.met(round, members);
+      this.groupId = Buffer.from(id).toString("hex");
       const there = members.flatMap((member, rank) => (member ? [rank] : []));
       // Where a later round has begun meanwhile, nobody used it.
       if (this.assembly.memberCount > 0) this.remember(round, there);
@@ -163,7 +314,7 @@ export class RankMember {
       log.info({ rank: own.rank, round, error: this.lastLoss }, "the ranks have not met");
       this.assembly.over(round, clock.nowMs());
     } finally {
-      this.meeting = false;
+      this.busy = false;
     }
     this.look();
   }
@@ -179,4 +330,9 @@ export class RankMember {
     this.waiting = [];
     for (const resolve of waiting) resolve();
   }
+}
+
+/** Of the same ranks, layers and experts. */
+function isLike(a: ExpertPlan, b: ExpertPlan): boolean {
+  return a.rankCount === b.rankCount && a.layers.length === b.layers.length && expertCountOf(a) === expertCountOf(b);
 }

@@ -26,6 +26,29 @@ export function observeRanks(runner: RankedRunner, registry: Registry): void {
       for (const [i, value] of (runner.balancedness() ?? []).entries()) this.set({ layer: layerCount - moeLayerCount + i }, value);
     },
   });
+  new Gauge({
+    name: "pelagic_expert_plan_version",
+    help: "Version of the expert plan that this rank has taken layers of last",
+    registers,
+    collect() {
+      this.set(runner.placement.version);
+    },
+  });
+  const loaded = (name: string, help: string, field: "loadedExperts" | "loadedBytes") => {
+    let seen = 0;
+    new Counter({
+      name,
+      help,
+      registers,
+      collect() {
+        const total = runner.placement[field];
+        this.inc(total - seen);
+        seen = total;
+      },
+    });
+  };
+  loaded("pelagic_experts_loaded_total", "Copies of experts that this rank has loaded since its start, for new plans", "loadedExperts");
+  loaded("pelagic_expert_loaded_bytes_total", "Bytes of the checkpoint read for them", "loadedBytes");
   const counter = (name: string, help: string, label: string, read: (counters: RankCounters) => [value: string, total: number][]) => {
     const seen = new Map<string, number>();
     new Counter({

@@ -2,7 +2,7 @@
 // the same bits to the same rows.
 import { PelagicError } from "../../contracts/errors.ts";
 import type { ModelRunner, NativeRunner, RunOptions, RunResult, SequenceWork } from "../model-runner.ts";
-import type { RankCounters } from "../native.ts";
+import type { PlacementState, RankCounters } from "../native.ts";
 import type { RankMember } from "./rank-member.ts";
 
 /** A step waits so long for a group; then its requests go elsewhere. */
@@ -18,6 +18,7 @@ export class RankedRunner implements ModelRunner {
   private member: RankMember | undefined;
   /** Of the rank that leads: how evenly the group's tokens of late are shared, by MoE layer. */
   balancedness: () => number[] | undefined = () => undefined;
+  private onClose: () => void = () => {};
   private last: Promise<unknown> = Promise.resolve();
 
   constructor(runner: NativeRunner, rankGroup: string) {
@@ -27,9 +28,25 @@ export class RankedRunner implements ModelRunner {
     this.rowBytes = runner.rowBytes;
   }
 
-  /** Before the first step. */
-  setMember(member: RankMember): void {
+  /** Before the first step. onClose: with the member. */
+  setMember(member: RankMember, onClose: () => void = () => {}): void {
     this.member = member;
+    this.onClose = onClose;
+  }
+
+  /** Why no step can be made for a while; undefined: it can, or soon. */
+  get pausedBecause(): string | undefined {
+    return this.member?.pausedBecause;
+  }
+
+  /** Of its group, where this rank leads it; returns why it does not, if so. */
+  placeExperts(layers: number[][]): string | undefined {
+    const { planInForce } = this.runner;
+    return this.member?.decidePlan({ ...planInForce, version: planInForce.version + 1, layers });
+  }
+
+  get placement(): PlacementState {
+    return this.runner.placementState;
   }
 
   get counters(): RankCounters {
@@ -91,6 +108,7 @@ export class RankedRunner implements ModelRunner {
   }
 
   async close(): Promise<void> {
+    this.onClose();
     this.member?.stop();
     await this.runner.close();
   }
