@@ -64,6 +64,13 @@ export const ExpertPlacementStatus = z
       .describe(
         "Rows that a rank's experts computed: the mean over ranks over the largest of them, when there was load last. 1 is even; tokens/s of a full pool follow it.",
       ),
+    moved: z
+      .object({
+        experts: z.int().min(0).describe("Copies of experts."),
+        bytes: z.int().min(0).describe("Their weights."),
+      })
+      .optional()
+      .describe("What the pods that are there had loaded for plans after their first, when the plan in force began."),
     losses: z.int32().min(0).default(0).describe("How often a rank was lost, since this object was made."),
     changes: z.array(Change).max(maxChanges).optional().describe("What happened, the newest first."),
     conditions: z.array(Condition).max(32).meta(listMap("type")).optional().describe("What holds and what does not."),

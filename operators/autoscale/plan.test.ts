@@ -198,6 +198,21 @@ describe("pods that no node takes", () => {
     expect(service.atSeconds - again).toBe(2 * constants.backOffSeconds);
   });
 
+  it("no node for those either that were too new for anybody to know when the others were given up", () => {
+    const service = new Service();
+    const seconds = constants.unschedulableSeconds;
+    const pods = (unknown: number) => ({
+      requestsPerSecond: 6,
+      inputTokensPerSecond: 6000,
+      prefill: {
+        wanted: 6,
+        replicas: [...prefillPool(2).replicas, ...others(4 - unknown, "unschedulable", seconds), ...others(unknown, "starting", 0)],
+      },
+    });
+    expect(service.see(pods(2)).prefill.replicas).toBe(4);
+    expect(service.see(pods(0)).prefill).toMatchObject({ replicas: 2, kind: "Unschedulable" });
+  });
+
   it("are forgiven once they find a node", () => {
     const service = new Service();
     service.see({}, 8);

@@ -18,7 +18,8 @@ export function refusalAfter(
   const placed = replicas.filter(({ state }) => state !== "unschedulable").length;
   const stuck = replicas.some(({ state, stateSeconds }) => state === "unschedulable" && stateSeconds >= constants.unschedulableSeconds);
   const limit = Math.max(range.minReplicas, placed);
-  if (refusal !== null && atSeconds < refusal.untilSeconds) return { ...refusal, limit: Math.max(refusal.limit, placed) };
+  // Who was counted as placed for want of news may turn out to find no node either.
+  if (refusal !== null && atSeconds < refusal.untilSeconds) return { ...refusal, limit: stuck ? limit : Math.max(refusal.limit, placed) };
   if (stuck) {
     const backOffSeconds = refusal === null ? constants.backOffSeconds : Math.min(constants.mostBackOffSeconds, refusal.backOffSeconds * 2);
     return { limit, untilSeconds: atSeconds + backOffSeconds, backOffSeconds };

@@ -17,8 +17,19 @@ type Met = [round: number, members: number[], loss?: string];
 function report(rank: number, met: Met[], more: Partial<RankStatus> = {}, of = group): RankReport {
   const history = met.map(([round, members, loss = null]) => ({ round, members, loss, secondsAgo: 600 - round }));
   const members = met.at(-1)?.[1] ?? [];
-  const plan = { version: 1, digest: "0123456789abcdef" };
-  const status = { group: `test/${of}`, rank, rankCount: experts.ranks, members, reason: null, plan, indispensable: [], computedRows: 0 };
+  const plan = { version: 1, digest: "0123456789abcdef", whole: true };
+  const loaded = { experts: 0, bytes: 0 };
+  const status = {
+    group: `test/${of}`,
+    rank,
+    rankCount: experts.ranks,
+    members,
+    reason: null,
+    plan,
+    indispensable: [],
+    computedRows: 0,
+    loaded,
+  };
   return { pod: `${of}-${rank}`, status: { ...status, history, ...more }, atMs: nowMs, balancedness: undefined };
 }
 
@@ -86,6 +97,28 @@ describe("the status of an ExpertPlacement", () => {
     expect(told([], status).status).toMatchObject({ ranks: { present: "0/4", lost: all }, losses: 1 });
   });
 
+  it("takes a look between two groups for no loss of those that are about to meet", () => {
+    const left = [0, 1, 3];
+    const met: Met[] = [[1, all]];
+    const between = left.map((rank) => report(rank, met, { members: [], reason: "waits for rank 2 (rank 2 closed its connection)" }));
+    const during = told(between, whole);
+    expect(during.events).toEqual([]);
+    expect(during.status).toMatchObject({ ranks: { present: "0/4", members: [], lost: [2] }, losses: 0 });
+    expect(condition(during.status, "Serving")).toMatchObject({ holds: "False", reason: "NoGroup" });
+    const again: Met = [2, left, "rank 2 closed its connection"];
+    const after = told(
+      left.map((rank) => report(rank, [...met, again])),
+      during.status,
+    );
+    expect(messages(after.status)?.[0]).toMatch(/^rank 2 lost: pod .*; ranks 0, 1 and 3 hold every expert and go on$/);
+    expect(after.status.losses).toBe(1);
+    const allMeet = told(
+      all.map((rank) => report(rank, met, { members: [] })),
+      whole,
+    ).status;
+    expect(condition(allMeet, "Complete").reason).toBe("Meeting");
+  });
+
   it("tells afterwards what nobody looked at while it was, from whoever remembers it", () => {
     const met: Met[] = [
       [1, all],
@@ -129,6 +162,27 @@ describe("the status of an ExpertPlacement", () => {
       next,
     );
     expect(leaving).toEqual({ status: both, events: [] });
+  });
+
+  it("tells another plan once all its layers are in force, and what was loaded for it", () => {
+    const at = (version: number, isWhole: boolean, experts: number) =>
+      all.map((rank) =>
+        report(rank, [[1, all]], {
+          plan: { version, digest: `${version}`.repeat(16), whole: isWhole },
+          loaded: { experts, bytes: experts * 2 ** 20 },
+        }),
+      );
+    expect(told(at(2, false, 1), whole)).toEqual({ status: whole, events: [] });
+    const second = told(at(2, true, 3), whole);
+    expect(second.status).toMatchObject({ plan: { version: 2 }, moved: { experts: 12, bytes: 12 * 2 ** 20 }, losses: 0 });
+    expect(second.events).toEqual([
+      { type: "Normal", reason: "ExpertsPlaced", message: "plan 2 in force: 12 copies of experts loaded, 12.0 MiB" },
+    ]);
+    expect(told(at(2, true, 4), second.status)).toEqual({ status: second.status, events: [] });
+    expect(messages(told(at(3, true, 5), second.status).status)?.[0]).toContain("plan 3 in force: 8 copies");
+    // Pods that began anew have counted nothing yet.
+    expect(messages(told(at(3, true, 0), second.status).status)?.[0]).toBe("plan 3 in force");
+    expect(condition(second.status, "Complete").holds).toBe("True");
   });
 
   it("believes ranks that all began anew, and nobody of another namespace", () => {

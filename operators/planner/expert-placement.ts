@@ -14,6 +14,7 @@ import { shortened } from "../api/status.ts";
 import { conditionsOf, type Finding } from "./conditions.ts";
 import type { KubernetesObject } from "./kubernetes.ts";
 import { ownerReference, poolLabels } from "./names.ts";
+import type { RankStatus } from "../../services/lib/contracts/rank-status.ts";
 import type { RankReport } from "./observed.ts";
 import type { PlannedEvent } from "./events.ts";
 
@@ -57,10 +58,15 @@ export function placementStatusOf(facts: PlacementFacts): { status: ExpertPlacem
   const reports = groups.get(group) ?? [];
   const standing = newest(reports);
   const members = standing?.status.members ?? [];
-  const { changes, losses } = newChanges(facts, group, reports);
+  const met = newChanges(facts, group, reports);
+  const { losses } = met;
+  const placed = placedAnew(facts, group, reports);
+  const changes = [...placed.changes, ...met.changes];
   const before = earlier?.changes?.[0]?.group === group ? earlier : undefined;
   const known = [...(before?.ranks?.lost ?? []), ...(before?.ranks?.members ?? []), ...reports.flatMap(membersEver)];
-  const lost = [...new Set(known)].filter((rank) => !members.includes(rank)).sort((a, b) => a - b);
+  // Between two groups those are there that say something.
+  const there = members.length > 0 ? members : reports.map(({ status }) => status.rank);
+  const lost = [...new Set(known)].filter((rank) => !there.includes(rank)).sort((a, b) => a - b);
   const indispensable = standing?.status.indispensable ?? [];
   const ranks = { present: `${members.length}/${experts.ranks}`, members, lost, indispensable };
   const balancedness = steady(earlier?.balancedness, standing?.balancedness);
@@ -70,11 +76,11 @@ export function placementStatusOf(facts: PlacementFacts): { status: ExpertPlacem
     Complete: complete(found, changes[0] ?? earlier?.changes?.[0]),
     Redundant: redundant(found),
   };
-  const plan = standing?.status.plan ?? earlier?.plan;
   const status: ExpertPlacementStatus = {
-    ...(plan && { plan }),
+    ...(placed.plan && { plan: placed.plan }),
     ranks,
     ...(balancedness !== undefined && { balancedness }),
+    ...(placed.moved && { moved: placed.moved }),
     losses: (earlier?.losses ?? 0) + losses,
     changes: [...changes, ...(earlier?.changes ?? [])].slice(0, maxChanges),
     conditions: conditionsOf(placementConditionNames, findings, earlier?.conditions ?? [], generation, nowMs),
@@ -110,10 +116,12 @@ function newChanges({ experts, earlier }: PlacementFacts, group: string, reports
   let toldRound = told?.group === group ? told.round : 0;
   // Who knows of no later round than was told, and stands in an earlier one, has begun anew: all pods at once.
   if (stands !== undefined && lastRound(stands) < toldRound) toldRound = 0;
-  let before = toldRound > 0 ? earlier?.ranks?.members : undefined;
+  const meetings = meetingsOf(reports);
+  // Not the members of the last look: there may have been none between two meetings.
+  let before = toldRound > 0 ? (meetings.findLast(({ round }) => round <= toldRound)?.members ?? earlier?.ranks?.members) : undefined;
   let losses = 0;
   const changes: Change[] = [];
-  for (const meeting of meetingsOf(reports).filter(({ round }) => round > toldRound)) {
+  for (const meeting of meetings.filter(({ round }) => round > toldRound)) {
     const { round, atMs, members, loss } = meeting;
     const gone = (before ?? []).filter((rank) => !members.includes(rank));
     const come = before === undefined ? members : members.filter((rank) => !before?.includes(rank));
@@ -123,6 +131,29 @@ function newChanges({ experts, earlier }: PlacementFacts, group: string, reports
     before = members;
   }
   return { changes, losses };
+}
+
+type Placed = Pick<ExpertPlacementStatus, "plan" | "moved"> & { changes: Change[] };
+
+/** Another plan in force than was told, once all its layers are. */
+function placedAnew({ earlier, nowMs }: PlacementFacts, group: string, reports: RankReport[]): Placed {
+  const standing = newest(reports)?.status;
+  const { plan: told, moved: before } = earlier ?? {};
+  const known = { ...(told && { plan: told }), ...(before && { moved: before }) };
+  if (standing === undefined || !standing.plan.whole) return { ...known, changes: [] };
+  const { version, digest } = standing.plan;
+  if (told?.version === version && told.digest === digest) return { ...known, changes: [] };
+  const sum = (read: (status: RankStatus) => number) => reports.reduce((total, { status }) => total + read(status), 0);
+  const moved = { experts: sum(({ loaded }) => loaded.experts), bytes: sum(({ loaded }) => loaded.bytes) };
+  const placed = { plan: { version, digest }, ...(moved.experts > 0 && { moved }) };
+  // The plan that a group begins with is no move.
+  if (told === undefined || earlier?.changes?.[0]?.group !== group) return { ...placed, changes: [] };
+  const experts = moved.experts - (before?.experts ?? 0);
+  const mib = (moved.bytes - (before?.bytes ?? 0)) / 1024 / 1024;
+  // Who began anew has counted less since.
+  const loaded = experts > 0 && mib >= 0 ? `: ${experts} copies of experts loaded, ${mib.toFixed(1)} MiB` : "";
+  const round = standing.history.at(-1)?.round ?? 1;
+  return { ...placed, changes: [{ time: isoSeconds(nowMs), group, round, message: `plan ${version} in force${loaded}` }] };
 }
 
 /** All that any rank remembers, in order. */
@@ -159,10 +190,12 @@ function changeText(change: {
   return `the group ended${because} and met again; ${share}`;
 }
 
-function eventOf({ message }: Change): PlannedEvent {
-  return / lost: | ended /.test(message)
-    ? { type: "Warning", reason: "RankLost", message }
-    : { type: "Normal", reason: "RanksMet", message };
+const isLoss = ({ message }: Change) => / lost: | ended /.test(message);
+
+function eventOf(change: Change): PlannedEvent {
+  const { message } = change;
+  if (isLoss(change)) return { type: "Warning", reason: "RankLost", message };
+  return { type: "Normal", reason: message.startsWith("plan ") ? "ExpertsPlaced" : "RanksMet", message };
 }
 
 type Found = PlacementFacts & { ranks: NonNullable<ExpertPlacementStatus["ranks"]> };
@@ -188,12 +221,16 @@ function complete({ experts, group, ranks }: Found, last: Change | undefined): F
   const missing = Array.from({ length: experts.ranks }, (_, rank) => rank).filter((rank) => !ranks.members.includes(rank));
   if (missing.length === 0) return { status: "True", reason: "AllRanks", message: `All ${experts.ranks} ranks take part.` };
   const pods = missing.map((rank) => `${group}-${rank}`).join(", ");
+  if (ranks.lost.length === 0 && last !== undefined)
+    return { status: "False", reason: "Meeting", message: "A group has ended, and its ranks are about to meet again." };
   if (ranks.lost.length === 0)
     return { status: "False", reason: "Starting", message: `Pod ${pods} not in the group yet: kubectl get pods says how far it is.` };
+  const lost = ranks.lost.map((rank) => `${group}-${rank}`).join(", ");
+  const how = last !== undefined && isLoss(last) ? `: ${last.message}` : "";
   return {
     status: "False",
     reason: "RankLost",
-    message: `Pod ${pods} does not take part${last === undefined ? "" : `: ${last.message}`}. StatefulSet ${group} makes it anew; if it stays away, see kubectl describe pod.`,
+    message: `Pod ${lost} does not take part${how}. StatefulSet ${group} makes it anew; if it stays away, see kubectl describe pod.`,
   };
 }
 

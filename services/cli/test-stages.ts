@@ -67,7 +67,8 @@ export function clusterStages(): Stage[] {
       run: async (print) => {
         const missing = apiServerMissing();
         if (missing !== undefined) return { passed: 0, failed: 0, skipped: [`all tests on an API server: ${missing}`] };
-        return vitest(["cluster"], print, clusterTimeoutMs);
+        // Each step with its seconds as soon as it is done.
+        return vitest(["cluster"], print, clusterTimeoutMs, "verbose");
       },
     },
   ];
@@ -158,7 +159,7 @@ export function parseCtest(output: string): StageResult | undefined {
   return { passed: Number(counts[2]) - failed - skipped.length, failed, skipped, failures };
 }
 
-async function vitest(projects: string[], print: (text: string) => void, boundMs = timeoutMs): Promise<StageResult> {
+async function vitest(projects: string[], print: (text: string) => void, boundMs = timeoutMs, reporter = "default"): Promise<StageResult> {
   // Here, where its progress can be seen. Without one the tests that need it fail.
   if (projects.includes("e2e"))
     await chromiumBinary((text) => print(`${text}\n`)).catch((error: unknown) => print(`${messageOf(error)}\n`));
@@ -168,7 +169,7 @@ async function vitest(projects: string[], print: (text: string) => void, boundMs
   const args = [
     "vitest",
     "run",
-    "--reporter=default",
+    `--reporter=${reporter}`,
     "--reporter=json",
     `--outputFile.json=${report}`,
     ...projects.map((name) => `--project=${name}`),

@@ -3,13 +3,14 @@
 import { readdirSync, readFileSync } from "node:fs";
 import { spawnSync } from "node:child_process";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { pelagicTag } from "../../services/cli/cluster/images.ts";
+import { cudaTag, pelagicTag } from "../../services/cli/cluster/images.ts";
 import { readInstance } from "../../services/cli/cluster/instance.ts";
 import { stateDir } from "../../services/cli/cluster/layout.ts";
 import { whatIsLeft } from "../../services/cli/cluster/stop.ts";
 import { inTree } from "../../services/cli/tree.ts";
 import { applyObjects, askSum, cluster, clusterDown, kube, stepMs, upMs, whyNoNode } from "./real-node.ts";
-import { namespace, onePod, restrictedNamespace, serviceObjects } from "./served-model-objects.ts";
+import { composeObjects, composeService } from "./compose-objects.ts";
+import { namespace, onePod, restrictedNamespace } from "./served-model-objects.ts";
 
 const version = (JSON.parse(readFileSync(inTree("package.json"), "utf8")) as { version: string }).version;
 
@@ -68,14 +69,38 @@ describe.skipIf(whyNot.length > 0)(`a node${whyNot.length > 0 ? ` (skipped: ${wh
   );
 
   it(
-    "serves the embedded model through a Service, its processes finding NATS by name",
+    "serves the embedded model as deploy/images/compose.yaml says, its processes finding NATS by name",
     async () => {
-      applyObjects(serviceObjects());
+      applyObjects(composeObjects(namespace));
       await kube("-n", namespace, "wait", "deployment", "--all", "--for=condition=Available", "--timeout=240s");
       const address = await kube("-n", namespace, "get", "service", "gateway", "-o", "jsonpath={.spec.clusterIP}");
       expect(await askSum(address, 120_000)).toMatch(/\b663\b/);
     },
     stepMs + 120_000,
+  );
+
+  it(
+    "has the image with the CUDA backend, which is loaded and says what this machine lacks",
+    async () => {
+      expect(await cluster("images", "--cuda")).toMatchObject({
+        images: expect.arrayContaining([expect.objectContaining({ tag: cudaTag })]),
+      });
+      const objects = [
+        composeService(namespace, "decode", {
+          name: "decode-cuda",
+          image: cudaTag,
+          env: { PELAGIC_BACKEND: "cuda", PELAGIC_WORKER_ID: "decode-cuda" },
+        }),
+      ];
+      applyObjects(objects);
+      const pod = ["-l", "app=decode-cuda", "--tail=-1"];
+      for (let said = "", tries = 0; !said.includes("no NVIDIA driver"); tries++) {
+        expect(tries, said).toBeLessThan(240);
+        await new Promise((resolve) => setTimeout(resolve, 500));
+        said = await kube("-n", namespace, "logs", ...pod);
+      }
+    },
+    upMs,
   );
 
   it(

@@ -179,6 +179,65 @@ describe.skipIf(missing !== undefined)(`the operator${missing ? ` (${missing})` 
     await objectWhere(server, `${path}/refused`, (each) => condition(each, "Accepted")?.status === "True");
   });
 
+  it("is done where a policy of the cluster changes what it writes, and names the field", async () => {
+    const group = "/apis/admissionregistration.k8s.io/v1";
+    const path = `${deploymentsPath}/overruled-decode`;
+    const resourceRules = [{ apiGroups: ["apps"], apiVersions: ["v1"], operations: ["CREATE", "UPDATE"], resources: ["deployments"] }];
+    const deployment = "Object.spec.template.spec{terminationGracePeriodSeconds: 1}";
+    const expression = `Object{spec: Object.spec{template: Object.spec.template{spec: ${deployment}}}}`;
+    const policy = {
+      metadata: { name: "hasty" },
+      spec: {
+        matchConstraints: { resourceRules },
+        matchConditions: [{ name: "one", expression: "object.metadata.name in ['overruled-decode', 'tried']" }],
+        ...{ failurePolicy: "Fail", reinvocationPolicy: "Never" },
+        mutations: [{ patchType: "ApplyConfiguration", applyConfiguration: { expression } }],
+      },
+    };
+    const binding = { metadata: { name: "hasty" }, spec: { policyName: "hasty" } };
+    for (const [plural, body] of Object.entries({ mutatingadmissionpolicies: policy, mutatingadmissionpolicybindings: binding })) {
+      const made = await server.call("POST", `${group}/${plural}`, { body });
+      expect(made.status, JSON.stringify(made.body)).toBe(201);
+    }
+    const grace = (each: { spec: { template: { spec: { terminationGracePeriodSeconds: number } } } }) =>
+      each.spec.template.spec.terminationGracePeriodSeconds;
+    const pod = { metadata: { labels: { a: "b" } }, spec: { containers: [{ name: "c", image: "example.com/a:1" }] } };
+    const spec = { selector: { matchLabels: { a: "b" } }, template: pod };
+    const body = { metadata: { name: "tried" }, spec };
+    const tried = async () => grace((await server.call("POST", `${deploymentsPath}?dryRun=All`, { body })).body);
+    await server.until("the policy to be in force", async () => ((await tried()) === 1 ? true : undefined));
+    await applyService(server, "overruled");
+    for (const pool of ["prefill", "decode"]) {
+      await objectWhere(server, `${deploymentsPath}/overruled-${pool}`, () => true);
+      await makeReady(server, `overruled-${pool}`);
+    }
+    const done = await objectWhere(server, `${servicesPath}/overruled`, (each) => condition(each, "Progressing")?.status === "False");
+    expect(condition(done, "Progressing").message).toContain("terminationGracePeriodSeconds of Deployment overruled-decode");
+    expect(condition(done, "Ready").status).toBe("True");
+    expect(grace((await server.call("GET", path)).body)).toBe(1);
+    // Whatever it is called for, it does not write it again.
+    const patches = () => operator.metric("pelagic_operator_api_requests_total", { verb: "PATCH", resource: "deployments" });
+    await settled();
+    const before = await patches();
+    await server.call("PATCH", path, {
+      body: { metadata: { labels: { "example.com/note": "somebody" } } },
+      contentType: "application/merge-patch+json",
+    });
+    await settled();
+    await makeReady(server, "overruled-prefill");
+    await settled();
+    // Once for the label, which might have been what was in the way.
+    expect((await patches()) - before).toBeLessThanOrEqual(1);
+    for (const plural of ["mutatingadmissionpolicybindings", "mutatingadmissionpolicies"])
+      await server.call("DELETE", `${group}/${plural}/hasty`);
+    await server.until("the policy to be gone", async () => ((await tried()) === 1 ? undefined : true));
+    // With the next change of the spec.
+    await applyService(server, "overruled", { pools: { decode: { threads: 2 } } });
+    await objectWhere(server, path, (each) => grace(each) > 1);
+    await objectWhere(server, `${servicesPath}/overruled`, (each) => !condition(each, "Progressing")?.message.includes("terminationGrace"));
+    await server.call("DELETE", `${servicesPath}/overruled`);
+  });
+
   it("takes over nobody's object after a refusal either", async () => {
     const path = "/apis/pelagic.dev/v1alpha1/namespaces/seized/modelservices";
     const budget = "/apis/policy/v1/namespaces/seized/poddisruptionbudgets";

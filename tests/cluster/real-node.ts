@@ -22,8 +22,8 @@ export async function whyNoNode(): Promise<string[]> {
   return whyNot;
 }
 
-export async function cluster(command: string): Promise<Record<string, unknown>> {
-  const result = await runCommand(process.execPath, [...cli, command, "--json"], { timeoutMs: upMs });
+export async function cluster(...command: string[]): Promise<Record<string, unknown>> {
+  const result = await runCommand(process.execPath, [...cli, ...command, "--json"], { timeoutMs: upMs });
   expect(result.exitCode, result.stderr).toBe(0);
   return JSON.parse(result.stdout.trim().split("\n").at(-1) as string) as Record<string, unknown>;
 }

@@ -1,4 +1,4 @@
-// One served model as plain objects: NATS with a user for each role, a prefill worker, a decode worker and the gateway, as compose.yaml has them.
+// Plain objects for the node: single pods, and a NATS that no chart of ours makes.
 import { readFileSync } from "node:fs";
 import { natsTag, pelagicTag } from "../../services/cli/cluster/images.ts";
 import { inTree } from "../../services/cli/tree.ts";
@@ -14,7 +14,7 @@ const secure = {
   readOnlyRootFilesystem: true,
   capabilities: { drop: ["ALL"] },
 };
-const securePod = { runAsNonRoot: true, runAsUser: 65_532, seccompProfile: { type: "RuntimeDefault" } };
+export const securePod = { runAsNonRoot: true, runAsUser: 65_532, seccompProfile: { type: "RuntimeDefault" } };
 
 /** Pods that are not as restricted as can be are refused here. */
 export const restrictedNamespace = (name: string) => ({
@@ -64,30 +64,6 @@ export function credentialSecrets(inNamespace: string): object[] {
   }));
 }
 
-export function serviceObjects(): object[] {
-  const workerIds = { gateway: "PELAGIC_GATEWAY_ID", prefill: "PELAGIC_WORKER_ID", decode: "PELAGIC_WORKER_ID" };
-  return [
-    ...busObjects(namespace),
-    ...roles.map((role) =>
-      deployment(namespace, role, {
-        image: pelagicTag,
-        args: [role],
-        env: [
-          { name: workerIds[role], value: `${role}-0` },
-          { name: "PELAGIC_NATS_URL", value: "nats:4222" },
-          { name: "PELAGIC_NATS_CREDENTIALS_FILE", value: `/run/bus/${role}.json` },
-          { name: "PELAGIC_MODEL", value: "models/plankton" },
-          ...(role === "gateway" ? [] : [{ name: "PELAGIC_THREADS", value: "1" }]),
-        ],
-        ports: [{ containerPort: 9100 }],
-        startupProbe: { httpGet: { path: "/health", port: 9100 }, periodSeconds: 1, failureThreshold: 120 },
-        readinessProbe: { httpGet: { path: "/ready", port: 9100 }, periodSeconds: 1, timeoutSeconds: 5 },
-      }),
-    ),
-    service(namespace, "gateway", 8000),
-  ];
-}
-
 function deployment(inNamespace: string, name: string, container: object): object {
   const labels = { app: name };
   return {
@@ -117,7 +93,7 @@ function deployment(inNamespace: string, name: string, container: object): objec
   };
 }
 
-function service(inNamespace: string, name: string, port: number): object {
+export function service(inNamespace: string, name: string, port: number): object {
   return {
     apiVersion: "v1",
     kind: "Service",

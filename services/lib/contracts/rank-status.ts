@@ -30,7 +30,10 @@ export const RankStatus = z.object({
   members: ranks,
   /** Why there is none. */
   reason: z.string().max(4096).nullable(),
-  plan: z.object({ version: z.int().min(1), digest: z.string().regex(/^[0-9a-f]{16}$/) }),
+  /** `whole`: every layer goes by it; otherwise later ones go by the plan before. */
+  plan: z.object({ version: z.int().min(1), digest: z.string().min(1).max(64), whole: z.boolean() }),
+  /** Copies of experts that this rank loaded for plans after the first, since the process started. */
+  loaded: z.object({ experts: z.int().min(0), bytes: z.int().min(0) }),
   /** Members that hold an expert which no other member holds: without any of these the others cannot go on. */
   indispensable: ranks,
   /** Rows that this rank's experts computed since the process started, for all ranks. */

@@ -125,10 +125,11 @@ export async function loadRankedRunner(
   watch(() => {
     const { members, groups: history, reason = null } = member;
     const there = new Set(members);
-    const { planInForce: inForce } = runner;
+    const { planInForce: inForce, placementState: state } = runner;
     return {
       ...{ group, rank, rankCount, members, reason, history },
-      plan: { version: inForce.version, digest: planDigest(inForce) },
+      plan: { version: inForce.version, digest: planDigest(inForce), whole: state.next === 0 || state.next !== state.version },
+      loaded: { experts: state.loadedExperts, bytes: state.loadedBytes },
       indispensable: indispensableRanks(inForce, (each) => there.has(each)),
       computedRows: ranked.counters.computedRows,
     };
@@ -149,7 +150,8 @@ async function readPlan(file: string): Promise<ExpertPlan> {
   throw new Error(`${file}: ${issue?.path.join(".")}: ${issue?.message}`);
 }
 
-async function expertShape(dir: string): Promise<ExpertShape> {
+/** Throws naming the field of config.json that is missing. */
+export async function expertShape(dir: string): Promise<ExpertShape> {
   const path = join(dir, "config.json");
   const count = z.number().int();
   const fields = z.object({ num_hidden_layers: count, first_k_dense_replace: count, n_routed_experts: count.positive() });
