@@ -1119,6 +1119,91 @@ class CudaBackend final : public Backend {
     });
   }
 
+  void run_mlp(int rows, View x, const CudaMlp& w, void* y, std::int64_t ldy) {
+    reserve(gate_up_, elements(rows, 2 * w.width) * 2);
+    reserve(activated_, elements(rows, w.width) * (w.fp8() ? 1 : 2));
+    if (w.fp8()) {
+      reserve(expert_scales_, elements(rows, fp8_blocks(w.width)) * sizeof(float));
+      float* scales = expert_scales_.get<float>();
+      fp8_gemm(rows, 2 * w.width, w.hidden, fp8_of(rows, x, w.hidden), w.gate_up, w.gate_up_scales, gate_up_.get(),
+               2 * w.width);
+      silu_mul(w.width, rows, nullptr, scales);
+      fp8_gemm(rows, w.hidden, w.width, {activated_.get(), scales, rows}, w.down, w.down_scales, y, ldy);
+      return;
+    }
+    run_gemm({2 * w.width, w.hidden, 1, RowType::bfloat16},
+             {.rows = rows, .x = address(x), .ldx = x.stride, .w = w.gate_up, .y = gate_up_.get(), .ldy = 2 * w.width});
+    silu_mul(w.width, rows, nullptr, nullptr);
+    run_gemm({w.hidden, w.width, 1, RowType::bfloat16},
+             {.rows = rows, .x = activated_.get(), .ldx = w.width, .w = w.down, .y = y, .ldy = ldy});
+  }
+
+  // A dense GEMM: the grouped one with one expert, which keeps the row rule whatever tile is taken.
+  void fp8_gemm(int rows, int n, int k, Fp8RowsView x, const void* weights, const float* weight_scales, void* y,
+                std::int64_t ldy) {
+    if (ldy != n) throw Error(ErrorCode::internal, "an FP8 GEMM writes rows without gaps");
+    if (rows == 0) return;
+    run_grouped_gemm({.type = GroupedGemmType::fp8_block_scaled,
+                      .layout = GroupedGemmLayout::contiguous,
+                      .tile = dense_gemm_tile_for(rows, n),
+                      .experts = 1,
+                      .n = n,
+                      .k = k,
+                      .row_capacity = rows,
+                      .rows = nullptr,
+                      .x = x.data,
+                      .x_scales = x.scales,
+                      .ld_x_scales = x.ld_scales,
+                      .weights = weights,
+                      .weight_scales = weight_scales,
+                      .out = y});
+  }
+
+  // FP8 where weight_scales are given, else bf16, and x has no scales.
+  void grouped_gemm(int rows, int top_k, int slots, int n, int k, const std::int32_t* offsets, Fp8RowsView x,
+                    const void* weights, const float* weight_scales, void* out) {
+    // Rows of most experts, were they routed at random. Speed only.
+    const double mean = static_cast<double>(rows) * top_k / slots;
+    const int typical = static_cast<int>(std::ceil(mean + 2 * std::sqrt(mean)));
+    run_grouped_gemm({.type = weight_scales == nullptr ? GroupedGemmType::bf16 : GroupedGemmType::fp8_block_scaled,
+                      .layout = GroupedGemmLayout::contiguous,
+                      .tile = grouped_gemm_tile_for(typical),
+                      .experts = slots,
+                      .n = n,
+                      .k = k,
+                      .row_capacity = rows * top_k,
+                      .rows = offsets,
+                      .x = x.data,
+                      .x_scales = x.scales,
+                      .ld_x_scales = x.ld_scales,
+                      .weights = weights,
+                      .weight_scales = weight_scales,
+                      .out = out});
+  }
+
+  void run_grouped_gemm(const GroupedGemmProblem& problem) {
+    launch("the grouped GEMM", [&] {
+      return launch_grouped_gemm(guarded("the grouped GEMM", [&] { return make_grouped_gemm_plan(problem); }), stream_);
+    });
+  }
+
+  // Which slots hold an expert; nothing where slot s holds expert s.
+  void send_placement(const SlotTable& table, MoeSortCudaCall& sort) {
+    bool identity = table.slots() == table.logical_experts();
+    for (int slot = 0; identity && slot < table.slots(); ++slot) identity = table.logical(slot) == slot;
+    if (identity) return;
+    placement_.clear();
+    placement_.push_back(0);
+    for (int expert = 0; expert < table.logical_experts(); ++expert)
+      placement_.push_back(placement_.back() + static_cast<std::int32_t>(table.slots_of(expert).size()));
+    for (int expert = 0; expert < table.logical_experts(); ++expert) {
+      const auto slots = table.slots_of(expert);
+      placement_.insert(placement_.end(), slots.begin(), slots.end());
+    }
+    sort.slot_begin = send(std::span<const std::int32_t>(placement_));
+    sort.slots_by_expert = sort.slot_begin + table.logical_experts() + 1;
+  }
+
   // Of a layer's rows, on the card.
   struct Choices {
     std::int32_t* ids;  // [rows, top_k]
@@ -1273,91 +1358,6 @@ class CudaBackend final : public Backend {
     reserve(shared_out_, elements(rows, hidden) * 2);
     run_mlp(rows, x, static_cast<const CudaMlp&>(*layer.shared), shared_out_.get(), hidden);
     return shared_out_.get();
-  }
-
-  void run_mlp(int rows, View x, const CudaMlp& w, void* y, std::int64_t ldy) {
-    reserve(gate_up_, elements(rows, 2 * w.width) * 2);
-    reserve(activated_, elements(rows, w.width) * (w.fp8() ? 1 : 2));
-    if (w.fp8()) {
-      reserve(expert_scales_, elements(rows, fp8_blocks(w.width)) * sizeof(float));
-      float* scales = expert_scales_.get<float>();
-      fp8_gemm(rows, 2 * w.width, w.hidden, fp8_of(rows, x, w.hidden), w.gate_up, w.gate_up_scales, gate_up_.get(),
-               2 * w.width);
-      silu_mul(w.width, rows, nullptr, scales);
-      fp8_gemm(rows, w.hidden, w.width, {activated_.get(), scales, rows}, w.down, w.down_scales, y, ldy);
-      return;
-    }
-    run_gemm({2 * w.width, w.hidden, 1, RowType::bfloat16},
-             {.rows = rows, .x = address(x), .ldx = x.stride, .w = w.gate_up, .y = gate_up_.get(), .ldy = 2 * w.width});
-    silu_mul(w.width, rows, nullptr, nullptr);
-    run_gemm({w.hidden, w.width, 1, RowType::bfloat16},
-             {.rows = rows, .x = activated_.get(), .ldx = w.width, .w = w.down, .y = y, .ldy = ldy});
-  }
-
-  // A dense GEMM: the grouped one with one expert, which keeps the row rule whatever tile is taken.
-  void fp8_gemm(int rows, int n, int k, Fp8RowsView x, const void* weights, const float* weight_scales, void* y,
-                std::int64_t ldy) {
-    if (ldy != n) throw Error(ErrorCode::internal, "an FP8 GEMM writes rows without gaps");
-    if (rows == 0) return;
-    run_grouped_gemm({.type = GroupedGemmType::fp8_block_scaled,
-                      .layout = GroupedGemmLayout::contiguous,
-                      .tile = dense_gemm_tile_for(rows, n),
-                      .experts = 1,
-                      .n = n,
-                      .k = k,
-                      .row_capacity = rows,
-                      .rows = nullptr,
-                      .x = x.data,
-                      .x_scales = x.scales,
-                      .ld_x_scales = x.ld_scales,
-                      .weights = weights,
-                      .weight_scales = weight_scales,
-                      .out = y});
-  }
-
-  // FP8 where weight_scales are given, else bf16, and x has no scales.
-  void grouped_gemm(int rows, int top_k, int slots, int n, int k, const std::int32_t* offsets, Fp8RowsView x,
-                    const void* weights, const float* weight_scales, void* out) {
-    // Rows of most experts, were they routed at random. Speed only.
-    const double mean = static_cast<double>(rows) * top_k / slots;
-    const int typical = static_cast<int>(std::ceil(mean + 2 * std::sqrt(mean)));
-    run_grouped_gemm({.type = weight_scales == nullptr ? GroupedGemmType::bf16 : GroupedGemmType::fp8_block_scaled,
-                      .layout = GroupedGemmLayout::contiguous,
-                      .tile = grouped_gemm_tile_for(typical),
-                      .experts = slots,
-                      .n = n,
-                      .k = k,
-                      .row_capacity = rows * top_k,
-                      .rows = offsets,
-                      .x = x.data,
-                      .x_scales = x.scales,
-                      .ld_x_scales = x.ld_scales,
-                      .weights = weights,
-                      .weight_scales = weight_scales,
-                      .out = out});
-  }
-
-  void run_grouped_gemm(const GroupedGemmProblem& problem) {
-    launch("the grouped GEMM", [&] {
-      return launch_grouped_gemm(guarded("the grouped GEMM", [&] { return make_grouped_gemm_plan(problem); }), stream_);
-    });
-  }
-
-  // Which slots hold an expert; nothing where slot s holds expert s.
-  void send_placement(const SlotTable& table, MoeSortCudaCall& sort) {
-    bool identity = table.slots() == table.logical_experts();
-    for (int slot = 0; identity && slot < table.slots(); ++slot) identity = table.logical(slot) == slot;
-    if (identity) return;
-    placement_.clear();
-    placement_.push_back(0);
-    for (int expert = 0; expert < table.logical_experts(); ++expert)
-      placement_.push_back(placement_.back() + static_cast<std::int32_t>(table.slots_of(expert).size()));
-    for (int expert = 0; expert < table.logical_experts(); ++expert) {
-      const auto slots = table.slots_of(expert);
-      placement_.insert(placement_.end(), slots.begin(), slots.end());
-    }
-    sort.slot_begin = send(std::span<const std::int32_t>(placement_));
-    sort.slots_by_expert = sort.slot_begin + table.logical_experts() + 1;
   }
 
   // The set's rows on the card. The graph's row sets stay as they are until finish(), so their addresses name them.
