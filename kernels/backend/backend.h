@@ -112,6 +112,7 @@ struct StepShape {
   bool logits;
   bool reports_layers;  // when_done is used
   bool expands;         // attend_expanded is used
+  bool ranks;           // MoE layers go over several ranks
 };
 
 class Backend {
@@ -120,9 +121,10 @@ class Backend {
 
   // Throws Error naming the field where the backend has no kernels for the model. Before anything is loaded.
   virtual void check_model(const MlaShape& /*shape*/, const KvLayout& /*layout*/) {}
-  // Whether moe can share a layer's experts with other ranks. Then make_mlp_bank gives none: experts come and go while
-  // steps run.
+  // Whether moe can share a layer's experts with other ranks.
   virtual bool shares_experts() const { return false; }
+  // This rank has met the others of a group, with which its next steps go. Throws Error(rank_lost).
+  virtual void meet(RankGroup& /*group*/) {}
 
   // ---- Memory and weights. The make_ functions may be called from several threads at once. They throw std::bad_alloc.
 
@@ -145,11 +147,14 @@ class Backend {
                                         const RowSource& down) = 0;
   // Room for `slots` MLPs, where the backend wants a layer's experts side by side; null where it does not.
   virtual std::unique_ptr<MlpBank> make_mlp_bank(int /*slots*/, int /*width*/, int /*hidden*/) { return nullptr; }
-  // make_mlp in a slot of a bank, which outlives it; bank: what make_mlp_bank gave.
+  // make_mlp in a slot of a bank, which outlives it; bank: what make_mlp_bank gave. Null: an expert that is to come to
+  // a bank later; may be made while steps run.
   virtual std::unique_ptr<Mlp> make_expert(MlpBank* /*bank*/, int /*slot*/, int width, int hidden,
                                            const RowSource& gate, const RowSource& up, const RowSource& down) {
     return make_mlp(width, hidden, gate, up, down);
   }
+  // Between steps: slots hold other experts from now on, some of them still elsewhere.
+  virtual void arrange_bank(MlpBank* /*bank*/, std::span<const std::unique_ptr<Mlp>> /*slots*/) {}
   virtual std::unique_ptr<Embedding> make_embedding(int vocab, int hidden, const RowSource& rows) = 0;
   // Angles position * frequency for positions [0, positions); amplitude multiplies cos and sin.
   virtual std::unique_ptr<RopeAngles> make_rope(std::span<const double> frequencies, int positions,

@@ -145,6 +145,7 @@ ExpertMover::Slots ExpertMover::settle(int layer, const std::vector<SlotSource>&
     if (sources[slot].kind == SlotSource::Kind::slot)
       loaded[slot] = std::move(before[static_cast<std::size_t>(sources[slot].slot)]);
   }
+  backend_.arrange_bank(moe_layer(layer).bank.get(), loaded);
   return loaded;
 }
 
@@ -160,6 +161,11 @@ void ExpertMover::drop_next() {
 void ExpertMover::conform(const ExpertPlan& plan, int threads) {
   check_plan(plan, own_.plan.rank_count, static_cast<int>(config_.moe_layer_count()),
              static_cast<int>(config_.expert_count));
+  if (!plan.layers.empty() && moe_layer(0).bank != nullptr && plan.slots_per_rank != own_.plan.slots_per_rank) {
+    throw Error(ErrorCode::argument, "plan.slotsPerRank is " + std::to_string(plan.slots_per_rank) +
+                                         ", this backend's layers have room for " +
+                                         std::to_string(own_.plan.slots_per_rank));
+  }
   drop_next();
   const std::size_t layers = plan.layers.size();
   struct Job {

@@ -451,6 +451,7 @@ void Model::join(std::unique_ptr<ExpertExchange> exchange, RankView view) {
     if (layer.gate == nullptr) continue;
     reachable.push_back(reachable_slots(layer.placement, own.plan.slots_per_rank, group->view()));
   }
+  backend_->meet(*group);
   mover_->drop_next();
   group_ = std::move(group);
   reachable_ = std::move(reachable);
@@ -532,7 +533,8 @@ void Model::compute(const StepBatch& batch, const std::function<void(int)>& on_l
                         .digests = batch.digests,
                         .logits = batch.logits,
                         .reports_layers = static_cast<bool>(on_layer),
-                        .expands = !work.rows.expanded.runs.empty()});
+                        .expands = !work.rows.expanded.runs.empty(),
+                        .ranks = group_ != nullptr});
   backend_->embed(*weights_.embedding, work.tokens, work.x);
   for (int index = 0; index < layer_count; ++index) {
     const LayerWeights& layer = weights_.layers[static_cast<std::size_t>(index)];

@@ -318,9 +318,9 @@ LoadedExpert load_expert(const ModelConfig& config, const Checkpoint& checkpoint
   const WeightTensor gate = source.take(prefix + "gate_proj.weight", {width, hidden});
   const WeightTensor up = source.take(prefix + "up_proj.weight", {width, hidden});
   const WeightTensor down = source.take(prefix + "down_proj.weight", {hidden, width});
-  return {
-      backend.make_mlp(static_cast<int>(width), static_cast<int>(hidden), rows_of(gate), rows_of(up), rows_of(down)),
-      gate.bytes() + up.bytes() + down.bytes()};
+  return {backend.make_expert(nullptr, 0, static_cast<int>(width), static_cast<int>(hidden), rows_of(gate), rows_of(up),
+                              rows_of(down)),
+          gate.bytes() + up.bytes() + down.bytes()};
 }
 
 ModelWeights random_weights(const ModelConfig& config, Backend& backend, int threads) {

@@ -11,9 +11,10 @@
 namespace pelagic {
 
 enum class MessageKind : std::uint32_t {
-  begin = 1,    // a rank enters a step
-  rows = 2,     // rows of one layer, for the experts of the receiver
-  outputs = 3,  // what these experts made of them
+  begin = 1,     // a rank enters a step
+  rows = 2,      // rows of one layer, for the experts of the receiver
+  outputs = 3,   // what these experts made of them
+  greeting = 4,  // before the first step
 };
 
 // What a message is about. Sender and receiver go through the same steps and layers, so both know it: a message with

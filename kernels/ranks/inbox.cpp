@@ -16,10 +16,11 @@ constexpr std::size_t kMostSpare = 4;
 }  // namespace
 
 std::string tag_text(const MessageTag& tag) {
-  const char* kind = tag.kind == MessageKind::begin     ? "begin"
-                     : tag.kind == MessageKind::rows    ? "rows"
-                     : tag.kind == MessageKind::outputs ? "outputs"
-                                                        : "unknown";
+  const char* kind = tag.kind == MessageKind::begin      ? "begin"
+                     : tag.kind == MessageKind::rows     ? "rows"
+                     : tag.kind == MessageKind::outputs  ? "outputs"
+                     : tag.kind == MessageKind::greeting ? "greeting"
+                                                         : "unknown";
   return std::string(kind) + " of step " + std::to_string(tag.step) + ", layer " + std::to_string(tag.layer);
 }
 

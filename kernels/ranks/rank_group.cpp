@@ -18,11 +18,12 @@ struct BeginMessage {
 };
 static_assert(sizeof(BeginMessage) == 32);
 
-// What a message of rows begins with; then slot counts [slots], row_of_entry [entries], and the rows.
+// What a message of rows begins with; then slot counts [slots], row_of_entry [entries], and the rows, unless these
+// travel beside the messages.
 struct RowsHeader {
   std::uint32_t rows;
   std::uint32_t entries;
-  std::uint32_t width;
+  std::uint32_t row_bytes;
   std::uint32_t slots;
 };
 
@@ -46,6 +47,7 @@ RankGroup::RankGroup(std::unique_ptr<ExpertExchange> exchange, RankView view, Ra
   for (int rank = 0; rank < ranks; ++rank) view_.members.push_back(exchange_->is_member(rank));
   counts_.resize(static_cast<std::size_t>(ranks));
   origins_.resize(static_cast<std::size_t>(ranks));
+  sent_rows_.resize(static_cast<std::size_t>(ranks));
   const int nodes = (ranks + view_.ranks_per_node - 1) / view_.ranks_per_node;
   counters_.nodes_reached.resize(static_cast<std::size_t>(nodes) + 1);
 }
@@ -95,6 +97,22 @@ int RankGroup::begin_step(int rows, int logit_rows, const PlacementOffer& offer)
   return static_cast<int>(ready);
 }
 
+std::vector<std::vector<std::byte>> RankGroup::greet(std::span<const std::byte> mine) {
+  const MessageTag tag{MessageKind::greeting, greetings_++, 0};
+  const int ranks = exchange_->rank_count();
+  const auto is_other = [&](int other) { return other != rank() && view_.members[static_cast<std::size_t>(other)]; };
+  for (int to = 0; to < ranks; ++to) {
+    if (is_other(to)) exchange_->send(to, tag, mine);
+  }
+  std::vector<std::vector<std::byte>> all(static_cast<std::size_t>(ranks));
+  for (int from = 0; from < ranks; ++from) {
+    std::span<const std::byte> bytes = from == rank() ? mine : std::span<const std::byte>();
+    if (is_other(from)) bytes = exchange_->receive(from, tag);
+    all[static_cast<std::size_t>(from)].assign(bytes.begin(), bytes.end());
+  }
+  return all;
+}
+
 bool RankGroup::any_logit_rows() const {
   return std::any_of(counts_.begin(), counts_.end(), [](const RowCounts& c) { return c.logit_rows > 0; });
 }
@@ -112,8 +130,9 @@ RankGroup::Range RankGroup::entries_of(int rank) const {
 void RankGroup::dispatch(const Layer& layer, const MoeBatch& batch, HostRows rows) {
   layer_ = layer;
   batch_ = &batch;
-  width_ = rows.width;
+  row_bytes_ = rows.row_bytes;
   origins_[static_cast<std::size_t>(rank())].rows = rows;
+  for (auto& sent : sent_rows_) sent.clear();
   if (!active(rank())) return;
   last_node_.assign(static_cast<std::size_t>(rows.count), -1);
   node_count_.assign(static_cast<std::size_t>(rows.count), 0);
@@ -131,13 +150,13 @@ void RankGroup::collect_sent_rows(int to) {
   const int rows = origins_[static_cast<std::size_t>(rank())].rows.count;
   const int node = to / view_.ranks_per_node;
   place_.assign(static_cast<std::size_t>(rows), -1);
-  sent_rows_.clear();
+  std::vector<std::int32_t>& sent = sent_rows_[static_cast<std::size_t>(to)];
   for (int entry = range.begin; entry < range.end; ++entry) {
     const std::int32_t row = batch_->entries[static_cast<std::size_t>(entry)].row;
     std::int32_t& place = place_[static_cast<std::size_t>(row)];
     if (place >= 0) continue;
-    place = static_cast<std::int32_t>(sent_rows_.size());
-    sent_rows_.push_back(row);
+    place = static_cast<std::int32_t>(sent.size());
+    sent.push_back(row);
     if (last_node_[static_cast<std::size_t>(row)] == node) continue;
     last_node_[static_cast<std::size_t>(row)] = node;
     ++node_count_[static_cast<std::size_t>(row)];
@@ -145,18 +164,19 @@ void RankGroup::collect_sent_rows(int to) {
   std::uint64_t& copies = to == rank()                            ? counters_.kept_copies
                           : node == rank() / view_.ranks_per_node ? counters_.node_copies
                                                                   : counters_.far_copies;
-  copies += sent_rows_.size();
+  copies += sent.size();
 }
 
 void RankGroup::send_rows(int to) {
   const Range range = entries_of(to);
   const HostRows& rows = origins_[static_cast<std::size_t>(rank())].rows;
+  const std::vector<std::int32_t>& sent = sent_rows_[static_cast<std::size_t>(to)];
   const auto entries = static_cast<std::size_t>(range.end - range.begin);
   const auto slots = static_cast<std::size_t>(layer_.slots_per_rank);
-  const auto width = static_cast<std::size_t>(width_);
-  const RowsHeader header{static_cast<std::uint32_t>(sent_rows_.size()), static_cast<std::uint32_t>(entries),
-                          static_cast<std::uint32_t>(width_), static_cast<std::uint32_t>(slots)};
-  message_.resize(sizeof header + 4 * (slots + entries + sent_rows_.size() * width));
+  const auto row_bytes = static_cast<std::size_t>(row_bytes_);
+  const RowsHeader header{static_cast<std::uint32_t>(sent.size()), static_cast<std::uint32_t>(entries),
+                          static_cast<std::uint32_t>(row_bytes_), static_cast<std::uint32_t>(slots)};
+  message_.resize(sizeof header + 4 * (slots + entries) + (layer_.apart ? 0 : sent.size() * row_bytes));
   std::byte* out = append(message_.data(), &header, 1);
   for (std::size_t slot = 0; slot < slots; ++slot) {
     const std::size_t global = static_cast<std::size_t>(to) * slots + slot;
@@ -165,7 +185,9 @@ void RankGroup::send_rows(int to) {
   }
   for (int entry = range.begin; entry < range.end; ++entry)
     out = append(out, &place_[static_cast<std::size_t>(batch_->entries[static_cast<std::size_t>(entry)].row)], 1);
-  for (const std::int32_t row : sent_rows_) out = append(out, rows.data + row * rows.stride, width);
+  if (!layer_.apart) {
+    for (const std::int32_t row : sent) out = append(out, rows.data + row * rows.stride, row_bytes);
+  }
   exchange_->send(to, tag(MessageKind::rows), message_);
   counters_.sent_bytes += message_.size();
 }
@@ -187,11 +209,14 @@ void RankGroup::read_rows(int from, Origin& origin) {
   RowsHeader header;
   if (bytes.size() < sizeof header) malformed(from, "rows without a header");
   std::memcpy(&header, bytes.data(), sizeof header);
-  if (header.width != static_cast<std::uint32_t>(width_) ||
+  const RowCounts& counts = counts_[static_cast<std::size_t>(from)];
+  if (header.rows > (layer_.last ? counts.logit_rows : counts.rows)) malformed(from, "more rows than it has");
+  if (header.row_bytes != static_cast<std::uint32_t>(row_bytes_) ||
       header.slots != static_cast<std::uint32_t>(layer_.slots_per_rank))
     malformed(from, "rows of another model or plan");
-  const std::uint64_t words = std::uint64_t{header.slots} + header.entries + std::uint64_t{header.rows} * header.width;
-  if (bytes.size() != sizeof header + 4 * words) malformed(from, "rows of another size than they say");
+  const std::uint64_t row_bytes = layer_.apart ? 0 : std::uint64_t{header.rows} * header.row_bytes;
+  if (bytes.size() != sizeof header + 4 * (std::uint64_t{header.slots} + header.entries) + row_bytes)
+    malformed(from, "rows of another size than they say");
   const std::byte* in = bytes.data() + sizeof header;
   std::memcpy(origin.slot_counts.data(), in, header.slots * std::size_t{4});
   in += header.slots * std::size_t{4};
@@ -207,7 +232,7 @@ void RankGroup::read_rows(int from, Origin& origin) {
   for (const std::int32_t row : origin.row_of_entry) {
     if (row < 0 || static_cast<std::uint32_t>(row) >= header.rows) malformed(from, "a row that it did not send");
   }
-  origin.rows = {reinterpret_cast<const float*>(in), width_, static_cast<int>(header.rows), width_};
+  origin.rows = {layer_.apart ? nullptr : in, row_bytes_, static_cast<int>(header.rows), row_bytes_};
 }
 
 const RankGroup::Inputs& RankGroup::receive_rows(std::span<const std::int32_t> logical_of_own_slots) {
@@ -245,7 +270,7 @@ const RankGroup::Inputs& RankGroup::receive_rows(std::span<const std::int32_t> l
   for (const Origin& origin : origins_) {
     std::size_t entry = 0;
     for (std::size_t slot = 0; slot < slots; ++slot) {
-      for (std::int32_t i = 0; i < origin.slot_counts[slot]; ++i, ++entry)
+      for (std::int32_t i = 0; !layer_.apart && i < origin.slot_counts[slot]; ++i, ++entry)
         input_rows_[static_cast<std::size_t>(origin.first_input[slot] + i)] =
             origin.rows.data + origin.row_of_entry[entry] * origin.rows.stride;
     }
@@ -265,49 +290,46 @@ const RankGroup::Inputs& RankGroup::receive_rows(std::span<const std::int32_t> l
   return inputs_;
 }
 
-void RankGroup::gather(int begin, int end, float* out) const {
-  const auto width = static_cast<std::size_t>(width_);
-  for (int row = begin; row < end; ++row, out += width)
-    std::memcpy(out, input_rows_[static_cast<std::size_t>(row)], width * sizeof(float));
+void RankGroup::gather(int begin, int end, std::byte* out) const {
+  const auto bytes = static_cast<std::size_t>(row_bytes_);
+  for (int row = begin; row < end; ++row, out += bytes)
+    std::memcpy(out, input_rows_[static_cast<std::size_t>(row)], bytes);
 }
 
-void RankGroup::return_outputs(const float* outputs) {
+void RankGroup::return_outputs(const std::byte* outputs) {
   own_outputs_ = outputs;
-  const auto width = static_cast<std::size_t>(width_);
+  const auto bytes = static_cast<std::size_t>(layer_.output_bytes);
   for (int to = 0; to < exchange_->rank_count(); ++to) {
     if (to == rank() || !active(to)) continue;
     const Origin& origin = origins_[static_cast<std::size_t>(to)];
-    message_.resize(origin.row_of_entry.size() * width * sizeof(float));
+    message_.resize(origin.row_of_entry.size() * bytes);
     std::byte* out = message_.data();
     for (std::size_t slot = 0; slot < origin.slot_counts.size(); ++slot)
-      out = append(out, outputs + origin.first_input[slot] * static_cast<std::int64_t>(width),
-                   static_cast<std::size_t>(origin.slot_counts[slot]) * width);
+      out = append(out, outputs + static_cast<std::size_t>(origin.first_input[slot]) * bytes,
+                   static_cast<std::size_t>(origin.slot_counts[slot]) * bytes);
     exchange_->send(to, tag(MessageKind::outputs), message_);
     counters_.sent_bytes += message_.size();
   }
 }
 
-void RankGroup::collect(float* out) {
+void RankGroup::collect(std::byte* out) {
   if (!active(rank())) return;
-  const auto width = static_cast<std::size_t>(width_);
+  const auto row_bytes = static_cast<std::size_t>(layer_.output_bytes);
   for (int from = 0; from < exchange_->rank_count(); ++from) {
     if (!view_.members[static_cast<std::size_t>(from)]) continue;
     const Range range = entries_of(from);
-    float* to = out + static_cast<std::size_t>(range.begin) * width;
-    const std::size_t floats = static_cast<std::size_t>(range.end - range.begin) * width;
+    std::byte* to = out + static_cast<std::size_t>(range.begin) * row_bytes;
     if (from != rank()) {
       const auto bytes = receive(from, MessageKind::outputs);
-      if (bytes.size() != floats * sizeof(float)) malformed(from, "outputs of another number of rows than it got");
-      if (floats > 0) std::memcpy(to, bytes.data(), bytes.size());
+      if (bytes.size() != static_cast<std::size_t>(range.end - range.begin) * row_bytes)
+        malformed(from, "outputs of another number of rows than it got");
+      append(to, bytes.data(), bytes.size());
       continue;
     }
     const Origin& own = origins_[static_cast<std::size_t>(from)];
-    for (std::size_t slot = 0; slot < own.slot_counts.size(); ++slot) {
-      const std::size_t count = static_cast<std::size_t>(own.slot_counts[slot]) * width;
-      if (count > 0)
-        std::memcpy(to, own_outputs_ + own.first_input[slot] * static_cast<std::int64_t>(width), count * sizeof(float));
-      to += count;
-    }
+    for (std::size_t slot = 0; slot < own.slot_counts.size(); ++slot)
+      to = append(to, own_outputs_ + static_cast<std::size_t>(own.first_input[slot]) * row_bytes,
+                  static_cast<std::size_t>(own.slot_counts[slot]) * row_bytes);
   }
 }
 

@@ -17,22 +17,23 @@ namespace pelagic {
 // All only grow. A copy is one row sent to one rank: a row goes once to a rank, however many of its experts are there.
 struct RankCounters {
   std::uint64_t steps = 0;
-  std::uint64_t empty_steps = 0;    // of these: without rows of this rank
-  std::uint64_t kept_copies = 0;    // this rank itself holds one of the row's experts
-  std::uint64_t node_copies = 0;    // to other ranks of the own node
-  std::uint64_t far_copies = 0;     // to ranks of other nodes
-  std::uint64_t computed_rows = 0;  // (row, expert) pairs that this rank's slots computed, of all ranks' rows
-  std::uint64_t sent_bytes = 0;
+  std::uint64_t empty_steps = 0;             // of these: without rows of this rank
+  std::uint64_t kept_copies = 0;             // this rank itself holds one of the row's experts
+  std::uint64_t node_copies = 0;             // to other ranks of the own node
+  std::uint64_t far_copies = 0;              // to ranks of other nodes
+  std::uint64_t computed_rows = 0;           // (row, expert) pairs that this rank's slots computed, of all ranks' rows
+  std::uint64_t sent_bytes = 0;              // in messages
+  std::uint64_t card_bytes = 0;              // beside them, from card to card
   double wait_seconds = 0;                   // for messages of other ranks
   std::vector<std::uint64_t> nodes_reached;  // [nodes + 1]: own rows of a layer by the number of nodes they went to
 };
 
-// Host rows of float32.
+// Rows in host memory, of whatever a backend computes with: nobody looks into them.
 struct HostRows {
-  const float* data;
-  std::int64_t stride;
+  const std::byte* data;  // null where they travel beside the messages
+  std::int64_t stride;    // bytes
   int count;
-  int width;
+  int row_bytes;
 };
 
 // What a rank says of its slots when it begins a step.
@@ -67,12 +68,19 @@ class RankGroup {
   void on_arrival(std::function<void()> fn) { exchange_->on_arrival(std::move(fn)); }
   // After a failure, or for good: the other ranks' waits end.
   void leave(const std::string& reason) { exchange_->leave(reason); }
+  // Throws Error(rank_lost) if the group has ended.
+  void check() const { exchange_->check(); }
+
+  // Before the first step: tells all others something, and gives what each rank said, this one too; empty: no member.
+  std::vector<std::vector<std::byte>> greet(std::span<const std::byte> mine);
 
   // ---- One MoE layer, in this order on every rank. `last`: only logit rows are left.
   struct Layer {
     int index;
     bool last;
     int slots_per_rank;
+    int output_bytes;    // of a row that comes back
+    bool apart = false;  // rows and outputs travel beside the messages: gather, return_outputs, collect are not called
   };
   // Sends each row once to every rank that has one of its entries. batch: over all ranks' slots.
   void dispatch(const Layer& layer, const MoeBatch& batch, HostRows rows);
@@ -84,32 +92,39 @@ class RankGroup {
   };
   const Inputs& receive_rows(std::span<const std::int32_t> logical_of_own_slots);
   // out: input rows [begin, end) in the order of the slots, within a slot by rank of origin and then by row.
-  void gather(int begin, int end, float* out) const;
+  void gather(int begin, int end, std::byte* out) const;
   // outputs: what the slots made of the input rows. Sends them back.
-  void return_outputs(const float* outputs);
-  // Waits for the outputs of the own rows: out [entries, width], in the order of the batch.
-  void collect(float* out);
+  void return_outputs(const std::byte* outputs);
+  // Waits for the outputs of the own rows: out [entries, output_bytes], in the order of the batch.
+  void collect(std::byte* out);
 
- private:
-  // Rows of one rank for this rank's slots: entry e, in slot order, is row row_of_entry[e].
+  // ---- For who carries the rows beside the messages, after receive_rows.
+  // Rows of one rank for this rank's slots: entry e, in slot order, is row row_of_entry[e]: of the rows that it sent
+  // here, for this rank itself of all its own.
   struct Origin {
-    int rank = 0;
     HostRows rows{};
     std::vector<std::int32_t> slot_counts;  // [slots_per_rank]
     std::vector<std::int32_t> first_input;  // [slots_per_rank]: where the slot's entries are among the input rows
     std::vector<std::int32_t> row_of_entry;
   };
-  struct RowCounts {
-    std::uint32_t rows = 0;
-    std::uint32_t logit_rows = 0;
-  };
-
+  const Origin& origin(int rank) const { return origins_[static_cast<std::size_t>(rank)]; }
+  // Whether the rank has rows in this layer.
   bool active(int rank) const;
+  // Own rows that go to the rank, in this order; none where this rank has no rows.
+  std::span<const std::int32_t> sent_rows(int to) const { return sent_rows_[static_cast<std::size_t>(to)]; }
   // Entries of the batch that are for the rank's slots.
   struct Range {
     int begin, end;
   };
   Range entries_of(int rank) const;
+  void count_card_bytes(std::uint64_t bytes) { counters_.card_bytes += bytes; }
+
+ private:
+  struct RowCounts {
+    std::uint32_t rows = 0;
+    std::uint32_t logit_rows = 0;
+  };
+
   void collect_sent_rows(int to);
   void send_rows(int to);
   void read_rows(int from, Origin& origin);
@@ -120,23 +135,24 @@ class RankGroup {
   std::unique_ptr<ExpertExchange> exchange_;
   RankView view_;
   std::uint64_t step_ = 0;
+  std::uint32_t greetings_ = 0;
   std::vector<RowCounts> counts_;  // of this step, by rank
   RankCounters counters_;
 
   // Of the layer that runs.
   Layer layer_{};
   const MoeBatch* batch_ = nullptr;
-  int width_ = 0;
+  int row_bytes_ = 0;
   std::vector<Origin> origins_;  // by rank
   Inputs inputs_;
-  const float* own_outputs_ = nullptr;
+  const std::byte* own_outputs_ = nullptr;
 
   std::vector<std::byte> message_;
-  std::vector<std::int32_t> sent_rows_;   // own rows that go to a rank
-  std::vector<std::int32_t> place_;       // of each own row among them; -1: not sent
-  std::vector<std::int32_t> last_node_;   // of each own row: the last node it goes to
-  std::vector<std::int32_t> node_count_;  // and how many
-  std::vector<const float*> input_rows_;
+  std::vector<std::vector<std::int32_t>> sent_rows_;  // by rank
+  std::vector<std::int32_t> place_;                   // of each own row among those that go to a rank; -1: not sent
+  std::vector<std::int32_t> last_node_;               // of each own row: the last node it goes to
+  std::vector<std::int32_t> node_count_;              // and how many
+  std::vector<const std::byte*> input_rows_;          // of rows that are in host memory
 };
 
 }  // namespace pelagic

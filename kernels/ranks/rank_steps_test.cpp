@@ -1,17 +1,18 @@
 // Whole models over 1 to 8 ranks, with random placements and redundancy, and with placements that change while steps
-// go on: every logits row has the digest that one rank gives it. Usage: rank_steps_test [DIR...]; without folders, the
-// tiny checkpoint of the other tests.
+// go on: every logits row has the digest that one rank gives it. Usage: rank_steps_test [--backend cuda|cuda-fp8]
+// [DIR...]; without folders, the tiny checkpoint of the other tests. A card is shared by all ranks.
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <numeric>
 #include <string>
 
-#include "backend/cpu/cpu_backend.h"
 #include "graph/test_checkpoint.h"
 #include "graph/test_step.h"
+#include "ranks/test_backend.h"
 #include "ranks/test_group.h"
 
 namespace pelagic::test {
@@ -22,6 +23,8 @@ constexpr int kMostRows = 90;
 constexpr int kBlocks = 2 * kSequences + 1;
 constexpr RankTimes kTimes{
     .meet = std::chrono::seconds(60), .silence = std::chrono::seconds(60), .longest_wait = std::chrono::seconds(60)};
+
+TestBackend backend;
 
 std::vector<std::uint32_t> tokens_of(int sequence, std::int64_t vocab) {
   Random random(static_cast<std::uint32_t>(100 + sequence));
@@ -169,10 +172,14 @@ Counts run_ranks(const std::filesystem::path& dir, Transport transport, int rank
   std::vector<std::unique_ptr<Model>> models(static_cast<std::size_t>(ranks));
   std::vector<Computed> computed(static_cast<std::size_t>(ranks));
   std::atomic<int> busy = ranks, unsettled = ranks;
+  std::mutex loading;  // a card's GEMMs are tuned with nothing beside them
   const auto failures = on_all_ranks(ranks, [&](int rank) {
     const auto r = static_cast<std::size_t>(rank);
-    models[r] = std::make_unique<Model>(dir, make_cpu_backend(best_isa(), 1), KvDtype::float32, kBlocks, 1,
-                                        LoadProgress{}, RankPlan{plan, rank});
+    {
+      const std::lock_guard lock(loading);
+      models[r] = std::make_unique<Model>(dir, backend.open(), backend.kv_dtype(), kBlocks, 1, LoadProgress{},
+                                          RankPlan{plan, rank});
+    }
     exchanges[r]->on_arrival([&bells, r] { bells[r].ring(); });
     models[r]->join(std::move(exchanges[r]),
                     {.ranks_per_node = ranks_per_node, .local_first = local_first, .members = {}});
@@ -224,7 +231,7 @@ Counts run_ranks(const std::filesystem::path& dir, Transport transport, int rank
 bool check_folder(const std::filesystem::path& dir, int trials) {
   Computed reference;
   {
-    Model model(dir, make_cpu_backend(best_isa(), 1), KvDtype::float32, kBlocks, 1, {});
+    Model model(dir, backend.open(), backend.kv_dtype(), kBlocks, 1, {});
     for (int s = 0; s < kSequences; ++s) run_chunks(model, {{s, 0, kMostRows - 5 * s, kMostRows - 5 * s}}, reference);
   }
   bool good = true;
@@ -267,11 +274,20 @@ bool check_folder(const std::filesystem::path& dir, int trials) {
 int main(int argc, char** argv) {
   using namespace pelagic::test;
   bool good = true;
-  if (argc == 1) {
+  int first = 1;
+  if (argc > 2 && std::string(argv[1]) == "--backend") {
+    backend.name = argv[2];
+    first = 3;
+    if (!backend.is_known()) {
+      std::fprintf(stderr, "--backend must be cpu, cuda or cuda-fp8\n");
+      return 2;
+    }
+  }
+  if (argc == first) {
     const TempFolder folder;
     write_checkpoint(folder.path(), tiny_tensors());
     good = check_folder(folder.path(), 12);
   }
-  for (int i = 1; i < argc; ++i) good = check_folder(argv[i], 2) && good;
+  for (int i = first; i < argc; ++i) good = check_folder(argv[i], 2) && good;
   return good ? 0 : 1;
 }

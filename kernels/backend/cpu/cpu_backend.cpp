@@ -493,9 +493,14 @@ class CpuBackend final : public Backend {
   void run_experts_on_ranks(int rows, View x, const MoeLayer& layer, View y, MoeCombineCall& combine) {
     RankGroup& group = *layer.ranks.group;
     const int hidden = combine.width;
-    const float* own = rows > 0 ? address(x) : nullptr;
-    group.dispatch({layer.ranks.layer, layer.ranks.last, static_cast<int>(layer.slots.size())}, moe_batch_,
-                   {own, x.stride, rows, hidden});
+    const auto bytes = [](auto* floats) { return reinterpret_cast<std::byte*>(floats); };
+    const int row_bytes = hidden * static_cast<int>(sizeof(float));
+    group.dispatch({.index = layer.ranks.layer,
+                    .last = layer.ranks.last,
+                    .slots_per_rank = static_cast<int>(layer.slots.size()),
+                    .output_bytes = row_bytes},
+                   moe_batch_,
+                   {rows > 0 ? bytes(address(x)) : nullptr, x.stride * std::int64_t{sizeof(float)}, rows, row_bytes});
     if (layer.shared != nullptr && rows > 0) {
       mlp(rows, x, *layer.shared, y);
       combine.shared = address(y);
@@ -504,12 +509,12 @@ class CpuBackend final : public Backend {
     const RankGroup::Inputs& inputs = group.receive_rows(layer.ranks.logical_of_own_slots);
     reserve(gathered_, static_cast<std::int64_t>(inputs.rows()) * hidden);
     for_rows(inputs.rows(), hidden, [&](int begin, int end) {
-      group.gather(begin, end, gathered_.data() + static_cast<std::int64_t>(begin) * hidden);
+      group.gather(begin, end, bytes(gathered_.data() + static_cast<std::int64_t>(begin) * hidden));
     });
     run_experts(layer, inputs.slot_offsets, inputs.active_slots, nullptr, 0, hidden);
-    group.return_outputs(expert_out_.data());
+    group.return_outputs(bytes(expert_out_.data()));
     reserve(returned_, static_cast<std::int64_t>(rows) * layer.gate.top_k * hidden);
-    group.collect(returned_.data());
+    group.collect(bytes(returned_.data()));
     combine.expert_out = returned_.data();
   }
 

@@ -21,6 +21,8 @@
 #include "backend/cuda/event_thread.h"
 #include "backend/cuda/fp8_weights.h"
 #include "backend/cuda/objects.h"
+#include "backend/cuda/open_route.h"
+#include "backend/cuda/rank_row_kernels.h"
 #include "backend/cuda/row_kernels.h"
 #include "backend/cuda/step_arguments.h"
 #include "base/bfloat16.h"
@@ -166,6 +168,7 @@ class CudaBackend final : public Backend {
   ~CudaBackend() override {
     cancel();
     drop_graphs();
+    route_.reset();
     cudaStreamDestroy(stream_);
     cudaStreamDestroy(copy_stream_);
   }
@@ -271,11 +274,33 @@ class CudaBackend final : public Backend {
     return bank;
   }
 
-  std::unique_ptr<Mlp> make_expert(MlpBank* bank, int slot, int width, int, const RowSource& gate, const RowSource& up,
-                                   const RowSource& down) override {
+  std::unique_ptr<Mlp> make_expert(MlpBank* bank, int slot, int width, int hidden, const RowSource& gate,
+                                   const RowSource& up, const RowSource& down) override {
     auto mlp = std::make_unique<CudaMlp>();
-    fill_slot(*mlp, static_cast<CudaMlpBank&>(*bank), slot, width, gate, up, down);
+    if (bank == nullptr) fill_bank(mlp->own, 1, width, hidden);
+    fill_slot(*mlp, bank != nullptr ? static_cast<CudaMlpBank&>(*bank) : mlp->own, slot, width, gate, up, down);
     return mlp;
+  }
+
+  void arrange_bank(MlpBank* mlp_bank, std::span<const std::unique_ptr<Mlp>> slots) override {
+    const auto& bank = static_cast<const CudaMlpBank&>(*mlp_bank);
+    std::vector<std::pair<CudaMlp*, int>> displaced;
+    for (std::size_t slot = 0; slot < slots.size(); ++slot) {
+      auto* mlp = static_cast<CudaMlp*>(slots[slot].get());
+      if (mlp != nullptr && mlp->gate_up != bank.slot(static_cast<int>(slot)).gate_up)
+        displaced.push_back({mlp, static_cast<int>(slot)});
+    }
+    // Those inside of the bank leave it first: their new places are others' old ones.
+    for (const auto& [mlp, slot] : displaced) {
+      if (mlp->own.slots > 0) continue;
+      CudaMlpBank own;
+      fill_bank(own, 1, bank.width, bank.hidden);
+      move_mlp(*mlp, own, 0);
+      mlp->own = std::move(own);
+    }
+    for (const auto& [mlp, slot] : displaced) move_mlp(*mlp, bank, slot);
+    check(cudaStreamSynchronize(cudaStreamLegacy), "a copy of experts");
+    for (const auto& [mlp, slot] : displaced) mlp->own = CudaMlpBank();
   }
 
   std::unique_ptr<Embedding> make_embedding(int vocab, int hidden, const RowSource& rows) override {
@@ -544,6 +569,7 @@ class CudaBackend final : public Backend {
   }
 
   void moe(int rows, View x, const MoeLayer& layer, View y, std::span<std::uint32_t> counts) override {
+    if (layer.ranks.group != nullptr) return moe_on_ranks(rows, x, layer, y, counts);
     if (rows == 0) return;
     const auto& gate = static_cast<const CudaMatrix&>(*layer.gate_weights);
     const auto& bank = static_cast<const CudaMlpBank&>(*layer.bank);
@@ -663,6 +689,13 @@ class CudaBackend final : public Backend {
     });
   }
 
+  bool shares_experts() const override { return true; }
+
+  void meet(RankGroup& group) override {
+    drop_graphs();
+    route_ = open_route(group, stream_, [this](std::span<const std::uint32_t> values) { return send(values); });
+  }
+
   void gather(std::span<const std::uint32_t> rows, View x, int width, View y) override {
     const std::int64_t bytes = row_type_bytes(type_of(x));
     const std::uint32_t* indices = send(rows);
@@ -708,8 +741,8 @@ class CudaBackend final : public Backend {
   void begin_step(const StepShape& step) override {
     mode_ = Mode::direct;
     const RowSet& rows = *step.rows;
-    if (step.reports_layers || step.expands || step.logit_rows != rows.rows() || rows.rows() > kMostGraphRows ||
-        !is_decode(rows))
+    if (step.ranks || step.reports_layers || step.expands || step.logit_rows != rows.rows() ||
+        rows.rows() > kMostGraphRows || !is_decode(rows))
       return;
     int blocks = 1, pieces = 0;
     for (const RowRun& run : rows.runs) {
@@ -751,7 +784,7 @@ class CudaBackend final : public Backend {
                             elements(moe_calls_, kMostExperts) * sizeof(std::int32_t), cudaMemcpyDeviceToHost, stream_),
             "finish");
     }
-    check(cudaStreamSynchronize(stream_), "a step");
+    wait("a step");
     events_.drain();
     const std::int32_t* words = host_errors_.get<std::int32_t>();
     for (int i = 0; i < kErrorWords; ++i) {
@@ -769,6 +802,7 @@ class CudaBackend final : public Backend {
       if (cudaStreamEndCapture(stream_, &graph) == cudaSuccess) cudaGraphDestroy(graph);
     }
     mode_ = Mode::direct;
+    if (route_ != nullptr) route_->abort();
     cudaStreamSynchronize(stream_);
     events_.drain();
     forget_step();
@@ -890,12 +924,18 @@ class CudaBackend final : public Backend {
 
   std::int32_t* errors(int at) const { return device_errors_.get<std::int32_t>() + at; }
 
+  // For the stream. With other ranks it may wait for one that is lost: then this throws.
+  void wait(const char* what) {
+    if (route_ == nullptr) return check(cudaStreamSynchronize(stream_), what);
+    route_->wait(what);
+  }
+
   // Buffers grow to the largest step seen and stay; a quarter more, so that a batch that grows row by row seldom
   // allocates. What runs may still use the old one.
   void reserve(DeviceMemory& memory, std::size_t bytes) {
     if (memory.bytes() >= bytes) return;
     if (mode_ == Mode::record) throw Error(ErrorCode::internal, "a recorded step needs more memory than before");
-    check(cudaStreamSynchronize(stream_), "a step");
+    wait("a step");
     drop_graphs();
     memory.grow(bytes + bytes / 4);
     if (&memory == &attention_workspace_) scheduled_ = nullptr;
@@ -992,6 +1032,23 @@ class CudaBackend final : public Backend {
     upload_bf16(down_rows, bank.hidden, bank.width, down);
     mlp.gate_up = gate_up;
     mlp.down = down_rows;
+  }
+
+  // As the steps' stream is idle: on the stream that memory is filled on.
+  static void move_mlp(CudaMlp& mlp, const CudaMlpBank& to, int slot) {
+    const CudaMlpSlot from = mlp, place = to.slot(slot);
+    const std::size_t gate_up = to.gate_up.bytes() / static_cast<std::size_t>(to.slots);
+    const std::size_t gate_up_scales = to.gate_up_scales.bytes() / static_cast<std::size_t>(to.slots);
+    const auto copy = [](const void* to_data, const void* from_data, std::size_t bytes) {
+      if (bytes == 0) return;
+      check(cudaMemcpyAsync(const_cast<void*>(to_data), from_data, bytes, cudaMemcpyDeviceToDevice, cudaStreamLegacy),
+            "a copy of experts");
+    };
+    copy(place.gate_up, from.gate_up, gate_up);
+    copy(place.down, from.down, gate_up / 2);
+    copy(place.gate_up_scales, from.gate_up_scales, gate_up_scales);
+    copy(place.down_scales, from.down_scales, gate_up_scales / 2);
+    static_cast<CudaMlpSlot&>(mlp) = place;
   }
 
   static void check_fp8_shape(int n, int k) {
@@ -1145,6 +1202,162 @@ class CudaBackend final : public Backend {
     }
     sort.slot_begin = send(std::span<const std::int32_t>(placement_));
     sort.slots_by_expert = sort.slot_begin + table.logical_experts() + 1;
+  }
+
+  // Of a layer's rows, on the card.
+  struct Choices {
+    std::int32_t* ids;  // [rows, top_k]
+    float* weights;     // [rows, top_k]
+  };
+
+  Choices choose_experts(int rows, View x, const MoeLayer& layer, std::span<std::uint32_t> counts) {
+    const auto& gate = static_cast<const CudaMatrix&>(*layer.gate_weights);
+    const int experts = layer.gate.experts;
+    const int entries = rows * layer.gate.top_k;
+    if (experts > kMostExperts || moe_calls_ >= kMostMoeCalls)
+      throw Error(ErrorCode::argument, "the CUDA backend takes at most 256 experts in 256 layers");
+
+    reserve(gate_logits_, elements(rows, experts) * sizeof(float));
+    launch("the gate's logits", [&] {
+      return gemm_f32_cuda({.rows = rows,
+                            .n = experts,
+                            .k = gate.k,
+                            .x = address(x),
+                            .ldx = x.stride,
+                            .w = gate.memory.get<float>(),
+                            .y = gate_logits_.get<float>(),
+                            .ldy = experts},
+                           stream_);
+    });
+    // Ids and weights of all choices, and the experts' offsets.
+    reserve(choices_, (elements(entries, 2) + elements(experts, 1) + 1) * 4);
+    std::int32_t* ids = choices_.get<std::int32_t>();
+    float* weights = reinterpret_cast<float*>(ids + entries);
+    const std::size_t counts_at = elements(moe_calls_++, kMostExperts);
+    GateConfig config = layer.gate;
+    config.bias = layer.gate_bias != nullptr ? values(*layer.gate_bias) : nullptr;
+    launch("the gate", [&] {
+      return gate_cuda({.config = config,
+                        .logits = gate_logits_.get<float>(),
+                        .ld_logits = experts,
+                        .rows = rows,
+                        .ids = ids,
+                        .weights = weights,
+                        .counts = device_counts_.get<std::int32_t>() + counts_at,
+                        .offsets = ids + 2 * static_cast<std::int64_t>(entries),
+                        .workspace = gate_workspace_.get<std::uint32_t>()},
+                       gate_cuda_path_for(rows), stream_);
+    });
+    after_.push_back([this, counts, counts_at] {
+      const std::int32_t* from = host_counts_.get<std::int32_t>() + counts_at;
+      for (std::size_t e = 0; e < counts.size(); ++e) counts[e] += static_cast<std::uint32_t>(from[e]);
+    });
+    return {ids, weights};
+  }
+
+  // Rows go to the ranks that hold their experts, and this rank's slots compute those of all ranks.
+  void moe_on_ranks(int rows, View x, const MoeLayer& layer, View y, std::span<std::uint32_t> counts) {
+    const Choices choices = rows > 0 ? choose_experts(rows, x, layer, counts) : Choices{};
+    RankGroup& group = *layer.ranks.group;
+    const auto& bank = static_cast<const CudaMlpBank&>(*layer.bank);
+    const bool fp8 = bank.fp8();
+    const int scale_blocks = fp8 ? fp8_blocks(bank.hidden) : 0;
+    RankRowsCudaCall packed = {.rows = rows,
+                               .row_bytes = row_bytes_of(bank),
+                               .scale_blocks = scale_blocks,
+                               .packed_bytes = row_bytes_of(bank) + (4 * scale_blocks + 15) / 16 * 16};
+    if (rows > 0) {
+      const Fp8RowsView in = fp8 ? fp8_of(rows, x, bank.hidden) : Fp8RowsView{};
+      reserve(packed_rows_, elements(rows, packed.packed_bytes));
+      launch("the packing of rows", [&] {
+        return pack_rank_rows_cuda(packed, fp8 ? in.data : address(x), fp8 ? bank.hidden : x.stride * 2, in.scales,
+                                   in.ld_scales, packed_rows_.get(), stream_);
+      });
+    }
+    plan_batch(rows, layer, choices);
+    route_->dispatch(group,
+                     {.index = layer.ranks.layer,
+                      .last = layer.ranks.last,
+                      .slots_per_rank = bank.slots,
+                      .output_bytes = bank.hidden * 2},
+                     moe_batch_, packed_rows_.get<std::byte>(), rows, packed.packed_bytes);
+    const void* shared = rows > 0 ? run_shared_experts(rows, x, layer, bank.hidden) : nullptr;
+
+    const RankGroup::Inputs& inputs = group.receive_rows(layer.ranks.logical_of_own_slots);
+    const CardRows in = route_->inputs(group, inputs);
+    packed.rows = inputs.rows();
+    if (packed.rows > 0) {
+      reserve_experts(bank, packed.rows);
+      launch("the unpacking of rows", [&] {
+        return unpack_rank_rows_cuda(packed, in.data, in.index, expert_in_.get(), expert_scales_.get<float>(),
+                                     packed.rows, stream_);
+      });
+      run_experts(bank, packed.rows, send(std::span<const std::int32_t>(inputs.slot_offsets)));
+    }
+    const std::byte* returned = route_->outputs(group, inputs, expert_out_.get<std::byte>());
+    if (rows == 0) return;
+    const std::int32_t* positions = send(std::span<const std::int32_t>(moe_batch_.position));
+    launch("combine", [&] {
+      return moe_combine_cuda({.rows = rows,
+                               .top_k = layer.gate.top_k,
+                               .width = bank.hidden,
+                               .positions = positions,
+                               .weights = choices.weights,
+                               .expert_out = returned,
+                               .shared = shared,
+                               .ld_shared = bank.hidden,
+                               .y = written(y),
+                               .y_type = type_of(y),
+                               .ldy = y.stride},
+                              stream_);
+    });
+  }
+
+  // moe_batch_ = the rows' choices by slot, over all ranks. Waits for the card.
+  void plan_batch(int rows, const MoeLayer& layer, const Choices& choices) {
+    const std::size_t count = elements(rows, layer.gate.top_k);
+    if (rows > 0) {
+      if (host_ids_.bytes() < count * sizeof(std::int32_t)) host_ids_.grow(2 * count * sizeof(std::int32_t));
+      check(
+          cudaMemcpyAsync(host_ids_.get(), choices.ids, count * sizeof(std::int32_t), cudaMemcpyDeviceToHost, stream_),
+          "a copy of choices");
+      route_->wait("a copy of choices");
+    }
+    const std::int32_t* ids = host_ids_.get<std::int32_t>();
+    if (std::any_of(ids, ids + count, [&](std::int32_t id) { return id < 0 || id >= layer.gate.experts; }))
+      throw Error(ErrorCode::device, "the GPU chose an expert that is not there; the process must be restarted");
+    // As on the CPU: ranks with few rows each would otherwise all take the same copies.
+    build_moe_batch(*layer.placement, ids, rows, layer.gate.top_k, moe_batch_,
+                    layer.ranks.group->rank() + layer.ranks.layer);
+  }
+
+  // Of a row that the experts' first GEMM reads, without scales.
+  static int row_bytes_of(const CudaMlpBank& bank) { return bank.hidden * (bank.fp8() ? 1 : 2); }
+
+  void reserve_experts(const CudaMlpBank& bank, int rows) {
+    const int blocks = bank.fp8() ? std::max(fp8_blocks(bank.hidden), fp8_blocks(bank.width)) : 0;
+    reserve(expert_in_, elements(rows, row_bytes_of(bank)));
+    reserve(expert_scales_, elements(rows, blocks) * sizeof(float));
+    reserve(gate_up_, elements(rows, 2 * bank.width) * 2);
+    reserve(activated_, elements(rows, bank.width) * (bank.fp8() ? 1 : 2));
+    reserve(expert_out_, elements(rows, bank.hidden) * 2);
+  }
+
+  // expert_out_ = the slots' experts of the rows of expert_in_, which are in the order of the slots.
+  void run_experts(const CudaMlpBank& bank, int rows, const std::int32_t* slot_offsets) {
+    float* scales = expert_scales_.get<float>();
+    grouped_gemm(rows, 1, bank.slots, 2 * bank.width, bank.hidden, slot_offsets, {expert_in_.get(), scales, rows},
+                 bank.gate_up.get(), bank.gate_up_scales.get<float>(), gate_up_.get());
+    silu_mul(bank.width, rows, nullptr, bank.fp8() ? scales : nullptr);
+    grouped_gemm(rows, 1, bank.slots, bank.hidden, bank.width, slot_offsets, {activated_.get(), scales, rows},
+                 bank.down.get(), bank.down_scales.get<float>(), expert_out_.get());
+  }
+
+  const void* run_shared_experts(int rows, View x, const MoeLayer& layer, int hidden) {
+    if (layer.shared == nullptr) return nullptr;
+    reserve(shared_out_, elements(rows, hidden) * 2);
+    run_mlp(rows, x, static_cast<const CudaMlp&>(*layer.shared), shared_out_.get(), hidden);
+    return shared_out_.get();
   }
 
   // The set's rows on the card. The graph's row sets stay as they are until finish(), so their addresses name them.
@@ -1327,6 +1540,11 @@ class CudaBackend final : public Backend {
   DeviceMemory key_latents_, key_rope_, expanded_keys_;
   DeviceMemory attention_workspace_, gate_logits_, choices_, expert_in_, gate_up_, activated_, expert_out_, shared_out_;
   DeviceMemory fp8_rows_, fp8_row_scales_, expert_scales_;
+
+  std::unique_ptr<RowRoute> route_;  // null: no ranks have met
+  MoeBatch moe_batch_;
+  PinnedMemory host_ids_;
+  DeviceMemory packed_rows_;
 
   std::mutex copy_mutex_;
   PinnedMemory copy_staging_;

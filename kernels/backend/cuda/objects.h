@@ -45,11 +45,28 @@ struct CudaHeadMatrices final : HeadMatrices {
   int k = 0;
 };
 
+// Where an MLP's weights are.
+struct CudaMlpSlot {
+  const void* gate_up = nullptr;
+  const void* down = nullptr;
+  const float* gate_up_scales = nullptr;
+  const float* down_scales = nullptr;
+};
+
 struct CudaMlpBank final : MlpBank {
   std::size_t bytes() const override {
     return gate_up.bytes() + down.bytes() + gate_up_scales.bytes() + down_scales.bytes();
   }
   bool fp8() const { return gate_up_scales.bytes() > 0; }
+  CudaMlpSlot slot(int index) const {
+    const auto at = [&](const DeviceMemory& memory) -> const std::byte* {
+      if (memory.bytes() == 0) return nullptr;
+      return memory.get<std::byte>() +
+             memory.bytes() / static_cast<std::size_t>(slots) * static_cast<std::size_t>(index);
+    };
+    return {at(gate_up), at(down), reinterpret_cast<const float*>(at(gate_up_scales)),
+            reinterpret_cast<const float*>(at(down_scales))};
+  }
   DeviceMemory gate_up;  // [slots, 2 width, hidden]: gate, then up
   DeviceMemory down;     // [slots, hidden, width]
   // e4m3 only: a scale for each 128 x 128 of a slot's gate_up and down.
@@ -60,7 +77,7 @@ struct CudaMlpBank final : MlpBank {
 };
 
 // In memory of its own, or a slot of a bank.
-struct CudaMlp final : Mlp {
+struct CudaMlp final : Mlp, CudaMlpSlot {
   std::size_t bytes() const override { return gate_up_bytes() + down_bytes() + scale_bytes; }
   std::size_t gate_up_bytes() const { return 2 * down_bytes(); }
   std::size_t down_bytes() const {
@@ -68,10 +85,6 @@ struct CudaMlp final : Mlp {
   }
   bool fp8() const { return gate_up_scales != nullptr; }
   CudaMlpBank own;
-  const void* gate_up = nullptr;
-  const void* down = nullptr;
-  const float* gate_up_scales = nullptr;
-  const float* down_scales = nullptr;
   std::size_t scale_bytes = 0;
   int width = 0;
   int hidden = 0;
