@@ -19,6 +19,7 @@ interface Options {
   decodeRanks?: number;
   redundantExperts?: number;
   rebalanceSeconds?: number;
+  rebalanceEvery?: number;
   calm: number;
   kvBlocks: number;
   requests: number;
@@ -49,6 +50,7 @@ export function register(program: Command): void {
     .option("--decode-ranks <n>", "instead of --decode: ranks that share the model's experts; --only kill kills these alone", count(1, 16))
     .option("--redundant-experts <n>", "with --decode-ranks: copies of some experts beside one of each", count(0, 8_192))
     .option("--rebalance-seconds <n>", "with --decode-ranks: how often experts are placed anew by their load; 0: never", count(0, 86_400))
+    .option("--rebalance-every <s>", "with --decode-ranks: tell them so often to place their experts otherwise, at random", count(1, 3_600))
     .option("--calm <s>", "load alone for so long before the first strike, for a TPOT to compare with", count(0, 3_600), 0)
     .option("--kv-blocks <n>", "KV blocks of 64 tokens in each worker; few make it preempt", count(8), defaults.kvBlocks)
     .option("--requests <n>", "different requests", count(8, 10_000), defaults.requests)
@@ -68,6 +70,7 @@ export function register(program: Command): void {
         stayers: options.clients,
         meanGapMs: options.gap,
         calmMs: options.calm * 1000,
+        ...(options.rebalanceEvery !== undefined && { rebalanceEveryMs: options.rebalanceEvery * 1000 }),
         onProgress: (text) => process.stderr.write(`  ${text}\n`),
         signal: onInterrupt(() => undefined),
       });
@@ -90,6 +93,9 @@ function format(report: ChaosReport): string {
   const lines = [
     `${report.strikes.total} strikes (${report.strikes.workerKills} workers killed), ${report.disconnects} disconnects, ${report.resumes.lost + report.resumes.moved} resumes in ${Math.round(report.seconds)} s`,
     `${report.pool.answered} of ${report.pool.requests} requests answered exactly, ${report.pool.resumedEither} of them after a resume`,
+    ...(report.rebalances.taken > 0
+      ? [`experts moved ${report.rebalances.taken} times (${report.rebalances.refused} orders refused)`]
+      : []),
     ...(report.calm.tpotSeconds && report.tpotSeconds
       ? [`TPOT p50 / p99: ${ms(report.tpotSeconds)} ms struck, ${ms(report.calm.tpotSeconds)} ms before`]
       : []),

@@ -2,7 +2,7 @@
 import { DispatchClient } from "../gateway/dispatch-client.ts";
 import type { Generation, GenerationRequest } from "../gateway/generation.ts";
 import { WorkerDirectory } from "../gateway/worker-directory.ts";
-import { silentLog, systemClock } from "../lib/contracts/bus.ts";
+import { type Bus, silentLog, systemClock } from "../lib/contracts/bus.ts";
 import type { ExpertPlan } from "../lib/contracts/expert-placement.ts";
 import { ControlReply } from "../lib/contracts/messages.ts";
 import { packSlots } from "../lib/contracts/ranks.ts";
@@ -54,11 +54,13 @@ export async function connectStackClient(stack: Stack, name: string): Promise<St
         },
         shouldMove: () => false,
       }),
-    placeExperts: async ({ rankCount, slotsPerRank, layers }) => {
-      const order = { kind: "place-experts", rankCount, slotsPerRank, layerCount: layers.length };
-      const answer = await bus.request(common.subjects.control("decode-0"), encodeMessage(order, packSlots({ layers })), answerMs);
-      return decodeMessage(ControlReply, answer).body.ok;
-    },
+    placeExperts: (plan) => placeExperts(bus, common.subjects.control("decode-0"), plan),
     close,
   };
+}
+
+/** Orders the rank at this subject to place experts so. False: it does not do so now. Rejects where nothing answers. */
+export async function placeExperts(bus: Bus, subject: string, { rankCount, slotsPerRank, layers }: ExpertPlan): Promise<boolean> {
+  const order = { kind: "place-experts", rankCount, slotsPerRank, layerCount: layers.length };
+  return decodeMessage(ControlReply, await bus.request(subject, encodeMessage(order, packSlots({ layers })), answerMs)).body.ok;
 }

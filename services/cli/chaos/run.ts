@@ -11,6 +11,7 @@ import { Load } from "./load.ts";
 import { BusObserver } from "./observer.ts";
 import { faults, roles, type PlanOptions } from "./plan.ts";
 import { makePool, type PoolRequest } from "./pool.ts";
+import { Rebalances } from "./rebalances.ts";
 import { parseMetrics, waitUntilQuiet } from "./quiet.ts";
 import { storm, type StormReport } from "./storm.ts";
 import { sleep, Striker } from "./striker.ts";
@@ -34,6 +35,8 @@ export interface ChaosOptions {
   /** Instead of `decode`: so many ranks, which share the model's experts, with so many copies beside one of each. */
   decodeRanks?: number;
   redundantExperts?: number;
+  /** The ranks are told so often to place their experts otherwise. */
+  rebalanceEveryMs?: number;
   /** How often they are placed anew. */
   rebalanceSeconds?: number;
   kvBlocks: number;
@@ -73,6 +76,8 @@ export interface ChaosReport {
   stack: { gateways: number; prefill: number; decode: number; decodeRanks: number; redundantExperts: number; kvBlocks: number };
   /** Which requests make the pool, and how many got the right answer, at all and after a resume. */
   pool: { requests: number; answered: number; resumedAfterLoss: number; moved: number; movedWithBlocks: number; resumedEither: number };
+  /** Of experts: orders that ranks took, and those that came at a time when they could not. */
+  rebalances: { taken: number; refused: number };
   strikes: { total: number; workerKills: number; byFaultRolePoint: Tree; pointsMissed: number; drainsCutShort: number };
   disconnects: number;
   requests: { byEnding: Counts; retries: Counts };
@@ -149,6 +154,7 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
     violation(`the stack gave up: ${error.message}`);
   });
   let observer: BusObserver | undefined;
+  let rebalances: Rebalances | undefined;
   try {
     observer = await BusObserver.connect(stack);
     const vocabSize = configNumber(stack, "vocab_size");
@@ -233,11 +239,14 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
         nextMs = performance.now() + options.checkEveryMs;
       }
     })();
+    const { decodeRanks, redundantExperts = 0, rebalanceEveryMs } = options;
+    if (decodeRanks !== undefined && rebalanceEveryMs !== undefined)
+      rebalances = await Rebalances.connect(stack, decodeRanks, redundantExperts, new Random(options.seed + 2));
     let calmTpotSeconds: number[] = [];
     const striking = (async () => {
       for (const untilMs = performance.now() + options.calmMs; performance.now() < untilMs && !over(); ) await sleep(100);
       calmTpotSeconds = load.tpotSeconds.splice(0);
-      await strikes.run(over);
+      await Promise.all([strikes.run(over), rebalances?.run(rebalanceEveryMs as number, over)]);
     })();
     await load.run(over);
     await Promise.all([striking, checks]);
@@ -277,6 +286,7 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
         movedWithBlocks: answered(({ withBlocks }) => withBlocks),
         resumedEither: answered(({ lost, moved }) => lost + moved),
       },
+      rebalances: { taken: rebalances?.taken ?? 0, refused: rebalances?.refused ?? 0 },
       strikes: {
         total: strikes.strikes,
         workerKills: strikes.workerKills,
@@ -305,6 +315,7 @@ export async function runChaos(options: ChaosOptions): Promise<ChaosReport> {
     };
   } finally {
     striker?.continueAll();
+    await rebalances?.close();
     await observer?.close();
     await stack.stop({ keepLogs: violations.length > 0 });
   }

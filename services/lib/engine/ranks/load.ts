@@ -150,7 +150,8 @@ async function readPlan(file: string): Promise<ExpertPlan> {
   throw new Error(`${file}: ${issue?.path.join(".")}: ${issue?.message}`);
 }
 
-async function expertShape(dir: string): Promise<ExpertShape> {
+/** Throws naming the field of config.json that is missing. */
+export async function expertShape(dir: string): Promise<ExpertShape> {
   const path = join(dir, "config.json");
   const count = z.number().int();
   const fields = z.object({ num_hidden_layers: count, first_k_dense_replace: count, n_routed_experts: count.positive() });
