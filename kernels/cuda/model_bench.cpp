@@ -210,14 +210,20 @@ void time_all(Bench& bench, Runner& runner, const Roof& roof) {
   }
 }
 
-// Kernels of equal name and grid, and what lies between kernels, of one step. The profiler's own cost is in the gaps.
-void add_kernels(Bench& bench, const std::string& step, const std::vector<KernelRun>& runs, int steps) {
+// Kernels of equal name and grid of one step: the time by which each made it longer, from the end of the last kernel
+// before to its own, since a kernel may begin, and wait, while others run. What lies between kernels is no kernel's;
+// the profiler's own cost is in there.
+void add_kernels(Bench& bench, const std::string& step, std::vector<KernelRun> runs, int steps) {
+  std::sort(runs.begin(), runs.end(), [](const KernelRun& a, const KernelRun& b) { return a.end_ns < b.end_ns; });
   std::map<std::pair<std::string, int>, std::pair<double, int>> sums;
   double busy = 0;
+  auto ended_ns = runs.empty() ? 0 : runs.front().begin_ns;
   for (const KernelRun& run : runs) {
     auto& [us, count] = sums[{run.name, run.blocks}];
-    us += static_cast<double>(run.end_ns - run.begin_ns) * 1e-3;
-    busy += static_cast<double>(run.end_ns - run.begin_ns) * 1e-3;
+    const double added = static_cast<double>(run.end_ns - std::max(run.begin_ns, ended_ns)) * 1e-3;
+    ended_ns = run.end_ns;
+    us += added;
+    busy += added;
     ++count;
   }
   std::vector<std::pair<std::pair<std::string, int>, std::pair<double, int>>> sorted(sums.begin(), sums.end());

@@ -15,6 +15,7 @@
 #include <string>
 #include <tuple>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "backend/cuda/cuda_plugin.h"
@@ -383,14 +384,22 @@ class CudaBackend final : public Backend {
 
   void linear(int rows, View x, const Matrix& w, View y) override {
     const auto& matrix = static_cast<const CudaMatrix&>(w);
+    const bool beside = beside_compression(rows, x, y, matrix);
+    const std::optional<PendingStore> store = beside ? std::exchange(pending_store_, std::nullopt) : std::nullopt;
     if (matrix.fp8()) {
       const Fp8RowsView in = fp8_of(rows, x, matrix.k);
-      fp8_gemm(rows, matrix.n, matrix.k, in, matrix.memory.get(), matrix.scales.get<float>(), written(y), y.stride);
-      return;
+      fp8_gemm(rows, matrix.n, matrix.k, in, matrix.memory.get(), matrix.scales.get<float>(), written(y), y.stride,
+               beside);
+    } else {
+      run_gemm({matrix.n, matrix.k, 1, type_of(y)}, {.rows = rows,
+                                                     .x = address(x),
+                                                     .ldx = x.stride,
+                                                     .w = matrix.memory.get(),
+                                                     .y = written(y),
+                                                     .ldy = y.stride,
+                                                     .beside = beside});
     }
-    run_gemm(
-        {matrix.n, matrix.k, 1, type_of(y)},
-        {.rows = rows, .x = address(x), .ldx = x.stride, .w = matrix.memory.get(), .y = written(y), .ldy = y.stride});
+    if (beside) pending_store_ = store;
   }
 
   void head_linear(int rows, View x, const HeadMatrices& w, View y) override {
@@ -402,44 +411,47 @@ class CudaBackend final : public Backend {
                      KvCache& cache, int layer) override {
     const auto& kv = static_cast<const CudaKvCache&>(cache);
     const DeviceRows& device = device_rows(rows);
-    launch("the store of latents", [&] {
-      return store_latents_cuda({.rows = rows.rows(),
-                                 .eps = eps,
-                                 .table = static_cast<const CudaRopeAngles&>(rope).table(),
-                                 .compressed = address(compressed),
-                                 .ld_compressed = compressed.stride,
-                                 .weight = values(norm),
-                                 .row_positions = device.positions,
-                                 .row_sequences = device.row_runs,
-                                 .block_table = device.block_table,
-                                 .sequences = static_cast<int>(rows.runs.size()),
-                                 .max_blocks = device.max_blocks,
-                                 .cache = kv.layer(layer),
-                                 .cache_blocks = kv.layout.blocks,
-                                 .errors = errors(kRopeErrorsAt)},
-                                stream_);
-    });
+    launch_pending_store();
+    pending_store_ = {{.rows = rows.rows(),
+                       .eps = eps,
+                       .table = static_cast<const CudaRopeAngles&>(rope).table(),
+                       .compressed = address(compressed),
+                       .ld_compressed = compressed.stride,
+                       .weight = values(norm),
+                       .row_positions = device.positions,
+                       .row_sequences = device.row_runs,
+                       .block_table = device.block_table,
+                       .sequences = static_cast<int>(rows.runs.size()),
+                       .max_blocks = device.max_blocks,
+                       .cache = kv.layer(layer),
+                       .cache_blocks = kv.layout.blocks,
+                       .errors = errors(kRopeErrorsAt)},
+                      compressed.memory,
+                      last_is_gemm_};
   }
 
   void absorb_queries(const RowSet& rows, const MlaShape& shape, View q, const HeadMatrices& uk, const RopeAngles& rope,
                       View absorbed) override {
     const int query_dim = shape.nope_dim + shape.rope_dim;
     const int latent_width = shape.kv_rank + shape.rope_dim;
-    head_gemm(rows.rows(), q, query_dim, static_cast<const CudaHeadMatrices&>(uk), absorbed, latent_width);
     const DeviceRows& device = device_rows(rows);
+    const std::optional<PendingStore> store = std::exchange(pending_store_, std::nullopt);
+    head_gemm(rows.rows(), q, query_dim, static_cast<const CudaHeadMatrices&>(uk), absorbed, latent_width);
+    // Beside the GEMM, which writes the other columns.
+    const RopeCudaCall call = {.rows = rows.rows(),
+                               .heads = shape.heads,
+                               .table = static_cast<const CudaRopeAngles&>(rope).table(),
+                               .row_positions = device.positions,
+                               .x = static_cast<const bfloat16_bits*>(address(q)) + shape.nope_dim,
+                               .x_row_stride = q.stride,
+                               .x_head_stride = query_dim,
+                               .y = static_cast<bfloat16_bits*>(written(absorbed)) + shape.kv_rank,
+                               .y_row_stride = absorbed.stride,
+                               .y_head_stride = latent_width,
+                               .errors = errors(kRopeErrorsAt),
+                               .beside = true};
     launch("rope", [&] {
-      return rope_cuda({.rows = rows.rows(),
-                        .heads = shape.heads,
-                        .table = static_cast<const CudaRopeAngles&>(rope).table(),
-                        .row_positions = device.positions,
-                        .x = static_cast<const bfloat16_bits*>(address(q)) + shape.nope_dim,
-                        .x_row_stride = q.stride,
-                        .x_head_stride = query_dim,
-                        .y = static_cast<bfloat16_bits*>(written(absorbed)) + shape.kv_rank,
-                        .y_row_stride = absorbed.stride,
-                        .y_head_stride = latent_width,
-                        .errors = errors(kRopeErrorsAt)},
-                       stream_);
+      return store.has_value() ? rope_and_store_cuda(call, store->call, stream_) : rope_cuda(call, stream_);
     });
   }
 
@@ -565,7 +577,10 @@ class CudaBackend final : public Backend {
   }
 
   void mlp(int rows, View x, const Mlp& w, View y) override {
-    run_mlp(rows, x, static_cast<const CudaMlp&>(w), written(y), y.stride);
+    const auto& mlp = static_cast<const CudaMlp&>(w);
+    mlp_up(rows, x, mlp);
+    mlp_silu_mul(rows, mlp);
+    mlp_down(rows, mlp, written(y), y.stride);
   }
 
   void moe(int rows, View x, const MoeLayer& layer, View y, std::span<std::uint32_t> counts) override {
@@ -579,6 +594,15 @@ class CudaBackend final : public Backend {
     if (experts > kMostExperts || moe_calls_ >= kMostMoeCalls)
       throw Error(ErrorCode::argument, "the CUDA backend takes at most 256 experts in 256 layers");
 
+    // The shared experts beside the choice of the others, step by step: each waits for all before but its neighbour.
+    const auto* shared_mlp = static_cast<const CudaMlp*>(layer.shared);
+    const bool fp8 = bank.fp8();
+    const Fp8RowsView in = fp8 ? fp8_of(rows, x, bank.hidden) : Fp8RowsView{};
+    const bool beside = shared_mlp != nullptr;
+    if (beside) {
+      reserve(shared_out_, elements(rows, bank.hidden) * 2);
+      mlp_up(rows, x, *shared_mlp);
+    }
     reserve(gate_logits_, elements(rows, experts) * sizeof(float));
     launch("the gate's logits", [&] {
       return gemm_f32_cuda({.rows = rows,
@@ -588,7 +612,8 @@ class CudaBackend final : public Backend {
                             .ldx = x.stride,
                             .w = gate.memory.get<float>(),
                             .y = gate_logits_.get<float>(),
-                            .ldy = experts},
+                            .ldy = experts,
+                            .beside = beside},
                            stream_);
     });
     // Ids, weights and places of all choices, and the experts' offsets.
@@ -602,6 +627,7 @@ class CudaBackend final : public Backend {
     const std::size_t counts_at = elements(moe_calls_++, kMostExperts);
     GateConfig config = layer.gate;
     config.bias = layer.gate_bias != nullptr ? values(*layer.gate_bias) : nullptr;
+    if (beside) mlp_silu_mul(rows, *shared_mlp);
     launch("the gate", [&] {
       return gate_cuda({.config = config,
                         .logits = gate_logits_.get<float>(),
@@ -611,7 +637,8 @@ class CudaBackend final : public Backend {
                         .weights = weights,
                         .counts = device_counts_.get<std::int32_t>() + counts_at,
                         .offsets = expert_offsets,
-                        .workspace = gate_workspace_.get<std::uint32_t>()},
+                        .workspace = gate_workspace_.get<std::uint32_t>(),
+                        .beside = beside},
                        gate_cuda_path_for(rows), stream_);
     });
     after_.push_back([this, counts, counts_at] {
@@ -630,15 +657,15 @@ class CudaBackend final : public Backend {
                             .positions = positions,
                             .slot_counts = slot_counts,
                             .slot_offsets = slot_offsets,
-                            .errors = errors(kMoeErrorsAt)};
+                            .errors = errors(kMoeErrorsAt),
+                            .beside = beside};
     send_placement(*layer.placement, sort);
+    if (beside) mlp_down(rows, *shared_mlp, shared_out_.get(), bank.hidden);
     launch("the sort by expert", [&] { return moe_sort_cuda(sort, stream_); });
 
-    const bool fp8 = bank.fp8();
     const std::size_t bytes = fp8 ? 1 : 2;  // of an element that a GEMM reads
     const int hidden_blocks = fp8 ? fp8_blocks(bank.hidden) : 0;
     const int width_blocks = fp8 ? fp8_blocks(bank.width) : 0;
-    const Fp8RowsView in = fp8 ? fp8_of(rows, x, bank.hidden) : Fp8RowsView{};
     reserve(expert_in_, elements(entries, bank.hidden) * bytes);
     reserve(expert_scales_, elements(entries, std::max(hidden_blocks, width_blocks)) * sizeof(float));
     reserve(gate_up_, elements(entries, 2 * bank.width) * 2);
@@ -663,16 +690,10 @@ class CudaBackend final : public Backend {
     grouped_gemm(rows, top_k, bank.slots, 2 * bank.width, bank.hidden, slot_offsets,
                  {expert_in_.get(), scales, entries}, bank.gate_up.get(), bank.gate_up_scales.get<float>(),
                  gate_up_.get());
-    silu_mul(bank.width, entries, slot_offsets + bank.slots, fp8 ? scales : nullptr);
+    silu_mul(bank.width, entries, slot_offsets + bank.slots, gate_up_, activated_, fp8 ? scales : nullptr);
     grouped_gemm(rows, top_k, bank.slots, bank.hidden, bank.width, slot_offsets, {activated_.get(), scales, entries},
                  bank.down.get(), bank.down_scales.get<float>(), expert_out_.get());
 
-    const void* shared = nullptr;
-    if (layer.shared != nullptr) {
-      reserve(shared_out_, elements(rows, bank.hidden) * 2);
-      run_mlp(rows, x, static_cast<const CudaMlp&>(*layer.shared), shared_out_.get(), bank.hidden);
-      shared = shared_out_.get();
-    }
     launch("combine", [&] {
       return moe_combine_cuda({.rows = rows,
                                .top_k = top_k,
@@ -680,7 +701,7 @@ class CudaBackend final : public Backend {
                                .positions = positions,
                                .weights = weights,
                                .expert_out = expert_out_.get(),
-                               .shared = shared,
+                               .shared = beside ? shared_out_.get() : nullptr,
                                .ld_shared = bank.hidden,
                                .y = written(y),
                                .y_type = type_of(y),
@@ -711,7 +732,10 @@ class CudaBackend final : public Backend {
     });
   }
 
-  void when_done(const std::function<void()>& fn) override { events_.when_done(stream_, fn); }
+  void when_done(const std::function<void()>& fn) override {
+    launch_pending_store();
+    events_.when_done(stream_, fn);
+  }
 
   void digest_rows(int rows, View x, int width, std::span<std::uint64_t> digests) override {
     const float* copied = host_rows(rows, x, width);
@@ -761,6 +785,7 @@ class CudaBackend final : public Backend {
   }
 
   void finish() override {
+    launch_pending_store();
     if (mode_ == Mode::record) {
       cudaGraph_t graph = nullptr;
       mode_ = Mode::direct;
@@ -897,6 +922,8 @@ class CudaBackend final : public Backend {
 
   template <typename Fn>
   void launch(const char* what, const Fn& fn) {
+    launch_pending_store();
+    last_is_gemm_ = false;
     if (mode_ != Mode::replay) check(fn(), what);
   }
 
@@ -967,6 +994,8 @@ class CudaBackend final : public Backend {
     });
   }
   void run_gemm(const GemmCudaShape& shape, const GemmCudaCall& call) {
+    launch_pending_store();
+    last_is_gemm_ = !call.beside;
     if (mode_ != Mode::replay) guarded("a dense GEMM", [&] { gemm(shape).launch(call, stream_); });
   }
 
@@ -1059,6 +1088,20 @@ class CudaBackend final : public Backend {
                     std::to_string(n) + " x " + std::to_string(k));
   }
 
+  // Latents are stored at the next launch, so that the store can share one with the queries' rope, and the queries'
+  // GEMM can run beside the one that made the latents.
+  void launch_pending_store() {
+    if (!pending_store_.has_value()) return;
+    const PendingStore store = *std::exchange(pending_store_, std::nullopt);
+    launch("the store of latents", [&] { return store_latents_cuda(store.call, stream_); });
+  }
+  // Whether x W can: the last launch is the GEMM that made the latents, and x and y are none of its rows.
+  bool beside_compression(int rows, View x, View y, const CudaMatrix& w) const {
+    if (!pending_store_.has_value() || !pending_store_->follows_gemm) return false;
+    if (x.memory == pending_store_->from || y.memory == pending_store_->from) return false;
+    return !w.fp8() || fp8_form_ == Fp8Form{x.memory, x.offset, x.stride, rows, w.k};
+  }
+
   // One GEMM for each head; a head's inputs and outputs lie x_head, y_head elements apart inside a row.
   void head_gemm(int rows, View x, int x_head, const CudaHeadMatrices& w, View y, int y_head) {
     run_gemm({w.n, w.k, w.heads, type_of(y)}, {.rows = rows,
@@ -1102,45 +1145,52 @@ class CudaBackend final : public Backend {
     return {fp8_rows_.get(), fp8_row_scales_.get<float>(), rows};
   }
 
-  // activated_ = silu(gate) * up of gate_up_'s rows, in bf16, or in e4m3 with scales [width / 128, rows] where these
+  // activated = silu(gate) * up of gate_up's rows, in bf16, or in e4m3 with scales [width / 128, rows] where these
   // are given; count: on the card, how many of the rows exist, or null for all.
-  void silu_mul(int width, int rows, const std::int32_t* count, float* scales) {
+  void silu_mul(int width, int rows, const std::int32_t* count, const DeviceMemory& gate_up,
+                const DeviceMemory& activated, float* scales) {
     launch("silu_mul", [&] {
       return silu_mul_cuda({.width = width,
                             .groups = 1,
                             .rows = rows,
                             .counts = count,
-                            .gate_up = gate_up_.get(),
-                            .out = scales == nullptr ? activated_.get() : nullptr,
-                            .out_fp8 = scales == nullptr ? nullptr : activated_.get<std::uint8_t>(),
+                            .gate_up = gate_up.get(),
+                            .out = scales == nullptr ? activated.get() : nullptr,
+                            .out_fp8 = scales == nullptr ? nullptr : activated.get<std::uint8_t>(),
                             .out_scales = scales,
                             .ld_out_scales = rows},
                            stream_);
     });
   }
 
-  void run_mlp(int rows, View x, const CudaMlp& w, void* y, std::int64_t ldy) {
-    reserve(gate_up_, elements(rows, 2 * w.width) * 2);
-    reserve(activated_, elements(rows, w.width) * (w.fp8() ? 1 : 2));
+  // The three parts of an MLP.
+  void mlp_up(int rows, View x, const CudaMlp& w) {
+    reserve(mlp_gate_up_, elements(rows, 2 * w.width) * 2);
+    reserve(mlp_activated_, elements(rows, w.width) * (w.fp8() ? 1 : 2));
     if (w.fp8()) {
-      reserve(expert_scales_, elements(rows, fp8_blocks(w.width)) * sizeof(float));
-      float* scales = expert_scales_.get<float>();
-      fp8_gemm(rows, 2 * w.width, w.hidden, fp8_of(rows, x, w.hidden), w.gate_up, w.gate_up_scales, gate_up_.get(),
+      reserve(mlp_scales_, elements(rows, fp8_blocks(w.width)) * sizeof(float));
+      fp8_gemm(rows, 2 * w.width, w.hidden, fp8_of(rows, x, w.hidden), w.gate_up, w.gate_up_scales, mlp_gate_up_.get(),
                2 * w.width);
-      silu_mul(w.width, rows, nullptr, scales);
-      fp8_gemm(rows, w.hidden, w.width, {activated_.get(), scales, rows}, w.down, w.down_scales, y, ldy);
       return;
     }
-    run_gemm({2 * w.width, w.hidden, 1, RowType::bfloat16},
-             {.rows = rows, .x = address(x), .ldx = x.stride, .w = w.gate_up, .y = gate_up_.get(), .ldy = 2 * w.width});
-    silu_mul(w.width, rows, nullptr, nullptr);
+    run_gemm(
+        {2 * w.width, w.hidden, 1, RowType::bfloat16},
+        {.rows = rows, .x = address(x), .ldx = x.stride, .w = w.gate_up, .y = mlp_gate_up_.get(), .ldy = 2 * w.width});
+  }
+  void mlp_silu_mul(int rows, const CudaMlp& w) {
+    silu_mul(w.width, rows, nullptr, mlp_gate_up_, mlp_activated_, w.fp8() ? mlp_scales_.get<float>() : nullptr);
+  }
+  void mlp_down(int rows, const CudaMlp& w, void* y, std::int64_t ldy) {
+    if (w.fp8())
+      return fp8_gemm(rows, w.hidden, w.width, {mlp_activated_.get(), mlp_scales_.get<float>(), rows}, w.down,
+                      w.down_scales, y, ldy);
     run_gemm({w.hidden, w.width, 1, RowType::bfloat16},
-             {.rows = rows, .x = activated_.get(), .ldx = w.width, .w = w.down, .y = y, .ldy = ldy});
+             {.rows = rows, .x = mlp_activated_.get(), .ldx = w.width, .w = w.down, .y = y, .ldy = ldy});
   }
 
   // A dense GEMM: the grouped one with one expert, which keeps the row rule whatever tile is taken.
   void fp8_gemm(int rows, int n, int k, Fp8RowsView x, const void* weights, const float* weight_scales, void* y,
-                std::int64_t ldy) {
+                std::int64_t ldy, bool beside = false) {
     if (ldy != n) throw Error(ErrorCode::internal, "an FP8 GEMM writes rows without gaps");
     if (rows == 0) return;
     run_grouped_gemm({.type = GroupedGemmType::fp8_block_scaled,
@@ -1156,7 +1206,8 @@ class CudaBackend final : public Backend {
                       .ld_x_scales = x.ld_scales,
                       .weights = weights,
                       .weight_scales = weight_scales,
-                      .out = y});
+                      .out = y,
+                      .beside = beside});
   }
 
   // FP8 where weight_scales are given, else bf16, and x has no scales.
@@ -1185,6 +1236,7 @@ class CudaBackend final : public Backend {
     launch("the grouped GEMM", [&] {
       return launch_grouped_gemm(guarded("the grouped GEMM", [&] { return make_grouped_gemm_plan(problem); }), stream_);
     });
+    last_is_gemm_ = !problem.beside;
   }
 
   // Which slots hold an expert; nothing where slot s holds expert s.
@@ -1491,6 +1543,8 @@ class CudaBackend final : public Backend {
   void forget_step() {
     after_.clear();
     sampling_.reset();
+    pending_store_.reset();
+    last_is_gemm_ = false;
     device_rows_.clear();
     scheduled_ = nullptr;
     copied_from_ = nullptr;
@@ -1517,6 +1571,13 @@ class CudaBackend final : public Backend {
   // Of the step that is asked for.
   StepArguments arguments_;
   std::map<const RowSet*, DeviceRows> device_rows_;
+  struct PendingStore {
+    StoreLatentsCudaCall call;
+    const Activations* from;
+    bool follows_gemm;
+  };
+  std::optional<PendingStore> pending_store_;
+  bool last_is_gemm_ = false;              // that others may run beside
   const DeviceRows* scheduled_ = nullptr;  // whose pieces the attention's workspace lists
   // Whose e4m3 form fp8_rows_ has; memory null: nobody's.
   struct Fp8Form {
@@ -1540,6 +1601,7 @@ class CudaBackend final : public Backend {
   DeviceMemory key_latents_, key_rope_, expanded_keys_;
   DeviceMemory attention_workspace_, gate_logits_, choices_, expert_in_, gate_up_, activated_, expert_out_, shared_out_;
   DeviceMemory fp8_rows_, fp8_row_scales_, expert_scales_;
+  DeviceMemory mlp_gate_up_, mlp_activated_, mlp_scales_;  // of dense MLPs and shared experts
 
   std::unique_ptr<RowRoute> route_;  // null: no ranks have met
   MoeBatch moe_batch_;

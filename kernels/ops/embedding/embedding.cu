@@ -1,4 +1,5 @@
 // A thread copies or widens eight columns.
+#include "cuda/dependents.cuh"
 #include "cuda/row.cuh"
 #include "ops/embedding/embedding_cuda.h"
 
@@ -9,6 +10,7 @@ constexpr int kThreads = 128;
 
 template <typename Out>
 __global__ void __launch_bounds__(kThreads) embedding_kernel(const EmbeddingCudaCall c) {
+  begin_early();
   const std::int64_t row = blockIdx.x;
   const int group = blockIdx.y * kThreads + threadIdx.x;
   if (group >= c.width / kGroup) return;
@@ -35,11 +37,8 @@ cudaError_t embedding_cuda(const EmbeddingCudaCall& call, cudaStream_t stream) {
   if (call.rows == 0) return cudaSuccess;
   const dim3 grid(static_cast<unsigned>(call.rows),
                   static_cast<unsigned>((call.width / kGroup + kThreads - 1) / kThreads));
-  if (call.out_type == RowType::float32)
-    embedding_kernel<float><<<grid, kThreads, 0, stream>>>(call);
-  else
-    embedding_kernel<__nv_bfloat16><<<grid, kThreads, 0, stream>>>(call);
-  return cudaGetLastError();
+  return launch_early(call.out_type == RowType::float32 ? embedding_kernel<float> : embedding_kernel<__nv_bfloat16>,
+                      grid, kThreads, 0, stream, call);
 }
 
 }  // namespace pelagic

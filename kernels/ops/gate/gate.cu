@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "cuda/dependents.cuh"
 #include "cuda/exp.cuh"
 #include "cuda/sm90.cuh"
 #include "ops/gate/gate_cuda.h"
@@ -29,6 +30,7 @@ struct Arguments {
   std::uint32_t* workspace;
   bool vector_loads;
   int lanes_per_group;
+  bool beside;
 };
 
 // Unsigned order = the numbers' order, -0 equal to 0.
@@ -304,6 +306,7 @@ __global__ void __launch_bounds__(kClusterWarps / kBlocks * 32) gate_cluster_ker
   }
   __syncwarp();
   sm90::cluster_arrive_relaxed();
+  begin_early(a.beside);
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
   // Neighbouring rows go to different blocks, so that few rows spread over many processors.
@@ -335,6 +338,7 @@ __global__ void __launch_bounds__(kClusterWarps / kBlocks * 32) gate_cluster_ker
     sm90::store_async_at(sm90::shared_address(&received[blockIdx.x][4 * threadIdx.x]), barrier, 0,
                          reinterpret_cast<const uint4*>(shared.histogram)[threadIdx.x]);
   write_choice(a, last, lane, choice);
+  end_beside(a.beside);
   if (blockIdx.x != 0) return;
   sm90::mbarrier_wait(barrier, 0);
   std::uint32_t mine = 0;
@@ -349,6 +353,7 @@ __global__ void __launch_bounds__(kClusterWarps / kBlocks * 32) gate_cluster_ker
 template <GateMethod kMethod, int kPerLane, int kWarps>
 __global__ void __launch_bounds__(kWarps * 32) gate_grid_kernel(const Arguments a) {
   __shared__ Shared<kWarps> shared;
+  begin_early(a.beside);
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
   float score[kPerLane] = {};
@@ -378,6 +383,7 @@ __global__ void __launch_bounds__(kWarps * 32) gate_grid_kernel(const Arguments 
     __threadfence();
   }
   __syncthreads();
+  end_beside(a.beside);
   if (!shared.last) return;
   if (threadIdx.x == 0) *ticket = 0;
   const bool owner = threadIdx.x < kMaxExperts;
@@ -386,14 +392,12 @@ __global__ void __launch_bounds__(kWarps * 32) gate_grid_kernel(const Arguments 
 
 template <GateMethod kMethod, int kPerLane>
 cudaError_t launch(const Arguments& a, GateCudaPath path, cudaStream_t stream) {
-  cudaLaunchConfig_t config = {};
-  config.stream = stream;
   if (path == GateCudaPath::grid) {
     constexpr int kWarps = 32;
     constexpr int kMostBlocks = 1024;
-    config.gridDim = std::clamp((a.rows + kWarps - 1) / kWarps, 1, kMostBlocks);
-    config.blockDim = kWarps * 32;
-    return cudaLaunchKernelEx(&config, gate_grid_kernel<kMethod, kPerLane, kWarps>, a);
+    const int blocks = std::clamp((a.rows + kWarps - 1) / kWarps, 1, kMostBlocks);
+    return launch_early(gate_grid_kernel<kMethod, kPerLane, kWarps>, static_cast<unsigned>(blocks), kWarps * 32, 0,
+                        stream, a);
   }
   const bool wide = path == GateCudaPath::cluster_16;
   const unsigned blocks = wide ? 16 : 8;
@@ -402,11 +406,13 @@ cudaError_t launch(const Arguments& a, GateCudaPath path, cudaStream_t stream) {
     const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
     if (error != cudaSuccess) return error;
   }
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {blocks, 1, 1};
-  config.attrs = &attribute;
-  config.numAttrs = 1;
+  cudaLaunchConfig_t config = {};
+  config.stream = stream;
+  cudaLaunchAttribute attributes[2] = {early_launch(), {}};
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {blocks, 1, 1};
+  config.attrs = attributes;
+  config.numAttrs = 2;
   config.gridDim = blocks;
   config.blockDim = kClusterWarps / blocks * 32;
   return cudaLaunchKernelEx(&config, kernel, a);
@@ -459,7 +465,8 @@ cudaError_t gate_cuda(const GateCudaCall& call, GateCudaPath path, cudaStream_t 
       call.offsets,
       call.workspace,
       aligned && call.config.experts % per_lane == 0,
-      call.config.method == GateMethod::softmax_greedy ? 32 : call.config.experts / call.config.groups / per_lane};
+      call.config.method == GateMethod::softmax_greedy ? 32 : call.config.experts / call.config.groups / per_lane,
+      call.beside};
   switch (call.config.method) {
     case GateMethod::softmax_greedy:
       return launch_for<GateMethod::softmax_greedy>(per_lane, a, path, stream);

@@ -31,6 +31,7 @@ struct GateCudaCall {
   std::int32_t* counts;      // [experts]: rows that chose the expert
   std::int32_t* offsets;     // [experts + 1]: sum of the counts before each expert; the last is rows * top_k
   std::uint32_t* workspace;  // kGateCudaWorkspace words, zero before the first call; every call leaves it zero
+  bool beside = false;       // cuda/dependents.cuh
 };
 
 inline constexpr std::size_t kGateCudaWorkspace = 256 + 1;

@@ -48,6 +48,7 @@ struct GemmCudaCall {
   void* y;                   // [rows, n], ldy elements apart
   std::int64_t ldy;
   std::int64_t y_batch = 0;
+  bool beside = false;  // cuda/dependents.cuh; others may always run beside it
 };
 
 // The algorithms for one (n, k, batch, type): all give the same bits.
@@ -86,6 +87,7 @@ struct GemmF32CudaCall {
   const float* w;  // [n, k]
   float* y;        // [rows, n]
   std::int64_t ldy;
+  bool beside = false;  // cuda/dependents.cuh
 };
 
 // cudaErrorInvalidValue for shapes not named above.

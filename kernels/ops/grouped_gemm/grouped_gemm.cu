@@ -74,13 +74,25 @@ GroupedGemmPlan make_grouped_gemm_plan(const GroupedGemmProblem& problem) {
   const std::int64_t rows =
       std::int64_t{problem.row_capacity} * (problem.layout == GroupedGemmLayout::masked ? problem.experts : 1);
   require(problem.experts >= 1 && problem.experts <= grouped_gemm::kMaxExperts, "experts must be 1 to 1,024");
-  require(problem.rows != nullptr || problem.experts == 1, "rows is missing: only one expert can do without");
+  const bool side_by_side = problem.layout == GroupedGemmLayout::side_by_side;
+  require(problem.rows != nullptr || problem.experts == 1 || side_by_side,
+          "rows is missing: only one expert can do without");
   require(problem.n >= 8 && problem.n % 8 == 0, "n must be a multiple of 8");
   require(problem.k >= 16 && problem.k * element_bytes % 16 == 0, "a row of k must be a multiple of 16 bytes");
   require(problem.row_capacity >= 1, "row_capacity must be at least 1");
   require(rows <= INT32_MAX && std::int64_t{problem.experts} * problem.n <= INT32_MAX,
           "rows or experts * n exceed 2^31 - 1");
   require(!fp8 || problem.ld_x_scales >= rows, "ld_x_scales must be at least the rows");
+  if (side_by_side) {
+    require(!fp8 && problem.rows == nullptr, "experts side by side are bf16 and have all rows");
+    require(problem.ldx % 8 == 0 && problem.ldx >= problem.k && problem.ldx <= INT32_MAX && problem.ld_out % 8 == 0 &&
+                problem.ld_out >= problem.n,
+            "ldx and ld_out must be multiples of 8 and hold a row");
+    require(problem.experts == 1 ||
+                (problem.k % 64 == 0 && problem.x_step % 8 == 0 && problem.x_step >= problem.k &&
+                 problem.x_step * (problem.experts - 1) + problem.k <= problem.ldx && problem.out_step % 8 == 0),
+            "experts side by side need a k that is a multiple of 64 and steps that are multiples of 8 and fit a row");
+  }
 
   const Entry& entry = entry_for(problem);
   const CUtensorMapDataType type = fp8 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16;
@@ -95,6 +107,10 @@ GroupedGemmPlan make_grouped_gemm_plan(const GroupedGemmProblem& problem) {
   GroupedGemmPlan plan = {};
   plan.problem = problem;
   plan.weight_map = make_tensor_map(problem.weights, shape);
+  if (side_by_side) {
+    shape.columns = static_cast<std::uint64_t>(problem.x_step * (problem.experts - 1) + problem.k);
+    shape.row_bytes = static_cast<std::uint64_t>(problem.ldx) * element_bytes;
+  }
   shape.rows = static_cast<std::uint64_t>(rows);
   shape.box_rows = static_cast<std::uint32_t>(entry.token_rows);
   plan.token_map = make_tensor_map(problem.x, shape);
@@ -111,6 +127,11 @@ cudaError_t launch_grouped_gemm(const GroupedGemmPlan& plan, cudaStream_t stream
   arguments.ld_x_scales = problem.ld_x_scales;
   arguments.weight_scales = problem.weight_scales;
   arguments.out = static_cast<__nv_bfloat16*>(problem.out);
+  const bool side_by_side = problem.layout == GroupedGemmLayout::side_by_side;
+  arguments.ld_out = side_by_side ? problem.ld_out : problem.n;
+  arguments.out_step = side_by_side && problem.experts > 1 ? problem.out_step : 0;
+  arguments.x_step = side_by_side && problem.experts > 1 ? static_cast<int>(problem.x_step) : 0;
+  arguments.beside = problem.beside && problem.rows == nullptr;
   arguments.experts = problem.experts;
   arguments.n = problem.n;
   arguments.k_steps = blocks_of(problem.k, problem.type == GroupedGemmType::bf16 ? 64 : 128);

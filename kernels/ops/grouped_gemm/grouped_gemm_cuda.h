@@ -14,6 +14,9 @@ enum class GroupedGemmType { fp8_block_scaled, bf16 };
 enum class GroupedGemmLayout {
   contiguous,  // rows sorted by expert without padding: expert e has rows [offsets[e], offsets[e + 1])
   masked,      // expert e has rows [e * row_capacity, e * row_capacity + counts[e])
+  // Every expert has all rows, each its own columns of them: the heads of a row, or with one expert a dense GEMM. bf16
+  // only.
+  side_by_side,
 };
 
 // Which output tile a block computes: weight rows x token rows. Speed only: every row has the same bits under all of
@@ -44,16 +47,22 @@ struct GroupedGemmProblem {
   int experts;
   int n;             // a multiple of 8
   int k;             // a multiple of 16 (fp8) or 8 (bf16)
-  int row_capacity;  // rows of x and out (contiguous), or for each expert (masked)
+  int row_capacity;  // rows of x and out, or for each expert (masked)
   // Device memory; x, weights and out begin at a multiple of 16 bytes.
   const std::int32_t* rows;    // offsets [experts + 1], ascending, or counts [experts]; read when the kernel runs.
-                               // Null, for one expert only: all row_capacity rows, as in a dense GEMM
+                               // Null, side by side or for one expert only: all row_capacity rows
   const void* x;               // [row capacity in all, k]
   const float* x_scales;       // fp8: [ceil(k / 128), ld_x_scales], one for each row and 128 of k
   std::int64_t ld_x_scales;    // fp8: at least the row capacity in all
   const void* weights;         // [experts, n, k]
   const float* weight_scales;  // fp8: [experts, ceil(n / 128), ceil(k / 128)]
   void* out;                   // bf16 [row capacity in all, n]; rows that no expert has stay as they are
+  // Side by side only: elements from row to row, from expert to expert; multiples of 8. x_step is no less than k, and k
+  // a multiple of 64, where there is more than one expert.
+  std::int64_t ldx = 0, x_step = 0;
+  std::int64_t ld_out = 0, out_step = 0;
+  // cuda/dependents.cuh; only where rows is null. Others may always run beside a grouped GEMM.
+  bool beside = false;
 };
 
 // All that a launch needs. Made once for a set of buffers; launching allocates nothing and can be captured in a graph.

@@ -7,6 +7,7 @@
 #include <cuda_bf16.h>
 
 #include "cuda/arithmetic.cuh"
+#include "cuda/dependents.cuh"
 #include "cuda/sm90.cuh"
 #include "ops/grouped_gemm/grouped_gemm_cuda.h"
 
@@ -16,6 +17,7 @@ inline constexpr int kRowBytes = 128;  // of K in a stage: one swizzled row, 128
 inline constexpr int kBarrierBytes = 1024;
 inline constexpr int kMaxExperts = 1024;
 inline constexpr int kSharedLimit = 232448;  // dynamic shared memory of one block on sm_90
+inline constexpr int kLeanSharedLimit = 208 * 1024;
 
 using sm90::kArrivals;
 
@@ -25,12 +27,16 @@ struct KernelArguments {
   std::int64_t ld_x_scales;
   const float* weight_scales;
   __nv_bfloat16* out;
+  std::int64_t ld_out;
+  std::int64_t out_step;  // from expert to expert, side by side
+  int x_step;
   int experts;
   int n;
   int k_steps;
   int n_blocks;  // of 128, in weight_scales
   int row_capacity;
   bool masked;
+  bool beside;
 };
 
 template <GroupedGemmType kTypeOf, int kWeightRowsOf, int kTokenRowsOf, int kBlocksOf>
@@ -64,7 +70,9 @@ struct Tile {
   static constexpr int kPrefixBytes = 4 * (kMaxExperts + 4);
   static constexpr int kAlignment = 1024;
   static constexpr int kFixedBytes = kAlignment + kOutBytes + kBarrierBytes + kPrefixBytes;
-  static constexpr int kStages = (kSharedLimit - kFixedBytes) / kStageBytes;
+  // The smallest leave registers and shared memory to what runs beside them.
+  static constexpr bool kLean = kTokenRows <= 16;
+  static constexpr int kStages = ((kLean ? kLeanSharedLimit : kSharedLimit) - kFixedBytes) / kStageBytes;
   static constexpr int kSharedBytes = kFixedBytes + kStages * kStageBytes;
   static_assert(kStages >= 3 && 2 * kStages * 8 + 64 <= kBarrierBytes && kSharedBytes <= kSharedLimit);
   static_assert(kWide ? kWeightRows % 128 == 0
@@ -266,11 +274,12 @@ __device__ __forceinline__ void copy_out(const KernelArguments& arguments, const
                                          const unsigned char* out_stage) {
   const int thread = static_cast<int>(threadIdx.x) % 128;
   column += thread % 8 * 8;
+  __nv_bfloat16* const out = arguments.out + place.expert * arguments.out_step;
 #pragma unroll
   for (int i = 0; i < (kTokens * 8 + 127) / 128; ++i) {
     const int token = (thread + 128 * i) / 8;
     if (token < kTokens && row + token < place.row_end && column < arguments.n)
-      *reinterpret_cast<uint4*>(arguments.out + static_cast<std::int64_t>(row + token) * arguments.n + column) =
+      *reinterpret_cast<uint4*>(out + (row + token) * arguments.ld_out + column) =
           *reinterpret_cast<const uint4*>(out_stage + token * kRowBytes + ((thread % 8 ^ token % 8) * 16));
   }
 }
@@ -318,7 +327,7 @@ __device__ __forceinline__ void store_part(const float (&total)[T::kPartValues],
 }
 
 template <typename T>
-__global__ void __launch_bounds__(T::kThreads, 1)
+__global__ void __launch_bounds__(T::kThreads, T::kLean ? 2 : 1)
     kernel(const __grid_constant__ CUtensorMap weight_map, const __grid_constant__ CUtensorMap token_map,
            const KernelArguments arguments) {
   extern __shared__ unsigned char shared_raw[];
@@ -341,6 +350,13 @@ __global__ void __launch_bounds__(T::kThreads, 1)
     }
     sm90::mbarrier_init_fence();
   }
+  const auto await_tokens = [&] {
+    if (!arguments.beside) await_predecessors();
+    allow_dependents();
+  };
+  // Row counts come from the kernels before. A dense GEMM has none: its first weights are on their way while the kernel
+  // that makes its tokens still runs.
+  if (arguments.rows != nullptr) await_tokens();
   count_tiles<T>(arguments, prefix, warp_sums);
   if constexpr (T::kBlocks > 1) {
     sm90::cluster_arrive();
@@ -360,40 +376,59 @@ __global__ void __launch_bounds__(T::kThreads, 1)
 
   if (threadIdx.x >= T::kConsumerThreads) {
     // Producers: one thread asks the copy engine for every stage, another warp brings the scales.
-    sm90::registers_down<56>();
+    if constexpr (!T::kLean) sm90::registers_down<56>();
     if (threadIdx.x == T::kConsumerThreads) {
       sm90::prefetch_map(&weight_map);
       sm90::prefetch_map(&token_map);
       // With few rows a weight is read once: it should not push activations out of the L2.
       constexpr std::uint64_t kWeightPolicy = T::kTokenRows < 128 ? sm90::kEvictFirst : sm90::kEvictNormal;
-      while (walk.next(rank, place)) {
-        const int weight_row = place.expert * arguments.n + place.weight_row;
-        for (int step = 0; step < arguments.k_steps; ++step, advance()) {
-          sm90::mbarrier_wait(empty + 8 * stage, phase ^ 1);
-          const std::uint32_t barrier = full + 8 * stage;
-          sm90::mbarrier_arrive_expect(barrier, T::kWeightBytes + T::kTokenBytes);
-          const std::uint32_t weights = sm90::shared_address(weight_stages + stage * T::kWeightBytes);
-          const int column = step * T::kColumns;
-          constexpr int kBoxBytes = T::kBoxRows * kRowBytes;
-          if constexpr (T::kBlocks > 1) {
-            static_assert(T::kWeightRows == 128 * T::kBlocks);
-            sm90::copy_box_multicast(weights + rank * kBoxBytes, &weight_map, column, weight_row + 128 * rank, barrier,
-                                     (1 << T::kBlocks) - 1, kWeightPolicy);
-          } else {
+      const auto ask_for_weights = [&](int to, const Place& of, int step) {
+        const std::uint32_t barrier = full + 8 * to;
+        sm90::mbarrier_arrive_expect(barrier, T::kWeightBytes + T::kTokenBytes);
+        const std::uint32_t weights = sm90::shared_address(weight_stages + to * T::kWeightBytes);
+        const int weight_row = of.expert * arguments.n + of.weight_row;
+        const int column = step * T::kColumns;
+        constexpr int kBoxBytes = T::kBoxRows * kRowBytes;
+        if constexpr (T::kBlocks > 1) {
+          static_assert(T::kWeightRows == 128 * T::kBlocks);
+          sm90::copy_box_multicast(weights + rank * kBoxBytes, &weight_map, column, weight_row + 128 * rank, barrier,
+                                   (1 << T::kBlocks) - 1, kWeightPolicy);
+        } else {
 #pragma unroll
-            for (int box = 0; box < T::kWeightRows / T::kBoxRows; ++box)
-              sm90::copy_box(weights + box * kBoxBytes, &weight_map, column, weight_row + T::kBoxRows * box, barrier,
-                             kWeightPolicy);
+          for (int box = 0; box < T::kWeightRows / T::kBoxRows; ++box)
+            sm90::copy_box(weights + box * kBoxBytes, &weight_map, column, weight_row + T::kBoxRows * box, barrier,
+                           kWeightPolicy);
+        }
+      };
+      int early = 0;  // stages whose weights are asked for before their tokens exist
+      if (arguments.rows == nullptr) {
+        Walk<T> ahead = walk;
+        while (early < T::kStages && ahead.next(rank, place))
+          for (int step = 0; step < arguments.k_steps && early < T::kStages; ++step)
+            ask_for_weights(early++, place, step);
+        await_tokens();
+      }
+      while (walk.next(rank, place)) {
+        for (int step = 0; step < arguments.k_steps; ++step, advance()) {
+          const std::uint32_t barrier = full + 8 * stage;
+          const int column = step * T::kColumns;
+          if (early > 0) {
+            --early;
+          } else {
+            sm90::mbarrier_wait(empty + 8 * stage, phase ^ 1);
+            ask_for_weights(stage, place, step);
           }
-          sm90::copy_box(sm90::shared_address(token_stages + stage * T::kTokenBytes), &token_map, column, place.row,
-                         barrier, sm90::kEvictNormal);
+          sm90::copy_box(sm90::shared_address(token_stages + stage * T::kTokenBytes), &token_map,
+                         column + place.expert * arguments.x_step, place.row, barrier, sm90::kEvictNormal);
         }
       }
     } else if (T::kFp8 && threadIdx.x / 32 == T::kConsumerThreads / 32 + 1) {
+      await_tokens();
       produce_scales<T>(arguments, walk, rank, scale_stages, full, empty, stage, phase, advance);
     }
   } else {
-    sm90::registers_up<224>();
+    if constexpr (!T::kLean) sm90::registers_up<224>();
+    await_tokens();
     // Through a shuffle, so that the compiler knows it is the same in the whole warp and keeps descriptors in uniform
     // registers.
     const int group = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 128, 0);
@@ -545,6 +580,7 @@ __global__ void __launch_bounds__(T::kThreads, 1)
     sm90::cluster_arrive();
     sm90::cluster_wait();
   }
+  if (blockIdx.x == 0) end_beside(arguments.beside);
 }
 
 template <typename T>
@@ -581,11 +617,11 @@ cudaError_t launch(const GroupedGemmPlan& plan, const KernelArguments& arguments
   config.blockDim = T::kThreads;
   config.dynamicSmemBytes = T::kSharedBytes;
   config.stream = stream;
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {T::kBlocks, 1, 1};
-  config.attrs = &attribute;
-  config.numAttrs = 1;
+  cudaLaunchAttribute attributes[2] = {early_launch(), {}};
+  attributes[1].id = cudaLaunchAttributeClusterDimension;
+  attributes[1].val.clusterDim = {T::kBlocks, 1, 1};
+  config.attrs = attributes;
+  config.numAttrs = 2;
   return cudaLaunchKernelEx(&config, kernel<T>, plan.weight_map, plan.token_map, arguments);
 }
 

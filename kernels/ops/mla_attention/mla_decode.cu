@@ -4,6 +4,7 @@
 #include <numbers>
 #include <stdexcept>
 
+#include "cuda/dependents.cuh"
 #include "cuda/tensor_map.h"
 #include "ops/mla_attention/mla_decode_kernel.cuh"
 
@@ -15,6 +16,7 @@ constexpr unsigned kAllLanes = 0xFFFFFFFFu;
 constexpr int kScheduleThreads = 1024;
 constexpr int kMergeWarps = 8;
 constexpr int kMergeBlocks = 1024;
+constexpr int kMergeBlocksOfRow = 64;
 
 // Whole cuts are worked on first, in the list's order, and what is left of sequences last: so that the processors'
 // shares end together.
@@ -46,6 +48,7 @@ __device__ void order_pieces(const Arguments& a, int pieces) {
 
 // One block: sequence by sequence, where its pieces begin, and the pieces.
 __global__ void __launch_bounds__(kScheduleThreads) schedule_kernel(const Arguments a) {
+  begin_early();
   __shared__ int warp_sums[kScheduleThreads / 32];
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -101,6 +104,7 @@ __global__ void __launch_bounds__(kScheduleThreads) schedule_kernel(const Argume
 
 // Merges the cuts of each vector in ascending order, in float32. Vectors with one cut have their result already.
 __global__ void __launch_bounds__(kMergeWarps * 32) merge_kernel(const Arguments a) {
+  begin_early();
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int units = *a.piece_count * kTile;
   for (int unit = static_cast<int>(blockIdx.x) * kMergeWarps + static_cast<int>(threadIdx.x) / 32; unit < units;
@@ -238,8 +242,8 @@ MlaDecodePlan make_mla_decode_plan(const MlaDecodeProblem& problem) {
 }
 
 cudaError_t launch_mla_decode_schedule(const MlaDecodePlan& plan, cudaStream_t stream) {
-  mla_decode::schedule_kernel<<<1, mla_decode::kScheduleThreads, 0, stream>>>(mla_decode::arguments_of(plan.problem));
-  return cudaGetLastError();
+  return launch_early(mla_decode::schedule_kernel, 1, mla_decode::kScheduleThreads, 0, stream,
+                      mla_decode::arguments_of(plan.problem));
 }
 
 cudaError_t launch_mla_decode(const MlaDecodePlan& plan, cudaStream_t stream) {
@@ -247,10 +251,12 @@ cudaError_t launch_mla_decode(const MlaDecodePlan& plan, cudaStream_t stream) {
   const cudaError_t error = mla_decode::launch_cuts(plan, arguments, stream);
   if (error != cudaSuccess) return error;
   // No more blocks than the longest possible list has vectors.
-  const int blocks =
+  const int most =
       std::min(mla_decode::kMergeBlocks, plan.problem.piece_capacity * (mla_decode::kTile / mla_decode::kMergeWarps));
-  mla_decode::merge_kernel<<<blocks, mla_decode::kMergeWarps * 32, 0, stream>>>(arguments);
-  return cudaGetLastError();
+  const int blocks = static_cast<int>(
+      std::clamp<std::int64_t>(std::int64_t{plan.problem.rows} * mla_decode::kMergeBlocksOfRow, 1, most));
+  return launch_early(mla_decode::merge_kernel, static_cast<unsigned>(blocks), mla_decode::kMergeWarps * 32, 0, stream,
+                      arguments);
 }
 
 }  // namespace pelagic

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "cuda/dependents.cuh"
 #include "cuda/pipeline.cuh"
 #include "ops/mla_attention/mla_decode_kernel.cuh"
 
@@ -356,6 +357,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     init(control.result_empty, 2 * kGroup);
     sm90::mbarrier_init_fence();
   }
+  begin_early();
   __syncthreads();
   // Through a shuffle, so that the compiler knows it is the same in the whole warp.
   const int group = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 128, 0);
@@ -384,8 +386,8 @@ int cuts_grid() {
 }
 
 cudaError_t launch_cuts(const MlaDecodePlan& plan, const Arguments& arguments, cudaStream_t stream) {
-  cuts_kernel<<<plan.grid, kThreads, kSharedBytes, stream>>>(plan.query_map, plan.cache_map, arguments);
-  return cudaGetLastError();
+  return launch_early(cuts_kernel, static_cast<unsigned>(plan.grid), kThreads, kSharedBytes, stream, plan.query_map,
+                      plan.cache_map, arguments);
 }
 
 }  // namespace pelagic::mla_decode

@@ -1,4 +1,5 @@
 // Three kernels without atomics: every place and every sum is the same whatever runs beside it. Built with -fmad=false.
+#include "cuda/dependents.cuh"
 #include "cuda/row.cuh"
 #include "ops/moe/moe_cuda.h"
 
@@ -22,6 +23,7 @@ __device__ int slot_of(const MoeSortCudaCall& c, int entry) {
 
 // A block for each slot. Each warp has a run of entries; it counts the slot's own, and those of the slots before it.
 __global__ void __launch_bounds__(kSortThreads) moe_sort_kernel(const MoeSortCudaCall c) {
+  begin_early(c.beside);
   __shared__ int shared_before[kSortWarps], shared_own[kSortWarps];
   const int slot = blockIdx.x;
   const int lane = threadIdx.x % 32;
@@ -72,10 +74,12 @@ __global__ void __launch_bounds__(kSortThreads) moe_sort_kernel(const MoeSortCud
     if (mine) c.positions[i] = !masked ? offset + at : at < c.row_capacity ? slot * c.row_capacity + at : -1;
     place += __popc(lanes);
   }
+  end_beside(c.beside);
 }
 
 // Every thread reads 16 bytes once and writes them top_k times.
 __global__ void __launch_bounds__(kThreads) moe_dispatch_kernel(const MoeDispatchCudaCall c) {
+  begin_early();
   const std::int64_t row = blockIdx.x;
   const int chunks = c.row_bytes / 16;
   const int chunk = blockIdx.y * kThreads + threadIdx.x;
@@ -101,6 +105,7 @@ __global__ void __launch_bounds__(kThreads) moe_dispatch_kernel(const MoeDispatc
 
 template <typename Y>
 __global__ void __launch_bounds__(kThreads) moe_combine_kernel(const MoeCombineCudaCall c) {
+  begin_early();
   const std::int64_t row = blockIdx.x;
   const int group = blockIdx.y * kThreads + threadIdx.x;
   if (group >= c.width / kGroup) return;
@@ -145,8 +150,7 @@ cudaError_t moe_sort_cuda(const MoeSortCudaCall& call, cudaStream_t stream) {
       static_cast<std::int64_t>(call.rows) * call.top_k > INT32_MAX / 2 ||
       static_cast<std::int64_t>(call.slots) * call.row_capacity > INT32_MAX)
     return cudaErrorInvalidValue;
-  moe_sort_kernel<<<static_cast<unsigned>(call.slots), kSortThreads, 0, stream>>>(call);
-  return cudaGetLastError();
+  return launch_early(moe_sort_kernel, static_cast<unsigned>(call.slots), kSortThreads, 0, stream, call);
 }
 
 cudaError_t moe_dispatch_cuda(const MoeDispatchCudaCall& call, cudaStream_t stream) {
@@ -154,8 +158,7 @@ cudaError_t moe_dispatch_cuda(const MoeDispatchCudaCall& call, cudaStream_t stre
       !rows_aligned(call.x, call.ldx_bytes, 1) || !rows_aligned(call.out, 0, 1))
     return cudaErrorInvalidValue;
   if (call.rows == 0) return cudaSuccess;
-  moe_dispatch_kernel<<<grid_of(call.rows, call.row_bytes / 16), kThreads, 0, stream>>>(call);
-  return cudaGetLastError();
+  return launch_early(moe_dispatch_kernel, grid_of(call.rows, call.row_bytes / 16), kThreads, 0, stream, call);
 }
 
 cudaError_t moe_combine_cuda(const MoeCombineCudaCall& call, cudaStream_t stream) {
@@ -165,11 +168,8 @@ cudaError_t moe_combine_cuda(const MoeCombineCudaCall& call, cudaStream_t stream
     return cudaErrorInvalidValue;
   if (call.rows == 0) return cudaSuccess;
   const dim3 grid = grid_of(call.rows, call.width / kGroup);
-  if (call.y_type == RowType::float32)
-    moe_combine_kernel<float><<<grid, kThreads, 0, stream>>>(call);
-  else
-    moe_combine_kernel<__nv_bfloat16><<<grid, kThreads, 0, stream>>>(call);
-  return cudaGetLastError();
+  return launch_early(call.y_type == RowType::float32 ? moe_combine_kernel<float> : moe_combine_kernel<__nv_bfloat16>,
+                      grid, kThreads, 0, stream, call);
 }
 
 }  // namespace pelagic

@@ -33,6 +33,7 @@ struct MoeSortCudaCall {
   std::int32_t* slot_counts;            // [slots], at most row_capacity where masked: the grouped GEMM's `rows`
   std::int32_t* slot_offsets;           // [slots + 1]: the same for contiguous rows
   std::int32_t* errors;                 // [kMoeErrors]
+  bool beside = false;                  // cuda/dependents.cuh
 };
 
 cudaError_t moe_sort_cuda(const MoeSortCudaCall& call, cudaStream_t stream);

@@ -1,5 +1,6 @@
 // Rows: a thread takes eight columns, sixteen lanes find the largest of their 128. Weights: a block takes 128 x 128.
 // Built with -fmad=false.
+#include "cuda/dependents.cuh"
 #include "cuda/row.cuh"
 #include "ops/quantize/quantize_cuda.h"
 
@@ -11,6 +12,7 @@ constexpr int kWarps = kThreads / 32;
 constexpr int kMostGridY = 65535;
 
 __global__ void __launch_bounds__(kThreads) quantize_rows_kernel(const QuantizeRowsCudaCall c) {
+  begin_early();
   const std::int64_t row = blockIdx.x;
   const int group = static_cast<int>(blockIdx.y) * kThreads + static_cast<int>(threadIdx.x);
   const bool valid = group < c.width / kGroup;
@@ -71,8 +73,7 @@ cudaError_t quantize_rows_cuda(const QuantizeRowsCudaCall& call, cudaStream_t st
     return cudaErrorInvalidValue;
   if (call.rows == 0) return cudaSuccess;
   const dim3 grid(static_cast<unsigned>(call.rows), static_cast<unsigned>(blocks_of(call.width / kGroup, kThreads)));
-  quantize_rows_kernel<<<grid, kThreads, 0, stream>>>(call);
-  return cudaGetLastError();
+  return launch_early(quantize_rows_kernel, grid, kThreads, 0, stream, call);
 }
 
 cudaError_t quantize_weights_cuda(const QuantizeWeightsCudaCall& call, cudaStream_t stream) {

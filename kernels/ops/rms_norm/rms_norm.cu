@@ -1,6 +1,7 @@
 // A block takes a row and keeps it in registers between the sum and the product. Built with -fmad=false.
 #include <type_traits>
 
+#include "cuda/dependents.cuh"
 #include "cuda/row.cuh"
 #include "ops/rms_norm/rms_norm_cuda.h"
 
@@ -28,6 +29,7 @@ __device__ float sum_of_block(float sum) {
 template <typename X, typename Delta, int kGroups>
 __global__ void __launch_bounds__(kThreads) rms_norm_kernel(const RmsNormCudaCall c) {
   constexpr bool kDelta = !std::is_same_v<Delta, NoDelta>;
+  begin_early();
   const std::int64_t row = blockIdx.x;
   const int groups = c.width / kGroup;
   X* x = static_cast<X*>(c.x) + row * c.ldx;
@@ -78,14 +80,10 @@ __global__ void __launch_bounds__(kThreads) rms_norm_kernel(const RmsNormCudaCal
 template <typename X, typename Delta>
 cudaError_t launch(const RmsNormCudaCall& call, cudaStream_t stream) {
   const int groups = (call.width / kGroup + kThreads - 1) / kThreads;
-  const unsigned blocks = static_cast<unsigned>(call.rows);
-  if (groups <= 1)
-    rms_norm_kernel<X, Delta, 1><<<blocks, kThreads, 0, stream>>>(call);
-  else if (groups <= 2)
-    rms_norm_kernel<X, Delta, 2><<<blocks, kThreads, 0, stream>>>(call);
-  else
-    rms_norm_kernel<X, Delta, kMostGroups><<<blocks, kThreads, 0, stream>>>(call);
-  return cudaGetLastError();
+  return launch_early(groups <= 1   ? rms_norm_kernel<X, Delta, 1>
+                      : groups <= 2 ? rms_norm_kernel<X, Delta, 2>
+                                    : rms_norm_kernel<X, Delta, kMostGroups>,
+                      static_cast<unsigned>(call.rows), kThreads, 0, stream, call);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
 // A thread rotates eight columns; a warp stores a latent row. Built with -fmad=false.
+#include "cuda/dependents.cuh"
 #include "cuda/row.cuh"
 #include "cuda/row_type.h"
 #include "ops/rope/rope_cuda.h"
@@ -31,8 +32,8 @@ __device__ Group rotated(const Group& x, const RopeCudaTable& table, int positio
   return y;
 }
 
-__global__ void __launch_bounds__(kThreads) rope_kernel(const RopeCudaCall c) {
-  const std::int64_t at = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+__device__ void rotate(const RopeCudaCall& c, unsigned of_block) {
+  const std::int64_t at = static_cast<std::int64_t>(of_block) * kThreads + threadIdx.x;
   const int group = static_cast<int>(at % kRopeGroups);
   const std::int64_t vector = at / kRopeGroups;
   const std::int64_t row = vector / c.heads;
@@ -49,9 +50,9 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const RopeCudaCall c) {
   store_group(y, rotated(load_group(x), c.table, position, group));
 }
 
-__global__ void __launch_bounds__(kThreads) store_latents_kernel(const StoreLatentsCudaCall c) {
+__device__ void store_latents(const StoreLatentsCudaCall& c, unsigned of_block) {
   const int lane = threadIdx.x % 32;
-  const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32;
+  const std::int64_t row = static_cast<std::int64_t>(of_block) * kWarps + threadIdx.x / 32;
   if (row >= c.rows) return;
   // What comes from far away is asked for first.
   const __nv_bfloat16* in = static_cast<const __nv_bfloat16*>(c.compressed) + row * c.ld_compressed;
@@ -95,31 +96,69 @@ __global__ void __launch_bounds__(kThreads) store_latents_kernel(const StoreLate
 
 static_assert(kLatentGroups == 2 * 32);
 
+__global__ void __launch_bounds__(kThreads) rope_kernel(const RopeCudaCall c) {
+  begin_early(c.beside);
+  rotate(c, blockIdx.x);
+  end_beside(c.beside);
+}
+
+__global__ void __launch_bounds__(kThreads) store_latents_kernel(const StoreLatentsCudaCall c) {
+  begin_early();
+  store_latents(c, blockIdx.x);
+}
+
+__global__ void __launch_bounds__(kThreads)
+    rope_and_store_kernel(const RopeCudaCall rope, const StoreLatentsCudaCall store, unsigned rope_blocks) {
+  begin_early(rope.beside);
+  if (blockIdx.x < rope_blocks)
+    rotate(rope, blockIdx.x);
+  else
+    store_latents(store, blockIdx.x - rope_blocks);
+  end_beside(rope.beside);
+}
+
+unsigned blocks_of(const RopeCudaCall& call) {
+  const std::int64_t threads = static_cast<std::int64_t>(call.rows) * call.heads * kRopeGroups;
+  return static_cast<unsigned>((threads + kThreads - 1) / kThreads);
+}
+unsigned blocks_of(const StoreLatentsCudaCall& call) {
+  return static_cast<unsigned>((call.rows + kWarps - 1) / kWarps);
+}
+
 bool good(const RopeCudaTable& table) {
   return table.positions >= 0 && rows_aligned(table.cos, 0, 4) && rows_aligned(table.sin, 0, 4);
+}
+
+bool good(const RopeCudaCall& call) {
+  return call.rows >= 0 && call.heads >= 1 && good(call.table) && rows_aligned(call.x, call.x_row_stride, 2) &&
+         rows_aligned(call.x, call.x_head_stride, 2) && rows_aligned(call.y, call.y_row_stride, 2) &&
+         rows_aligned(call.y, call.y_head_stride, 2);
+}
+bool good(const StoreLatentsCudaCall& call) {
+  return call.rows >= 0 && call.sequences >= 0 && call.max_blocks >= 0 && call.cache_blocks >= 0 && good(call.table) &&
+         rows_aligned(call.compressed, call.ld_compressed, 2) && rows_aligned(call.weight, 0, 4) &&
+         rows_aligned(call.cache, 0, 2);
 }
 
 }  // namespace
 
 cudaError_t rope_cuda(const RopeCudaCall& call, cudaStream_t stream) {
-  if (call.rows < 0 || call.heads < 1 || !good(call.table) || !rows_aligned(call.x, call.x_row_stride, 2) ||
-      !rows_aligned(call.x, call.x_head_stride, 2) || !rows_aligned(call.y, call.y_row_stride, 2) ||
-      !rows_aligned(call.y, call.y_head_stride, 2))
-    return cudaErrorInvalidValue;
+  if (!good(call)) return cudaErrorInvalidValue;
   if (call.rows == 0) return cudaSuccess;
-  const std::int64_t threads = static_cast<std::int64_t>(call.rows) * call.heads * kRopeGroups;
-  rope_kernel<<<static_cast<unsigned>((threads + kThreads - 1) / kThreads), kThreads, 0, stream>>>(call);
-  return cudaGetLastError();
+  return launch_early(rope_kernel, blocks_of(call), kThreads, 0, stream, call);
 }
 
 cudaError_t store_latents_cuda(const StoreLatentsCudaCall& call, cudaStream_t stream) {
-  if (call.rows < 0 || call.sequences < 0 || call.max_blocks < 0 || call.cache_blocks < 0 || !good(call.table) ||
-      !rows_aligned(call.compressed, call.ld_compressed, 2) || !rows_aligned(call.weight, 0, 4) ||
-      !rows_aligned(call.cache, 0, 2))
-    return cudaErrorInvalidValue;
+  if (!good(call)) return cudaErrorInvalidValue;
   if (call.rows == 0) return cudaSuccess;
-  store_latents_kernel<<<static_cast<unsigned>((call.rows + kWarps - 1) / kWarps), kThreads, 0, stream>>>(call);
-  return cudaGetLastError();
+  return launch_early(store_latents_kernel, blocks_of(call), kThreads, 0, stream, call);
+}
+
+cudaError_t rope_and_store_cuda(const RopeCudaCall& rope, const StoreLatentsCudaCall& store, cudaStream_t stream) {
+  if (!good(rope) || !good(store)) return cudaErrorInvalidValue;
+  const unsigned blocks = blocks_of(rope) + blocks_of(store);
+  if (blocks == 0) return cudaSuccess;
+  return launch_early(rope_and_store_kernel, blocks, kThreads, 0, stream, rope, store, blocks_of(rope));
 }
 
 }  // namespace pelagic

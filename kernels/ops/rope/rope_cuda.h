@@ -39,6 +39,7 @@ struct RopeCudaCall {
   std::int64_t y_row_stride;
   std::int64_t y_head_stride;
   std::int32_t* errors;  // [kRopeErrors]
+  bool beside = false;   // cuda/dependents.cuh
 };
 
 cudaError_t rope_cuda(const RopeCudaCall& call, cudaStream_t stream);
@@ -63,5 +64,8 @@ struct StoreLatentsCudaCall {
 };
 
 cudaError_t store_latents_cuda(const StoreLatentsCudaCall& call, cudaStream_t stream);
+
+// Both at once, beside the kernel before if rope says so.
+cudaError_t rope_and_store_cuda(const RopeCudaCall& rope, const StoreLatentsCudaCall& store, cudaStream_t stream);
 
 }  // namespace pelagic

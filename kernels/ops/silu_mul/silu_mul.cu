@@ -1,6 +1,7 @@
 // Blocks walk the rows that exist; a thread takes eight columns. Built with -fmad=false.
 #include <algorithm>
 
+#include "cuda/dependents.cuh"
 #include "cuda/exp.cuh"
 #include "cuda/row.cuh"
 #include "ops/silu_mul/silu_mul_cuda.h"
@@ -13,6 +14,7 @@ constexpr int kBlocks = 132 * 8 * 2;  // about what runs at once, twice
 constexpr int kMostGroups = 65535;    // of the grid's y
 
 __global__ void __launch_bounds__(kThreads) silu_mul_kernel(const SiluMulCudaCall c) {
+  begin_with_others();
   const std::int64_t first = static_cast<std::int64_t>(blockIdx.y) * c.rows;
   const int count = c.counts == nullptr ? c.rows : min(c.counts[blockIdx.y], c.rows);
   const int groups = c.width / kGroup;
@@ -49,9 +51,8 @@ cudaError_t silu_mul_cuda(const SiluMulCudaCall& call, cudaStream_t stream) {
     return cudaErrorInvalidValue;
   if (call.rows == 0) return cudaSuccess;
   const int blocks = std::clamp(kBlocks / call.groups, 1, call.rows);
-  silu_mul_kernel<<<dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(call.groups)), kThreads, 0, stream>>>(
-      call);
-  return cudaGetLastError();
+  return launch_early(silu_mul_kernel, dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(call.groups)),
+                      kThreads, 0, stream, call);
 }
 
 }  // namespace pelagic

@@ -21,7 +21,8 @@ struct SiluMulCudaCall {
   std::int64_t ld_out_scales;
 };
 
-// Rows that do not exist are neither read nor written. cudaErrorInvalidValue for shapes not named above.
+// Rows that do not exist are neither read nor written. Others may run beside it (cuda/dependents.cuh).
+// cudaErrorInvalidValue for shapes not named above.
 cudaError_t silu_mul_cuda(const SiluMulCudaCall& call, cudaStream_t stream);
 
 }  // namespace pelagic
