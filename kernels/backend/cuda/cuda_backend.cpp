@@ -1400,7 +1400,7 @@ class CudaBackend final : public Backend {
     float* scales = expert_scales_.get<float>();
     grouped_gemm(rows, 1, bank.slots, 2 * bank.width, bank.hidden, slot_offsets, {expert_in_.get(), scales, rows},
                  bank.gate_up.get(), bank.gate_up_scales.get<float>(), gate_up_.get());
-    silu_mul(bank.width, rows, nullptr, bank.fp8() ? scales : nullptr);
+    silu_mul(bank.width, rows, nullptr, gate_up_, activated_, bank.fp8() ? scales : nullptr);
     grouped_gemm(rows, 1, bank.slots, bank.hidden, bank.width, slot_offsets, {activated_.get(), scales, rows},
                  bank.down.get(), bank.down_scales.get<float>(), expert_out_.get());
   }
@@ -1408,7 +1408,10 @@ class CudaBackend final : public Backend {
   const void* run_shared_experts(int rows, View x, const MoeLayer& layer, int hidden) {
     if (layer.shared == nullptr) return nullptr;
     reserve(shared_out_, elements(rows, hidden) * 2);
-    run_mlp(rows, x, static_cast<const CudaMlp&>(*layer.shared), shared_out_.get(), hidden);
+    const auto& shared = static_cast<const CudaMlp&>(*layer.shared);
+    mlp_up(rows, x, shared);
+    mlp_silu_mul(rows, shared);
+    mlp_down(rows, shared, shared_out_.get(), hidden);
     return shared_out_.get();
   }
 
