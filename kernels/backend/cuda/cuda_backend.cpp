@@ -29,6 +29,7 @@
 #include "base/bfloat16.h"
 #include "base/xxh64.h"
 #include "cuda/fp8_scale.h"
+#include "cuda/launch_order.h"
 #include "ops/embedding/embedding_cuda.h"
 #include "ops/gate/gate_cuda.h"
 #include "ops/gemm/gemm_cuda.h"
@@ -924,8 +925,13 @@ class CudaBackend final : public Backend {
   void launch(const char* what, const Fn& fn) {
     launch_pending_store();
     last_is_gemm_ = false;
+    choose_launches();
     if (mode_ != Mode::replay) check(fn(), what);
   }
+
+  // Steps with other ranks stop for copies and for the host all the time: there kernels follow one another. On two
+  // cards early ones gave other bits.
+  void choose_launches() const { launches_begin_early = route_ == nullptr; }
 
   template <typename T>
   const T* send(std::span<const T> values) {
@@ -996,6 +1002,7 @@ class CudaBackend final : public Backend {
   void run_gemm(const GemmCudaShape& shape, const GemmCudaCall& call) {
     launch_pending_store();
     last_is_gemm_ = !call.beside;
+    choose_launches();
     if (mode_ != Mode::replay) guarded("a dense GEMM", [&] { gemm(shape).launch(call, stream_); });
   }
 

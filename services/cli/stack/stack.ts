@@ -132,6 +132,8 @@ export async function checkStackOptions(options: StackOptions): Promise<NamedFol
     throw new CliError("--rebalance-seconds: experts are placed on --decode-ranks, and there are none");
   if (options.redundantExperts !== undefined && options.decodeRanks === undefined)
     throw new CliError("--redundant-experts: copies are placed on --decode-ranks, and there are none");
+  if (options.decodeRanks !== undefined && options.backend === "cuda")
+    throw new CliError("--decode-ranks: ranks share experts on the cpu backend only, not with --backend cuda");
   if (options.apiKeys !== undefined) readKeysFile(options.apiKeys);
   if (options.gateways !== 0 && options.port) await checkPortFree("127.0.0.1", options.port);
   return models;
