@@ -131,6 +131,7 @@ test("refusals, errors, cuts and silence are told apart, and all of them are mis
   expect(records[0]?.error).toBe("503: no: 503");
   expect(records[6]?.error).toBe("lost");
   expect(sum(records).goodput).toMatchObject({ good: 1, share: 1 / 9, attains90: false });
+  expect(sum(records).failures[0]).toEqual({ outcome: "refused", error: "503: no: 503", requests: 2 });
 });
 
 test("a closed loop has never more requests open than clients", async () => {

@@ -29,6 +29,7 @@ export function formatReport({ summary, target, knee }: LoadReport): string {
   return [
     `${target.model} at ${target.baseUrl}`,
     `${summary.offered} requests in ${summary.sendingSeconds.toFixed(1)} s, ended ${summary.drainSeconds.toFixed(1)} s later: ${ends.map(([name, count]) => `${count} ${name}`).join(", ")}`,
+    ...summary.failures.map(({ outcome, error, requests }) => `  ${requests} ${outcome}: ${error}`),
     `${summary.offeredPerSecond.toFixed(2)} offered/s, ${summary.completedPerSecond.toFixed(2)} completed/s, ${summary.outputTokensPerSecond.toFixed(0)} output tokens/s, ${summary.promptTokensPerSecond.toFixed(0)} prompt tokens/s (${(100 * summary.cachedPromptShare).toFixed(0)}% cached)`,
     "",
     `${"milliseconds".padEnd(22)}${["mean", "p50", "p90", "p99", "max"].map((name) => name.padStart(10)).join("")}`,

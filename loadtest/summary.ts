@@ -26,6 +26,8 @@ export interface Summary {
   durationSeconds: number;
   offered: number;
   byOutcome: Record<Outcome, number>;
+  /** Why requests failed, the most frequent first: those whose errors differ in numbers alone together, by one of them. */
+  failures: { outcome: Outcome; error: string; requests: number }[];
   offeredPerSecond: number;
   completedPerSecond: number;
   outputTokensPerSecond: number;
@@ -116,6 +118,7 @@ export function summarise({ records, noticeLagsMs, sendingMs }: LoadRun, slo: Sl
     byOutcome: Object.fromEntries(
       outcomes.map((one) => [one, records.filter(({ outcome }) => outcome === one).length]),
     ) as Summary["byOutcome"],
+    failures: failuresOf(records),
     offeredPerSecond: records.length / sending,
     completedPerSecond: ok.length / seconds,
     outputTokensPerSecond: sum(records, "outputTokens") / seconds,
@@ -132,6 +135,20 @@ export function summarise({ records, noticeLagsMs, sendingMs }: LoadRun, slo: Sl
     noticeLagSeconds: noticeLag,
     refused: records.length === 0 ? "no request was sent" : lateness({ "sent requests": lag, "noticed answers": noticeLag }, slo),
   };
+}
+
+const maxFailures = 10;
+
+function failuresOf(records: readonly RequestRecord[]): Summary["failures"] {
+  const found = new Map<string, Summary["failures"][number]>();
+  for (const { outcome, error } of records) {
+    if (error === null || outcome === "ok" || outcome === "cancelled") continue;
+    const kind = `${outcome} ${error.replace(/\d+/g, "0")}`;
+    const known = found.get(kind);
+    if (known === undefined) found.set(kind, { outcome, error, requests: 1 });
+    else known.requests++;
+  }
+  return [...found.values()].sort((a, b) => b.requests - a.requests).slice(0, maxFailures);
 }
 
 function lateness(lags: Record<string, Percentiles | null>, slo: Slo): string | null {

@@ -83,6 +83,8 @@ export function ask(options: AskOptions): Promise<Outcome> {
       const streamed = response.headers["content-type"]?.startsWith("text/event-stream") ?? false;
       let text = "";
       const onEvent = (event: string) => {
+        // A comment, which keeps the connection alive while nothing comes.
+        if (event.startsWith(":")) return;
         if (event === "data: [DONE]") {
           end(answer.finish === null ? { kind: "garbled", reason: "a stream without a finish reason" } : { kind: "answered" });
           return;
