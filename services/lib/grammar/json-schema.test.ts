@@ -55,6 +55,19 @@ function seeded(seed: number): () => number {
   };
 }
 
+test.each(["^\\S$", "^[^\\s]$", "^[^\\sa-z]$"])("%s has no character that \\s matches", async (pattern) => {
+  const ebnf = toEbnf(schemaGrammar({ type: "string", pattern }));
+  const allows = async (character: string) => {
+    const matcher = await compiler.matcher(ebnf, [endToken]);
+    const taken = [...encoder.encode(JSON.stringify(character)), endToken].every((token) => matcher.accept(token));
+    matcher.dispose();
+    return taken;
+  };
+  const spaces = Array.from({ length: 0x10000 }, (_, code) => String.fromCharCode(code)).filter((one) => /\s/.test(one));
+  for (const space of spaces) expect({ space: space.charCodeAt(0), allowed: await allows(space) }).toMatchObject({ allowed: false });
+  for (const other of ["A", '"', "é", "日"]) expect(await allows(other), other).toBe(true);
+});
+
 describe("schemas", () => {
   let ajv: Ajv2020;
   beforeAll(() => {

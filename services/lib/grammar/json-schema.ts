@@ -51,6 +51,32 @@ const refusedKeywords = [
   // Below the root (whose own is dropped): references inside it would begin there.
   "$id",
 ];
+/** Formats that validators check and we do not generate. Any other word is a remark (JSON Schema 2020-12, "format-annotation"). */
+const refusedFormats: ReadonlySet<string> = new Set([
+  ...[
+    "idn-email",
+    "idn-hostname",
+    "uri-reference",
+    "iri",
+    "iri-reference",
+    "uri-template",
+    "json-pointer",
+    "relative-json-pointer",
+    "regex",
+  ],
+  // ajv's own
+  ...["url", "byte", "iso-time", "iso-date-time", "json-pointer-uri-fragment"],
+]);
+
+function isAnnotation(format: unknown): boolean {
+  return typeof format === "string" && !formats.has(format) && !refusedFormats.has(format);
+}
+
+/** Names of properties are strings: what zod writes of a record. */
+function saysNothing(propertyNames: unknown): boolean {
+  return propertyNames === true || ["{}", '{"type":"string"}'].includes(JSON.stringify(propertyNames));
+}
+
 const impossible = null;
 type Built = Expression | typeof impossible;
 
@@ -101,7 +127,8 @@ class SchemaCompiler {
     if (schema === true) return this.any();
     checkForms(schema, path);
     for (const keyword of refusedKeywords) {
-      if (schema[keyword] !== undefined) throw new UnsupportedSchema(path, `the keyword "${keyword}" is not supported`);
+      if (schema[keyword] !== undefined && !(keyword === "propertyNames" && saysNothing(schema[keyword])))
+        throw new UnsupportedSchema(path, `the keyword "${keyword}" is not supported`);
     }
     if (schema.$ref !== undefined) return this.reference(schema, path, depth, open);
     if (schema.allOf !== undefined) return this.value(this.merged(schema, path, open), path, depth + 1, open);
@@ -168,7 +195,8 @@ class SchemaCompiler {
   private string(schema: Keywords, path: string): Built {
     const least = count(schema, "minLength", path) ?? 0;
     const most = count(schema, "maxLength", path);
-    const { pattern, format } = schema;
+    const { pattern } = schema;
+    const format = isAnnotation(schema.format) ? undefined : schema.format;
     const inQuotes = (content: Expression) => sequence(text('"'), content, text('"'));
     if (pattern === undefined && format === undefined) {
       if (least > maxLength) throw new UnsupportedSchema(path, `"minLength": at most ${maxLength} is supported`);

@@ -26,6 +26,19 @@ const classes: Record<string, Ranges> = {
     [0x20, 0x20],
   ],
 };
+/** All that ECMA-262's \s matches: what is not to be white space must be none of it. */
+const whiteSpace: Ranges = [
+  [0x09, 0x0d],
+  [0x20, 0x20],
+  [0xa0, 0xa0],
+  [0x1680, 0x1680],
+  [0x2000, 0x200a],
+  [0x2028, 0x2029],
+  [0x202f, 0x202f],
+  [0x205f, 0x205f],
+  [0x3000, 0x3000],
+  [0xfeff, 0xfeff],
+];
 const controls: Record<string, number> = { n: 10, r: 13, t: 9, f: 12, v: 11, "0": 0 };
 
 /** Any characters of a JSON string. */
@@ -133,10 +146,12 @@ class PatternParser {
     return this.one(this.escapedRanges(character));
   }
 
-  private escapedRanges(character: string): Ranges {
+  /** `excluded`: these are what may not come. */
+  private escapedRanges(character: string, excluded = false): Ranges {
     const lower = character.toLowerCase();
-    const known = classes[lower];
-    if (known !== undefined) return character === lower ? known : complement(known);
+    const isNegated = character !== lower;
+    const known = lower === "s" && (isNegated || excluded) ? whiteSpace : classes[lower];
+    if (known !== undefined) return isNegated ? complement(known) : known;
     if (character === "p" || character === "P") throw new UnsupportedPattern("a Unicode property");
     const control = controls[character];
     if (control !== undefined) return [[control, control]];
@@ -154,10 +169,10 @@ class PatternParser {
     const negated = this.take("^");
     const ranges: Ranges = [];
     while (!this.take("]")) {
-      const from = this.member();
+      const from = this.member(negated);
       if (this.peek() === "-" && this.characters[this.at + 1] !== "]" && from.length === 1) {
         this.at++;
-        const to = this.member();
+        const to = this.member(negated);
         const [low, high] = [from[0] as [number, number], to[0] as [number, number]];
         if (to.length !== 1 || low[0] !== low[1] || high[0] !== high[1] || high[0] < low[0])
           throw new UnsupportedPattern("a range out of order");
@@ -167,11 +182,11 @@ class PatternParser {
     return this.one(negated ? complement(ranges) : ranges);
   }
 
-  private member(): Ranges {
+  private member(excluded: boolean): Ranges {
     const character = this.next();
     if (character !== "\\") return [point(character)];
     const escaped = this.next();
-    return escaped === "b" ? [[8, 8]] : this.escapedRanges(escaped);
+    return escaped === "b" ? [[8, 8]] : this.escapedRanges(escaped, excluded);
   }
 
   private quantified(part: Expression): Expression {

@@ -291,6 +291,13 @@ const placed: unknown[] = leaves.flatMap((leaf, index) => [
   index % 3 === 0 ? array(leaf, { minItems: 1, maxItems: 3 }) : { anyOf: [leaf, object({ instead: { type: "null" } })] },
 ]);
 
+/** Words that ask for nothing. */
+const remarks: unknown[] = [
+  { ...s, format: "password" },
+  { ...s, format: "binary", maxLength: 9 },
+  { type: "object", propertyNames: { type: "string" }, properties: { a: i } },
+];
+
 export const schemas: readonly unknown[] = [
   ...scalars,
   ...numbers,
@@ -302,6 +309,7 @@ export const schemas: readonly unknown[] = [
   ...annotated,
   ...usual,
   ...placed,
+  ...remarks,
 ];
 
 export const refusedSchemas: readonly (readonly [keyword: string, schema: unknown])[] = [
@@ -319,6 +327,7 @@ export const refusedSchemas: readonly (readonly [keyword: string, schema: unknow
   ["multipleOf", { ...i, multipleOf: 5 }],
   ["minimum", { ...n, minimum: 0.5 }],
   ["format", { ...s, format: "idn-email" }],
+  ["format", { ...s, format: "uri-reference" }],
   ["lookahead", { ...s, pattern: "^(?=a)b$" }],
   ["backreference", { ...s, pattern: "^(a)\\1$" }],
   ["word boundary", { ...s, pattern: "\\bword\\b" }],
