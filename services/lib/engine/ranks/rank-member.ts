@@ -16,6 +16,8 @@ const lookMs = 50;
 const shortMs = 1_000;
 /** How often a plan is said to those that go by another one, and a next plan to those that may not have heard it. */
 const planMs = 500;
+/** What a rank says that goes on in a later round (kernels/node/native_model.cpp): nobody is lost. */
+const leftForAnother = /it meets another one$/;
 export const meetMs = 2_000;
 /** After a meeting that failed. Somebody may still be in one of an earlier round, and turn others away: they would fail again, and again. */
 const meetPauseMs = 250;
@@ -189,14 +191,15 @@ export class RankMember {
   /** The group of this round is over; undefined: the one that stood last. */
   lost(round: number | undefined, message: string): void {
     if (this.stopped) return;
+    const loss = leftForAnother.test(message) ? null : message;
     if (round !== this.assembly.round) {
       // Others have said so first, but not why.
-      if (this.round === undefined) this.endedBy ??= message;
+      if (this.round === undefined) this.endedBy ??= loss;
       return;
     }
     this.options.log.warn({ rank: this.options.own.rank, round }, message);
     this.lastLoss = message;
-    this.endedBy = message;
+    this.endedBy = loss;
     this.assembly.over(round, this.options.clock.nowMs());
     this.next = undefined;
     this.look();
