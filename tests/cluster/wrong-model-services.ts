@@ -244,7 +244,7 @@ const experts = [
   wrong("spec|experts", { ranks: 4, rebalanceSeconds: 90_000 }, "spec.experts.rebalanceSeconds"),
   wrong("spec|experts", { ranks: 4, redundant: 4 }, "spec.experts.redundant"),
   wrong("spec|experts", { ranks: 4 }, "spec.experts", "needs autoscaling.policy none"),
-  wrong("spec|experts", { ranks: 4 }, "spec.experts", "needs pools.decode.backend cpu"),
+  wrong("spec|experts", { ranks: 4, redundancy: 1 }, "spec.experts", "needs pools.decode.backend cpu"),
   wrong("spec", { ...onCpus, pools: { decode: { nodesPerReplica: 2 } }, experts: { ranks: 4 } }, "spec.experts", "nodesPerReplica 1"),
 ];
 
