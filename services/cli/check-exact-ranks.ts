@@ -46,10 +46,14 @@ export async function withPlanFile<T>(plan: ExpertPlan, use: (file: string) => P
 /** Another order of the slots in each layer, always the same. */
 function shuffled(plan: ExpertPlan): ExpertPlan {
   let state = 1;
-  const below = (bound: number) => {
+  return shuffledBy(plan, (bound) => {
     state = (state * 48271) % 0x7fffffff;
     return state % bound;
-  };
+  });
+}
+
+/** Another order of the slots in each layer. below: a number drawn from [0, bound). */
+export function shuffledBy(plan: ExpertPlan, below: (bound: number) => number): ExpertPlan {
   const layers = plan.layers.map((slots) => {
     const out = [...slots];
     for (let i = out.length - 1; i > 0; i--) {

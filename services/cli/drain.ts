@@ -5,11 +5,9 @@ import { type Bus, BusError, silentLog, systemClock } from "../lib/contracts/bus
 import { ControlReply, WorkerState } from "../lib/contracts/messages.ts";
 import { type Subjects, subjects } from "../lib/contracts/subjects.ts";
 import { decodeMessage, encodeMessage } from "../lib/contracts/wire.ts";
-import { readNatsCredentials } from "../lib/runtime/config.ts";
-import { connectBus } from "../lib/runtime/nats-bus.ts";
 import { CliError, messageOf } from "./cli-error.ts";
 import { type DrainEnd, DrainWatch } from "./drain-watch.ts";
-import { runningInstance } from "./instances.ts";
+import { connectTo, runningInstance } from "./instances.ts";
 import { portNumber } from "./up.ts";
 
 const replyMs = 2_000;
@@ -46,12 +44,7 @@ async function drain(workerId: string, options: DrainOptions): Promise<void> {
   } catch (error) {
     throw new CliError(messageOf(error));
   }
-  const bus = await connectBus({
-    servers: instance.nats.url,
-    ...readNatsCredentials(instance.nats.credentialsFile),
-    name: "cli",
-    log: silentLog,
-  });
+  const bus = await connectTo(instance.nats);
   try {
     const begunMs = performance.now();
     const watch = new DrainWatch();

@@ -1,16 +1,13 @@
 // ./pelagic experts: which experts the tokens went to, as the workers count them.
 import type { Command } from "commander";
 import { ExpertCountsReader } from "../gateway/console/expert-counts.ts";
-import { silentLog } from "../lib/contracts/bus.ts";
 import type { ConsoleExperts } from "../lib/contracts/console.ts";
 import type { ExpertSpan, WorkerRole } from "../lib/contracts/messages.ts";
 import { subjects } from "../lib/contracts/subjects.ts";
 import { addTokens, layerLoad } from "../lib/expert-load/layer-load.ts";
-import { readNatsCredentials } from "../lib/runtime/config.ts";
-import { connectBus } from "../lib/runtime/nats-bus.ts";
 import { CliError } from "./cli-error.ts";
 import { drawExperts } from "./expert-map.ts";
-import { runningInstance } from "./instances.ts";
+import { connectTo, runningInstance } from "./instances.ts";
 import { gatewayStatus } from "./status.ts";
 import { isTerminal } from "./terminal.ts";
 import { portNumber } from "./up.ts";
@@ -54,12 +51,7 @@ async function experts(options: ExpertsOptions): Promise<void> {
       : [{ workerId, role, model: modelName ?? "?" }],
   );
   if (asked.length === 0) throw new CliError("no worker has reported: ./pelagic status shows what is there");
-  const bus = await connectBus({
-    servers: instance.nats.url,
-    ...readNatsCredentials(instance.nats.credentialsFile),
-    name: "cli",
-    log: silentLog,
-  });
+  const bus = await connectTo(instance.nats);
   try {
     const reader = new ExpertCountsReader(bus, subjects(instance.nats.service), () => performance.now());
     const answers = await Promise.all(asked.map(async (worker) => ({ ...worker, answer: await reader.read(worker.workerId, span) })));

@@ -1,4 +1,7 @@
 // The running stacks that a command can mean: services of this tree, or with a port the one that listens there.
+import { type Bus, silentLog } from "../lib/contracts/bus.ts";
+import { readNatsCredentials } from "../lib/runtime/config.ts";
+import { connectBus } from "../lib/runtime/nats-bus.ts";
 import { CliError } from "./cli-error.ts";
 import { isRunning } from "./stack/process-table.ts";
 import { listInstances, type FoundInstance } from "./stack/run-dir.ts";
@@ -21,4 +24,9 @@ export function runningInstance(port?: number): FoundInstance | undefined {
   if (port !== undefined && running.length === 0)
     throw new CliError(`nothing of ours runs on port ${port}: ./pelagic up --port ${port} starts it`);
   return running[0];
+}
+
+/** As the user who runs it. */
+export function connectTo({ url, credentialsFile }: NonNullable<FoundInstance["nats"]>): Promise<Bus> {
+  return connectBus({ servers: url, ...readNatsCredentials(credentialsFile), name: "cli", log: silentLog });
 }

@@ -1,12 +1,12 @@
 // Tells expert ranks to place their experts otherwise, again and again, in an order drawn from a seed.
-import type { Bus } from "../../lib/contracts/bus.ts";
-import { silentLog } from "../../lib/contracts/bus.ts";
+import { type Bus, silentLog } from "../../lib/contracts/bus.ts";
 import type { ExpertPlan } from "../../lib/contracts/expert-placement.ts";
 import { subjects } from "../../lib/contracts/subjects.ts";
 import { initialPlan } from "../../lib/engine/ranks/expert-slots.ts";
 import { expertShape } from "../../lib/engine/ranks/load.ts";
 import { connectBus } from "../../lib/runtime/nats-bus.ts";
 import type { Random } from "../../lib/simulator/random.ts";
+import { shuffledBy } from "../check-exact-ranks.ts";
 import { placeExperts } from "../stack-client.ts";
 import type { Stack } from "../stack/stack.ts";
 import { sleep } from "./striker.ts";
@@ -46,7 +46,7 @@ export class Rebalances {
 
   /** The lowest rank that lives decides: the others refuse. */
   private async rebalance(): Promise<boolean> {
-    const plan = { ...this.first, layers: this.first.layers.map((slots) => this.shuffled(slots)) };
+    const plan = shuffledBy(this.first, (bound) => this.random.between(0, bound - 1));
     for (let rank = 0; rank < plan.rankCount; rank++) {
       try {
         if (await placeExperts(this.bus, subjects(this.service).control(`decode-${rank}`), plan)) return true;
@@ -55,15 +55,6 @@ export class Rebalances {
       }
     }
     return false;
-  }
-
-  private shuffled(slots: readonly number[]): number[] {
-    const out = [...slots];
-    for (let i = out.length - 1; i > 0; i--) {
-      const j = this.random.between(0, i);
-      [out[i], out[j]] = [out[j] as number, out[i] as number];
-    }
-    return out;
   }
 
   close(): Promise<void> {

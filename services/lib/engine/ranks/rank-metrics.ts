@@ -3,8 +3,6 @@ import { Counter, Gauge, type Registry } from "prom-client";
 import type { RankCounters } from "../native.ts";
 import type { RankedRunner } from "./ranked-runner.ts";
 
-type Scalar = Exclude<keyof RankCounters, "nodesReached">;
-
 export function observeRanks(runner: RankedRunner, registry: Registry): void {
   const registers = [registry];
   new Gauge({
@@ -34,21 +32,6 @@ export function observeRanks(runner: RankedRunner, registry: Registry): void {
       this.set(runner.placement.version);
     },
   });
-  const loaded = (name: string, help: string, field: "loadedExperts" | "loadedBytes") => {
-    let seen = 0;
-    new Counter({
-      name,
-      help,
-      registers,
-      collect() {
-        const total = runner.placement[field];
-        this.inc(total - seen);
-        seen = total;
-      },
-    });
-  };
-  loaded("pelagic_experts_loaded_total", "Copies of experts that this rank has loaded since its start, for new plans", "loadedExperts");
-  loaded("pelagic_expert_loaded_bytes_total", "Bytes of the checkpoint read for them", "loadedBytes");
   const counter = (name: string, help: string, label: string, read: (counters: RankCounters) => [value: string, total: number][]) => {
     const seen = new Map<string, number>();
     new Counter({
@@ -64,14 +47,14 @@ export function observeRanks(runner: RankedRunner, registry: Registry): void {
       },
     });
   };
-  const plain = (name: string, help: string, field: Scalar) => {
+  const plain = (name: string, help: string, read: () => number) => {
     let seen = 0;
     new Counter({
       name,
       help,
       registers,
       collect() {
-        const total = runner.counters[field];
+        const total = read();
         this.inc(total - seen);
         seen = total;
       },
@@ -97,7 +80,13 @@ export function observeRanks(runner: RankedRunner, registry: Registry): void {
     "nodes",
     ({ nodesReached }) => nodesReached.flatMap((rows, nodes) => (nodes === 0 ? [] : [[String(nodes), rows]])),
   );
-  plain("pelagic_rank_computed_rows_total", "Rows that this rank's experts computed, for all ranks", "computedRows");
-  plain("pelagic_rank_sent_bytes_total", "Bytes sent to other ranks", "sentBytes");
-  plain("pelagic_rank_wait_seconds_total", "Time that steps waited for messages of other ranks", "waitSeconds");
+  plain("pelagic_rank_computed_rows_total", "Rows that this rank's experts computed, for all ranks", () => runner.counters.computedRows);
+  plain("pelagic_rank_sent_bytes_total", "Bytes sent to other ranks", () => runner.counters.sentBytes);
+  plain("pelagic_rank_wait_seconds_total", "Time that steps waited for messages of other ranks", () => runner.counters.waitSeconds);
+  plain(
+    "pelagic_experts_loaded_total",
+    "Copies of experts that this rank has loaded since its start, for new plans",
+    () => runner.placement.loadedExperts,
+  );
+  plain("pelagic_expert_loaded_bytes_total", "Bytes of the checkpoint read for them", () => runner.placement.loadedBytes);
 }
