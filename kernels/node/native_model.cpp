@@ -340,30 +340,17 @@ void NativeModel::take_part() {
   }
 }
 
-Napi::Value NativeModel::meet(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
+// A call that no step may run beside: `prepare` reads its arguments, and what it returns runs on the engine thread.
+Napi::Value NativeModel::between_steps(Napi::Env env, const std::function<std::function<void()>()>& prepare) {
   try {
     open_model();
     if (call_) throw Error(ErrorCode::busy, "the model is running a step: wait for it");
-    if (!ranks_) throw Error(ErrorCode::argument, "the model was loaded without ranks");
-    if (!info[0].IsObject()) throw Error(ErrorCode::argument, "meeting must be an object");
-    const auto meeting = std::make_shared<Meeting>(read_meeting(info[0].As<Napi::Object>()));
-    if (static_cast<int>(meeting->ranks.size()) != ranks_->plan.rank_count)
-      throw Error(ErrorCode::argument, "ranks must have one entry for each rank of the plan");
+    const std::function<void()> work = prepare();
     const Napi::Promise promise = begin_call(env, env.Undefined());
-    // The engine is there as long as the model, whose exchange has a thread of its own; engine_ is the loop's.
-    engine_->submit([this, meeting, engine = engine_.get()] {
+    engine_->submit([this, work] {
       std::exception_ptr failure;
       try {
-        const int rank = ranks_->view.rank;
-        model_->leave("rank " + std::to_string(rank) + " is lost to this group: it meets another one");
-        auto exchange = meet_ranks(*listener_, meeting->group, rank, meeting->ranks, meeting->times);
-        const auto look = [this, engine] { engine->submit_idle([this] { take_part(); }, kTurnaround); };
-        exchange->on_arrival(look);
-        model_->experts()->on_ready(look);
-        model_->join(std::move(exchange), ranks_->view);
-        // What has come before there was anyone to tell.
-        look();
+        work();
       } catch (...) {
         failure = std::current_exception();
       }
@@ -377,31 +364,39 @@ Napi::Value NativeModel::meet(const Napi::CallbackInfo& info) {
   }
 }
 
+Napi::Value NativeModel::meet(const Napi::CallbackInfo& info) {
+  return between_steps(info.Env(), [&]() -> std::function<void()> {
+    if (!ranks_) throw Error(ErrorCode::argument, "the model was loaded without ranks");
+    if (!info[0].IsObject()) throw Error(ErrorCode::argument, "meeting must be an object");
+    const auto meeting = std::make_shared<Meeting>(read_meeting(info[0].As<Napi::Object>()));
+    if (static_cast<int>(meeting->ranks.size()) != ranks_->plan.rank_count)
+      throw Error(ErrorCode::argument, "ranks must have one entry for each rank of the plan");
+    // The engine is there as long as the model, whose exchange has a thread of its own; engine_ is the loop's.
+    return [this, meeting, engine = engine_.get()] {
+      const int rank = ranks_->view.rank;
+      model_->leave("rank " + std::to_string(rank) + " is lost to this group: it meets another one");
+      auto exchange = meet_ranks(*listener_, meeting->group, rank, meeting->ranks, meeting->times);
+      const auto look = [this, engine] { engine->submit_idle([this] { take_part(); }, kTurnaround); };
+      exchange->on_arrival(look);
+      model_->experts()->on_ready(look);
+      model_->join(std::move(exchange), ranks_->view);
+      // What has come before there was anyone to tell.
+      look();
+    };
+  });
+}
+
 Napi::Value NativeModel::conform(const Napi::CallbackInfo& info) {
-  const Napi::Env env = info.Env();
-  try {
+  return between_steps(info.Env(), [&]() -> std::function<void()> {
     open_experts();
-    if (call_) throw Error(ErrorCode::busy, "the model is running a step: wait for it");
     if (!info[0].IsObject()) throw Error(ErrorCode::argument, "plan must be an object");
     const auto plan = std::make_shared<ExpertPlan>(read_plan(info[0].As<Napi::Object>(), "plan."));
-    const Napi::Promise promise = begin_call(env, env.Undefined());
-    engine_->submit([this, plan] {
-      std::exception_ptr failure;
-      try {
-        const int rank = ranks_->view.rank;
-        model_->leave("rank " + std::to_string(rank) + " is lost to this group: it goes by another expert plan");
-        model_->experts()->conform(*plan, threads_);
-      } catch (...) {
-        failure = std::current_exception();
-      }
-      post([this, failure](Napi::Env loop_env) { end_call(loop_env, failure, [&] { return loop_env.Undefined(); }); });
-    });
-    return promise;
-  } catch (const Napi::Error& error) {
-    return rejected(env, error);
-  } catch (...) {
-    return rejected(env, to_js_error(env, std::current_exception()));
-  }
+    return [this, plan] {
+      const int rank = ranks_->view.rank;
+      model_->leave("rank " + std::to_string(rank) + " is lost to this group: it goes by another expert plan");
+      model_->experts()->conform(*plan, threads_);
+    };
+  });
 }
 
 Napi::Value NativeModel::stage_plan(const Napi::CallbackInfo& info) {

@@ -59,6 +59,7 @@ class NativeModel : public Napi::ObjectWrap<NativeModel> {
   void shut_down(Napi::Env env);
   Model& open_model();
   ExpertMover& open_experts();
+  Napi::Value between_steps(Napi::Env env, const std::function<std::function<void()>()>& prepare);
   Napi::Promise begin_call(Napi::Env env, const Napi::Value& callback);
   void notify(Napi::Env env, std::initializer_list<double> arguments);
   void end_call(Napi::Env env, const std::exception_ptr& failure, const std::function<Napi::Value()>& make_result);
