@@ -178,7 +178,7 @@ class CudaBackend final : public Backend {
   void check_model(const MlaShape& shape, const KvLayout& layout) override {
     heads_ = shape.heads;
     const auto refuse = [](const std::string& what) { throw Error(ErrorCode::argument, "the CUDA backend " + what); };
-    if (layout.dtype != KvDtype::bfloat16) refuse("has only bfloat16 latents: kvDtype must be \"bfloat16\"");
+    if (layout.dtype == KvDtype::float32) refuse("has no float32 latents: kvDtype must be \"bfloat16\" or \"fp8\"");
     if (layout.kv_rank != kLatentCudaColumns)
       refuse("needs kv_lora_rank 512; this model has " + std::to_string(layout.kv_rank));
     if (layout.rope_dim != kRopeCudaColumns)
@@ -426,7 +426,8 @@ class CudaBackend final : public Backend {
                        .max_blocks = device.max_blocks,
                        .cache = kv.layer(layer),
                        .cache_blocks = kv.layout.blocks,
-                       .errors = errors(kRopeErrorsAt)},
+                       .errors = errors(kRopeErrorsAt),
+                       .cache_dtype = kv.layout.dtype},
                       compressed.memory,
                       last_is_gemm_};
   }
@@ -489,7 +490,8 @@ class CudaBackend final : public Backend {
           .lengths = groups.lengths + first,
           .out = written(u),
           .workspace = attention_workspace_.get(),
-          .errors = errors(kDecodeErrorsAt)};
+          .errors = errors(kDecodeErrorsAt),
+          .cache_dtype = kv.layout.dtype};
       // One list of pieces serves all layers of a step that goes through in one part.
       const bool listed = first == 0 && end == groups.groups() && scheduled_ == &device;
       scheduled_ = first == 0 && end == groups.groups() ? &device : nullptr;
@@ -542,6 +544,7 @@ class CudaBackend final : public Backend {
              .key_offsets = part.key_offsets,
              .block_table = device.block_table + static_cast<std::int64_t>(part.first_run) * device.max_blocks,
              .cache = kv.layer(layer),
+             .cache_dtype = kv.layout.dtype,
              .latents = key_latents_.get(),
              .rope = key_rope_.get(),
              .error = errors(kGatherErrorsAt)},
