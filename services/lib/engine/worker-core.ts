@@ -328,7 +328,7 @@ export class WorkerCore {
   }
 }
 
-/** By KV dtype; of the CUDA backend under "cuda-" and the dtype, with FP8 weights under "cuda-fp8-". */
+/** By KV dtype; of the CUDA backend under "cuda-" and the dtype, with FP8 weights under "cuda-fp8-" and the dtype. */
 async function expectedNumericsId(
   dir: string,
   { backend = "cpu", weightDtype, kvDtype }: Pick<WorkerOptions, "backend" | "weightDtype" | "kvDtype">,
