@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kThreads) gather_latents_kernel(const GatherLa
   const uint4 first = there ? from[lane] : zero;
   if constexpr (kFp8) {
     const float* scales = reinterpret_cast<const float*>(from + kFp8LatentScalesAt / 16);
-    const std::uint32_t scale = bf16_scale_pair(there ? scales[lane / 8] : 0.0f);
+    const std::uint32_t scale = expanding_scale(there ? scales[lane / 8] : 0.0f);
     latents[2 * lane] = expanded_latents(first.x, first.y, scale);
     latents[2 * lane + 1] = expanded_latents(first.z, first.w, scale);
   } else {
