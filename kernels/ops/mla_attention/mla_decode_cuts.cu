@@ -310,15 +310,14 @@ __global__ void __launch_bounds__(kThreads, 1) cuts_kernel(const __grid_constant
   __syncthreads();
   // Through a shuffle, so that the compiler knows it is the same in the whole warp.
   const int group = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 128, 0);
-  // 512 threads begin with 128 registers each.
+  // 512 threads begin with 128 registers each: the score warpgroup keeps its own.
   if (group < kScoreGroup) {
     sm90::registers_up<kFp8 ? 160 : 176>();
     accumulate(a, shared, group);
   } else if (group == kScoreGroup) {
-    if constexpr (kFp8) sm90::registers_down<120>();
     score(a, shared);
   } else if constexpr (kFp8) {
-    sm90::registers_down<72>();
+    sm90::registers_down<64>();
     produce_fp8(a, shared, &query_map, cache);
   } else {
     sm90::registers_down<32>();

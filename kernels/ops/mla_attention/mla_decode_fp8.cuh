@@ -51,7 +51,8 @@ class Fetcher {
       if (t_ < tiles_) {
         if (!is_free(control.empty[turn_.stage], turn_.parity ^ 1, waits)) return false;
         const int first_key = piece_.cut * a_.cut_tokens + t_ * kTile;
-        const int block = next_block_;
+        const int block =
+            __ldg(a_.block_table + static_cast<std::int64_t>(piece_.sequence) * a_.max_blocks + first_key / kTile);
         const bool right = block >= 0 && block < a_.cache_blocks;
         if (!right) a_.errors[kMlaDecodeBadBlock] = 1;
         control.keys[turn_.stage] = right ? min(kTile, piece_.length - first_key) : 0;
@@ -59,10 +60,7 @@ class Fetcher {
         copy_raw(shared_, turn_.stage, maps_, (right ? block : a_.cache_blocks) * kTile,
                  piece_.rows * a_.heads <= kTile ? sm90::kEvictFirst : sm90::kEvictNormal);
         turn_.advance();
-        if (++t_ == tiles_)
-          next_piece();
-        else
-          look_up();
+        if (++t_ == tiles_) next_piece();
         return true;
       }
       next_piece();
@@ -82,12 +80,6 @@ class Fetcher {
     tiles_ = tiles_of_piece(a_, piece_);
     t_ = 0;
     has_queries_ = false;
-    if (tiles_ > 0) look_up();
-  }
-  // Ahead of the tile's turn: the table is far away.
-  __device__ void look_up() {
-    next_block_ = __ldg(a_.block_table + static_cast<std::int64_t>(piece_.sequence) * a_.max_blocks +
-                        piece_.cut * a_.cut_tokens / kTile + t_);
   }
   __device__ void next_piece() {
     n_ += static_cast<int>(gridDim.x);
@@ -98,7 +90,7 @@ class Fetcher {
   const Shared& shared_;
   const CUtensorMap* query_map_;
   const CacheMaps& maps_;
-  int pieces_, n_, t_, tiles_, next_block_;
+  int pieces_, n_, t_, tiles_;
   Piece piece_;
   Turn turn_;
   std::uint32_t piece_parity_ = 0;
@@ -106,10 +98,8 @@ class Fetcher {
 };
 
 // A warp's 16 keys of a tile. What it reads and writes is of these keys alone; a panel is written once what lay there
-// has been read. `between` is called now and then: whoever fetches looks after its tiles.
-template <typename Between>
-__device__ __forceinline__ void expand(unsigned char* tile, const float4* scales, int warp, int lane,
-                                       const Between& between) {
+// has been read.
+__device__ __forceinline__ void expand(unsigned char* tile, const float4* scales, int warp, int lane) {
   constexpr int kKeys = 2;               // of a lane, eight apart
   constexpr int kSteps = 2 * kQuarters;  // 64 columns each
   const int key = 16 * warp + lane % 8;
@@ -123,18 +113,13 @@ __device__ __forceinline__ void expand(unsigned char* tile, const float4* scales
     scale[i][2] = expanding_scale(four.z);
     scale[i][3] = expanding_scale(four.w);
   }
-  const auto load = [&](int step, int i) {
-    return *reinterpret_cast<const uint4*>(tile + (kRawPanel + step / 2) * kPanelBytes + (key + 8 * i) * 128 +
-                                           ((4 * (step % 2) + part) ^ (key % 8)) * 16);
-  };
-  uint4 raw[kKeys] = {load(0, 0), load(0, 1)};
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) {
-    // One step ahead: a panel is written after the steps that read what lay there.
-    uint4 next[kKeys] = {};
-    if (step + 1 < kSteps)
+    uint4 raw[kKeys];
 #pragma unroll
-      for (int i = 0; i < kKeys; ++i) next[i] = load(step + 1, i);
+    for (int i = 0; i < kKeys; ++i)
+      raw[i] = *reinterpret_cast<const uint4*>(tile + (kRawPanel + step / 2) * kPanelBytes + (key + 8 * i) * 128 +
+                                               ((4 * (step % 2) + part) ^ (key % 8)) * 16);
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < kKeys; ++i) {
@@ -143,9 +128,7 @@ __device__ __forceinline__ void expand(unsigned char* tile, const float4* scales
           expanded_latents(raw[i].x, raw[i].y, scale[i][step / 2]);
       *reinterpret_cast<uint4*>(row + ((2 * part + 1) ^ (key % 8)) * 16) =
           expanded_latents(raw[i].z, raw[i].w, scale[i][step / 2]);
-      raw[i] = next[i];
     }
-    if (step == kSteps / 2 - 1) between();
   }
 }
 
@@ -170,19 +153,16 @@ __device__ inline void produce_fp8(const Arguments& a, const Shared& shared, con
   for (int n = static_cast<int>(blockIdx.x); n < pieces; n += static_cast<int>(gridDim.x)) {
     const int tiles = tiles_of_piece(a, load_piece(a, walked_piece(a, n)));
     for (int t = 0; t < tiles; ++t, turn.advance()) {
-      const auto fetch_ahead = [&] {
-        if (fetches && asked < kStages) asked += fetcher.fetch(false);
-      };
       if (fetches) {
         if (asked == 0) asked += fetcher.fetch(true);
         do {
-          fetch_ahead();
+          if (asked < kStages) asked += fetcher.fetch(false);
         } while (!sm90::mbarrier_test(sm90::shared_address(&control.raw[turn.stage]), turn.parity));
+        --asked;
       }
       __syncwarp();
       wait(control.raw[turn.stage], turn.parity);
-      expand(shared.tile(turn.stage), control.scales[turn.stage], warp, lane, fetch_ahead);
-      --asked;
+      expand(shared.tile(turn.stage), control.scales[turn.stage], warp, lane);
       sm90::fence_for_engines();
       warp_arrive(control.full[turn.stage]);
     }
