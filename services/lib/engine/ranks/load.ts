@@ -8,7 +8,7 @@ import { ExpertPlan } from "../../contracts/expert-placement.ts";
 import type { RankStatus } from "../../contracts/rank-status.ts";
 import { subjects } from "../../contracts/subjects.ts";
 import { modelDigest } from "../model-digest.ts";
-import { loadNativeRunner } from "../model-runner.ts";
+import { endIfDeviceFailed, loadNativeRunner } from "../model-runner.ts";
 import type { LoadOptions } from "../native.ts";
 import type { RankConfig, WorkerConfig } from "../worker-config.ts";
 import { type ExpertShape, indispensableRanks, initialPlan, planDigest } from "./expert-slots.ts";
@@ -52,7 +52,10 @@ export async function loadRankedRunner(
       host,
       port: config.rankPort,
       secret,
-      onLost: (message) => member?.lost(member.round, message),
+      onLost: (error) => {
+        endIfDeviceFailed(error);
+        member?.lost(member.round, error.message);
+      },
     },
   });
   const group = config.rankGroup ?? config.modelName ?? basename(config.model);
