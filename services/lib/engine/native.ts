@@ -80,6 +80,8 @@ export interface RankCounters {
   /** Rows that this rank's experts computed, for all ranks. */
   computedRows: number;
   sentBytes: number;
+  /** Beside them, from card to card; 0 where rows go through host memory. */
+  cardBytes: number;
   waitSeconds: number;
   /** Rows of a layer by the number of nodes that they went to. */
   nodesReached: number[];
