@@ -35,8 +35,6 @@ export async function loadRankedRunner(
 ): Promise<RankedRunner> {
   const { rank, rankCount, rankHost: host } = config;
   if (rank >= rankCount) throw new Error(`rank is ${rank} of ${rankCount}: ranks are counted from 0`);
-  // Decision 0803: the engine's part is there, its bits are not proved with the kernels as they are.
-  if (options.backend === "cuda") throw new Error("backend is cuda: ranks share experts on the cpu backend only");
   const plan = config.expertPlan
     ? await readPlan(config.expertPlan)
     : initialPlan(await expertShape(config.model), rankCount, config.redundantExperts);
