@@ -12,6 +12,7 @@ import { natsServerBinary } from "../nats-binary.ts";
 import { CliError, messageOf } from "../cli-error.ts";
 import { checkedModelFolder, embeddedModel } from "./model-folder.ts";
 import { forgetNatsPort, readNatsMonitorPort, readNatsPort, writeNatsFiles, type NatsCredentialsFile, type NatsFiles } from "./nats.ts";
+import { cardOf } from "./cards.ts";
 import { checkPortFree } from "./ports.ts";
 import { identifyProcess } from "./process-table.ts";
 import { cleanUpLeftovers, createRunDir, logsOf, removeRunDir, writeInstance, type Instance } from "./run-dir.ts";
@@ -132,8 +133,6 @@ export async function checkStackOptions(options: StackOptions): Promise<NamedFol
     throw new CliError("--rebalance-seconds: experts are placed on --decode-ranks, and there are none");
   if (options.redundantExperts !== undefined && options.decodeRanks === undefined)
     throw new CliError("--redundant-experts: copies are placed on --decode-ranks, and there are none");
-  if (options.decodeRanks !== undefined && options.backend === "cuda")
-    throw new CliError("--decode-ranks: ranks share experts on the cpu backend only, not with --backend cuda");
   if (options.apiKeys !== undefined) readKeysFile(options.apiKeys);
   if (options.gateways !== 0 && options.port) await checkPortFree("127.0.0.1", options.port);
   return models;
@@ -229,6 +228,7 @@ class LocalStack implements Stack {
           ...(options.kvBlocks === undefined ? {} : { PELAGIC_KV_BLOCKS: String(options.kvBlocks) }),
           ...(options.kvDtype === undefined ? {} : { PELAGIC_KV_DTYPE: options.kvDtype }),
           ...(options.backend === undefined ? {} : { PELAGIC_BACKEND: options.backend }),
+          ...cardOf(process.env.CUDA_VISIBLE_DEVICES, rank),
           ...(options.weightDtype === undefined ? {} : { PELAGIC_WEIGHT_DTYPE: options.weightDtype }),
           ...(role === "decode" && rankSettings(options, rank)),
           PELAGIC_METRICS_PORT: "0",
