@@ -39,7 +39,8 @@ export class FormatEncoder implements Encoder {
       { kind: "grammar", format, behindThought: prompt.insideThink },
       { ...limits, ...left },
     );
-    return { ...prompt, ...(compiled.grammar !== undefined && { grammar: compiled.grammar }) };
+    const { grammar, notKept } = compiled;
+    return { ...prompt, ...(grammar !== undefined && { grammar }), ...(notKept && { notKept }) };
   }
 
   async close(): Promise<void> {

@@ -28,6 +28,8 @@ export interface EncodedPrompt {
   insideThink: boolean;
   /** EBNF of the format that was asked for. */
   grammar?: string;
+  /** What the format asks for and the grammar does not keep; absent: nothing. */
+  notKept?: string[];
   /** Of the words that no answer may have: their tokens, alone and behind a space. */
   bannedWords?: number[][];
 }

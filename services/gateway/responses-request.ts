@@ -20,7 +20,9 @@ export function chatOfResponses(request: ResponsesRequest): ChatCompletionReques
     ...(wantsLogprobs && { logprobs: true, top_logprobs: request.top_logprobs ?? 0 }),
     ...(format && {
       response_format:
-        format.type === "json_schema" ? { type: "json_schema" as const, json_schema: { schema: format.schema } } : { type: format.type },
+        format.type === "json_schema"
+          ? { type: "json_schema" as const, json_schema: { schema: format.schema, strict: format.strict } }
+          : { type: format.type },
     }),
     tools: request.tools?.map(toolOf),
     tool_choice: typeof choice === "object" && choice !== null ? { type: "function", function: { name: choice.name } } : choice,
@@ -34,7 +36,10 @@ export function chatOfResponses(request: ResponsesRequest): ChatCompletionReques
 function toolOf(tool: ResponsesTool): Tool {
   const parameters =
     tool.type === "function" ? tool.parameters : { type: "object", properties: { input: { type: "string" } }, required: ["input"] };
-  return { type: "function", function: { name: tool.name, description: tool.description, parameters } };
+  return {
+    type: "function",
+    function: { name: tool.name, description: tool.description, parameters, strict: tool.type === "function" ? tool.strict : true },
+  };
 }
 
 function messagesOf({ input, instructions }: ResponsesRequest): ChatMessage[] {

@@ -13,6 +13,7 @@ import type { Endpoint } from "./gateway-metrics.ts";
 import { checkHeld, type GenerationPlan, planGeneration, tenantSalt } from "./generation-plan.ts";
 import { type GenerationRequest as ParsedRequest, parseGeneration } from "./generation-request.ts";
 import { inEndpointsWords } from "./field-names.ts";
+import { notKeptHeader } from "./not-kept.ts";
 import type { Gateway, HostedModel } from "./gateway.ts";
 import { sendError } from "./http-error.ts";
 import type { GatewayResponse } from "./http-response.ts";
@@ -280,6 +281,8 @@ function answerOf(serving: Serving, { parsed }: Asked, prompts: EncodedPrompt[],
       serving.body = null;
       const chosen = routings[0]?.chosen;
       if (chosen) response.setHeader("x-pelagic-route", explainRoute(chosen));
+      const { notKept } = prompts[0] as EncodedPrompt;
+      if (notKept) response.setHeader("x-pelagic-not-kept", notKeptHeader(notKept, endpoint));
     },
     onTokens: (gapSeconds) => {
       times.token();

@@ -16,12 +16,17 @@ export function wantedFormat(request: Formats): TextFormat | undefined {
   }
   if (format?.type === "json_object") return { kind: "json-object" };
   if (format?.type === "json_schema")
-    return { kind: "json-schema", schema: format.json_schema.schema ?? {}, param: "response_format.json_schema.schema" };
+    return {
+      kind: "json-schema",
+      schema: format.json_schema.schema ?? {},
+      param: "response_format.json_schema.schema",
+      strict: format.json_schema.strict === true,
+    };
   if (!structured) return undefined;
   if (structured.json_object) return { kind: "json-object" };
   if (structured.choice) return { kind: "choice", choices: structured.choice };
   if (structured.regex) return { kind: "regex", pattern: structured.regex, param: "structured_outputs.regex" };
-  return { kind: "json-schema", schema: parsedSchema(structured.json), param: "structured_outputs.json" };
+  return { kind: "json-schema", schema: parsedSchema(structured.json), param: "structured_outputs.json", strict: true };
 }
 
 /** The format with the tools that may be called; without tools, the format. */
@@ -31,6 +36,7 @@ export function withTools(format: TextFormat | undefined, request: Tools, syntax
     name: tool.name,
     parameters: parametersOf(tool.parameters, `tools[${i}].function.parameters`),
     param: `tools[${i}].function.parameters`,
+    strict: tool.strict === true,
   }));
   const twice = tools.findIndex(({ name }, i) => tools.findIndex((other) => other.name === name) !== i);
   if (twice >= 0) {

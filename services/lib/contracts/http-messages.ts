@@ -29,6 +29,7 @@ const MessagesTool = z.looseObject({
   name: toolName,
   description: text.nullish(),
   input_schema: schema,
+  strict: z.boolean().nullish(),
 });
 
 const conversation = {

@@ -24,6 +24,8 @@ import {
   unsupported,
 } from "./http-fields.ts";
 
+const keptSchema =
+  "Kept by construction, strict or not. A keyword that cannot be is refused by name with strict: true; without, the header x-pelagic-not-kept names it.";
 const ResponseFormat = z.discriminatedUnion(
   "type",
   [
@@ -33,7 +35,7 @@ const ResponseFormat = z.discriminatedUnion(
       type: z.literal("json_schema"),
       json_schema: z
         .looseObject({ name: z.string().max(256).nullish(), schema: schema.nullish(), strict: z.boolean().nullish() })
-        .describe("Kept by construction, strict or not; a keyword that cannot be is refused by name."),
+        .describe(keptSchema),
     }),
   ],
   { error: "type must be text, json_object or json_schema" },
@@ -147,7 +149,7 @@ const Tool = z.looseObject({
   function: z.looseObject({
     name: toolName,
     description: text.nullish(),
-    parameters: schema.nullish().describe("Kept by construction, strict or not; a keyword that cannot be is refused by name."),
+    parameters: schema.nullish().describe(keptSchema),
     strict: z.boolean().nullish(),
   }),
 });
