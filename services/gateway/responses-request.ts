@@ -54,7 +54,11 @@ function messagesOf({ input, instructions }: ResponsesRequest): ChatMessage[] {
     }
     return turn;
   };
-  for (const item of input) {
+  for (const [index, item] of input.entries()) {
+    if (item.type === "item_reference") {
+      checkReference(item.id, `input[${index}]`);
+      continue;
+    }
     const next = itemKind(item);
     if (next === "assistant") {
       addToTurn(assistant(), item);
@@ -69,8 +73,19 @@ function messagesOf({ input, instructions }: ResponsesRequest): ChatMessage[] {
   return messages;
 }
 
+/**
+ * Clients that take the server to keep what it said (the AI SDK, unless told otherwise) send references in its place. Reasoning of earlier turns
+ * has no part in most prompts and may be missing; words and calls may not.
+ */
+function checkReference(id: string, param: string): void {
+  if (id.startsWith("rs_")) return;
+  const what = `${param}: item_reference to ${JSON.stringify(id)}: this server keeps no items`;
+  const instead = "send the item itself, as clients do with store: false (AI SDK: providerOptions: { openai: { store: false } })";
+  throw new PelagicError("invalid_request", `${what}; ${instead}`, { param });
+}
+
 /** The message that an item is, or that it belongs to the assistant's turn. */
-function itemKind(item: ResponsesItem): ChatMessage | "assistant" {
+function itemKind(item: Exclude<ResponsesItem, { type: "item_reference" }>): ChatMessage | "assistant" {
   switch (item.type) {
     case "function_call_output":
     case "custom_tool_call_output":
@@ -84,7 +99,7 @@ function itemKind(item: ResponsesItem): ChatMessage | "assistant" {
   }
 }
 
-function addToTurn(turn: AssistantMessage, item: ResponsesItem): void {
+function addToTurn(turn: AssistantMessage, item: Exclude<ResponsesItem, { type: "item_reference" }>): void {
   switch (item.type) {
     case "reasoning":
       turn.reasoning_content = (turn.reasoning_content ?? "") + (item.content ?? []).map(({ text }) => text).join("");
