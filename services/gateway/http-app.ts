@@ -6,6 +6,7 @@ import { PelagicError } from "../lib/contracts/errors.ts";
 import type { ModelList, Ready } from "../lib/contracts/http.ts";
 import { apiVersion, openApiDocument } from "../lib/contracts/openapi.ts";
 import { visitOf } from "./admission/callers.ts";
+import { answerCors, type CorsOrigins } from "./cors.ts";
 import type { Gateway } from "./gateway.ts";
 import { type Endpoint, endpointPaths } from "./gateway-metrics.ts";
 import { sendError } from "./http-error.ts";
@@ -34,10 +35,11 @@ const generationRoutes = (Object.keys(endpointPaths) as Endpoint[]).map((endpoin
  * Requests for answers go round Express where they name a path as it stands above: the prototypes that it gives a response make every write to it
  * dearer, and a stream has many. What happens to them is the same.
  */
-export function createHandler(gateway: Gateway, console?: Router): RequestListener {
+export function createHandler(gateway: Gateway, console?: Router, origins: CorsOrigins = new Set()): RequestListener {
   const app = createApp(gateway, console);
   const byPath = new Map(generationRoutes.flatMap((route) => route.paths.map((path) => [path, route] as const)));
   return (request, plain) => {
+    if (answerCors(origins, request, plain)) return;
     const route = request.method === "POST" ? byPath.get(request.url ?? "") : undefined;
     if (route === undefined) {
       app(request, plain);
