@@ -1,4 +1,5 @@
 import { connect } from "node:net";
+import Anthropic from "@anthropic-ai/sdk";
 import { createDeepSeek } from "@ai-sdk/deepseek";
 import { generateText, streamText } from "ai";
 import fc from "fast-check";
@@ -16,6 +17,8 @@ import {
   CompletionRequest,
   ErrorBody,
 } from "../lib/contracts/http.ts";
+
+import { MessagesModel } from "../lib/contracts/http-messages.ts";
 
 let stack: GatewayUnderTest;
 beforeEach(async () => {
@@ -552,6 +555,19 @@ describe("the other routes", () => {
     expect(await get("/ready")).toEqual({ status: "ready" });
     expect(await get("/v1/models")).toMatchObject({ object: "list", data: [{ id: "test-model", object: "model", max_model_len: 8192 }] });
     expect(await get("/v1/models/test-model")).toMatchObject({ id: "test-model" });
+    const anthropic = new Anthropic({ baseURL: stack.url, apiKey: "none", maxRetries: 0 });
+    const listed = [];
+    for await (const model of anthropic.models.list()) listed.push(model);
+    expect(listed.map((model) => MessagesModel.parse(model))).toMatchObject([{ type: "model", id: "test-model", max_input_tokens: 8192 }]);
+    expect(await anthropic.models.list()).toMatchObject({ has_more: false, first_id: "test-model", last_id: "test-model" });
+    expect(await anthropic.models.retrieve("test-model")).toMatchObject({
+      display_name: "test-model",
+      created_at: expect.any(String) as string,
+    });
+    await expect(anthropic.models.retrieve("other")).rejects.toMatchObject({
+      status: 404,
+      error: { type: "error", error: { type: "not_found_error" } },
+    });
     expect(await get("/version")).toMatchObject({ name: "pelagic" });
     expect(await get("/openapi.json")).toMatchObject({ openapi: "3.1.0" });
   });

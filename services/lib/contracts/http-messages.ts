@@ -122,6 +122,29 @@ export const MessagesAnswer = z.object({
 });
 export type MessagesAnswer = z.infer<typeof MessagesAnswer>;
 
+/** GET /v1/models as this API's clients read it. */
+export const MessagesModel = z.object({
+  type: z.literal("model"),
+  id: z.string(),
+  display_name: z.string(),
+  created_at: z.string(),
+  max_input_tokens: z.number().int().nullable(),
+  max_tokens: z.number().int().nullable(),
+  capabilities: z.null(),
+  lifecycle: z.literal("active"),
+  line: z.null(),
+  deprecated_at: z.null(),
+  retires_at: z.null(),
+});
+export type MessagesModel = z.infer<typeof MessagesModel>;
+export const MessagesModelList = z.object({
+  data: z.array(MessagesModel),
+  first_id: z.string().nullable(),
+  last_id: z.string().nullable(),
+  has_more: z.literal(false),
+});
+export type MessagesModelList = z.infer<typeof MessagesModelList>;
+
 export const MessagesError = z.object({
   type: z.literal("error"),
   error: z.object({ type: z.string(), message: z.string() }),
