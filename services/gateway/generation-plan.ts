@@ -157,7 +157,7 @@ function sampling(request: CommonRequest, model: ServedModel): Sampling {
 }
 
 /** 64 bits in decimal; drawn here where the client gave none, so that a request that moves keeps its noise. */
-function seed(given: number | null | undefined): string {
+function seed(given: number | bigint | null | undefined): string {
   if (given === null || given === undefined) return randomBytes(8).readBigUInt64LE().toString();
   return BigInt.asUintN(64, BigInt(given)).toString();
 }

@@ -548,6 +548,24 @@ describe("what a body takes", () => {
   });
 });
 
+it("takes seeds of 64 bits and more as they are written, modulo 2^64", async () => {
+  const seedOf = async (text: string) => {
+    const response = await post(
+      "/v1/chat/completions",
+      `{"model":"test-model","seed":${text},"messages":[{"role":"user","content":"hi"}]}`,
+    );
+    await response.text();
+    return response.status === 200 ? stack.decode.dispatches.at(-1)?.body.sampling.seed : response.status;
+  };
+  expect(await seedOf("7")).toBe("7");
+  expect(await seedOf("-1")).toBe(String(2n ** 64n - 1n));
+  expect(await seedOf("9007199254740993")).toBe("9007199254740993");
+  expect(await seedOf("18446744073709551615")).toBe("18446744073709551615");
+  expect(await seedOf("18446744073709551619")).toBe("3");
+  expect(await seedOf("1e20")).toBe(String(10n ** 20n % 2n ** 64n));
+  for (const wrong of ["1.5", '"1"', "1e999", "true"]) expect(await seedOf(wrong), wrong).toBe(400);
+});
+
 describe("the other routes", () => {
   it("answer", async () => {
     const get = async (path: string) => (await fetch(stack.url + path)).json();

@@ -7,6 +7,7 @@ import type { Caller } from "./admission/api-keys.ts";
 import type { Gateway } from "./gateway.ts";
 import { mayWait } from "../lib/fair-queue/fair-order.ts";
 import { maxJsonDepth, whereTooDeep } from "./json-depth.ts";
+import { writtenInteger } from "./json-integer.ts";
 
 /** Bytes of request bodies that may be held at once. However much one caller sends, others find a place (mayWait, of bytes). */
 export class ByteBudget {
@@ -152,7 +153,12 @@ function parse(bytes: Buffer): Record<string, unknown> {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw new PelagicError("invalid_request", "the body must be a JSON object");
   }
-  return value as Record<string, unknown>;
+  const body = value as Record<string, unknown>;
+  const { seed } = body;
+  // Clients draw it from 64 bits; what JSON.parse gives is the nearest float64, one for thousands of them.
+  if (typeof seed === "number" && Number.isInteger(seed) && !Number.isSafeInteger(seed))
+    body.seed = writtenInteger(bytes, "seed") ?? BigInt(seed);
+  return body;
 }
 
 /** The body as its schema has it; throws `invalid_request` with the field at fault. */

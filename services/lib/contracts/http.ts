@@ -78,7 +78,11 @@ const generationFields = {
     .refine((bias) => Object.keys(bias).length <= httpLimits.logitBias, { error: `at most ${httpLimits.logitBias} entries` })
     .meta({ propertyNames: { pattern: "^[0-9]{1,10}$" }, maxProperties: httpLimits.logitBias })
     .nullish(),
-  seed: z.number().int().nullish().describe("Drawn at random when missing; the same seed gives the same answer."),
+  seed: z
+    .custom<number | bigint>((value) => typeof value === "bigint" || Number.isSafeInteger(value), { error: "an integer" })
+    .meta({ type: "integer" })
+    .nullish()
+    .describe("Any integer, modulo 2^64. Drawn at random when missing; the same seed gives the same answer."),
   stop: z
     .union([stopString, z.array(stopString).max(httpLimits.stops)], {
       error: `a non-empty string of at most ${httpLimits.stopCharacters} characters, an array of up to ${httpLimits.stops} of them, or null`,
