@@ -19,7 +19,7 @@ export class FormatEncoder implements Encoder {
       ...grammars,
       tooLate: (job) => {
         const param = job.kind === "grammar" ? paramOf(job.format) : "response_format";
-        const message = `${param}: too large: its grammar takes longer than ${grammars.jobTimeoutMs} ms to compile`;
+        const message = `${param}: too large: its grammar takes longer than ${grammars.jobTimeoutMs} ms to compile; make it smaller`;
         return new PelagicError("invalid_request", message, { param });
       },
     };

@@ -18,7 +18,7 @@ async function grammarOf(format: TextFormat, behindThought: boolean): Promise<Fo
   } catch (error) {
     throw new PelagicError(
       "invalid_request",
-      `the format that was asked for cannot be compiled: ${error instanceof Error ? error.message : String(error)}`,
+      `${paramOf(format)}: no grammar can be compiled of it: ${error instanceof Error ? error.message : String(error)}`,
       { param: paramOf(format) },
     );
   }

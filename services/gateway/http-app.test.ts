@@ -364,7 +364,7 @@ describe("refusals", () => {
         expect(await errorOf(await post(path, { ...asked, ...body }))).toMatchObject({ code: "context_length_exceeded", param });
       }
       const anthropic = await post("/v1/messages", { ...asked, system: text, messages });
-      expect(JSON.stringify(await anthropic.json())).toContain("system: this model's context");
+      expect(JSON.stringify(await anthropic.json())).toContain("system: this model's maximum context length");
     }
     const answer = await errorOf(await post("/v1/chat/completions", chatBody({ max_completion_tokens: 8192 })));
     expect(answer).toMatchObject({ status: 400, code: "context_length_exceeded", param: "max_completion_tokens" });

@@ -3,6 +3,7 @@ import type { IncomingMessage } from "node:http";
 import type { z } from "zod";
 import { PelagicError } from "../lib/contracts/errors.ts";
 import { firstIssue, oversizedField } from "../lib/contracts/http.ts";
+import { httpLimits } from "../lib/contracts/http-fields.ts";
 import type { Caller } from "./admission/api-keys.ts";
 import type { Gateway } from "./gateway.ts";
 import { mayWait } from "../lib/fair-queue/fair-order.ts";
@@ -79,7 +80,7 @@ export async function readJsonBody(request: IncomingMessage, limits: BodyLimits)
   }
   let taken = 0;
   const take = (bytes: number) => {
-    if (taken + bytes > maxBytes) throw new PelagicError("request_too_large", `the body is larger than ${maxBytes} bytes`);
+    if (taken + bytes > maxBytes) throw new PelagicError("request_too_large", `the body is too large: at most ${maxBytes} bytes`);
     budget.take(caller, bytes);
     taken += bytes;
   };
@@ -90,7 +91,7 @@ export async function readJsonBody(request: IncomingMessage, limits: BodyLimits)
   };
   try {
     const announced = Number(request.headers["content-length"] ?? 0);
-    if (announced > maxBytes) throw new PelagicError("request_too_large", `the body is larger than ${maxBytes} bytes`);
+    if (announced > maxBytes) throw new PelagicError("request_too_large", `the body is too large: at most ${maxBytes} bytes`);
     const chunks: Buffer[] = [];
     await read(request, limits.slowMs ?? 10_000, (chunk) => {
       take(chunk.length);
@@ -164,7 +165,8 @@ function parse(bytes: Buffer): Record<string, unknown> {
 /** The body as its schema has it; throws `invalid_request` with the field at fault. */
 export function parseBody<S extends z.ZodType>(schema: S, body: Record<string, unknown>): z.output<S> {
   const oversized = oversizedField(body);
-  if (oversized !== null) throw new PelagicError("invalid_request", `${oversized}: too many entries`, { param: oversized });
+  if (oversized !== null)
+    throw new PelagicError("invalid_request", `${oversized}: too many entries: at most ${httpLimits.messages}`, { param: oversized });
   const { logit_bias: bias } = body;
   // The one wrong key that a schema of records passes over.
   if (typeof bias === "object" && bias !== null && Object.hasOwn(bias, "__proto__")) {

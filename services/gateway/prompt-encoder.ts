@@ -78,7 +78,7 @@ export class PromptEncoder {
 
   encodeChat(prompt: ChatPrompt): EncodedPrompt {
     if (this.template === null) {
-      throw new PelagicError("invalid_request", "this model has no chat template: use /v1/completions");
+      throw new PelagicError("invalid_request", "messages: this model has no chat template: use /v1/completions", { param: "messages" });
     }
     const mark = unusedCharacter(prompt);
     const source = this.files.chatTemplate ?? "";

@@ -68,7 +68,9 @@ function messagesOf({ input, instructions }: ResponsesRequest): ChatMessage[] {
     messages.push(next);
   }
   if (messages.every(({ role }) => role === "system")) {
-    throw new PelagicError("invalid_request", "input: nothing is asked", { param: "input" });
+    throw new PelagicError("invalid_request", "input: has instructions only: send a message of the user's, or what a tool gave", {
+      param: "input",
+    });
   }
   return messages;
 }

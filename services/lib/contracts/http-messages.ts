@@ -74,14 +74,14 @@ export const MessagesRequest = z.object({
     .nullish()
     .describe("Requests of different users share no cached blocks."),
   // Refused.
-  mcp_servers: noneOf("mcp_servers"),
-  container: nothing("container"),
+  mcp_servers: noneOf(),
+  container: nothing(),
   // Ignored.
   service_tier: anything,
   context_management: anything,
   cache_control: anything,
   inference_geo: anything,
-  speed: refused(z.literal("standard", unsupported("speed"))),
+  speed: refused(z.literal("standard", unsupported())),
 });
 export type MessagesRequest = z.infer<typeof MessagesRequest>;
 

@@ -101,11 +101,11 @@ export const ResponsesRequest = z.object({
     .describe("Given back with the answer."),
   // Refused.
   store: refused(z.literal(false, { error: "this server keeps no responses: set it to false, and send the whole conversation each time" })),
-  previous_response_id: nothing("previous_response_id"),
-  conversation: nothing("conversation"),
-  background: only(false, "background"),
-  prompt: nothing("prompt"),
-  truncation: only("disabled", "truncation"),
+  previous_response_id: nothing(),
+  conversation: nothing(),
+  background: only(false),
+  prompt: nothing(),
+  truncation: only("disabled"),
   // Ignored.
   user: anything,
   service_tier: anything,

@@ -118,16 +118,16 @@ const generationFields = {
     .nullish()
     .describe("vLLM's: how likely each token of the prompt was, and so many of the most likely beside it. Not streamed."),
   // Refused.
-  kv_transfer_params: nothing("kv_transfer_params"),
-  use_beam_search: only(false, "use_beam_search"),
-  length_penalty: only(1, "length_penalty"),
+  kv_transfer_params: nothing(),
+  use_beam_search: only(false),
+  length_penalty: only(1),
   // vLLM's old names.
-  guided_json: replacedBy("guided_json", "structured_outputs.json"),
-  guided_regex: replacedBy("guided_regex", "structured_outputs.regex"),
-  guided_choice: replacedBy("guided_choice", "structured_outputs.choice"),
-  guided_json_object: z.literal(false, instead("guided_json_object", "structured_outputs.json_object")).nullish(),
-  guided_grammar: nothing("guided_grammar"),
-  guided_whitespace_pattern: nothing("guided_whitespace_pattern"),
+  guided_json: replacedBy("structured_outputs.json"),
+  guided_regex: replacedBy("structured_outputs.regex"),
+  guided_choice: replacedBy("structured_outputs.choice"),
+  guided_json_object: z.literal(false, instead("structured_outputs.json_object")).nullish(),
+  guided_grammar: nothing(),
+  guided_whitespace_pattern: nothing(),
 };
 
 /** Accepted without effect. */
@@ -253,15 +253,15 @@ export const ChatCompletionRequest = z.object({
   tool_choice: ToolChoice.nullish().describe("Default: auto where there are tools. Calls are valid by construction."),
   parallel_tool_calls: z.boolean().nullish().describe("False: one call at most. Default: true."),
   // Refused.
-  functions: noneOf("functions"),
-  function_call: refused(z.enum(["none", "auto"], unsupported("function_call"))),
+  functions: noneOf(),
+  function_call: refused(z.enum(["none", "auto"], unsupported())),
   modalities: refused(z.array(z.literal("text", unsupported("a modality other than text")))),
-  audio: nothing("audio"),
-  prediction: nothing("prediction"),
-  web_search_options: nothing("web_search_options"),
-  moderation: nothing("moderation"),
-  chat_template: nothing("chat_template"),
-  documents: noneOf("documents"),
+  audio: nothing(),
+  prediction: nothing(),
+  web_search_options: nothing(),
+  moderation: nothing(),
+  chat_template: nothing(),
+  documents: noneOf(),
   ...ignored,
   verbosity: anything,
 });
@@ -323,7 +323,7 @@ export const CompletionRequest = z.object({
     .describe("So many answers are made, and the n with the highest mean log probability of a token are given. Not streamed."),
   echo: z.boolean().nullish().describe("The prompt comes before the answer, with its own logprobs where they are asked for."),
   // Refused.
-  suffix: refused(z.literal("", unsupported("suffix"))),
+  suffix: refused(z.literal("", unsupported())),
   ...ignored,
 });
 export type CompletionRequest = z.infer<typeof CompletionRequest>;
@@ -346,7 +346,7 @@ export const TokenizeRequest = z
     ...turnFields,
     tools,
     // Refused.
-    chat_template: nothing("chat_template"),
+    chat_template: nothing(),
   })
   .refine((body) => (typeof body.prompt === "string") !== Array.isArray(body.messages), {
     error: "exactly one of prompt and messages",
@@ -540,8 +540,12 @@ function deepest(issue: z.core.$ZodIssue): { path: readonly PropertyKey[]; messa
     path: [],
     message: "",
   } as (typeof found)[0]);
-  if (furthest.path.length === 0) return { path: issue.path, message: issue.message };
+  if (furthest.path.length === 0) return { path: issue.path, message: isMissing(issue) ? `missing: ${issue.expected}` : issue.message };
   return { path: [...issue.path, ...furthest.path], message: furthest.message };
+}
+
+function isMissing(issue: z.core.$ZodIssue): issue is z.core.$ZodIssueInvalidType {
+  return issue.code === "invalid_type" && issue.message.endsWith("received undefined");
 }
 
 /**

@@ -225,7 +225,7 @@ class SchemaCompiler {
       return patternGrammar(pattern);
     } catch (error) {
       if (!(error instanceof UnsupportedPattern)) throw error;
-      this.notKept(path, keyword, `"${keyword}": ${error.message} is not supported`);
+      this.notKept(path, keyword, `"${keyword}": ${error.message}`);
       return null;
     }
   }

@@ -49,16 +49,16 @@ export function formatEbnf(format: TextFormat, behindThought: boolean): FormatEb
   const grammar = new Map(withoutDeadEnds(grammarOf(format, notKept)) ?? []);
   if (grammar.size === 0) {
     const param = paramOf(format);
-    throw new PelagicError("invalid_request", `${param}: no text fits`, { param });
+    throw new PelagicError("invalid_request", `${param}: no answer fits it`, { param });
   }
   const size = [...grammar.values()].reduce((sum, expression) => sum + expandedSize(expression), 0);
-  if (size > maxExpandedSize) throw tooLarge(format, `its repeats come to ${size} parts, of ${maxExpandedSize}`);
+  if (size > maxExpandedSize) throw tooLarge(format, `its repeats come to ${size} parts, at most ${maxExpandedSize}`);
   if (behindThought) {
     grammar.set("answer", grammar.get("root") as Expression);
     grammar.set("root", sequence(repeat(text("\n"), 0, 2), rule("answer")));
   }
   const ebnf = toEbnf(grammar);
-  if (ebnf.length > maxEbnfCharacters) throw tooLarge(format, `its grammar has ${ebnf.length} characters, of ${maxEbnfCharacters}`);
+  if (ebnf.length > maxEbnfCharacters) throw tooLarge(format, `its grammar has ${ebnf.length} characters, at most ${maxEbnfCharacters}`);
   return { ebnf, notKept: [...notKept] };
 }
 
@@ -88,7 +88,7 @@ function grammarOf(format: TextFormat, notKept: Set<string>): Grammar {
         return new Map([["root", rawPatternGrammar(format.pattern)]]);
       } catch (error) {
         if (!(error instanceof UnsupportedPattern)) throw error;
-        throw new PelagicError("invalid_request", `${format.param}: ${error.message} is not supported`, { param: format.param });
+        throw new PelagicError("invalid_request", `${format.param}: ${error.message}`, { param: format.param });
       }
   }
 }
