@@ -2,6 +2,7 @@
 // end-to-end tests start it through startStack(); what starts, in which order and with which settings is decided here and nowhere else.
 import { availableParallelism } from "node:os";
 import { basename, join, resolve } from "node:path";
+import { corsOrigins } from "../../gateway/cors.ts";
 import { type NamedFolder, parseModelList } from "../../gateway/model-list.ts";
 import { readKeysFile } from "../keys.ts";
 import { inTree, treeRoot } from "../tree.ts";
@@ -47,6 +48,8 @@ export interface StackOptions {
   logLevel?: LogLevel;
   /** The gateways' keys file; default: anyone may ask. */
   apiKeys?: string;
+  /** Web pages that may ask the gateways; default: none. */
+  corsOrigins?: string;
   /** More variables for every child, such as PELAGIC_ISA. */
   env?: Record<string, string>;
   /** "service" is found by `down`, `ask` and `status`; "private", the default, belongs to whoever started it. */
@@ -134,6 +137,11 @@ export async function checkStackOptions(options: StackOptions): Promise<NamedFol
   if (options.redundantExperts !== undefined && options.decodeRanks === undefined)
     throw new CliError("--redundant-experts: copies are placed on --decode-ranks, and there are none");
   if (options.apiKeys !== undefined) readKeysFile(options.apiKeys);
+  try {
+    corsOrigins(options);
+  } catch (error) {
+    throw new CliError(messageOf(error));
+  }
   if (options.gateways !== 0 && options.port) await checkPortFree("127.0.0.1", options.port);
   return models;
 }
@@ -244,6 +252,7 @@ class LocalStack implements Stack {
           PELAGIC_HOST: "127.0.0.1",
           // Also where there is none: what the caller's own environment has is meant for `up`.
           PELAGIC_API_KEYS: options.apiKeys === undefined ? "" : resolve(options.apiKeys),
+          PELAGIC_CORS_ORIGINS: options.corsOrigins ?? "",
           PELAGIC_CONSOLE: consoleOf(this.options),
           // A restarted gateway comes back where its users know it.
           PELAGIC_PORT: String(this.announced.get(id)?.port ?? (index === 0 ? (options.port ?? 0) : 0)),
