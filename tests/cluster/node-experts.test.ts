@@ -1,5 +1,5 @@
-// A decode pool of four pods that share one model's experts, on a real node: a pod deleted under load, one killed, and another form of the whole group, and
-// no request that notices; the ExpertPlacement says what it was. Needs root; the steps build on each other.
+// A decode pool of four pods that share one model's experts, on a real node: a pod deleted under load, one killed, another form of the whole group, experts
+// that move by their load, and no request that notices; the ExpertPlacement says what it was. Needs root; the steps build on each other.
 import { beforeAll, expect, it } from "vitest";
 import { ExpertPlacementStatus } from "../../operators/api/expert-placement.ts";
 import { complete, underLoad } from "./node-load.ts";
@@ -98,8 +98,9 @@ describeRelease("shared experts on a node", "pelagic-experts", (release) => {
     "another redundancy makes another group beside the first, which then goes, and no request notices",
     async () => {
       const before = await groupOf();
+      const next = { redundancy: 40, rebalanceSeconds: 5 };
       const { answers, wrong } = await underLoad(release, async () => {
-        await release.kube("patch", "modelservice", "plankton", "--type=merge", "-p", '{"spec":{"experts":{"redundancy":40}}}');
+        await release.kube("patch", "modelservice", "plankton", "--type=merge", "-p", JSON.stringify({ spec: { experts: next } }));
         await release.kube("wait", "modelservice/plankton", "--for=condition=Progressing=True", "--timeout=60s");
         await release.kube("wait", "modelservice/plankton", "--for=condition=Progressing=False", "--timeout=240s");
         await placementWhere("the new group", (each) => isWhole(each) && each.changes?.[0]?.group !== before);
@@ -110,6 +111,22 @@ describeRelease("shared experts on a node", "pelagic-experts", (release) => {
       expect((await release.podsOf("decode")).filter((name) => name.startsWith(before))).toEqual([]);
       expect(status.changes?.some(({ message }) => message.includes("all 4 ranks have met"))).toBe(true);
       // Ranks that went with their group were not lost.
+      expect(status.losses).toBe(2);
+    },
+    stepMs,
+  );
+
+  it(
+    "experts move by their load while the ranks serve, and kubectl get expertplacement tells it",
+    async () => {
+      const { wrong } = await underLoad(release, async () => {
+        await placementWhere("another plan", ({ plan, moved }) => (plan?.version ?? 0) > 1 && (moved?.experts ?? 0) > 0);
+      });
+      const status = await placement();
+      console.log(`${JSON.stringify(status.moved)}\n${await shown()}`);
+      expect(wrong).toEqual([]);
+      expect(status.changes?.some(({ message }) => /^plan \d+ in force/.test(message))).toBe(true);
+      expect(isWhole(status)).toBe(true);
       expect(status.losses).toBe(2);
     },
     stepMs,
