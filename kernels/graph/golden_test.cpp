@@ -10,7 +10,8 @@
 // a row differs by much. There a row's logits may differ by 1.5% of their norm in the median row and by 2.5% in nine of
 // ten (0.9% and 1.2% on the CPU with weights and latents rounded to bf16), and greedy tokens are not compared; the
 // bits' equality is. cuda-fp8: with FP8 weights and activations, whose numbers have four bits, 11% and 34% (9.1% and
-// 30.5% in PyTorch's float32 with the same numbers rounded, deepseek-v3-mla512); the same with --fp8-latents.
+// 30.5% in PyTorch's float32 with the same numbers rounded, deepseek-v3-mla512). --fp8-latents: with bf16 weights 4.5%
+// and 7.5% (3.3% and 5.4% were seen).
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -35,6 +36,7 @@ struct CudaTolerance {
 };
 constexpr CudaTolerance kBfloat16Tolerance = {0.015, 0.025};
 constexpr CudaTolerance kFp8Tolerance = {0.11, 0.34};
+constexpr CudaTolerance kFp8LatentTolerance = {0.045, 0.075};  // with weights in bf16
 
 struct Golden {
   int sequences, length, vocab;
@@ -157,7 +159,7 @@ std::map<std::string, std::vector<int>> cuts_of(const Golden& golden) {
 bool check_folder_on_cuda(const std::filesystem::path& dir, CudaWeights weights, KvDtype kv_dtype) {
   const bool fp8 = weights == CudaWeights::fp8;
   const bool fp8_latents = kv_dtype == KvDtype::fp8;
-  const CudaTolerance tolerance = fp8 || fp8_latents ? kFp8Tolerance : kBfloat16Tolerance;
+  const CudaTolerance tolerance = fp8 ? kFp8Tolerance : fp8_latents ? kFp8LatentTolerance : kBfloat16Tolerance;
   const std::string backend = std::string(fp8 ? "cuda-fp8" : "cuda") + (fp8_latents ? ", fp8 latents" : "");
   const Golden golden = read_golden(dir / "golden.safetensors");
   Model model(dir, open_cuda_backend(weights), kv_dtype, 16, 2, {});
