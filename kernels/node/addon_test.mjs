@@ -165,7 +165,7 @@ async function loadRanks(slots, rankCount, onLost = () => {}) {
           host: "127.0.0.1",
           port: 0,
           secret,
-          onLost: (message) => onLost(rank, message),
+          onLost: (error) => onLost(rank, error),
         },
       }),
     ),
@@ -194,7 +194,7 @@ test("ranks share the experts: an idle one takes part by itself, a lost one is n
   const all = Array.from({ length: experts }, (_, i) => i);
   let lost;
   const heard = new Promise((resolve) => {
-    lost = (rank, message) => rank === 1 && resolve(message);
+    lost = (rank, error) => rank === 1 && resolve(error);
   });
   // Each expert on two of three ranks, at the least.
   const { models, meet } = await loadRanks([...all, ...all.slice(experts / 2), ...all, ...all.slice(0, experts / 2)], 3, lost);
@@ -211,7 +211,7 @@ test("ranks share the experts: an idle one takes part by itself, a lost one is n
   // An idle model keeps no process alive.
   const alive = setInterval(() => {}, 1_000);
   await models[2].close();
-  assert.match(await heard, /rank 2 is lost/);
+  assert.ok(coded("rank-lost", /rank 2 is lost/)(await heard));
   clearInterval(alive);
   await assert.rejects(models[0].step(work()), coded("rank-lost", /rank 2 is lost/));
   await meet([true, true, false]);

@@ -134,6 +134,7 @@ Napi::Object to_js(Napi::Env env, const RankCounters& counters) {
   number("farCopies", static_cast<double>(counters.far_copies));
   number("computedRows", static_cast<double>(counters.computed_rows));
   number("sentBytes", static_cast<double>(counters.sent_bytes));
+  number("cardBytes", static_cast<double>(counters.card_bytes));
   number("waitSeconds", counters.wait_seconds);
   const Napi::Array reached = Napi::Array::New(env, counters.nodes_reached.size());
   for (std::size_t i = 0; i < counters.nodes_reached.size(); ++i)

@@ -327,12 +327,11 @@ void NativeModel::take_part() {
   if (model_ == nullptr) return;
   try {
     if (model_->take_part()) note_counters();
-  } catch (const std::exception& error) {
-    const std::string message = error.what();
-    post([this, message](Napi::Env env) {
+  } catch (...) {
+    post([this, failure = std::current_exception()](Napi::Env env) {
       if (closing_ || on_ranks_lost_.IsEmpty()) return;
       try {
-        on_ranks_lost_.Call({Napi::String::New(env, message)});
+        on_ranks_lost_.Call({to_js_error(env, failure).Value()});
       } catch (const Napi::Error& thrown) {
         napi_fatal_exception(env, thrown.Value());
       }

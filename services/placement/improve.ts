@@ -1,6 +1,6 @@
 // Relieves the heaviest rank of a layer, one change after another, until no single change does. Each change leaves every rank that it touches below
 // what the heaviest bore, so that the largest load never grows.
-import type { LayerState } from "./layer-state.ts";
+import { type LayerState, noSlot } from "./layer-state.ts";
 
 /** Two experts change places (2 loads of weights), or a slot is given to a copy of another expert (1). */
 export type Change =
@@ -37,82 +37,75 @@ export function improve(state: LayerState, enough: number, mostChanges: number):
 }
 
 function bestSwap(state: LayerState, heavy: number, limit: number): Change | undefined {
-  const { placed, slotsPerRank, loads } = state;
+  const { placed, slotsPerRank, loads, share, ranks } = state;
   const load = loads[heavy] as number;
-  let best: Change | undefined;
+  let [slot, other] = [noSlot, noSlot];
   let least = limit;
-  for (let slot = heavy * slotsPerRank; slot < (heavy + 1) * slotsPerRank; slot++) {
-    const expert = placed[slot] as number;
-    const share = state.share(expert);
-    for (let rank = 0, other = 0; rank < state.ranks; rank++) {
-      const end = other + slotsPerRank;
-      const room = least - (loads[rank] as number);
-      if (rank === heavy || room <= 0 || state.holds(rank, expert)) {
-        other = end;
-        continue;
-      }
-      for (; other < end; other++) {
-        const otherExpert = placed[other] as number;
-        const given = share - state.share(otherExpert);
-        if (given >= room || load - given >= least || state.holds(heavy, otherExpert)) continue;
-        const after = Math.max(load - given, (loads[rank] as number) + given);
-        if (after < least) {
-          least = after;
-          best = { kind: "swap", slot, with: other, after };
-        }
+  for (let own = heavy * slotsPerRank; own < (heavy + 1) * slotsPerRank; own++) {
+    const expert = placed[own] as number;
+    const its = share[expert] as number;
+    for (let rank = 0; rank < ranks; rank++) {
+      const rankLoad = loads[rank] as number;
+      if (rankLoad >= least || rank === heavy || state.holds(rank, expert)) continue;
+      const end = (rank + 1) * slotsPerRank;
+      for (let each = rank * slotsPerRank; each < end; each++) {
+        const otherExpert = placed[each] as number;
+        const given = its - (share[otherExpert] as number);
+        const left = load - given;
+        const reached = rankLoad + given;
+        const after = Math.max(left, reached);
+        if (after >= least || state.holds(heavy, otherExpert)) continue;
+        least = after;
+        slot = own;
+        other = each;
       }
     }
   }
-  return best;
+  return slot === noSlot ? undefined : { kind: "swap", slot, with: other, after: least };
 }
 
 function bestReplace(state: LayerState, heavy: number, limit: number): Change | undefined {
   const { placed, count, slotsPerRank, weights } = state;
   const first = heavy * slotsPerRank;
-  let best: Change | undefined;
+  let [chosen, chosenExpert] = [noSlot, 0];
   let least = limit;
-  const consider = (slot: number, expert: number) => {
-    const after = afterReplace(state, slot, expert, heavy, least);
-    if (after < least) {
-      least = after;
-      best = { kind: "replace", slot, expert, after };
-    }
-  };
   for (let slot = 0; slot < placed.length; slot++) {
-    if ((count[placed[slot] as number] as number) === 1) continue;
+    if (count[placed[slot] as number] === 1) continue;
     const rank = state.rankOf(slot);
-    if (rank === heavy) {
-      for (let expert = 0; expert < weights.length; expert++) if (!state.holds(heavy, expert)) consider(slot, expert);
-    } else {
-      for (let own = first; own < first + slotsPerRank; own++) {
-        const expert = placed[own] as number;
-        if (!state.holds(rank, expert)) consider(slot, expert);
-      }
+    const own = rank === heavy;
+    const end = own ? weights.length : slotsPerRank;
+    for (let i = 0; i < end; i++) {
+      const expert = own ? i : (placed[first + i] as number);
+      if (state.holds(rank, expert)) continue;
+      const after = afterReplace(state, slot, expert, heavy, least);
+      if (after >= least) continue;
+      least = after;
+      chosen = slot;
+      chosenExpert = expert;
     }
   }
-  return best;
+  return chosen === noSlot ? undefined : { kind: "replace", slot: chosen, expert: chosenExpert, after: least };
 }
 
 /** The largest load among the ranks that this would touch, the heaviest one among them; at least `limit` where that is known early. */
 function afterReplace(state: LayerState, slot: number, expert: number, heavy: number, limit: number): number {
-  const { loads } = state;
+  const { loads, weights, count, share, nextSlot } = state;
   const gone = state.placed[slot] as number;
   const rank = state.rankOf(slot);
-  const goneCount = state.count[gone] as number;
-  const goneGain = (state.weights[gone] as number) / (goneCount * (goneCount - 1));
-  const newCount = state.count[expert] as number;
-  const newShare = (state.weights[expert] as number) / (newCount + 1);
-  const relief = newShare / newCount;
-  let after = (loads[rank] as number) - state.share(gone) + newShare;
+  const newCount = count[expert] as number;
+  const newShare = (weights[expert] as number) / (newCount + 1);
+  let after = (loads[rank] as number) - (share[gone] as number) + newShare;
   if (after >= limit) return limit;
+  const relief = newShare / newCount;
+  const goneGain = (share[gone] as number) / ((count[gone] as number) - 1);
   if (heavy !== rank) {
     let heavyAfter = loads[heavy] as number;
     if (state.holds(heavy, expert)) heavyAfter -= relief;
     if (state.holds(heavy, gone)) heavyAfter += goneGain;
     if (heavyAfter >= limit) return limit;
-    after = Math.max(after, heavyAfter);
+    if (heavyAfter > after) after = heavyAfter;
   }
-  for (const each of state.slotsOf[gone] as number[]) {
+  for (let each = state.firstSlot[gone] as number; each !== noSlot; each = nextSlot[each] as number) {
     const its = state.rankOf(each);
     if (its === rank || its === heavy) continue;
     const load = (loads[its] as number) + goneGain - (state.holds(its, expert) ? relief : 0);

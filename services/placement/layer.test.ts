@@ -2,6 +2,8 @@
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { copyCounts, layerBalancedness } from "../lib/contracts/expert-placement.ts";
+import { copiesByLoad, leastPossible } from "./copies.ts";
+import { descending } from "./packing.ts";
 import { place } from "./policies.ts";
 import { publishedPlacement } from "./published.ts";
 import type { PlacementShape } from "./shape.ts";
@@ -113,6 +115,21 @@ describe("our policies", () => {
     expect(ratios.filter((ratio) => ratio > 1 - 1e-9).length / ratios.length).toBeGreaterThan(0.8);
     expect(ratios[Math.floor(ratios.length / 50)]).toBeGreaterThan(0.9);
   });
+});
+
+test("no placement of a small case undercuts what copies are said to be least possible for", () => {
+  for (const each of fc.sample(cases({ nodes: 1, groups: 2, ranksOfNode: 4, expertsOfGroup: 2, redundant: 1 }), {
+    numRuns: 400,
+    seed: 9,
+  })) {
+    const { experts, slots, ranks } = each.shape;
+    if (slots > 8 || slots / ranks > experts) continue;
+    const rounded = Float32Array.from(each.load);
+    const weights = Float64Array.from(each.load);
+    const floor = leastPossible(weights, copiesByLoad(rounded, descending(rounded), slots, ranks), ranks);
+    const mean = each.load.reduce((a, b) => a + b) / ranks;
+    if (mean > 0) expect(mean / bestBalancedness(each)).toBeGreaterThanOrEqual(floor * (1 - 1e-9));
+  }
 });
 
 /** Pairs of a group and a node with an expert of it. */

@@ -13,8 +13,9 @@ export class Packing {
     this.each = each;
     this.loads = new Float32Array(packs);
     this.held = new Int32Array(packs);
-    this.heap = Int32Array.from(this.loads.keys());
+    this.heap = new Int32Array(packs);
     this.size = packs;
+    this.clear();
   }
 
   clear(): void {
@@ -46,7 +47,8 @@ export class Packing {
   }
 
   private before(a: number, b: number): boolean {
-    const [loadA, loadB] = [this.loads[a] as number, this.loads[b] as number];
+    const loadA = this.loads[a] as number;
+    const loadB = this.loads[b] as number;
     return loadA < loadB || (loadA === loadB && a < b);
   }
 }
@@ -55,21 +57,50 @@ const maxItems = 1 << 16;
 
 /** Indexes by falling weight, equals in their order. Weights are no less than 0, so that their bits are in their order. */
 export function descending(weights: Float32Array): Int32Array {
-  const bits = new Uint32Array(weights.buffer, weights.byteOffset, weights.length);
-  const keys = new Float64Array(weights.length);
-  for (let i = 0; i < keys.length; i++) keys[i] = (bits[i] as number) * maxItems + (maxItems - 1 - i);
+  const items = weights.length;
+  const bits = new Uint32Array(weights.buffer, weights.byteOffset, items);
+  const keys = new Float64Array(items);
+  for (let i = 0; i < items; i++) keys[i] = (bits[i] as number) * maxItems + (maxItems - 1 - i);
   keys.sort();
-  const order = new Int32Array(weights.length);
-  for (let i = 0; i < order.length; i++) order[i] = maxItems - 1 - ((keys[order.length - 1 - i] as number) % maxItems);
+  const order = new Int32Array(items);
+  for (let i = 0; i < items; i++) {
+    const key = keys[items - 1 - i] as number;
+    order[i] = maxItems - 1 - (key - Math.floor(key / maxItems) * maxItems);
+  }
   return order;
 }
 
 /** The place of each item, the largest first; with one item a pack, its own number. */
 export function packBalanced(weights: Float32Array, packs: number): Int32Array {
   const each = weights.length / packs;
-  const places = Int32Array.from(weights.keys());
-  if (each === 1) return places;
+  const places = new Int32Array(weights.length);
+  if (each === 1) {
+    for (let item = 0; item < places.length; item++) places[item] = item;
+    return places;
+  }
+  const order = descending(weights);
+  if (each === 2 && (weights[order[packs - 1] as number] as number) > 0) {
+    packPairs(weights, order, places);
+    return places;
+  }
   const packing = new Packing(packs, each);
-  for (const item of descending(weights)) places[item] = packing.put(weights[item] as number);
+  for (let i = 0; i < order.length; i++) {
+    const item = order[i] as number;
+    places[item] = packing.put(weights[item] as number);
+  }
   return places;
+}
+
+/** As a packing of two items a pack ends up where the larger half of the items are above 0: one of them into each pack, then the others, the largest into the
+ * pack with the smallest; among equal packs the first one first. */
+function packPairs(weights: Float32Array, order: Int32Array, places: Int32Array): void {
+  const packs = order.length / 2;
+  for (let pack = 0; pack < packs; pack++) places[order[pack] as number] = 2 * pack;
+  for (let end = packs, next = packs; end > 0; ) {
+    const load = weights[order[end - 1] as number];
+    let first = end - 1;
+    while (first > 0 && weights[order[first - 1] as number] === load) first--;
+    for (let pack = first; pack < end; pack++) places[order[next++] as number] = 2 * pack + 1;
+    end = first;
+  }
 }

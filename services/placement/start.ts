@@ -13,13 +13,11 @@ export interface Start {
 
 /** One layer, `count` copies of each expert, at most one a rank; `items` are the copies' experts in any order. */
 export function startPlacement(weights: Float32Array, { items, count }: Copies, { slots, ranks }: Size): Start {
-  const shares = Float32Array.from(items, (expert) => (weights[expert] as number) / (count[expert] as number));
-  const placed = new Int32Array(slots);
-  const places = packBalanced(shares, ranks);
-  for (let i = 0; i < slots; i++) placed[places[i] as number] = items[i] as number;
+  const placed = packCopies(weights, { items, count }, ranks);
   if (!repeats(placed, ranks, count.length)) return { placed, plain: true };
 
-  const share = Float32Array.from(weights, (weight, expert) => weight / (count[expert] as number));
+  const share = new Float32Array(weights.length);
+  for (let expert = 0; expert < share.length; expert++) share[expert] = (weights[expert] as number) / (count[expert] as number);
   const order = descending(share);
   const byLoad = fill(order, count, share, { slots, ranks }, (load) => load);
   if (byLoad !== undefined) return { placed: byLoad, plain: false };
@@ -28,15 +26,29 @@ export function startPlacement(weights: Float32Array, { items, count }: Copies, 
   return { placed: fill(byCopies, count, share, { slots, ranks }, (_, held) => held) as Int32Array, plain: false };
 }
 
+/** The published packing: the expert of each slot. */
+export function packCopies(weights: Float32Array, { items, count }: Copies, ranks: number): Int32Array {
+  const shares = new Float32Array(items.length);
+  for (let i = 0; i < items.length; i++) {
+    const expert = items[i] as number;
+    shares[i] = (weights[expert] as number) / (count[expert] as number);
+  }
+  const places = packBalanced(shares, ranks);
+  const placed = new Int32Array(items.length);
+  for (let i = 0; i < items.length; i++) placed[places[i] as number] = items[i] as number;
+  return placed;
+}
+
 /** Whether a rank holds two copies of one expert. */
 export function repeats(placed: Int32Array, ranks: number, experts: number): boolean {
   const perRank = placed.length / ranks;
   const lastRank = new Int32Array(experts).fill(-1);
-  for (let slot = 0; slot < placed.length; slot++) {
-    const rank = Math.floor(slot / perRank);
-    const expert = placed[slot] as number;
-    if (lastRank[expert] === rank) return true;
-    lastRank[expert] = rank;
+  for (let rank = 0, slot = 0; rank < ranks; rank++) {
+    for (const end = slot + perRank; slot < end; slot++) {
+      const expert = placed[slot] as number;
+      if (lastRank[expert] === rank) return true;
+      lastRank[expert] = rank;
+    }
   }
   return false;
 }

@@ -27,9 +27,9 @@ export interface LoadOptions {
   isa: Isa | "auto";
   /** KV blocks (64 tokens, all layers) to allocate. */
   kvBlocks: number;
-  /** Rows of the largest step to come: on cuda the memory for it is taken at load, or the load fails. */
+  /** Rows of the largest step to come: on cuda the memory for it is taken at load, with ranks when they first meet, or that fails. */
   stepRows?: number;
-  /** Given: the model has the experts of one rank's slots only, and steps once it has met the other ranks. Not on cuda. */
+  /** Given: the model has the experts of one rank's slots only, and steps once it has met the other ranks. */
   ranks?: RankLoadOptions;
 }
 
@@ -45,8 +45,8 @@ export interface RankLoadOptions {
   port: number;
   /** 32 bytes that callers must know. */
   secret: Uint8Array;
-  /** The group is over, and no step was running that could have said so. */
-  onLost?: (message: string) => void;
+  /** The group is over, and no step was running that could have said so. The error has a code, as those of calls have. */
+  onLost?: (error: Error) => void;
 }
 
 /** How a rank is called. */
@@ -80,6 +80,8 @@ export interface RankCounters {
   /** Rows that this rank's experts computed, for all ranks. */
   computedRows: number;
   sentBytes: number;
+  /** Beside them, from card to card; 0 where rows go through host memory. */
+  cardBytes: number;
   waitSeconds: number;
   /** Rows of a layer by the number of nodes that they went to. */
   nodesReached: number[];

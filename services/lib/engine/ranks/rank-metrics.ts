@@ -82,6 +82,7 @@ export function observeRanks(runner: RankedRunner, registry: Registry): void {
   );
   plain("pelagic_rank_computed_rows_total", "Rows that this rank's experts computed, for all ranks", () => runner.counters.computedRows);
   plain("pelagic_rank_sent_bytes_total", "Bytes sent to other ranks", () => runner.counters.sentBytes);
+  plain("pelagic_rank_card_bytes_total", "Bytes sent from card to card beside them", () => runner.counters.cardBytes);
   plain("pelagic_rank_wait_seconds_total", "Time that steps waited for messages of other ranks", () => runner.counters.waitSeconds);
   plain(
     "pelagic_experts_loaded_total",
