@@ -327,12 +327,11 @@ void NativeModel::take_part() {
   if (model_ == nullptr) return;
   try {
     if (model_->take_part()) note_counters();
-  } catch (const std::exception& error) {
-    const std::string message = error.what();
-    post([this, message](Napi::Env env) {
+  } catch (...) {
+    post([this, failure = std::current_exception()](Napi::Env env) {
       if (closing_ || on_ranks_lost_.IsEmpty()) return;
       try {
-        on_ranks_lost_.Call({Napi::String::New(env, message)});
+        on_ranks_lost_.Call({to_js_error(env, failure).Value()});
       } catch (const Napi::Error& thrown) {
         napi_fatal_exception(env, thrown.Value());
       }
@@ -374,7 +373,7 @@ Napi::Value NativeModel::meet(const Napi::CallbackInfo& info) {
     // The engine is there as long as the model, whose exchange has a thread of its own; engine_ is the loop's.
     return [this, meeting, engine = engine_.get()] {
       const int rank = ranks_->view.rank;
-      model_->leave("rank " + std::to_string(rank) + " is lost to this group: it meets another one");
+      model_->leave({"rank " + std::to_string(rank) + " has left this group: it meets another one", true});
       auto exchange = meet_ranks(*listener_, meeting->group, rank, meeting->ranks, meeting->times);
       const auto look = [this, engine] { engine->submit_idle([this] { take_part(); }, kTurnaround); };
       exchange->on_arrival(look);
@@ -393,7 +392,7 @@ Napi::Value NativeModel::conform(const Napi::CallbackInfo& info) {
     const auto plan = std::make_shared<ExpertPlan>(read_plan(info[0].As<Napi::Object>(), "plan."));
     return [this, plan] {
       const int rank = ranks_->view.rank;
-      model_->leave("rank " + std::to_string(rank) + " is lost to this group: it goes by another expert plan");
+      model_->leave({"rank " + std::to_string(rank) + " has left this group: it goes by another expert plan", true});
       model_->experts()->conform(*plan, threads_);
     };
   });

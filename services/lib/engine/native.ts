@@ -46,7 +46,14 @@ export interface RankLoadOptions {
   /** 32 bytes that callers must know. */
   secret: Uint8Array;
   /** The group is over, and no step was running that could have said so. */
-  onLost?: (message: string) => void;
+  onLost?: (loss: RankLoss) => void;
+}
+
+/** Of an error with the code "rank-lost", and of any other that ends a group. */
+export interface RankLoss {
+  message: string;
+  /** The rank that ended it goes on in another one: nobody is lost. */
+  byItself?: boolean;
 }
 
 /** How a rank is called. */
@@ -81,6 +88,14 @@ export interface RankCounters {
   computedRows: number;
   sentBytes: number;
   waitSeconds: number;
+  /** Processor time of the thread that steps: of this rank's experts. */
+  expertSeconds: number;
+  /** Of the rank whose experts took most of it, in each layer of each step of the group. */
+  criticalExpertSeconds: number;
+  /** The same, and that of the rank which took most for all else of a step: what no group of these ranks can be quicker than. */
+  criticalStepSeconds: number;
+  /** Of the rank whose experts had most rows, in each layer of each step of the group. */
+  criticalComputedRows: number;
   /** Rows of a layer by the number of nodes that they went to. */
   nodesReached: number[];
 }

@@ -11,7 +11,7 @@ import { modelDigest } from "../model-digest.ts";
 import { loadNativeRunner } from "../model-runner.ts";
 import type { LoadOptions } from "../native.ts";
 import type { RankConfig, WorkerConfig } from "../worker-config.ts";
-import { type ExpertShape, indispensableRanks, initialPlan, planDigest } from "./expert-slots.ts";
+import { type ExpertShape, indispensableRanks, initialPlan, isWhole, planDigest } from "./expert-slots.ts";
 import { groupBalancedness } from "./group-balance.ts";
 import { GroupLoad } from "./group-load.ts";
 import { RankedRunner } from "./ranked-runner.ts";
@@ -52,7 +52,7 @@ export async function loadRankedRunner(
       host,
       port: config.rankPort,
       secret,
-      onLost: (message) => member?.lost(member.round, message),
+      onLost: (loss) => member?.lost(member.round, loss),
     },
   });
   const group = config.rankGroup ?? config.modelName ?? basename(config.model);
@@ -128,12 +128,12 @@ export async function loadRankedRunner(
     const { members, groups: history, reason = null } = member;
     const there = new Set(members);
     const { planInForce: inForce, placementState } = runner;
-    const { layersTaken, loadedExperts: experts, loadedBytes: bytes } = placementState;
+    const { loadedExperts: experts, loadedBytes: bytes } = placementState;
     const hasLoad = load.window?.late().some((count) => count > 0) ?? false;
     const balance = hasLoad ? ranked.balancedness() : undefined;
     return {
       ...{ group, rank, rankCount, members, reason, history },
-      plan: { version: inForce.version, digest: planDigest(inForce), whole: layersTaken === inForce.layers.length },
+      plan: { version: inForce.version, digest: planDigest(inForce), whole: isWhole(inForce, placementState) },
       loaded: { experts, bytes },
       indispensable: indispensableRanks(inForce, (each) => there.has(each)),
       balancedness: balance ? balance.reduce((sum, each) => sum + each, 0) / balance.length : null,
