@@ -464,8 +464,8 @@ void Model::join(std::unique_ptr<ExpertExchange> exchange, RankView view) {
   unprepared_.reset();
 }
 
-void Model::leave(const std::string& reason) {
-  if (group_ != nullptr) group_->leave(reason);
+void Model::leave(const GroupEnd& end) {
+  if (group_ != nullptr) group_->leave(end);
 }
 
 RankCounters Model::rank_counters() const { return group_ != nullptr ? group_->counters() : RankCounters{}; }
@@ -488,10 +488,10 @@ void Model::leave_failed() {
   try {
     throw;
   } catch (const Error& error) {
-    if (error.code() == ErrorCode::rank_lost) return group_->leave(error.what());
-    group_->leave("rank " + std::to_string(mover_->own().rank) + " is lost: " + error.what());
+    if (error.code() == ErrorCode::rank_lost) return group_->leave({error.what(), error.by_itself()});
+    group_->leave({"rank " + std::to_string(mover_->own().rank) + " is lost: " + error.what()});
   } catch (const std::exception& error) {
-    group_->leave("rank " + std::to_string(mover_->own().rank) + " is lost: " + error.what());
+    group_->leave({"rank " + std::to_string(mover_->own().rank) + " is lost: " + error.what()});
   }
 }
 

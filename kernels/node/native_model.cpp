@@ -374,7 +374,7 @@ Napi::Value NativeModel::meet(const Napi::CallbackInfo& info) {
     // The engine is there as long as the model, whose exchange has a thread of its own; engine_ is the loop's.
     return [this, meeting, engine = engine_.get()] {
       const int rank = ranks_->view.rank;
-      model_->leave("rank " + std::to_string(rank) + " is lost to this group: it meets another one");
+      model_->leave({"rank " + std::to_string(rank) + " has left this group: it meets another one", true});
       auto exchange = meet_ranks(*listener_, meeting->group, rank, meeting->ranks, meeting->times);
       const auto look = [this, engine] { engine->submit_idle([this] { take_part(); }, kTurnaround); };
       exchange->on_arrival(look);
@@ -393,7 +393,7 @@ Napi::Value NativeModel::conform(const Napi::CallbackInfo& info) {
     const auto plan = std::make_shared<ExpertPlan>(read_plan(info[0].As<Napi::Object>(), "plan."));
     return [this, plan] {
       const int rank = ranks_->view.rank;
-      model_->leave("rank " + std::to_string(rank) + " is lost to this group: it goes by another expert plan");
+      model_->leave({"rank " + std::to_string(rank) + " has left this group: it goes by another expert plan", true});
       model_->experts()->conform(*plan, threads_);
     };
   });

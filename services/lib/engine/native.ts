@@ -46,8 +46,16 @@ export interface RankLoadOptions {
   port: number;
   /** 32 bytes that callers must know. */
   secret: Uint8Array;
-  /** The group is over, and no step was running that could have said so. The error has a code, as those of calls have. */
-  onLost?: (error: Error) => void;
+  /** The group is over, and no step was running that could have said so. It has a code, as the errors of calls have. */
+  onLost?: (loss: RankLoss) => void;
+}
+
+/** Of an error with the code "rank-lost", and of any other that ends a group. */
+export interface RankLoss {
+  message: string;
+  code?: string;
+  /** The rank that ended it goes on in another one: nobody is lost. */
+  byItself?: boolean;
 }
 
 /** How a rank is called. */
@@ -84,6 +92,14 @@ export interface RankCounters {
   /** Beside them, from card to card; 0 where rows go through host memory. */
   cardBytes: number;
   waitSeconds: number;
+  /** Processor time of the thread that steps: of this rank's experts. */
+  expertSeconds: number;
+  /** Of the rank whose experts took most of it, in each layer of each step of the group. */
+  criticalExpertSeconds: number;
+  /** The same, and that of the rank which took most for all else of a step: what no group of these ranks can be quicker than. */
+  criticalStepSeconds: number;
+  /** Of the rank whose experts had most rows, in each layer of each step of the group. */
+  criticalComputedRows: number;
   /** Rows of a layer by the number of nodes that they went to. */
   nodesReached: number[];
 }
