@@ -148,7 +148,7 @@ function callApi(url: string, ca: Buffer, method: string, path: string, options:
     const headers: Record<string, string> = { authorization: `Bearer ${adminToken}`, accept: options.accept ?? "application/json" };
     if (options.body !== undefined) headers["content-type"] = options.contentType ?? "application/json";
     if (options.as !== undefined) headers["impersonate-user"] = options.as;
-    const outgoing = request(new URL(path, url), { method, headers, ca, agent: false, timeout: 30_000 }, (response) => {
+    const outgoing = request(new URL(path, url), { method, headers, ca, agent: false, timeout: waitMs }, (response) => {
       const chunks: Buffer[] = [];
       response.on("data", (chunk: Buffer) => chunks.push(chunk));
       response.on("error", reject);
@@ -163,7 +163,7 @@ function callApi(url: string, ca: Buffer, method: string, path: string, options:
         resolve({ status: response.statusCode ?? 0, body });
       });
     });
-    outgoing.on("timeout", () => outgoing.destroy(new Error(`${method} ${path}: no answer in 30 s`)));
+    outgoing.on("timeout", () => outgoing.destroy(new Error(`${method} ${path}: no answer in ${waitMs / 1000} s`)));
     outgoing.on("error", reject);
     outgoing.end(options.body === undefined ? undefined : JSON.stringify(options.body));
   });
