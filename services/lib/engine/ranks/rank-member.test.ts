@@ -1,8 +1,8 @@
 import { expect, test } from "vitest";
 import { silentLog } from "../../contracts/bus.ts";
 import type { ExpertPlan } from "../../contracts/expert-placement.ts";
-import { packSlots, unpackPlan } from "../../contracts/ranks.ts";
-import { encodeMessage } from "../../contracts/wire.ts";
+import { packSlots, RankNotice, unpackPlan } from "../../contracts/ranks.ts";
+import { decodeMessage, encodeMessage } from "../../contracts/wire.ts";
 import type { PlacementState } from "../native.ts";
 import { ManualClock, MemoryBroker, settle } from "../testing/memory-bus.ts";
 import { initialPlan } from "./expert-slots.ts";
@@ -149,6 +149,33 @@ test("a plan for another group, an older one and one of another model are not ta
   b.experts.failure = "plan 3: model.safetensors is gone";
   await run(500);
   expect(b.experts.failed.map(({ message }) => message)).toEqual(["plan 3: model.safetensors is gone"]);
+});
+
+test("what was decided for a group ends with it, also where this rank hears of a later round before it hears of a loss", async () => {
+  const { broker, start, run } = setUp();
+  const [a, b] = [start(0), start(1)];
+  await run(500);
+  let said = new Uint8Array();
+  broker.subscribe("ranks.1", ({ data }) => {
+    said = data.slice();
+  });
+  await run(300);
+  expect(a.member.decidePlan(turned(2))).toBeUndefined();
+  const { body } = decodeMessage(RankNotice, said);
+  broker.send("ranks.1", encodeMessage({ ...body, round: body.round + 1 }));
+  await run(1_500);
+  expect([a.member.round, b.member.round]).toEqual([body.round + 1, body.round + 1]);
+  expect([a.experts.staged, b.experts.staged]).toEqual([undefined, undefined]);
+  expect(a.member.mayDecide()).toBe(true);
+});
+
+test("a rank that has stopped hears nothing", async () => {
+  const { broker, start, run } = setUp();
+  const [a] = [start(0), start(1)];
+  await run(500);
+  const before = broker.subscriptionCount;
+  a.member.stop();
+  expect(broker.subscriptionCount).toBe(before - 2);
 });
 
 test("who comes back hears the plan of the group, loads it and is let in", async () => {

@@ -1,5 +1,5 @@
 // One process's part in a group of ranks: says and hears on the bus what RankAssembly needs, and meets whom it decides to.
-import type { Bus, Clock, Log } from "../../contracts/bus.ts";
+import type { Bus, BusSubscription, Clock, Log } from "../../contracts/bus.ts";
 import { PelagicError } from "../../contracts/errors.ts";
 import { type ExpertPlan, expertCountOf } from "../../contracts/expert-placement.ts";
 import { maxGroupHistory, type MetGroup } from "../../contracts/rank-status.ts";
@@ -73,8 +73,9 @@ export class RankMember {
   private seen: PlacementState | undefined;
   private apartSinceMs = Number.POSITIVE_INFINITY;
   private saidPlanMs = Number.NEGATIVE_INFINITY;
-  /** What this rank, which leads, has decided for its group; until it is in force. */
+  /** What this rank, which leads, has decided for its group; until it is in force, or the group is over. */
   private next: ExpertPlan | undefined;
+  private readonly subscriptions: BusSubscription[];
   private stopped = false;
   private decision: AssemblyDecision = { kind: "wait", reason: "has not looked yet" };
   private lastLoss: string | undefined;
@@ -87,18 +88,19 @@ export class RankMember {
     this.options = options;
     const { own, mostSlotsPerRank, experts, clock } = options;
     this.assembly = new RankAssembly(own, { ...assemblyTimes, mostSlotsPerRank }, experts.planInForce, clock.nowMs());
-    options.bus.subscribe(options.subjects, (message) => {
+    const hear = options.bus.subscribe(options.subjects, (message) => {
       const { body } = decodeMessage(RankNotice, message.data);
       this.assembly.hear(body, options.clock.nowMs());
       this.look();
     });
-    options.bus.subscribe(options.planSubjects, ({ data }) => {
+    const hearPlan = options.bus.subscribe(options.planSubjects, ({ data }) => {
       const { body, tokens } = decodeMessage(PlanNotice, data);
       const { version, next } = experts.placementState;
       if (body.kind === "next" && body.version <= Math.max(version, next)) return;
       if (body.group === own.group && body.sharedDigest === own.sharedDigest && body.rankCount === own.rankCount)
         this.hearPlan(body, unpackPlan(body, tokens));
     });
+    this.subscriptions = [hear, hearPlan];
     this.look();
   }
 
@@ -175,7 +177,7 @@ export class RankMember {
       if (waitedMs >= (this.isLoading ? loadMs : timeoutMs) || this.stopped)
         throw new PelagicError("worker_lost", `rank ${own.rank} has no group: it ${this.reason}`);
       await new Promise<void>((resolve) => {
-        const cancel = clock.setTimer(noticeMs, resolve);
+        const cancel = clock.setTimer(noticeMs, () => this.wake());
         this.waiting.push(() => {
           cancel();
           resolve();
@@ -201,13 +203,13 @@ export class RankMember {
     this.lastLoss = message;
     this.endedBy = loss;
     this.assembly.over(round, this.options.clock.nowMs());
-    this.next = undefined;
     this.look();
   }
 
   stop(): void {
     this.stopped = true;
     this.cancelTimer();
+    for (const subscription of this.subscriptions) subscription.unsubscribe();
     this.options.onLead?.(false);
     this.wake();
   }
@@ -217,6 +219,8 @@ export class RankMember {
     this.cancelTimer();
     this.seePlan();
     this.decision = this.assembly.decide(this.options.clock.nowMs());
+    // It was for that group, which may also have ended by what another rank says: a later round.
+    if (this.decision.kind !== "joined") this.next = undefined;
     this.say();
     this.sayPlan();
     if (this.decision.kind !== "joined") this.apartSinceMs = Math.min(this.apartSinceMs, this.options.clock.nowMs());
@@ -321,10 +325,12 @@ export class RankMember {
       this.assembly.met(round, members);
       this.groupId = Buffer.from(id).toString("hex");
       const there = members.flatMap((member, rank) => (member ? [rank] : []));
-      // Where a later round has begun meanwhile, nobody used it.
-      if (this.assembly.memberCount > 0) this.remember(round, there);
-      log.info({ rank: own.rank, round, ranks: there }, "the ranks have met");
-      this.options.onLead?.(there[0] === own.rank);
+      // Where a later round has begun meanwhile, nobody uses it.
+      if (this.assembly.memberCount > 0 && !this.stopped) {
+        this.remember(round, there);
+        log.info({ rank: own.rank, round, ranks: there }, "the ranks have met");
+        this.options.onLead?.(there[0] === own.rank);
+      }
     } catch (error) {
       this.lastLoss = error instanceof Error ? error.message : String(error);
       // Nobody else's fault, and no better at the next meeting.
