@@ -267,11 +267,12 @@ export class RankMember {
   private sayPlan(): void {
     const { bus, clock, planSubject, own, experts } = this.options;
     const nowMs = clock.nowMs();
-    const leads = this.decision.kind === "joined" ? this.assembly.leads : true;
-    if (!leads || nowMs - this.saidPlanMs < planMs) return;
+    const joined = this.decision.kind === "joined";
+    if ((joined && !this.assembly.leads) || nowMs - this.saidPlanMs < planMs) return;
     const kind = this.next !== undefined ? "next" : "inForce";
-    // A plan that is changing is of no use to anybody yet.
-    if (kind === "inForce" && (this.isChanging(experts.placementState) || !this.assembly.disagrees(nowMs))) return;
+    // A plan that is changing is of no use to anybody yet. Without a group it changes no more, however far it is, and others may wait for it.
+    const changes = joined && this.isChanging(experts.placementState);
+    if (kind === "inForce" && (changes || !this.assembly.disagrees(nowMs))) return;
     const plan = this.next ?? experts.planInForce;
     const { version, rankCount, slotsPerRank, layers } = plan;
     const about = { group: own.group, sharedDigest: own.sharedDigest, version, rankCount, slotsPerRank, layerCount: layers.length };
