@@ -164,7 +164,7 @@ export class RankMember {
     return this.options.clock.nowMs() - this.apartSinceMs > shortMs ? this.reason : undefined;
   }
 
-  /** The round of the group, once there is one. Rejects with `worker_lost` when there is none after `timeoutMs`, or, while experts are loaded, after `loadMs`. */
+  /** The round of the group, once there is one. Rejects with `worker_lost` when there is none after `timeoutMs`, or, while experts are loaded, after `loadMs` where that is longer. */
   async joined(timeoutMs: number): Promise<number> {
     const { clock, own } = this.options;
     const startMs = clock.nowMs();
@@ -172,7 +172,7 @@ export class RankMember {
       const { round } = this;
       if (round !== undefined) return round;
       const waitedMs = clock.nowMs() - startMs;
-      if (waitedMs >= (this.isLoading ? loadMs : timeoutMs) || this.stopped)
+      if (waitedMs >= Math.max(timeoutMs, this.isLoading ? loadMs : 0) || this.stopped)
         throw new PelagicError("worker_lost", `rank ${own.rank} has no group: it ${this.reason}`);
       await new Promise<void>((resolve) => {
         const cancel = clock.setTimer(noticeMs, () => this.wake());
