@@ -62,7 +62,7 @@ const Checkpoint& ExpertMover::checkpoint() {
 
 bool ExpertMover::stage(ExpertPlan next, std::uint64_t bytes_per_second) {
   if (bytes_per_second < 1) throw Error(ErrorCode::argument, "bytesPerSecond must be at least 1");
-  check_plan(next, own_.plan.rank_count, static_cast<int>(config_.moe_layer_count()),
+  check_plan(next, in_force().rank_count, static_cast<int>(config_.moe_layer_count()),
              static_cast<int>(config_.expert_count));
   auto staged = std::make_shared<Next>();
   staged->digest = plan_digest(next);

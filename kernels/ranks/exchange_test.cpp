@@ -3,7 +3,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <string>
+#include <thread>
 
 #include "graph/test_checkpoint.h"
 #include "ranks/test_group.h"
@@ -64,6 +66,31 @@ TEST("a rank that leaves ends every wait of the others with its reason, behind w
       CHECK(lost_of([&] { exchange.check(); }) == "rank 2 is lost: not enough memory");
     }
   }
+}
+
+TEST("tcp: the end of the group ends a send to a rank that takes no bytes") {
+  RankTimes times = kTimes;
+  times.silence = times.longest_wait = std::chrono::hours(1);
+  auto exchanges = make_exchanges(Transport::tcp, 3, times);
+  // Rank 1 has ended, and so reads no more; rank 0 does not know it yet.
+  Bell bell;
+  exchanges[1]->on_arrival([&] { bell.ring(); });
+  while (lost_of([&] { exchanges[1]->check(); }).empty()) {
+    exchanges[2]->send(1, {MessageKind::rows, 6, 12}, {});
+    bell.wait();
+  }
+  std::atomic<int> sent = 0;
+  std::jthread leaver([&] {
+    for (int before = -1; before != sent;) {
+      before = sent;
+      std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    }
+    exchanges[2]->leave({"rank 2 is lost: a test"});
+  });
+  const std::string text(1 << 20, 'x');
+  CHECK(lost_of([&] {
+          for (;; ++sent) exchanges[0]->send(1, {MessageKind::rows, 0, 1}, bytes_of(text));
+        }) == "rank 2 is lost: a test");
 }
 
 TEST("a rank that goes on elsewhere has left by itself: others hear that nobody is lost") {

@@ -18,6 +18,8 @@ namespace pelagic {
 namespace {
 
 constexpr int kBacklog = 128;
+// How often a write that waits asks whether it does so in vain.
+constexpr std::chrono::milliseconds kAsk{50};
 
 struct Address {
   sockaddr_storage storage{};
@@ -145,16 +147,18 @@ bool read_all(int descriptor, void* bytes, std::size_t size, Deadline deadline) 
   return true;
 }
 
-bool write_all(int descriptor, const void* bytes, std::size_t size, Deadline deadline) {
+bool write_all(int descriptor, const void* bytes, std::size_t size, Deadline deadline,
+               const std::function<bool()>& in_vain) {
   const auto* from = static_cast<const char*>(bytes);
   while (size > 0) {
     const ssize_t count = ::send(descriptor, from, size, MSG_NOSIGNAL);
     if (count >= 0) {
       from += count;
       size -= static_cast<std::size_t>(count);
-    } else if ((errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) ||
-               !wait_for(descriptor, POLLOUT, deadline)) {
-      return false;
+    } else {
+      if (errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) return false;
+      const Deadline look = in_vain ? std::min(deadline, std::chrono::steady_clock::now() + kAsk) : deadline;
+      if (!wait_for(descriptor, POLLOUT, look) && (look == deadline || in_vain())) return false;
     }
   }
   return true;

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 
@@ -41,6 +42,8 @@ Socket accept_from(int listener);
 bool wait_for(int descriptor, short events, Deadline deadline);
 // Exactly `size` bytes, by the deadline; false: closed, broken or late.
 bool read_all(int descriptor, void* bytes, std::size_t size, Deadline deadline);
-bool write_all(int descriptor, const void* bytes, std::size_t size, Deadline deadline);
+// in_vain: asked while no byte is taken, true ends it before the deadline.
+bool write_all(int descriptor, const void* bytes, std::size_t size, Deadline deadline,
+               const std::function<bool()>& in_vain = {});
 
 }  // namespace pelagic

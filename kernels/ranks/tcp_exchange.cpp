@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <mutex>
 #include <thread>
 
@@ -107,8 +108,11 @@ class TcpExchange final : public ExpertExchange {
     Peer& peer = *peers_[static_cast<std::size_t>(to)];
     const std::lock_guard lock(peer.writing);
     const Deadline deadline = Clock::now() + times_.longest_wait;
-    if (!write_unsent(peer, deadline) || !write_all(peer.socket.get(), &header, sizeof header, deadline) ||
-        !write_all(peer.socket.get(), bytes.data(), bytes.size(), deadline)) {
+    // Whose group has ended reads no more, and is to be met again.
+    const auto ended = [this] { return inbox_.ended(); };
+    if (!write_unsent(peer, deadline, ended) ||
+        !write_all(peer.socket.get(), &header, sizeof header, deadline, ended) ||
+        !write_all(peer.socket.get(), bytes.data(), bytes.size(), deadline, ended)) {
       // The reading thread may know why.
       inbox_.end(lost(to, Clock::now() < deadline ? "the connection is broken" : "it takes no bytes"));
       inbox_.check();
@@ -137,9 +141,9 @@ class TcpExchange final : public ExpertExchange {
   void on_arrival(std::function<void()> fn) override { inbox_.on_arrival(std::move(fn)); }
 
  private:
-  static bool write_unsent(Peer& peer, Deadline deadline) {
+  static bool write_unsent(Peer& peer, Deadline deadline, const std::function<bool()>& in_vain = {}) {
     if (peer.unsent.empty()) return true;
-    const bool written = write_all(peer.socket.get(), peer.unsent.data(), peer.unsent.size(), deadline);
+    const bool written = write_all(peer.socket.get(), peer.unsent.data(), peer.unsent.size(), deadline, in_vain);
     peer.unsent.clear();
     return written;
   }

@@ -318,7 +318,7 @@ export const ModelServiceSpec = z
       },
       {
         rule: "!has(self.experts) || self.pools.decode.backend == 'cpu'",
-        message: "experts needs pools.decode.backend cpu: no ranks share experts on GPUs yet",
+        message: "experts needs pools.decode.backend cpu: pods make no ranks on GPUs yet",
         fieldPath: ".experts",
       },
       {

@@ -19,7 +19,7 @@ import { formatTable } from "./terminal.ts";
 
 const maxFileBytes = 256 * 1024 * 1024;
 /** A routed expert of V3 in FP8. */
-const v3ExpertBytes = expertBytes({ hiddenSize: 7168, width: 2048, bytesPerWeight: 1, scaleBlock: 128 });
+export const v3ExpertBytes = expertBytes({ hiddenSize: 7168, width: 2048, bytesPerWeight: 1, scaleBlock: 128 });
 
 interface PlaceOptions {
   json?: boolean;

@@ -2,13 +2,13 @@
 import { mkdirSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import type { Command } from "commander";
-import { expertBytes } from "../placement/moves.ts";
 import type { PlacementShape } from "../placement/shape.ts";
 import { drawCourses, type Panel } from "../placement/simulation/draw.ts";
 import { generateLoads, type LoadStory } from "../placement/simulation/loads.ts";
 import { type Course, simulate, type Way, windowIntervals } from "../placement/simulation/run.ts";
 import { readRecording } from "../placement/simulation/recording.ts";
 import { CliError } from "./cli-error.ts";
+import { v3ExpertBytes } from "./place.ts";
 import { formatTable } from "./terminal.ts";
 import { inTree } from "./tree.ts";
 
@@ -25,7 +25,6 @@ const story: LoadStory = {
 const v3Layers = 58;
 const v3Experts = 256;
 const v3 = { experts: v3Experts, topics: 8, commonSpread: 0.5, topicSpread: 0.8, tokensPerInterval: 4e6 };
-const v3ExpertBytes = expertBytes({ hiddenSize: 7168, width: 2048, bytesPerWeight: 1, scaleBlock: 128 });
 
 const deployments: { name: string; shape: PlacementShape }[] = [
   { name: "V3 prefill EP32", shape: { experts: v3Experts, slots: 288, ranks: 32, nodes: 4, groups: 8 } },

@@ -206,12 +206,15 @@ export class RankAssembly {
 
   /** Of each rank the process that was heard of last for the first time, if it is there and in this round. */
   private members(nowMs: number): (RankNotice | null)[] {
+    const newest: (Heard | undefined)[] = [];
+    for (const one of this.heard.values()) {
+      const best = newest[one.notice.rank];
+      if (nowMs - one.lastMs <= this.options.staleMs && !(best && best.firstMs >= one.firstMs)) newest[one.notice.rank] = one;
+    }
     return Array.from({ length: this.own.rankCount }, (_, rank) => {
       if (rank === this.own.rank) return { v: 0, ...this.notice() };
-      const newest = [...this.heard.values()]
-        .filter(({ notice, lastMs }) => notice.rank === rank && nowMs - lastMs <= this.options.staleMs)
-        .reduce<Heard | undefined>((best, one) => (best && best.firstMs >= one.firstMs ? best : one), undefined);
-      return newest?.notice.round === this.ownRound ? newest.notice : null;
+      const notice = newest[rank]?.notice;
+      return notice?.round === this.ownRound ? notice : null;
     });
   }
 

@@ -1,8 +1,8 @@
 import { expect, test } from "vitest";
 import { silentLog } from "../../contracts/bus.ts";
 import type { ExpertPlan } from "../../contracts/expert-placement.ts";
-import { packSlots, unpackPlan } from "../../contracts/ranks.ts";
-import { encodeMessage } from "../../contracts/wire.ts";
+import { packSlots, RankNotice, unpackPlan } from "../../contracts/ranks.ts";
+import { decodeMessage, encodeMessage } from "../../contracts/wire.ts";
 import type { PlacementState } from "../native.ts";
 import { ManualClock, MemoryBroker, settle } from "../testing/memory-bus.ts";
 import { initialPlan } from "./expert-slots.ts";
@@ -10,9 +10,10 @@ import { RankMember } from "./rank-member.ts";
 
 const first = initialPlan({ moeLayers: 2, logicalExperts: 4 }, 2, 0);
 
-/** Of a rank whose every layer is ready as soon as a plan is staged; `taken` of them are in force. */
+/** Of a rank whose every layer is ready as soon as a plan is staged. */
 class Experts {
   planInForce: ExpertPlan = first;
+  layersTaken = first.layers.length;
   staged: ExpertPlan | undefined;
   conformed: number[] = [];
   failure = "";
@@ -22,7 +23,7 @@ class Experts {
     const ready = this.staged === undefined ? 0 : layers.length;
     return {
       version,
-      layersTaken: layers.length,
+      layersTaken: this.layersTaken,
       next: this.staged?.version ?? 0,
       readyLayers: ready,
       failure: this.failure,
@@ -42,6 +43,7 @@ class Experts {
   async conform(plan: ExpertPlan): Promise<void> {
     this.conformed.push(plan.version);
     this.planInForce = plan;
+    this.layersTaken = plan.layers.length;
     this.staged = undefined;
   }
   fail(error: Error): void {
@@ -149,6 +151,47 @@ test("a plan for another group, an older one and one of another model are not ta
   b.experts.failure = "plan 3: model.safetensors is gone";
   await run(500);
   expect(b.experts.failed.map(({ message }) => message)).toEqual(["plan 3: model.safetensors is gone"]);
+});
+
+test("what was decided for a group ends with it, also where this rank hears of a later round before it hears of a loss", async () => {
+  const { broker, start, run } = setUp();
+  const [a, b] = [start(0), start(1)];
+  await run(500);
+  let said = new Uint8Array();
+  broker.subscribe("ranks.1", ({ data }) => {
+    said = data.slice();
+  });
+  await run(300);
+  expect(a.member.decidePlan(turned(2))).toBeUndefined();
+  const { body } = decodeMessage(RankNotice, said);
+  broker.send("ranks.1", encodeMessage({ ...body, round: body.round + 1 }));
+  await run(1_500);
+  expect([a.member.round, b.member.round]).toEqual([body.round + 1, body.round + 1]);
+  expect([a.experts.staged, b.experts.staged]).toEqual([undefined, undefined]);
+  expect(a.member.mayDecide()).toBe(true);
+});
+
+test("ranks that a loss catches in different places of a change go on from where the one that got farthest is", async () => {
+  const { start, run } = setUp();
+  const [a, b] = [start(0), start(1)];
+  await run(500);
+  expect(a.member.decidePlan(turned(2))).toBeUndefined();
+  await run(600);
+  const mixed = { ...turned(2), layers: [turned(2).layers[0] as number[], first.layers[1] as number[]] };
+  Object.assign(a.experts, { planInForce: mixed, layersTaken: 1 });
+  for (const { member } of [a, b]) member.lost(member.round, { message: "a rank is lost" });
+  await run(2_000);
+  expect([a.member.groupMembers, b.member.groupMembers]).toEqual([2, 2]);
+  expect(b.experts.planInForce).toEqual(mixed);
+});
+
+test("a rank that has stopped hears nothing", async () => {
+  const { broker, start, run } = setUp();
+  const [a] = [start(0), start(1)];
+  await run(500);
+  const before = broker.subscriptionCount;
+  a.member.stop();
+  expect(broker.subscriptionCount).toBe(before - 2);
 });
 
 test("a group that a rank left by itself to go on in another one has lost nobody", async () => {

@@ -1,5 +1,5 @@
 // One process's part in a group of ranks: says and hears on the bus what RankAssembly needs, and meets whom it decides to.
-import type { Bus, Clock, Log } from "../../contracts/bus.ts";
+import type { Bus, BusSubscription, Clock, Log } from "../../contracts/bus.ts";
 import { PelagicError } from "../../contracts/errors.ts";
 import { type ExpertPlan, expertCountOf } from "../../contracts/expert-placement.ts";
 import { maxGroupHistory, type MetGroup } from "../../contracts/rank-status.ts";
@@ -71,8 +71,9 @@ export class RankMember {
   private seen: PlacementState | undefined;
   private apartSinceMs = Number.POSITIVE_INFINITY;
   private saidPlanMs = Number.NEGATIVE_INFINITY;
-  /** What this rank, which leads, has decided for its group; until it is in force. */
+  /** What this rank, which leads, has decided for its group; until it is in force, or the group is over. */
   private next: ExpertPlan | undefined;
+  private readonly subscriptions: BusSubscription[];
   private stopped = false;
   private decision: AssemblyDecision = { kind: "wait", reason: "has not looked yet" };
   private lastLoss: string | undefined;
@@ -85,18 +86,19 @@ export class RankMember {
     this.options = options;
     const { own, mostSlotsPerRank, experts, clock } = options;
     this.assembly = new RankAssembly(own, { ...assemblyTimes, mostSlotsPerRank }, experts.planInForce, clock.nowMs());
-    options.bus.subscribe(options.subjects, (message) => {
+    const hear = options.bus.subscribe(options.subjects, (message) => {
       const { body } = decodeMessage(RankNotice, message.data);
       this.assembly.hear(body, options.clock.nowMs());
       this.look();
     });
-    options.bus.subscribe(options.planSubjects, ({ data }) => {
+    const hearPlan = options.bus.subscribe(options.planSubjects, ({ data }) => {
       const { body, tokens } = decodeMessage(PlanNotice, data);
       const { version, next } = experts.placementState;
       if (body.kind === "next" && body.version <= Math.max(version, next)) return;
       if (body.group === own.group && body.sharedDigest === own.sharedDigest && body.rankCount === own.rankCount)
         this.hearPlan(body, unpackPlan(body, tokens));
     });
+    this.subscriptions = [hear, hearPlan];
     this.look();
   }
 
@@ -162,7 +164,7 @@ export class RankMember {
     return this.options.clock.nowMs() - this.apartSinceMs > shortMs ? this.reason : undefined;
   }
 
-  /** The round of the group, once there is one. Rejects with `worker_lost` when there is none after `timeoutMs`, or, while experts are loaded, after `loadMs`. */
+  /** The round of the group, once there is one. Rejects with `worker_lost` when there is none after `timeoutMs`, or, while experts are loaded, after `loadMs` where that is longer. */
   async joined(timeoutMs: number): Promise<number> {
     const { clock, own } = this.options;
     const startMs = clock.nowMs();
@@ -170,10 +172,10 @@ export class RankMember {
       const { round } = this;
       if (round !== undefined) return round;
       const waitedMs = clock.nowMs() - startMs;
-      if (waitedMs >= (this.isLoading ? loadMs : timeoutMs) || this.stopped)
+      if (waitedMs >= Math.max(timeoutMs, this.isLoading ? loadMs : 0) || this.stopped)
         throw new PelagicError("worker_lost", `rank ${own.rank} has no group: it ${this.reason}`);
       await new Promise<void>((resolve) => {
-        const cancel = clock.setTimer(noticeMs, resolve);
+        const cancel = clock.setTimer(noticeMs, () => this.wake());
         this.waiting.push(() => {
           cancel();
           resolve();
@@ -199,13 +201,13 @@ export class RankMember {
     this.lastLoss = message;
     this.endedBy = loss;
     this.assembly.over(round, this.options.clock.nowMs());
-    this.next = undefined;
     this.look();
   }
 
   stop(): void {
     this.stopped = true;
     this.cancelTimer();
+    for (const subscription of this.subscriptions) subscription.unsubscribe();
     this.options.onLead?.(false);
     this.wake();
   }
@@ -215,6 +217,8 @@ export class RankMember {
     this.cancelTimer();
     this.seePlan();
     this.decision = this.assembly.decide(this.options.clock.nowMs());
+    // It was for that group, which may also have ended by what another rank says: a later round.
+    if (this.decision.kind !== "joined") this.next = undefined;
     this.say();
     this.sayPlan();
     if (this.decision.kind !== "joined") this.apartSinceMs = Math.min(this.apartSinceMs, this.options.clock.nowMs());
@@ -263,11 +267,12 @@ export class RankMember {
   private sayPlan(): void {
     const { bus, clock, planSubject, own, experts } = this.options;
     const nowMs = clock.nowMs();
-    const leads = this.decision.kind === "joined" ? this.assembly.leads : true;
-    if (!leads || nowMs - this.saidPlanMs < planMs) return;
+    const joined = this.decision.kind === "joined";
+    if ((joined && !this.assembly.leads) || nowMs - this.saidPlanMs < planMs) return;
     const kind = this.next !== undefined ? "next" : "inForce";
-    // A plan that is changing is of no use to anybody yet.
-    if (kind === "inForce" && (this.isChanging(experts.placementState) || !this.assembly.disagrees(nowMs))) return;
+    // A plan that is changing is of no use to anybody yet. Without a group it changes no more, however far it is, and others may wait for it.
+    const changes = joined && this.isChanging(experts.placementState);
+    if (kind === "inForce" && (changes || !this.assembly.disagrees(nowMs))) return;
     const plan = this.next ?? experts.planInForce;
     const { version, rankCount, slotsPerRank, layers } = plan;
     const about = { group: own.group, sharedDigest: own.sharedDigest, version, rankCount, slotsPerRank, layerCount: layers.length };
@@ -319,10 +324,12 @@ export class RankMember {
       this.assembly.met(round, members);
       this.groupId = Buffer.from(id).toString("hex");
       const there = members.flatMap((member, rank) => (member ? [rank] : []));
-      // Where a later round has begun meanwhile, nobody used it.
-      if (this.assembly.memberCount > 0) this.remember(round, there);
-      log.info({ rank: own.rank, round, ranks: there }, "the ranks have met");
-      this.options.onLead?.(there[0] === own.rank);
+      // Where a later round has begun meanwhile, nobody uses it.
+      if (this.assembly.memberCount > 0 && !this.stopped) {
+        this.remember(round, there);
+        log.info({ rank: own.rank, round, ranks: there }, "the ranks have met");
+        this.options.onLead?.(there[0] === own.rank);
+      }
     } catch (error) {
       this.lastLoss = error instanceof Error ? error.message : String(error);
       // Nobody else's fault, and no better at the next meeting.
