@@ -132,8 +132,12 @@ double median(std::vector<double> times) {
 // last layer rows that are not sampled need their latents alone.
 class Roof {
  public:
-  Roof(const ModelConfig& c, int weight_bytes, double copy_gbs, double tflops)
-      : config_(c), weight_bytes_(weight_bytes), copy_(copy_gbs * 1e9), flops_(tflops * 1e12) {
+  Roof(const ModelConfig& c, int weight_bytes, std::size_t latent_bytes, double copy_gbs, double tflops)
+      : config_(c),
+        weight_bytes_(weight_bytes),
+        latent_bytes_(static_cast<double>(latent_bytes)),
+        copy_(copy_gbs * 1e9),
+        flops_(tflops * 1e12) {
     const double query_input = static_cast<double>(c.query_rank > 0 ? c.query_rank : c.hidden_size);
     const double heads = static_cast<double>(c.head_count), hidden = static_cast<double>(c.hidden_size);
     compress_ = static_cast<double>(c.latent_width() + c.query_rank) * hidden;
@@ -169,17 +173,17 @@ class Roof {
     const double others = layers * (compress_ + attention_) + moe * (gate_ + expert_ * shared) +
                           static_cast<double>(config_.dense_layer_count) * dense_ + head_;
     const double pairs = static_cast<double>(d.sequences) * (d.context + 1);
-    const double latents = layers * pairs * static_cast<double>(config_.latent_width());
+    const double latents = layers * pairs * latent_bytes_;
     // The absorbed form: the latents are its keys and its values.
     const double pair = static_cast<double>(config_.head_count * (config_.latent_width() + config_.kv_rank));
     const double products =
         d.sequences * (others + moe * expert_ * static_cast<double>(config_.experts_per_token)) + layers * pairs * pair;
-    return std::max(2 * products / flops_, (weight_bytes_ * (others + hit * expert_) + 2 * latents) / copy_);
+    return std::max(2 * products / flops_, (weight_bytes_ * (others + hit * expert_) + latents) / copy_);
   }
 
  private:
   const ModelConfig& config_;
-  double weight_bytes_, copy_, flops_;
+  double weight_bytes_, latent_bytes_, copy_, flops_;
   double compress_, attention_, expert_, dense_, gate_, head_;  // products of a row, and weights
 };
 
@@ -257,6 +261,7 @@ void show_kernels(Bench& bench, Runner& runner, KernelTimes& kernels) {
 int main(int argc, char** argv) {
   std::string json, commit, dir;
   CudaWeights weights = CudaWeights::bfloat16;
+  KvDtype latents = KvDtype::bfloat16;
   bool by_kernel = false;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
@@ -266,6 +271,8 @@ int main(int argc, char** argv) {
       commit = argv[++i];
     } else if (argument == "--weights" && i + 1 < argc) {
       weights = std::string(argv[++i]) == "fp8" ? CudaWeights::fp8 : CudaWeights::bfloat16;
+    } else if (argument == "--latents" && i + 1 < argc) {
+      latents = std::string(argv[++i]) == "fp8" ? KvDtype::fp8 : KvDtype::bfloat16;
     } else if (argument == "--kernels") {
       by_kernel = true;
     } else {
@@ -273,15 +280,18 @@ int main(int argc, char** argv) {
     }
   }
   if (dir.empty()) {
-    std::fprintf(stderr,
-                 "usage: cuda_model_bench [--json FILE] [--commit ID] [--weights bfloat16|fp8] [--kernels] DIR\n");
+    std::fprintf(
+        stderr,
+        "usage: cuda_model_bench [--json FILE] [--commit ID] [--weights bfloat16|fp8] [--latents bfloat16|fp8] "
+        "[--kernels] DIR\n");
     return 2;
   }
   try {
     std::optional<KernelTimes> kernels;
     if (by_kernel) kernels.emplace();
     const bool fp8 = weights == CudaWeights::fp8;
-    Bench bench(dir + (fp8 ? ", fp8 weights" : ", bf16 weights"), commit);
+    Bench bench(dir + (fp8 ? ", fp8 weights" : ", bf16 weights") + (latents == KvDtype::fp8 ? ", fp8 latents" : ""),
+                commit);
     std::int64_t blocks = 0;
     for (const Decode& d : kDecodes)
       blocks = std::max<std::int64_t>(blocks, std::int64_t{d.sequences} * blocks_for(d.context + 1));
@@ -289,13 +299,13 @@ int main(int argc, char** argv) {
       blocks = std::max<std::int64_t>(blocks, std::int64_t{p.sequences} * blocks_for(p.rows));
     const double begin = seconds();
     const ModelConfig config = load_config(dir);
-    Model model(config, open_cuda_backend(weights), KvDtype::bfloat16, blocks + kSpareBlocks,
+    Model model(config, open_cuda_backend(weights), latents, blocks + kSpareBlocks,
                 static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, 16u)));
     std::printf("%.1f GB of random weights in %.1f s\n", static_cast<double>(model.info().weight_bytes) * 1e-9,
                 seconds() - begin);
     Runner runner(model);
     // fp8: the projections' and MLPs' rate; the rest of the products are few.
-    const Roof roof(model.config(), fp8 ? 1 : 2, bench.ceilings().copy_gbs,
+    const Roof roof(model.config(), fp8 ? 1 : 2, model.kv_layout().row_bytes(), bench.ceilings().copy_gbs,
                     fp8 ? bench.ceilings().fp8_tflops : bench.ceilings().bf16_tflops);
     if (by_kernel) {
       show_kernels(bench, runner, *kernels);

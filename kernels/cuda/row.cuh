@@ -53,6 +53,20 @@ __device__ __forceinline__ void store_group(float* to, const Group& g) {
   reinterpret_cast<float4*>(to)[1] = {g.v[4], g.v[5], g.v[6], g.v[7]};
 }
 
+// Each times `inverse`, rounded.
+__device__ __forceinline__ uint2 to_e4m3(const Group& g, float inverse) {
+  std::uint32_t words[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float* v = g.v + 4 * i;
+    const float2 low = {__fmul_rn(v[0], inverse), __fmul_rn(v[1], inverse)};
+    const float2 high = {__fmul_rn(v[2], inverse), __fmul_rn(v[3], inverse)};
+    words[i] = static_cast<std::uint32_t>(__nv_cvt_float2_to_fp8x2(low, __NV_SATFINITE, __NV_E4M3)) |
+               static_cast<std::uint32_t>(__nv_cvt_float2_to_fp8x2(high, __NV_SATFINITE, __NV_E4M3)) << 16;
+  }
+  return {words[0], words[1]};
+}
+
 // Where a row's e4m3 form goes: [rows, width] and its scales [ceil(width / 128), ld_scales].
 struct Fp8Rows {
   std::uint8_t* data;
@@ -71,16 +85,7 @@ __device__ __forceinline__ void store_fp8(const Fp8Rows& to, std::int64_t row, i
   for (int step = kFp8Groups / 2; step >= 1; step /= 2) largest = fmaxf(largest, __shfl_xor_sync(kWarp, largest, step));
   if (!valid) return;
   const Fp8Scale scale = fp8_scale(largest);
-  std::uint32_t words[2];
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const float* v = g.v + 4 * i;
-    const float2 low = {__fmul_rn(v[0], scale.inverse), __fmul_rn(v[1], scale.inverse)};
-    const float2 high = {__fmul_rn(v[2], scale.inverse), __fmul_rn(v[3], scale.inverse)};
-    words[i] = static_cast<std::uint32_t>(__nv_cvt_float2_to_fp8x2(low, __NV_SATFINITE, __NV_E4M3)) |
-               static_cast<std::uint32_t>(__nv_cvt_float2_to_fp8x2(high, __NV_SATFINITE, __NV_E4M3)) << 16;
-  }
-  *reinterpret_cast<uint2*>(to.data + row * width + group * kGroup) = {words[0], words[1]};
+  *reinterpret_cast<uint2*>(to.data + row * width + group * kGroup) = to_e4m3(g, scale.inverse);
   if (group % kFp8Groups == 0) to.scales[(group / kFp8Groups) * to.ld_scales + row] = scale.scale;
 }
 

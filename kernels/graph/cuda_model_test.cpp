@@ -1,6 +1,6 @@
-// The row rule on the CUDA backend, over the embedded model: pelagic_cuda_model_test DIR [bfloat16|fp8]. Needs the
-// card. With fp8, a copy of the model in float32 that is quantised at load gives the bits of one that is e4m3 in its
-// file.
+// The row rule on the CUDA backend, over the embedded model: pelagic_cuda_model_test DIR [WEIGHTS [LATENTS]], each
+// bfloat16 or fp8. Needs the card. With fp8 weights, a copy of the model in float32 that is quantised at load gives the
+// bits of one that is e4m3 in its file.
 //
 // Prompts of the model's tasks. Every row's digest and every latent are equal to the bit in one call, in chunks, token
 // by token, with neighbours and in other blocks, and with latents that were packed and unpacked on the way. Greedy
@@ -222,17 +222,18 @@ void compare_answers(Model& cuda, Model& cpu, const std::vector<Tokens>& all) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const std::string weights = argc > 2 ? argv[2] : "bfloat16";
-  if (argc < 2 || argc > 3 || (weights != "bfloat16" && weights != "fp8")) {
-    std::fprintf(stderr, "usage: pelagic_cuda_model_test DIR [bfloat16|fp8]\n");
+  const auto known = [](const std::string& dtype) { return dtype == "bfloat16" || dtype == "fp8"; };
+  const std::string weights = argc > 2 ? argv[2] : "bfloat16", latents = argc > 3 ? argv[3] : "bfloat16";
+  if (argc < 2 || argc > 4 || !known(weights) || !known(latents)) {
+    std::fprintf(stderr, "usage: pelagic_cuda_model_test DIR [bfloat16|fp8 [bfloat16|fp8]]\n");
     return 2;
   }
   const bool fp8 = weights == "fp8";
   try {
     const std::vector<Tokens> all = prompts();
-    const auto load = [](const std::filesystem::path& dir, CudaWeights cuda_weights) {
-      return std::make_unique<Model>(dir, open_cuda_backend(cuda_weights), KvDtype::bfloat16, kCacheBlocks, 2,
-                                     LoadProgress{});
+    const KvDtype kv_dtype = latents == "fp8" ? KvDtype::fp8 : KvDtype::bfloat16;
+    const auto load = [kv_dtype](const std::filesystem::path& dir, CudaWeights cuda_weights) {
+      return std::make_unique<Model>(dir, open_cuda_backend(cuda_weights), kv_dtype, kCacheBlocks, 2, LoadProgress{});
     };
     std::filesystem::path dir = argv[1];
     const std::unique_ptr<Model> cuda = load(dir, fp8 ? CudaWeights::fp8 : CudaWeights::bfloat16);
@@ -245,6 +246,11 @@ int main(int argc, char** argv) {
       expect(
           bits_of(*load(wide.path(), CudaWeights::fp8), all) == bits_of(*load(quantised.path(), CudaWeights::fp8), all),
           "quantised at load and before: the same bits");
+    }
+    if (kv_dtype == KvDtype::fp8) {
+      Model wide(dir, open_cuda_backend(fp8 ? CudaWeights::fp8 : CudaWeights::bfloat16), KvDtype::bfloat16,
+                 kCacheBlocks, 2, {});
+      expect(bits_of(wide, all) != bits, "other bits than bf16 latents give");
     }
     Model cpu(dir, make_cpu_backend(best_isa(), 2), KvDtype::bfloat16, kCacheBlocks, 2, {});
     compare_answers(*cuda, cpu, all);

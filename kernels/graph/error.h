@@ -39,11 +39,15 @@ inline const char* error_code_name(ErrorCode code) {
 
 class Error : public std::runtime_error {
  public:
-  Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}
+  Error(ErrorCode code, const std::string& message, bool by_itself = false)
+      : std::runtime_error(message), code_(code), by_itself_(by_itself) {}
   ErrorCode code() const { return code_; }
+  // Of rank_lost: the rank left its group to go on in another one. Nobody is lost.
+  bool by_itself() const { return by_itself_; }
 
  private:
   ErrorCode code_;
+  bool by_itself_;
 };
 
 }  // namespace pelagic

@@ -120,8 +120,12 @@ Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend, KvDtyp
       work_(std::make_unique<Workspace>()) {
   shape_ = mla_shape(config_);
   expands_prompts_ = backend_->expands_prompts(shape_);
-  const std::int64_t block_bytes =
-      config_.layer_count * kBlockRows * config_.latent_width() * (kv_dtype == KvDtype::float32 ? 4 : 2);
+  kv_layout_ = {.layers = static_cast<int>(config_.layer_count),
+                .blocks = 0,
+                .kv_rank = shape_.kv_rank,
+                .rope_dim = shape_.rope_dim,
+                .dtype = kv_dtype};
+  const auto block_bytes = config_.layer_count * static_cast<std::int64_t>(kv_layout_.block_bytes());
   const std::int64_t memory = static_cast<std::int64_t>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGESIZE);
   if (kv_blocks < 1) refuse("kvBlocks must be at least 1");
   if (kv_blocks > memory / block_bytes) {
@@ -129,11 +133,7 @@ Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend, KvDtyp
                                        std::to_string(block_bytes) + " bytes do not fit in this machine's memory (" +
                                        std::to_string(memory) + " bytes)");
   }
-  kv_layout_ = {.layers = static_cast<int>(config_.layer_count),
-                .blocks = static_cast<int>(kv_blocks),
-                .kv_rank = shape_.kv_rank,
-                .rope_dim = shape_.rope_dim,
-                .dtype = kv_dtype};
+  kv_layout_.blocks = static_cast<int>(kv_blocks);
   backend_->check_model(shape_, kv_layout_);
   if (plan != nullptr) {
     if (!backend_->shares_experts()) refuse("this backend cannot share experts with other ranks");
@@ -464,8 +464,8 @@ void Model::join(std::unique_ptr<ExpertExchange> exchange, RankView view) {
   unprepared_.reset();
 }
 
-void Model::leave(const std::string& reason) {
-  if (group_ != nullptr) group_->leave(reason);
+void Model::leave(const GroupEnd& end) {
+  if (group_ != nullptr) group_->leave(end);
 }
 
 RankCounters Model::rank_counters() const { return group_ != nullptr ? group_->counters() : RankCounters{}; }
@@ -488,10 +488,10 @@ void Model::leave_failed() {
   try {
     throw;
   } catch (const Error& error) {
-    if (error.code() == ErrorCode::rank_lost) return group_->leave(error.what());
-    group_->leave("rank " + std::to_string(mover_->own().rank) + " is lost: " + error.what());
+    if (error.code() == ErrorCode::rank_lost) return group_->leave({error.what(), error.by_itself()});
+    group_->leave({"rank " + std::to_string(mover_->own().rank) + " is lost: " + error.what()});
   } catch (const std::exception& error) {
-    group_->leave("rank " + std::to_string(mover_->own().rank) + " is lost: " + error.what());
+    group_->leave({"rank " + std::to_string(mover_->own().rank) + " is lost: " + error.what()});
   }
 }
 

@@ -84,8 +84,8 @@ class Model {
   // Steps go with these ranks from now on; of view only ranks_per_node and local_first count. Throws Error(argument)
   // for a model without a plan or an exchange of another rank, Error(rank_lost) where the members lack an expert.
   void join(std::unique_ptr<ExpertExchange> exchange, RankView view);
-  // The other ranks' waits end with this reason.
-  void leave(const std::string& reason);
+  // The other ranks' waits end with this.
+  void leave(const GroupEnd& end);
   // Makes a step without rows if others have begun one or a layer of the next plan is ready here, and says whether it
   // has. Throws Error(rank_lost).
   bool take_part();

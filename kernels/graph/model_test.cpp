@@ -236,6 +236,13 @@ TEST("taking a step's memory before the first one changes no bit, whatever size 
   }
 }
 
+TEST("latents that the backend does not have are refused by name") {
+  const TempFolder folder;
+  write_checkpoint(folder.path(), tiny_tensors());
+  const auto make = [&] { Model(folder.path(), make_cpu_backend(Isa::scalar, 1), KvDtype::fp8, 2, 1, {}); };
+  CHECK(contains(error_of(make, ErrorCode::argument), "has no FP8 latents: kvDtype"));
+}
+
 TEST("a cache larger than the machine is refused") {
   const TempFolder folder;
   write_checkpoint(folder.path(), tiny_tensors());

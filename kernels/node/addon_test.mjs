@@ -211,7 +211,9 @@ test("ranks share the experts: an idle one takes part by itself, a lost one is n
   // An idle model keeps no process alive.
   const alive = setInterval(() => {}, 1_000);
   await models[2].close();
-  assert.ok(coded("rank-lost", /rank 2 is lost/)(await heard));
+  const { code, message, byItself } = await heard;
+  assert.deepEqual([code, byItself], ["rank-lost", false]);
+  assert.match(message, /rank 2 is lost/);
   clearInterval(alive);
   await assert.rejects(models[0].step(work()), coded("rank-lost", /rank 2 is lost/));
   await meet([true, true, false]);
@@ -255,7 +257,10 @@ test("a plan that all ranks hear of comes into force layer by layer while they s
   assert.throws(() => models[0].stagePlan(turned, 0), coded("argument", /bytesPerSecond/));
   await assert.rejects(models[0].conform({ ...turned, layers: [["x"]] }), coded("argument", /plan\.layers\[0\]\[0\]/));
   await Promise.all(models.map((model) => model.conform(turned)));
-  await assert.rejects(models[0].step(work()), coded("rank-lost", /goes by another expert plan/));
+  await assert.rejects(models[0].step(work()), (error) => {
+    assert.deepEqual([error.code, error.byItself], ["rank-lost", true]);
+    return /goes by another expert plan/.test(error.message);
+  });
   await meet();
   assert.deepEqual((await models[0].step(work()))[0].digests, wanted);
   await Promise.all(models.map((model) => model.close()));

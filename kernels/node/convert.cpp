@@ -45,7 +45,9 @@ Napi::Error to_js_error(Napi::Env env, const std::exception_ptr& failure) {
   try {
     std::rethrow_exception(failure);
   } catch (const Error& error) {
-    return js_error(env, error_code_name(error.code()), error.what());
+    Napi::Error its = js_error(env, error_code_name(error.code()), error.what());
+    if (error.code() == ErrorCode::rank_lost) its.Set("byItself", Napi::Boolean::New(env, error.by_itself()));
+    return its;
   } catch (const std::bad_alloc&) {
     return js_error(env, error_code_name(ErrorCode::memory), "not enough memory");
   } catch (const std::invalid_argument& error) {

@@ -136,6 +136,10 @@ Napi::Object to_js(Napi::Env env, const RankCounters& counters) {
   number("sentBytes", static_cast<double>(counters.sent_bytes));
   number("cardBytes", static_cast<double>(counters.card_bytes));
   number("waitSeconds", counters.wait_seconds);
+  number("expertSeconds", counters.expert_seconds);
+  number("criticalExpertSeconds", counters.critical_expert_seconds);
+  number("criticalStepSeconds", counters.critical_step_seconds);
+  number("criticalComputedRows", static_cast<double>(counters.critical_computed_rows));
   const Napi::Array reached = Napi::Array::New(env, counters.nodes_reached.size());
   for (std::size_t i = 0; i < counters.nodes_reached.size(); ++i)
     reached.Set(static_cast<std::uint32_t>(i), Napi::Number::New(env, static_cast<double>(counters.nodes_reached[i])));

@@ -49,9 +49,9 @@ LoadOptions read_options(const Napi::Value& value) {
     throw Error(ErrorCode::argument, "weightDtype needs backend \"cuda\": the CPU computes with float32 weights");
   out.weights = weight_dtype == "fp8" ? CudaWeights::fp8 : CudaWeights::bfloat16;
   const std::string kv_dtype = to_text(member(options, "kvDtype"), "kvDtype");
-  if (kv_dtype != "float32" && kv_dtype != "bfloat16")
-    throw Error(ErrorCode::argument, "kvDtype must be \"float32\" or \"bfloat16\"");
-  out.kv_dtype = kv_dtype == "float32" ? KvDtype::float32 : KvDtype::bfloat16;
+  if (kv_dtype != "float32" && kv_dtype != "bfloat16" && kv_dtype != "fp8")
+    throw Error(ErrorCode::argument, "kvDtype must be \"float32\", \"bfloat16\" or \"fp8\"");
+  out.kv_dtype = kv_dtype == "float32" ? KvDtype::float32 : kv_dtype == "bfloat16" ? KvDtype::bfloat16 : KvDtype::fp8;
   out.threads = static_cast<int>(to_integer(member(options, "threads"), "threads", 1, 1024));
   out.kv_blocks = to_integer(member(options, "kvBlocks"), "kvBlocks", 1, INT32_MAX);
   const Napi::Value step_rows = options.Get("stepRows");
@@ -85,6 +85,7 @@ Napi::Object describe(Napi::Env env, const Model& model, bool cuda, const std::s
   number("vocabSize", static_cast<double>(config.vocab_size));
   number("headCount", static_cast<double>(config.head_count));
   number("latentWidth", static_cast<double>(config.latent_width()));
+  number("kvRowBytes", static_cast<double>(model.kv_layout().row_bytes()));
   number("maxPositionEmbeddings", static_cast<double>(config.max_positions));
   number("moeLayerCount", static_cast<double>(config.moe_layer_count()));
   number("logicalExpertCount", static_cast<double>(config.expert_count));
@@ -373,7 +374,7 @@ Napi::Value NativeModel::meet(const Napi::CallbackInfo& info) {
     // The engine is there as long as the model, whose exchange has a thread of its own; engine_ is the loop's.
     return [this, meeting, engine = engine_.get()] {
       const int rank = ranks_->view.rank;
-      model_->leave("rank " + std::to_string(rank) + " is lost to this group: it meets another one");
+      model_->leave({"rank " + std::to_string(rank) + " has left this group: it meets another one", true});
       auto exchange = meet_ranks(*listener_, meeting->group, rank, meeting->ranks, meeting->times);
       const auto look = [this, engine] { engine->submit_idle([this] { take_part(); }, kTurnaround); };
       exchange->on_arrival(look);
@@ -392,7 +393,7 @@ Napi::Value NativeModel::conform(const Napi::CallbackInfo& info) {
     const auto plan = std::make_shared<ExpertPlan>(read_plan(info[0].As<Napi::Object>(), "plan."));
     return [this, plan] {
       const int rank = ranks_->view.rank;
-      model_->leave("rank " + std::to_string(rank) + " is lost to this group: it goes by another expert plan");
+      model_->leave({"rank " + std::to_string(rank) + " has left this group: it goes by another expert plan", true});
       model_->experts()->conform(*plan, threads_);
     };
   });

@@ -132,7 +132,7 @@ class DyingExchange final : public ExpertExchange {
     }
     return bytes;
   }
-  void leave(const std::string& reason) override { inner_->leave(reason); }
+  void leave(const GroupEnd& end) override { inner_->leave(end); }
   void check() const override { inner_->check(); }
   bool has_message() const override { return inner_->has_message(); }
   void on_arrival(std::function<void()> fn) override { inner_->on_arrival(std::move(fn)); }

@@ -54,7 +54,7 @@ TEST("a rank that leaves ends every wait of the others with its reason, behind w
     auto exchanges = make_exchanges(transport, 3, kTimes);
     const MessageTag tag{MessageKind::outputs, 1, 5};
     exchanges[2]->send(0, tag, bytes_of("last words"));
-    exchanges[2]->leave("rank 2 is lost: not enough memory");
+    exchanges[2]->leave({"rank 2 is lost: not enough memory"});
     CHECK(text_of(exchanges[0]->receive(2, tag)) == "last words");
     for (const int rank : {0, 1}) {
       auto& exchange = *exchanges[static_cast<std::size_t>(rank)];
@@ -63,6 +63,27 @@ TEST("a rank that leaves ends every wait of the others with its reason, behind w
       CHECK(lost_of([&] { exchange.send(1 - rank, tag, {}); }) == "rank 2 is lost: not enough memory");
       CHECK(lost_of([&] { exchange.check(); }) == "rank 2 is lost: not enough memory");
     }
+  }
+}
+
+TEST("a rank that goes on elsewhere has left by itself: others hear that nobody is lost") {
+  const auto left_by_itself = [](ExpertExchange& exchange) {
+    try {
+      exchange.receive(1, {MessageKind::begin, 0, 1});
+    } catch (const Error& error) {
+      return error.code() == ErrorCode::rank_lost && error.by_itself();
+    }
+    return false;
+  };
+  for (const Transport transport : kBoth) {
+    for (const bool by_itself : {true, false}) {
+      auto exchanges = make_exchanges(transport, 2, kTimes);
+      exchanges[1]->leave({"rank 1 has left", by_itself});
+      CHECK(left_by_itself(*exchanges[0]) == by_itself);
+    }
+    auto exchanges = make_exchanges(transport, 2, kTimes);
+    exchanges[1].reset();
+    CHECK(!left_by_itself(*exchanges[0]));
   }
 }
 
@@ -105,7 +126,7 @@ TEST("an arrival rings, and so does the end") {
     CHECK(exchanges[0]->has_message());
     exchanges[0]->receive(1, {MessageKind::begin, 0, 1});
     CHECK(!exchanges[0]->has_message());
-    exchanges[1]->leave("rank 1 is lost: a test");
+    exchanges[1]->leave({"rank 1 is lost: a test"});
     bell.wait();
     CHECK(lost_of([&] { exchanges[0]->check(); }) == "rank 1 is lost: a test");
   }

@@ -27,6 +27,12 @@ struct MessageTag {
 };
 std::string tag_text(const MessageTag& tag);
 
+// Why a group is over. by_itself: the rank that says so goes on in another one.
+struct GroupEnd {
+  std::string reason;
+  bool by_itself = false;
+};
+
 // One thread at a time. All waits are bounded, and all of send, receive throw Error(rank_lost) with the rank's name and
 // what happened to it.
 class ExpertExchange {
@@ -43,9 +49,9 @@ class ExpertExchange {
   // The next message from the rank; its bytes stay until the next receive from the same rank.
   virtual std::span<const std::byte> receive(int from, MessageTag tag) = 0;
 
-  // Ends the group for all ranks: their waits throw with this reason, which names the rank at fault. Does not throw,
+  // Ends the group for all ranks: their waits throw what this says, which names the rank at fault. Does not throw,
   // does not wait.
-  virtual void leave(const std::string& reason) = 0;
+  virtual void leave(const GroupEnd& end) = 0;
 
   // Throws Error(rank_lost) if the group has ended.
   virtual void check() const = 0;

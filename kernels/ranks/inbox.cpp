@@ -11,7 +11,7 @@ namespace {
 constexpr std::size_t kMostWaiting = 8;
 constexpr std::size_t kMostSpare = 4;
 
-[[noreturn]] void lost(const std::string& reason) { throw Error(ErrorCode::rank_lost, reason); }
+[[noreturn]] void lost(const GroupEnd& end) { throw Error(ErrorCode::rank_lost, end.reason, end.by_itself); }
 
 }  // namespace
 
@@ -41,10 +41,10 @@ void Inbox::put(int from, MessageTag tag, std::vector<std::byte> bytes) {
   std::function<void()> arrival;
   {
     const std::lock_guard lock(mutex_);
-    if (!end_reason_.empty()) return;
+    if (!end_.reason.empty()) return;
     Sender& sender = senders_[static_cast<std::size_t>(from)];
     if (sender.waiting.size() == kMostWaiting) {
-      end_reason_ =
+      end_.reason =
           "rank " + std::to_string(from) + " is out of step: it sends what nobody waits for (" + tag_text(tag) + ")";
     } else {
       sender.waiting.push_back({tag, std::move(bytes)});
@@ -60,22 +60,22 @@ std::span<const std::byte> Inbox::take(int from, MessageTag tag) {
   std::unique_lock lock(mutex_);
   Sender& sender = senders_[static_cast<std::size_t>(from)];
   const bool told =
-      changed_.wait_for(lock, longest_wait_, [&] { return !sender.waiting.empty() || !end_reason_.empty(); });
+      changed_.wait_for(lock, longest_wait_, [&] { return !sender.waiting.empty() || !end_.reason.empty(); });
   if (!told) {
-    end_reason_ = "rank " + std::to_string(from) + " is lost: nothing came in " +
+    end_.reason = "rank " + std::to_string(from) + " is lost: nothing came in " +
                   std::to_string(longest_wait_.count()) + " ms, rank " + std::to_string(rank_) + " waits for " +
                   tag_text(tag);
   }
-  if (sender.waiting.empty()) lost(end_reason_);
+  if (sender.waiting.empty()) lost(end_);
   Message message = std::move(sender.waiting.front());
   sender.waiting.pop_front();
   --waiting_;
   if (message.tag != tag) {
-    if (end_reason_.empty()) {
-      end_reason_ = "rank " + std::to_string(from) + " is out of step: it sent " + tag_text(message.tag) + ", rank " +
+    if (end_.reason.empty()) {
+      end_.reason = "rank " + std::to_string(from) + " is out of step: it sent " + tag_text(message.tag) + ", rank " +
                     std::to_string(rank_) + " waits for " + tag_text(tag);
     }
-    lost(end_reason_);
+    lost(end_);
   }
   std::swap(sender.current, message.bytes);
   if (sender.spare.size() < kMostSpare && message.bytes.capacity() > 0)
@@ -83,12 +83,12 @@ std::span<const std::byte> Inbox::take(int from, MessageTag tag) {
   return sender.current;
 }
 
-void Inbox::end(const std::string& reason) {
+void Inbox::end(const GroupEnd& end) {
   std::function<void()> arrival;
   {
     const std::lock_guard lock(mutex_);
-    if (!end_reason_.empty()) return;
-    end_reason_ = reason;
+    if (!end_.reason.empty()) return;
+    end_ = end;
     arrival = arrival_;
   }
   changed_.notify_all();
@@ -97,12 +97,12 @@ void Inbox::end(const std::string& reason) {
 
 bool Inbox::ended() const {
   const std::lock_guard lock(mutex_);
-  return !end_reason_.empty();
+  return !end_.reason.empty();
 }
 
 void Inbox::check() const {
   const std::lock_guard lock(mutex_);
-  if (!end_reason_.empty()) lost(end_reason_);
+  if (!end_.reason.empty()) lost(end_);
 }
 
 bool Inbox::has_message() const {

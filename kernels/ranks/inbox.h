@@ -25,8 +25,8 @@ class Inbox {
   // Waits. Messages that arrived before the group ended are still given. Throws Error(rank_lost).
   std::span<const std::byte> take(int from, MessageTag tag);
 
-  // Ends the group; the first reason stays.
-  void end(const std::string& reason);
+  // Ends the group; the first end stays.
+  void end(const GroupEnd& end);
   bool ended() const;
   // Throws Error(rank_lost) if the group has ended.
   void check() const;
@@ -50,7 +50,7 @@ class Inbox {
   std::condition_variable changed_;
   std::vector<Sender> senders_;
   std::size_t waiting_ = 0;  // messages of all senders
-  std::string end_reason_;   // empty: the group stands
+  GroupEnd end_;             // no reason: the group stands
   std::function<void()> arrival_;
 };
 

@@ -12,7 +12,7 @@ using Inboxes = std::vector<std::shared_ptr<Inbox>>;  // by rank; null: no membe
 class LocalExchange final : public ExpertExchange {
  public:
   LocalExchange(int rank, Inboxes inboxes) : rank_(rank), inboxes_(std::move(inboxes)) {}
-  ~LocalExchange() override { leave("rank " + std::to_string(rank_) + " is lost: it has ended"); }
+  ~LocalExchange() override { leave({"rank " + std::to_string(rank_) + " is lost: it has ended"}); }
 
   int rank() const override { return rank_; }
   int rank_count() const override { return static_cast<int>(inboxes_.size()); }
@@ -27,9 +27,9 @@ class LocalExchange final : public ExpertExchange {
   }
   std::span<const std::byte> receive(int from, MessageTag tag) override { return own().take(from, tag); }
 
-  void leave(const std::string& reason) override {
+  void leave(const GroupEnd& end) override {
     for (const auto& inbox : inboxes_) {
-      if (inbox != nullptr) inbox->end(reason);
+      if (inbox != nullptr) inbox->end(end);
     }
   }
   void check() const override { own().check(); }

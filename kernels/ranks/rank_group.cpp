@@ -1,16 +1,20 @@
 #include "ranks/rank_group.h"
 
+#include <time.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cstring>
 #include <numeric>
 #include <string>
+#include <utility>
 
 #include "graph/error.h"
 
 namespace pelagic {
 namespace {
 
+// Then, of the step before, what its sender was busy with, as in RankGroup::busy_.
 struct BeginMessage {
   std::uint32_t rows;
   std::uint32_t logit_rows;
@@ -61,39 +65,81 @@ std::span<const std::byte> RankGroup::receive(int from, MessageKind kind) {
   return bytes;
 }
 
+std::uint64_t RankGroup::lap() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  const std::uint64_t total =
+      static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<std::uint64_t>(now.tv_nsec);
+  const std::uint64_t since = std::exchange(busy_since_, total);
+  return total > since ? total - since : 0;  // steps may change threads
+}
+
+void RankGroup::send_begin(const PlacementOffer& offer, const RowCounts& counts) {
+  const BeginMessage mine{counts.rows, counts.logit_rows, offer};
+  message_.resize(sizeof mine + busy_.size() * sizeof busy_[0]);
+  append(append(message_.data(), &mine, 1), busy_.data(), busy_.size());
+  for (int to = 0; to < exchange_->rank_count(); ++to) {
+    if (to == rank() || !view_.members[static_cast<std::size_t>(to)]) continue;
+    exchange_->send(to, tag(MessageKind::begin), message_);
+    counters_.sent_bytes += message_.size();
+  }
+}
+
+// All have run the same layers in the step before.
+void RankGroup::read_busy(int from, std::span<const std::byte> bytes) {
+  if (bytes.size() != busy_.size() * sizeof busy_[0]) malformed(from, "busy times of another step");
+  for (std::size_t i = 0; i < busy_.size(); ++i) {
+    Busy its;
+    std::memcpy(&its, bytes.data() + i * sizeof its, sizeof its);
+    most_busy_[i].nanoseconds = std::max(most_busy_[i].nanoseconds, its.nanoseconds);
+    most_busy_[i].rows = std::max(most_busy_[i].rows, its.rows);
+  }
+}
+
+void RankGroup::count_busy() {
+  constexpr double kNanosecond = 1e-9;
+  for (std::size_t i = 0; i < busy_.size() && busy_.size() > 1; ++i) {
+    const double most = kNanosecond * static_cast<double>(most_busy_[i].nanoseconds);
+    counters_.critical_step_seconds += most;
+    if (i == 0) continue;
+    counters_.expert_seconds += kNanosecond * static_cast<double>(busy_[i].nanoseconds);
+    counters_.critical_expert_seconds += most;
+    counters_.critical_computed_rows += most_busy_[i].rows;
+  }
+  busy_.assign(1, {});
+  lap();
+}
+
 int RankGroup::begin_step(int rows, int logit_rows, const PlacementOffer& offer) {
   ++step_;
   layer_ = {};
-  BeginMessage mine{};
-  mine.rows = static_cast<std::uint32_t>(rows);
-  mine.logit_rows = static_cast<std::uint32_t>(logit_rows);
-  mine.placement = offer;
-  const int ranks = exchange_->rank_count();
-  for (int to = 0; to < ranks; ++to) {
-    if (to == rank() || !view_.members[static_cast<std::size_t>(to)]) continue;
-    exchange_->send(to, tag(MessageKind::begin), std::as_bytes(std::span(&mine, 1)));
-    counters_.sent_bytes += sizeof mine;
-  }
+  if (!busy_.empty()) busy_[0].nanoseconds += lap();
+  most_busy_ = busy_;
+  const RowCounts mine{static_cast<std::uint32_t>(rows), static_cast<std::uint32_t>(logit_rows)};
+  send_begin(offer, mine);
   std::uint32_t ready = offer.ready_layers;
-  for (int from = 0; from < ranks; ++from) {
+  for (int from = 0; from < exchange_->rank_count(); ++from) {
     RowCounts& counts = counts_[static_cast<std::size_t>(from)];
     counts = {};
     if (!view_.members[static_cast<std::size_t>(from)]) continue;
-    BeginMessage message = mine;
+    BeginMessage message{mine.rows, mine.logit_rows, offer};
     if (from != rank()) {
       const auto bytes = receive(from, MessageKind::begin);
-      if (bytes.size() != sizeof message) malformed(from, std::to_string(bytes.size()) + " bytes to begin a step");
+      if (bytes.size() < sizeof message) malformed(from, std::to_string(bytes.size()) + " bytes to begin a step");
       std::memcpy(&message, bytes.data(), sizeof message);
+      read_busy(from, bytes.subspan(sizeof message));
     }
     if (message.placement.in_force != offer.in_force) {
       throw Error(ErrorCode::rank_lost,
-                  "rank " + std::to_string(from) + " goes by another expert plan than rank " + std::to_string(rank()));
+                  "rank " + std::to_string(from) + " goes by another expert plan than rank " + std::to_string(rank()),
+                  true);
     }
     ready = message.placement.next == offer.next ? std::min(ready, message.placement.ready_layers) : 0;
     counts = {message.rows, message.logit_rows};
   }
   ++counters_.steps;
   if (rows == 0) ++counters_.empty_steps;
+  count_busy();
   return static_cast<int>(ready);
 }
 
@@ -287,6 +333,7 @@ const RankGroup::Inputs& RankGroup::receive_rows(std::span<const std::int32_t> l
   std::stable_sort(inputs_.active_slots.begin(), inputs_.active_slots.end(),
                    [&](std::int32_t a, std::int32_t b) { return rows_of(a) > rows_of(b); });
   counters_.computed_rows += static_cast<std::uint64_t>(inputs_.rows());
+  busy_[0].nanoseconds += lap();
   return inputs_;
 }
 
@@ -298,6 +345,7 @@ void RankGroup::gather(int begin, int end, std::byte* out) const {
 
 void RankGroup::return_outputs(const std::byte* outputs) {
   own_outputs_ = outputs;
+  busy_.push_back({lap(), static_cast<std::uint64_t>(inputs_.rows())});
   const auto bytes = static_cast<std::size_t>(layer_.output_bytes);
   for (int to = 0; to < exchange_->rank_count(); ++to) {
     if (to == rank() || !active(to)) continue;

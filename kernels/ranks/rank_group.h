@@ -17,14 +17,21 @@ namespace pelagic {
 // All only grow. A copy is one row sent to one rank: a row goes once to a rank, however many of its experts are there.
 struct RankCounters {
   std::uint64_t steps = 0;
-  std::uint64_t empty_steps = 0;             // of these: without rows of this rank
-  std::uint64_t kept_copies = 0;             // this rank itself holds one of the row's experts
-  std::uint64_t node_copies = 0;             // to other ranks of the own node
-  std::uint64_t far_copies = 0;              // to ranks of other nodes
-  std::uint64_t computed_rows = 0;           // (row, expert) pairs that this rank's slots computed, of all ranks' rows
-  std::uint64_t sent_bytes = 0;              // in messages
-  std::uint64_t card_bytes = 0;              // beside them, from card to card
-  double wait_seconds = 0;                   // for messages of other ranks
+  std::uint64_t empty_steps = 0;    // of these: without rows of this rank
+  std::uint64_t kept_copies = 0;    // this rank itself holds one of the row's experts
+  std::uint64_t node_copies = 0;    // to other ranks of the own node
+  std::uint64_t far_copies = 0;     // to ranks of other nodes
+  std::uint64_t computed_rows = 0;  // (row, expert) pairs that this rank's slots computed, of all ranks' rows
+  std::uint64_t sent_bytes = 0;     // in messages
+  std::uint64_t card_bytes = 0;     // beside them, from card to card
+  double wait_seconds = 0;          // for messages of other ranks
+  // Of the steps before the one that runs, unless rows travel beside the messages. Seconds are processor time of the
+  // thread that steps. What is critical is of the rank that has most of it, in each layer of each step and in what else
+  // there is to a step: all ranks count the same, and no group of these ranks can be quicker.
+  double expert_seconds = 0;
+  double critical_expert_seconds = 0;
+  double critical_step_seconds = 0;  // experts and all else
+  std::uint64_t critical_computed_rows = 0;
   std::vector<std::uint64_t> nodes_reached;  // [nodes + 1]: own rows of a layer by the number of nodes they went to
 };
 
@@ -67,7 +74,7 @@ class RankGroup {
   }
   void on_arrival(std::function<void()> fn) { exchange_->on_arrival(std::move(fn)); }
   // After a failure, or for good: the other ranks' waits end.
-  void leave(const std::string& reason) { exchange_->leave(reason); }
+  void leave(const GroupEnd& end) { exchange_->leave(end); }
   // Throws Error(rank_lost) if the group has ended.
   void check() const { exchange_->check(); }
 
@@ -129,6 +136,11 @@ class RankGroup {
   void send_rows(int to);
   void read_rows(int from, Origin& origin);
   void own_rows(Origin& origin);
+  void send_begin(const PlacementOffer& offer, const RowCounts& counts);
+  void read_busy(int from, std::span<const std::byte> bytes);
+  void count_busy();
+  // Since the last lap, by the clock of the thread's processor time.
+  std::uint64_t lap();
   std::span<const std::byte> receive(int from, MessageKind kind);
   MessageTag tag(MessageKind kind) const { return {kind, static_cast<std::uint32_t>(layer_.index), step_}; }
 
@@ -138,6 +150,15 @@ class RankGroup {
   std::uint32_t greetings_ = 0;
   std::vector<RowCounts> counts_;  // of this step, by rank
   RankCounters counters_;
+  // What this rank did in this step so far: all but experts, then each layer's experts. Others hear it with the next
+  // one.
+  struct Busy {
+    std::uint64_t nanoseconds = 0;
+    std::uint64_t rows = 0;
+  };
+  std::vector<Busy> busy_;
+  std::vector<Busy> most_busy_;   // of the step before, the largest of all ranks
+  std::uint64_t busy_since_ = 0;  // by the thread's clock
 
   // Of the layer that runs.
   Layer layer_{};

@@ -24,6 +24,9 @@ using Clock = std::chrono::steady_clock;
 // Message kinds of the connection itself; those of MessageKind are below.
 constexpr std::uint32_t kAlive = 100;
 constexpr std::uint32_t kLeave = 101;
+constexpr std::uint32_t kLeaveByItself = 102;
+
+bool is_leave(std::uint32_t kind) { return kind == kLeave || kind == kLeaveByItself; }
 
 constexpr std::uint32_t kMagic = 0x31525850;  // "PXR1"
 constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 30;
@@ -49,7 +52,7 @@ FrameHeader make_header(std::uint32_t kind, MessageTag tag, std::span<const std:
   return header;
 }
 
-std::string lost(int rank, const std::string& what) { return "rank " + std::to_string(rank) + " is lost: " + what; }
+GroupEnd lost(int rank, const std::string& what) { return {"rank " + std::to_string(rank) + " is lost: " + what}; }
 
 struct Peer {
   int rank = 0;
@@ -114,11 +117,11 @@ class TcpExchange final : public ExpertExchange {
 
   std::span<const std::byte> receive(int from, MessageTag tag) override { return inbox_.take(from, tag); }
 
-  void leave(const std::string& reason) override {
+  void leave(const GroupEnd& end) override {
     if (left_.exchange(true)) return;
-    inbox_.end(reason);
-    const auto text = std::as_bytes(std::span(reason.data(), std::min(reason.size(), kMostReasonBytes)));
-    const FrameHeader header = make_header(kLeave, {}, text);
+    inbox_.end(end);
+    const auto text = std::as_bytes(std::span(end.reason.data(), std::min(end.reason.size(), kMostReasonBytes)));
+    const FrameHeader header = make_header(end.by_itself ? kLeaveByItself : kLeave, {}, text);
     for (const auto& peer : peers_) {
       if (peer == nullptr) continue;
       const std::lock_guard lock(peer->writing);
@@ -215,7 +218,7 @@ class TcpExchange final : public ExpertExchange {
     const FrameHeader& header = peer.header;
     const bool sound = header.magic == kMagic &&
                        header.header_sum == xxh64(&header, offsetof(FrameHeader, header_sum)) &&
-                       header.bytes <= (header.kind == kLeave   ? kMostReasonBytes
+                       header.bytes <= (is_leave(header.kind)   ? kMostReasonBytes
                                         : header.kind == kAlive ? 0
                                                                 : kMostBytes);
     if (!sound) return inbox_.end(lost(peer.rank, "a damaged header came"));
@@ -228,8 +231,9 @@ class TcpExchange final : public ExpertExchange {
     const FrameHeader& header = peer.header;
     if (header.payload_sum != xxh64(peer.payload.data(), peer.payload.size()))
       return inbox_.end(lost(peer.rank, "a damaged message came"));
-    if (header.kind == kLeave) {
-      inbox_.end(std::string(reinterpret_cast<const char*>(peer.payload.data()), peer.payload.size()));
+    if (is_leave(header.kind)) {
+      inbox_.end({std::string(reinterpret_cast<const char*>(peer.payload.data()), peer.payload.size()),
+                  header.kind == kLeaveByItself});
     } else if (header.kind != kAlive) {
       inbox_.put(peer.rank, {static_cast<MessageKind>(header.kind), header.layer, header.step},
                  std::move(peer.payload));

@@ -281,7 +281,12 @@ export const ModelServiceSpec = z
     image: imageReference.optional().describe("The worker image; the operator's own (--worker-image) unless given."),
     imagePullPolicy: pullPolicy.optional().describe("When a node pulls the worker image; Kubernetes' own default unless given."),
     kv: z
-      .object({ dtype: z.enum(kvDtypes).default("bfloat16").describe("Numbers of the cache. float32 takes twice the memory.") })
+      .object({
+        dtype: z
+          .enum(kvDtypes)
+          .default("bfloat16")
+          .describe("Numbers of the cache: bfloat16; float32 on CPUs, twice the memory; fp8 on GPUs, 0.57 of it."),
+      })
       .prefault({})
       .describe("The KV cache."),
     pools: Pools.prefault({}),
@@ -295,6 +300,16 @@ export const ModelServiceSpec = z
         rule: "self.autoscaling.policy != 'slo' || has(self.slo)",
         message: "spec.slo (ttftSeconds, tpotSeconds) is required with autoscaling.policy slo",
         fieldPath: ".slo",
+      },
+      {
+        rule: "self.kv.dtype != 'fp8' || self.pools.decode.backend == 'cuda'",
+        message: "kv.dtype fp8 needs pools.*.backend cuda",
+        fieldPath: ".kv.dtype",
+      },
+      {
+        rule: "self.kv.dtype != 'float32' || self.pools.decode.backend == 'cpu'",
+        message: "kv.dtype float32 needs pools.*.backend cpu",
+        fieldPath: ".kv.dtype",
       },
       {
         rule: "!has(self.experts) || self.autoscaling.policy == 'none'",

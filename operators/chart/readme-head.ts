@@ -3,9 +3,10 @@ export const readmeHead = `# The chart
 
 Generated from operators/chart by \`npm run generate\`. Kubernetes 1.30 or newer, Helm 3.14 or newer; nothing else is needed in the cluster.
 
-    sudo ./pelagic cluster up && export KUBECONFIG=/var/lib/pelagic-cluster/admin.kubeconfig      # or any other cluster
+    sudo ./pelagic cluster up && export KUBECONFIG=/var/lib/pelagic-cluster/admin.kubeconfig PATH=$PATH:$PWD/.cache/cluster/bin      # or any other cluster
     helm install pelagic charts/pelagic --set nats.image.repository=localhost/nats --wait         # elsewhere: --set image.repository=...
-    helm test pelagic
+    helm test pelagic                                                                             # and kubectl get ms says how each model fares
+    helm upgrade pelagic charts/pelagic --reset-then-reuse-values --set gateway.replicas=2 --wait # later; helm uninstall pelagic --wait in the end
 
 It makes the operator, a gateway with its Service, NATS with a user for each role, and a first ModelService with the small model that is in
 the image. \`--wait\` returns once all of it runs; the model is
@@ -14,6 +15,8 @@ served some seconds later, and \`helm test\` waits for it. One release a namespa
 
 - **Passwords** of the bus are made once and kept over upgrades. They are looked up in the cluster, so tools that only render (\`helm template\`,
   Argo CD) make new ones each time: give them \`nats.existingSecrets\`.
+- **Upgrades** with \`--set\` and without \`--reset-then-reuse-values\` or all of the values file lose what was set before, as Helm has it: the image of NATS, for
+  one, and NATS starts anew where its image changes.
 - **CRDs** are in \`crds/\`. Helm installs them with the first release and never changes or deletes them. An upgrade brings them to its own version
   by a job before anything else (\`upgradeCrds\`), never to an older one. Its right to change them, and to make one that an older chart did not have, exists while the job runs.
 - **Uninstall** first has a job delete the first ModelService and wait until its workers have drained. Other ModelServices are yours: while there

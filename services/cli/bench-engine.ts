@@ -8,6 +8,7 @@ import { silentLog, systemClock } from "../lib/contracts/bus.ts";
 import { Engine } from "../lib/engine/engine.ts";
 import { runLocal } from "../lib/engine/local.ts";
 import { loadNativeRunner, type NativeRunner } from "../lib/engine/model-runner.ts";
+import type { KvDtype } from "../lib/contracts/frame.ts";
 import { nativeModule } from "../lib/engine/native.ts";
 import { stepMs } from "../lib/engine/step-work.ts";
 import { type BenchReport, type BenchRow, commit, printReport } from "./bench-report.ts";
@@ -28,13 +29,13 @@ export function register(bench: Command): void {
     .option("--kv-dtype <dtype>", "float32 or bfloat16", "bfloat16")
     .option("--json", "print the report as JSON")
     .addHelpText("after", "\nExample:\n  ./pelagic bench engine --json")
-    .action(async (options: { model?: string; threads: number; kvDtype: "float32" | "bfloat16"; json?: boolean }) => {
+    .action(async (options: { model?: string; threads: number; kvDtype: KvDtype; json?: boolean }) => {
       await prepareFirst();
       printReport(await benchEngine(options.model ?? embeddedModel(), options.threads, options.kvDtype), options.json);
     });
 }
 
-export async function benchEngine(dir: string, threads: number, kvDtype: "float32" | "bfloat16"): Promise<BenchReport> {
+export async function benchEngine(dir: string, threads: number, kvDtype: KvDtype): Promise<BenchReport> {
   const native = nativeModule();
   const runner = await loadNativeRunner({ dir, kvDtype, threads, isa: "auto", kvBlocks: 256 });
   try {

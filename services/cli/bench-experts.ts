@@ -1,5 +1,7 @@
-// bench experts: questions of one topic on ranks that share the experts, before and after the ranks have placed them anew by that load. What the largest rank
-// load costs, evenness gains: the tokens/s of a step that waits for the most loaded rank are as the balancedness, if experts were all there is to a step.
+// bench experts: questions of one topic on ranks that share the experts, before and after the ranks have placed them anew by that load. A layer of a step ends
+// when the most loaded rank has computed, so evenness gains what the balancedness says, where each rank has a core. Where ranks take turns on fewer cores the
+// tokens of a second do not show it; the critical path does: in each layer of each step the processor time of the rank whose experts took most of it. Tokens by
+// its seconds are what such ranks would make if experts were all there is to a step.
 import { cpus } from "node:os";
 import type { Command } from "commander";
 import { uniform } from "../../loadtest/random.ts";
@@ -39,7 +41,7 @@ export function register(bench: Command): void {
     .option("--json", "print the report as JSON")
     .addHelpText(
       "after",
-      "\nRanks that take turns on a core cost each other whatever they do: evenness shows where each has a core.\n\nExample:\n  ./pelagic bench experts --json",
+      "\nA critical path is the processor time of the busiest rank of each layer and step, as if each rank had a core; by the clock evenness shows where each has one.\n\nExample:\n  ./pelagic bench experts --json",
     )
     .action(benchExperts);
 }
@@ -48,7 +50,9 @@ async function benchExperts(options: Options): Promise<void> {
   await prepareFirst();
   const { ranks, seconds, redundantExperts } = options;
   if (cpus().length < ranks)
-    process.stderr.write(`${cpus().length} cores for ${ranks} ranks, which take turns: evenness cannot show here\n`);
+    process.stderr.write(
+      `${cpus().length} cores for ${ranks} ranks, which take turns: evenness shows in the critical paths, not by the clock\n`,
+    );
   const rebalanceSeconds = warmSeconds + seconds + marginSeconds;
   const stack = await startStack({
     prefill: 0,
@@ -65,14 +69,17 @@ async function benchExperts(options: Options): Promise<void> {
     await newPlan(stack, before.planVersion, rebalanceSeconds);
     await pause(Math.min(settleSeconds, rebalanceSeconds - seconds - 1));
     const after = await measure(stack, seconds);
-    const predicted = before.tokensPerSecond * (after.balancedness / before.balancedness);
     const rows: BenchRow[] = [
       row("first plan: balancedness", before.balancedness, "", 1),
       row("placed anew: balancedness", after.balancedness, "", 1),
       row("first plan: rows computed, mean over largest rank", before.rowBalance, "", 1),
       row("placed anew: rows computed, mean over largest rank", after.rowBalance, "", 1),
-      row("first plan: tokens", before.tokensPerSecond, "tokens/s", before.tokensPerSecond / before.balancedness),
-      row("placed anew: tokens", after.tokensPerSecond, "tokens/s", predicted),
+      row("first plan: experts' processor time, mean over the busiest rank of each layer and step", before.timeBalance, "", 1),
+      row("placed anew: experts' processor time, mean over the busiest rank of each layer and step", after.timeBalance, "", 1),
+      ...tokenRows("tokens by thousands of rows on the experts' critical path", before, after, (of) => of.tokensPerThousandRows),
+      ...tokenRows("tokens by seconds of the experts' critical path", before, after, (of) => of.tokensPerExpertSecond),
+      ...tokenRows("tokens by seconds of the steps' critical path", before, after, (of) => of.tokensPerStepSecond),
+      ...tokenRows("tokens by seconds of the clock", before, after, (of) => of.tokensPerSecond),
     ];
     const machine = `${cpus()[0]?.model ?? "unknown processor"}, ${cpus().length} cores, ${ranks} ranks`;
     printReport({ bench: "experts", machine, commit: commit(), rows, targets: [] }, options.json);
@@ -82,6 +89,16 @@ async function benchExperts(options: Options): Promise<void> {
   }
 }
 
+/** What an even placement would make, what the balancedness predicts, and the gain beside the one that it predicts. */
+function tokenRows(what: string, before: Measured, after: Measured, of: (measured: Measured) => number): BenchRow[] {
+  const predicted = after.balancedness / before.balancedness;
+  return [
+    row(`first plan: ${what}`, of(before), "tokens", of(before) / before.balancedness),
+    row(`placed anew: ${what}`, of(after), "tokens", of(before) * predicted),
+    row(`gain: ${what}`, of(after) / of(before), "x", predicted),
+  ];
+}
+
 function row(what: string, value: number, unit: string, ceiling: number): BenchRow {
   const rounded = (number: number) => Number(number.toPrecision(4));
   return { what, value: rounded(value), unit, ceiling: rounded(ceiling), ratio: rounded(value / ceiling) };
@@ -89,6 +106,10 @@ function row(what: string, value: number, unit: string, ceiling: number): BenchR
 
 interface Measured {
   tokensPerSecond: number;
+  tokensPerThousandRows: number;
+  tokensPerExpertSecond: number;
+  tokensPerStepSecond: number;
+  timeBalance: number;
   balancedness: number;
   /** Of the rows that each rank's experts computed, all layers together: mean over largest. */
   rowBalance: number;
@@ -99,6 +120,10 @@ interface Look {
   tokens: number;
   /** By rank. */
   computedRows: number[];
+  expertSeconds: number[];
+  criticalExpertSeconds: number[];
+  criticalRows: number[];
+  criticalStepSeconds: number[];
   atMs: number;
   /** Mean over layers, of the rank that leads. */
   balancedness: number;
@@ -112,11 +137,19 @@ async function measure(stack: Stack, seconds: number): Promise<Measured> {
   const end = await look(stack);
   if (end.planVersion !== begin.planVersion)
     throw new CliError(`the experts were placed anew in the midst of a measurement: try other --seconds`);
-  const rows = end.computedRows.map((count, rank) => count - (begin.computedRows[rank] as number));
+  const grown = (of: (each: Look) => number[]) => of(end).map((total, rank) => total - (of(begin)[rank] as number));
+  const rows = grown((each) => each.computedRows);
+  const tokens = end.tokens - begin.tokens;
+  // Every rank counts the same, a look is not at the same moment for all.
+  const critical = mean(grown((each) => each.criticalExpertSeconds));
   return {
     ...end,
-    tokensPerSecond: (end.tokens - begin.tokens) / ((end.atMs - begin.atMs) / 1000),
-    rowBalance: sum(rows) / rows.length / Math.max(...rows),
+    tokensPerSecond: tokens / ((end.atMs - begin.atMs) / 1000),
+    tokensPerThousandRows: (1000 * tokens) / mean(grown((each) => each.criticalRows)),
+    tokensPerExpertSecond: tokens / critical,
+    tokensPerStepSecond: tokens / mean(grown((each) => each.criticalStepSeconds)),
+    timeBalance: mean(grown((each) => each.expertSeconds)) / critical,
+    rowBalance: mean(rows) / Math.max(...rows),
   };
 }
 
@@ -141,25 +174,36 @@ async function look(stack: Stack): Promise<Look> {
   return {
     tokens: sum(values("vllm:generation_tokens_total")) + sum(values("pelagic_prefilled_tokens_total")),
     computedRows: values("pelagic_rank_computed_rows_total"),
+    expertSeconds: values("pelagic_rank_expert_seconds_total"),
+    criticalRows: values("pelagic_rank_critical_computed_rows_total"),
+    criticalExpertSeconds: values("pelagic_rank_critical_expert_seconds_total"),
+    criticalStepSeconds: values("pelagic_rank_critical_step_seconds_total"),
     atMs: performance.now(),
-    balancedness: sum(balancedness) / balancedness.length,
+    balancedness: mean(balancedness),
     planVersion: Math.min(...values("pelagic_expert_plan_version")),
   };
 }
 
 const sum = (numbers: readonly number[]) => numbers.reduce((total, each) => total + each, 0);
 
-/** One addition after another. */
+const mean = (numbers: readonly number[]) => sum(numbers) / numbers.length;
+
+/** With few rows for each, experts take the time in which their weights are read, however many rows they are: steps of one short question after another would
+ * say nothing of evenness. */
+const sumsInQuestion = 60;
+const answerTokens = 8;
+
+/** One list of additions after another. */
 function keepAsking(stack: Stack, index: number): { stop(): void } {
   const stopping = new AbortController();
   const random = uniform(index);
   const number = () => 100 + Math.floor(random() * 900);
   const ask = async () => {
     while (!stopping.signal.aborted) {
-      const content = `What is ${number()} + ${number()}?`;
+      const content = Array.from({ length: sumsInQuestion }, () => `What is ${number()} + ${number()}?`).join(" ");
       const signal = AbortSignal.any([stopping.signal, AbortSignal.timeout(requestMs)]);
       try {
-        const body = JSON.stringify({ model: stack.modelName, messages: [{ role: "user", content }] });
+        const body = JSON.stringify({ model: stack.modelName, messages: [{ role: "user", content }], max_tokens: answerTokens });
         const headers = { "content-type": "application/json" };
         await (await fetch(`${stack.baseUrl}/v1/chat/completions`, { method: "POST", headers, body, signal })).text();
       } catch {

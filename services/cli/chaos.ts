@@ -56,7 +56,7 @@ export function register(program: Command): void {
     .option("--requests <n>", "different requests", count(8, 10_000), defaults.requests)
     .option("--clients <n>", "clients that stay", count(1, 500), defaults.stayers)
     .option("--leavers <n>", "clients that leave", count(0, 500), defaults.leavers)
-    .option("--gap <ms>", "between two strikes, in the mean", count(0, 600_000), defaults.meanGapMs)
+    .option("--gap <ms>", "one strike in each such time, at a random moment of it", count(0, 600_000), defaults.meanGapMs)
     .option("--json", "print the report as JSON")
     .addHelpText(
       "after",

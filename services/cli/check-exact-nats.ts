@@ -2,7 +2,8 @@
 // inside: the HTTP API does not carry them.
 import { isDeepStrictEqual } from "node:util";
 import type { ExpertPlan } from "../lib/contracts/expert-placement.ts";
-import type { KvDtype, LoadOptions } from "../lib/engine/native.ts";
+import type { KvDtype } from "../lib/contracts/frame.ts";
+import type { LoadOptions } from "../lib/engine/native.ts";
 import type { ExactAnswer, ExactRequest } from "./check-exact.ts";
 import { startStack } from "./stack/stack.ts";
 import { connectStackClient } from "./stack-client.ts";

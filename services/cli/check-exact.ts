@@ -3,10 +3,11 @@
 import { basename } from "node:path";
 import { type Command, Option } from "commander";
 import { silentLog, systemClock } from "../lib/contracts/bus.ts";
+import { type KvDtype, kvDtypes } from "../lib/contracts/frame.ts";
 import { Engine, type EngineConfig } from "../lib/engine/engine.ts";
 import { runLocal } from "../lib/engine/local.ts";
 import { loadNativeRunner, measureNumericsId, type ModelRunner, type NativeRunner } from "../lib/engine/model-runner.ts";
-import { type Backend, backends, nativeModule, type Isa, type KvDtype, type WeightDtype, weightDtypes } from "../lib/engine/native.ts";
+import { type Backend, backends, nativeModule, type Isa, type WeightDtype, weightDtypes } from "../lib/engine/native.ts";
 import { CliError } from "./cli-error.ts";
 import { answerOverNats } from "./check-exact-nats.ts";
 import { rankWays, withPlanFile } from "./check-exact-ranks.ts";
@@ -56,7 +57,9 @@ export function register(program: Command): void {
     .description("answer the same requests in every way that must not matter, and compare the digest of every logits row")
     .option("--model <dir>", "model folder (default: the model in the box)")
     .option("--temperature <t...>", "sampling temperatures", ["0", "0.8"])
-    .option("--kv-dtype <dtype>", "float32 or bfloat16", "bfloat16")
+    .addOption(
+      new Option("--kv-dtype <dtype>", "type of the cached latents; fp8 with --backend cuda").choices(kvDtypes).default("bfloat16"),
+    )
     .addOption(new Option("--backend <backend>", "cpu, or cuda on a machine with an H100 or H200").choices(backends).default("cpu"))
     .addOption(new Option("--weight-dtype <dtype>", "with --backend cuda: bfloat16 (the default) or fp8").choices(weightDtypes))
     .option("--json", "print the report as JSON")
@@ -67,7 +70,6 @@ export function register(program: Command): void {
     .action(async (options: CheckExactOptions) => {
       const temperatures = options.temperature.map(Number);
       if (temperatures.some((t) => !(t >= 0))) throw new CliError(`--temperature: ${options.temperature.join(" ")}: numbers of 0 or more`);
-      if (options.kvDtype !== "float32" && options.kvDtype !== "bfloat16") throw new CliError("--kv-dtype: float32 or bfloat16");
       const dir = checkedModelFolder(options.model ?? embeddedModel(), { tokenizer: false });
       await prepareFirst();
       const report = await checkExact(dir, computeOf(options), temperatures, options.kvDtype, (way) => process.stderr.write(`  ${way}\n`));
@@ -79,7 +81,7 @@ export function register(program: Command): void {
 interface CheckExactOptions extends Compute {
   model?: string;
   temperature: string[];
-  kvDtype: string;
+  kvDtype: KvDtype;
   json?: boolean;
 }
 

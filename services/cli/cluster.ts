@@ -5,7 +5,7 @@ import { CliError } from "./cli-error.ts";
 import { buildBinaries, missingBinaries } from "./cluster/binaries.ts";
 import { type ClusterImage, ensureImages } from "./cluster/images.ts";
 import { type ClusterInstance, readInstance, stateOf } from "./cluster/instance.ts";
-import { kubeconfigFile, stateDir } from "./cluster/layout.ts";
+import { binDir, kubeconfigFile, stateDir } from "./cluster/layout.ts";
 import { withLock } from "./cluster/lock.ts";
 import { machineFacts, whyNoCluster } from "./cluster/machine.ts";
 import { installPackages } from "./cluster/packages.ts";
@@ -16,6 +16,9 @@ import { createProgress, progressMode, type Progress } from "./stack/progress.ts
 import { isRunning } from "./stack/process-table.ts";
 import { formatTable } from "./terminal.ts";
 import { treeRoot } from "./tree.ts";
+
+/** For the caller's shell: helm, and kubectl where the machine has none, are among what was built. */
+const toUse = `export KUBECONFIG=${kubeconfigFile} PATH=$PATH:${binDir}`;
 
 interface Options {
   json?: boolean;
@@ -33,7 +36,7 @@ export function register(program: Command): void {
     .option("--json", "one JSON event a line on stdout")
     .addHelpText(
       "after",
-      `\nThe first time it builds Kubernetes with Go, which takes minutes; later starts take seconds.\n\nExample:\n  sudo ./pelagic cluster up\n  export KUBECONFIG=${kubeconfigFile}`,
+      `\nThe first time it builds Kubernetes with Go, which takes minutes; later starts take seconds.\n\nExample:\n  sudo ./pelagic cluster up\n  ${toUse}`,
     )
     .action(up);
   cluster
@@ -80,7 +83,7 @@ async function up(options: Options): Promise<void> {
   process.stdout.write(
     options.json
       ? `${JSON.stringify(report)}\n`
-      : `${ready.started ? `up after ${report.seconds} s` : "it is up already"}: export KUBECONFIG=${kubeconfigFile}\nimages: ${ready.made.map(({ tag }) => tag).join(", ")}\n./pelagic cluster down ends it.\n`,
+      : `${ready.started ? `up after ${report.seconds} s` : "it is up already"}: ${toUse}\nimages: ${ready.made.map(({ tag }) => tag).join(", ")}\n./pelagic cluster down ends it.\n`,
   );
 }
 

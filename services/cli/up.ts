@@ -3,6 +3,7 @@ import { spawn } from "node:child_process";
 import { closeSync, mkdirSync, openSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { InvalidArgumentError, Option, type Command } from "commander";
+import { type KvDtype, kvDtypes } from "../lib/contracts/frame.ts";
 import { type Backend, backends, type WeightDtype, weightDtypes } from "../lib/engine/native.ts";
 import { askQuestion, requestBody, type Answer } from "./chat-client.ts";
 import { CliError, messageOf } from "./cli-error.ts";
@@ -31,7 +32,7 @@ interface UpOptions {
   json?: boolean;
   threads?: number;
   kvBlocks?: number;
-  kvDtype?: "float32" | "bfloat16";
+  kvDtype?: KvDtype;
   backend?: Backend;
   weightDtype?: WeightDtype;
   apiKeys?: string;
@@ -85,7 +86,7 @@ export function register(program: Command): void {
     )
     .option("--threads <n>", "compute threads of each worker (default: the cores, shared out)", count(1, maxThreads))
     .option("--kv-blocks <n>", "KV blocks of 64 tokens in each worker", count(4))
-    .addOption(new Option("--kv-dtype <dtype>", "type of the cached latents").choices(["float32", "bfloat16"]))
+    .addOption(new Option("--kv-dtype <dtype>", "type of the cached latents; fp8 with --backend cuda, float32 without").choices(kvDtypes))
     .addOption(
       new Option("--backend <backend>", "what the workers compute on; cuda needs an H100 or H200 (kernels/cuda/README.md)").choices(
         backends,
@@ -106,8 +107,11 @@ export function register(program: Command): void {
     )
     .action((given: UpOptions) => {
       const apiKeys = given.apiKeys ?? (process.env.PELAGIC_API_KEYS || undefined);
-      if (given.weightDtype !== undefined && given.backend !== "cuda") throw new CliError("--weight-dtype needs --backend cuda");
       const corsOrigins = given.corsOrigins ?? (process.env.PELAGIC_CORS_ORIGINS || undefined);
+      const cuda = given.backend === "cuda";
+      if (given.kvDtype === (cuda ? "float32" : "fp8"))
+        throw new CliError(`--kv-dtype ${given.kvDtype} needs --backend ${cuda ? "cpu" : "cuda"}`);
+      if (given.weightDtype !== undefined && !cuda) throw new CliError("--weight-dtype needs --backend cuda");
       const options = { ...given, ...(apiKeys !== undefined && { apiKeys }), ...(corsOrigins !== undefined && { corsOrigins }) };
       return options.detach ? upDetached(options) : upHere(options);
     });

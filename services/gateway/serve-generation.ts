@@ -216,7 +216,7 @@ function prepare(serving: Serving, asked: Asked, prompts: EncodedPrompt[], maxPo
   if (route) {
     refuseLate(terms, estimate(gateway.directory.snapshot(), route, terms.priority), performance.now() - times.arrivedMs);
   }
-  visit.reserve(tokens, response);
+  visit.reserve(tokens, () => answer.usage().total_tokens, response);
   gone.addEventListener("abort", () => answer.cancel());
   return answer;
 }
@@ -231,14 +231,16 @@ function choicesOf(
   const { gateway, requestId, times } = serving;
   const { priority, ttftMs, deadlineMs } = terms;
   const routings: RequestRouting[] = [];
-  let tokens = 0;
+  const tokens = { least: 0, most: 0 };
   const { defaultMaxTokens } = gateway.limits;
   const plans = prompts.map((prompt) => planGeneration(parsed.common, parsed, prompt, model, { maxPositions, defaultMaxTokens }));
   checkHeld(parsed.common, parsed, plans);
   const choices = prompts.flatMap((prompt, index) => {
     const plan = plans[index] as GenerationPlan;
-    // Counted against a key's tokens before it is made: most allow far more than they use.
-    tokens += prompt.tokens.length + parsed.candidates * Math.min(plan.maxTokens, typicalAnswerTokens);
+    // Counted against a key's tokens before it is made. Where the client does not say how long it may be, it may be far longer than most are.
+    const typical = Math.min(plan.maxTokens, typicalAnswerTokens);
+    tokens.least += prompt.tokens.length + parsed.candidates * typical;
+    tokens.most += prompt.tokens.length + parsed.candidates * (typeof parsed.askedTokens === "number" ? plan.maxTokens : typical);
     return Array.from({ length: parsed.candidates }, (_, choice): Choice => {
       const routing = routingOf(gateway, model, parsed, prompt, plan, cacheSalt);
       routings.push(routing);

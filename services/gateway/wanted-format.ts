@@ -22,7 +22,8 @@ export function wantedFormat(request: Formats): TextFormat | undefined {
       kind: "json-schema",
       schema: format.json_schema.schema ?? {},
       param: "response_format.json_schema.schema",
-      strict: format.json_schema.strict === true,
+      // Who leaves it out is promised valid output, or told which keyword stands in its way: as in vLLM.
+      strict: format.json_schema.strict !== false,
     };
   if (!structured) return undefined;
   if (structured.json_object) return { kind: "json-object" };

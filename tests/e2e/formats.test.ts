@@ -31,7 +31,7 @@ const person = {
 };
 const jsonSchema = (schema: unknown) => ({
   type: "json_schema" as const,
-  json_schema: { name: "it", schema: schema as Record<string, unknown>, strict: true },
+  json_schema: { name: "it", schema: schema as Record<string, unknown> },
 });
 
 describe("response_format", () => {

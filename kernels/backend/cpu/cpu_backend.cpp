@@ -9,6 +9,7 @@
 #include "base/large_memory.h"
 #include "base/thread_pool.h"
 #include "base/xxh64.h"
+#include "graph/error.h"
 #include "ops/embedding/embedding.h"
 #include "ranks/rank_group.h"
 
@@ -114,6 +115,12 @@ class CpuBackend final : public Backend {
         pool_(threads),
         thread_scratch_(static_cast<std::size_t>(threads)),
         sampler_scratch_(static_cast<std::size_t>(threads)) {}
+
+  void check_model(const MlaShape&, const KvLayout& layout) override {
+    if (layout.dtype == KvDtype::fp8)
+      throw Error(ErrorCode::argument,
+                  "the CPU backend has no FP8 latents: kvDtype must be \"float32\" or \"bfloat16\"");
+  }
 
   std::unique_ptr<Activations> make_activations(std::size_t elements, Precision) override {
     return std::make_unique<CpuActivations>(elements);

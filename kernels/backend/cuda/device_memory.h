@@ -4,6 +4,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
+#include <stdexcept>
 #include <string>
 #include <utility>
 
@@ -16,6 +17,21 @@ inline void check(cudaError_t error, const char* what) {
   if (error == cudaSuccess) return;
   throw Error(ErrorCode::device, std::string("the GPU failed at ") + what + ": " + cudaGetErrorName(error) + " (" +
                                      cudaGetErrorString(error) + "); the process must be restarted");
+}
+
+// What a library or the driver throws is the GPU's failure too.
+template <typename Fn>
+decltype(auto) guarded(const char* what, const Fn& fn) {
+  try {
+    return fn();
+  } catch (const std::invalid_argument& error) {
+    throw Error(ErrorCode::argument, std::string("the CUDA backend: ") + what + ": " + error.what());
+  } catch (const Error&) {
+    throw;
+  } catch (const std::runtime_error& error) {
+    throw Error(ErrorCode::device,
+                std::string("the GPU failed at ") + what + ": " + error.what() + "; the process must be restarted");
+  }
 }
 
 // Device or pinned host memory that frees itself. Growing keeps nothing of what was there.

@@ -5,6 +5,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "backend/backend.h"
@@ -114,5 +115,17 @@ struct CudaKvCache final : KvCache {
   KvLayout layout;
   DeviceMemory memory;
 };
+
+// Where a view's rows begin, and of what type they are.
+inline void* address(View view) {
+  const auto& activations = static_cast<const CudaActivations&>(*view.memory);
+  return activations.memory.get<char>() + view.offset * row_type_bytes(activations.type);
+}
+inline RowType type_of(View view) { return static_cast<const CudaActivations&>(*view.memory).type; }
+inline const float* values(const Vector& vector) { return static_cast<const CudaVector&>(vector).memory.get<float>(); }
+
+inline std::size_t elements(int a, int b, int c = 1) {
+  return static_cast<std::size_t>(a) * static_cast<std::size_t>(b) * static_cast<std::size_t>(c);
+}
 
 }  // namespace pelagic::cuda

@@ -1,5 +1,7 @@
 #include "backend/cuda/row_kernels.h"
 
+#include "ops/kv_cache/fp8_latent.cuh"
+
 namespace pelagic {
 namespace {
 
@@ -27,6 +29,7 @@ __global__ void __launch_bounds__(kReadThreads) read_kernel(const uint4* data, s
 }
 
 // A warp for each key.
+template <bool kFp8>
 __global__ void __launch_bounds__(kThreads) gather_latents_kernel(const GatherLatentsCudaCall c) {
   constexpr int kBlockRows = 64, kLatentParts = 64, kRopeParts = 8;  // parts of 16 bytes
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -41,17 +44,26 @@ __global__ void __launch_bounds__(kThreads) gather_latents_kernel(const GatherLa
   const int block = c.block_table[static_cast<std::int64_t>(run) * c.max_blocks + position / kBlockRows];
   const bool there = block >= 0 && block < c.cache_blocks;
   if (!there && lane == 0) *c.error = 1;
-  const uint4* from =
-      static_cast<const uint4*>(c.cache) +
-      (static_cast<std::int64_t>(there ? block : 0) * kBlockRows + position % kBlockRows) * (kLatentParts + kRopeParts);
+  constexpr int kRowParts = kFp8 ? kFp8LatentRowBytes / 16 : kLatentParts + kRopeParts;
+  const uint4* from = static_cast<const uint4*>(c.cache) +
+                      (static_cast<std::int64_t>(there ? block : 0) * kBlockRows + position % kBlockRows) * kRowParts;
   uint4* latents = static_cast<uint4*>(c.latents) + static_cast<std::int64_t>(key) * kLatentParts;
   uint4* rope = static_cast<uint4*>(c.rope) + static_cast<std::int64_t>(key) * kRopeParts;
   const uint4 zero = {0, 0, 0, 0};
-  const uint4 first = there ? from[lane] : zero, second = there ? from[lane + 32] : zero;
-  const uint4 third = there && lane < kRopeParts ? from[kLatentParts + lane] : zero;
-  latents[lane] = first;
-  latents[lane + 32] = second;
-  if (lane < kRopeParts) rope[lane] = third;
+  constexpr int kRopeAt = kFp8 ? kFp8LatentRopeAt / 16 : kLatentParts;
+  const uint4 key_rope = there && lane < kRopeParts ? from[kRopeAt + lane] : zero;
+  const uint4 first = there ? from[lane] : zero;
+  if constexpr (kFp8) {
+    const float* scales = reinterpret_cast<const float*>(from + kFp8LatentScalesAt / 16);
+    const std::uint32_t scale = expanding_scale(there ? scales[lane / 8] : 0.0f);
+    latents[2 * lane] = expanded_latents(first.x, first.y, scale);
+    latents[2 * lane + 1] = expanded_latents(first.z, first.w, scale);
+  } else {
+    const uint4 second = there ? from[lane + 32] : zero;
+    latents[lane] = first;
+    latents[lane + 32] = second;
+  }
+  if (lane < kRopeParts) rope[lane] = key_rope;
 }
 
 }  // namespace
@@ -60,7 +72,8 @@ cudaError_t gather_latents_cuda(const GatherLatentsCudaCall& call, cudaStream_t 
   if (call.keys < 0 || call.runs < 1) return cudaErrorInvalidValue;
   if (call.keys == 0) return cudaSuccess;
   constexpr int kKeys = kThreads / 32;
-  gather_latents_kernel<<<static_cast<unsigned>((call.keys + kKeys - 1) / kKeys), kThreads, 0, stream>>>(call);
+  const auto kernel = call.cache_dtype == KvDtype::fp8 ? gather_latents_kernel<true> : gather_latents_kernel<false>;
+  kernel<<<static_cast<unsigned>((call.keys + kKeys - 1) / kKeys), kThreads, 0, stream>>>(call);
   return cudaGetLastError();
 }
 

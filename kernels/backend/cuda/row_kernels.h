@@ -6,6 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "ops/kv_cache/kv_cache.h"
+
 namespace pelagic {
 
 // out[i] = x[rows[i]], rows of row_bytes bytes, a multiple of 16; all begin at a multiple of 16 bytes. out and x do not
@@ -30,10 +32,11 @@ struct GatherLatentsCudaCall {
   int cache_blocks;
   const std::int32_t* key_offsets;  // [runs + 1], device memory as the rest
   const std::int32_t* block_table;  // [runs, max_blocks]
-  const void* cache;                // bf16 [cache_blocks, 64, 576]
-  void* latents;                    // bf16 [keys, 512]
-  void* rope;                       // bf16 [keys, 64]
-  std::int32_t* error;              // set to 1 where a block is not in the cache; its keys are zeros
+  const void* cache;                // bf16 [cache_blocks, 64, 576], or fp8 rows
+  KvDtype cache_dtype;
+  void* latents;        // bf16 [keys, 512]
+  void* rope;           // bf16 [keys, 64]
+  std::int32_t* error;  // set to 1 where a block is not in the cache; its keys are zeros
 };
 cudaError_t gather_latents_cuda(const GatherLatentsCudaCall& call, cudaStream_t stream);
 

@@ -6,7 +6,9 @@
 
 namespace pelagic {
 
-enum class KvDtype { float32, bfloat16 };
+// fp8: the latent in e4m3 with a float32 scale for each 128 columns, which is a power of two, then the rotated key in
+// bf16. On the GPU only (fp8_latent.h).
+enum class KvDtype { float32, bfloat16, fp8 };
 
 // Tokens of one block; also the attention's tile of keys.
 inline constexpr int kBlockRows = 64;
@@ -20,8 +22,11 @@ struct KvLayout {
   KvDtype dtype;
 
   int latent_width() const { return kv_rank + rope_dim; }
-  std::size_t element_bytes() const { return dtype == KvDtype::float32 ? 4 : 2; }
-  std::size_t row_bytes() const { return static_cast<std::size_t>(latent_width()) * element_bytes(); }
+  std::size_t row_bytes() const {
+    const std::size_t latent = static_cast<std::size_t>(kv_rank), rope = static_cast<std::size_t>(rope_dim);
+    if (dtype == KvDtype::fp8) return latent + 4 * ((latent + 127) / 128) + 2 * rope;
+    return (latent + rope) * (dtype == KvDtype::float32 ? 4 : 2);
+  }
   std::size_t block_bytes() const { return row_bytes() * kBlockRows; }  // of one layer
   std::size_t layer_bytes() const { return block_bytes() * static_cast<std::size_t>(blocks); }
   std::size_t total_bytes() const { return layer_bytes() * static_cast<std::size_t>(layers); }
@@ -35,7 +40,8 @@ struct KvLayout {
 // All functions: the caller has checked layer, block and row against the layout. `cache` is the start of the whole
 // cache, 64-byte aligned.
 
-// Rounds (nearest, ties to even) and writes one row. latent: [kv_rank] after its norm; rope: [rope_dim] after rotation.
+// Rounds (nearest, ties to even) and writes one row in float32 or bf16. latent: [kv_rank] after its norm; rope:
+// [rope_dim] after rotation.
 void kv_write_row(const KvLayout& layout, std::byte* cache, int layer, std::uint32_t block, int row,
                   const float* latent, const float* rope);
 

@@ -17,6 +17,9 @@ TEST("layout of the real models") {
   CHECK(layout.block_bytes() == 73728);
   CHECK(layout.offset(1, 2, 3) == 10 * 73728 + 2 * 73728 + 3 * 1152);
   CHECK(layout.total_bytes() == 61ull * 10 * 73728);
+  const KvLayout fp8{61, 10, 512, 64, KvDtype::fp8};
+  CHECK(fp8.row_bytes() == 656);
+  CHECK(fp8.total_bytes() == 61ull * 10 * 41984);
 }
 
 TEST("write, pack, unpack, copy") {

@@ -6,6 +6,7 @@
 
 #include "cuda/dependents.cuh"
 #include "cuda/tensor_map.h"
+#include "ops/kv_cache/fp8_latent.h"
 #include "ops/mla_attention/mla_decode_kernel.cuh"
 
 namespace pelagic {
@@ -169,7 +170,6 @@ Arguments arguments_of(const MlaDecodeProblem& p) {
   a.piece_capacity = p.piece_capacity;
   a.log2_scale = static_cast<float>(static_cast<double>(p.scale) * std::numbers::log2e);
   a.q = static_cast<const __nv_bfloat16*>(p.q);
-  a.cache = static_cast<const __nv_bfloat16*>(p.cache);
   a.block_table = p.block_table;
   a.row_offsets = p.row_offsets;
   a.lengths = p.lengths;
@@ -185,6 +185,26 @@ Arguments arguments_of(const MlaDecodeProblem& p) {
   next += rounded(pieces * kTile * sizeof(float2));
   a.partials = reinterpret_cast<float*>(next);
   return a;
+}
+
+// key: of the bf16 cache.
+CacheMaps cache_maps(const MlaDecodeProblem& problem, const MapShape& key) {
+  if (problem.cache_dtype == KvDtype::bfloat16) {
+    const CUtensorMap map = make_tensor_map(problem.cache, key);
+    return {map, map, map};
+  }
+  const unsigned char* base = static_cast<const unsigned char*>(problem.cache);
+  MapShape latent = key, rope = key, scales = key;
+  latent.row_bytes = rope.row_bytes = scales.row_bytes = kFp8LatentRowBytes;
+  latent.type = CU_TENSOR_MAP_DATA_TYPE_UINT8;
+  latent.columns = kMlaDecodeLatent;
+  latent.box_columns = 128;
+  rope.columns = kMlaDecodeKey - kMlaDecodeLatent;
+  scales.type = CU_TENSOR_MAP_DATA_TYPE_FLOAT32;
+  scales.columns = scales.box_columns = kMlaDecodeLatent / kFp8Block;
+  scales.swizzle = MapSwizzle::none;
+  return {make_tensor_map(base, latent), make_tensor_map(base + kFp8LatentRopeAt, rope),
+          make_tensor_map(base + kFp8LatentScalesAt, scales)};
 }
 
 }  // namespace
@@ -218,6 +238,7 @@ MlaDecodePlan make_mla_decode_plan(const MlaDecodeProblem& problem) {
           "cut_tokens must be a multiple of 64, at most 2^20");
   require(problem.piece_capacity >= 1 && problem.piece_capacity <= INT32_MAX / mla_decode::kTile,
           "piece_capacity must be 1 to 2^25 - 1");
+  require(problem.cache_dtype != KvDtype::float32, "cache_dtype must be bfloat16 or fp8");
   require(problem.scale > 0 && std::isfinite(problem.scale), "scale must be above 0");
   require(aligned(problem.q) && aligned(problem.cache) && aligned(problem.out) && aligned(problem.workspace),
           "q, cache, out and workspace must begin at a multiple of 16 bytes");
@@ -235,7 +256,7 @@ MlaDecodePlan make_mla_decode_plan(const MlaDecodeProblem& problem) {
   require(shape.rows <= INT32_MAX, "rows * heads exceeds 2^31 - 1");
   plan.query_map = make_tensor_map(problem.q, shape);
   shape.rows = static_cast<std::uint64_t>(problem.cache_blocks) * kMlaDecodeBlockTokens;
-  plan.cache_map = make_tensor_map(problem.cache, shape);
+  plan.cache_maps = mla_decode::cache_maps(problem, shape);
   plan.grid = mla_decode::cuts_grid();
   if (plan.grid == 0) throw std::runtime_error("the device cannot run MLA decode");
   return plan;

@@ -1,5 +1,5 @@
-// Latent attention of a decode step on the GPU (sm_90a), absorbed form, over the paged bf16 cache. Maths, order of sums
-// and how it works: CUDA.md.
+// Latent attention of a decode step on the GPU (sm_90a), absorbed form, over the paged cache in bf16 or FP8. Maths,
+// order of sums and how it works: CUDA.md.
 #pragma once
 
 #include <cuda.h>
@@ -7,6 +7,8 @@
 
 #include <cstddef>
 #include <cstdint>
+
+#include "ops/kv_cache/kv_cache.h"
 
 namespace pelagic {
 
@@ -39,7 +41,7 @@ struct MlaDecodeProblem {
   // Device memory; q, cache, out and workspace begin at a multiple of 16 bytes. What q, cache, block_table, row_offsets
   // and lengths hold is read when the kernels run.
   const void* q;                    // bf16 [rows, heads, 576]: q_nope W_UK, then rotated q_pe
-  const void* cache;                // bf16 [cache_blocks, 64, 576]
+  const void* cache;                // bf16 [cache_blocks, 64, 576], or fp8 rows (ops/kv_cache/fp8_latent.h)
   const std::int32_t* block_table;  // [sequences, max_blocks]: entry t holds keys 64t .. 64t + 63
   const std::int32_t* row_offsets;  // [sequences + 1]: sequence s has query rows [row_offsets[s], row_offsets[s + 1])
   const std::int32_t* lengths;      // [sequences]: keys that the sequence's last query row sees, itself included; the
@@ -47,6 +49,12 @@ struct MlaDecodeProblem {
   void* out;                        // bf16 [rows, heads, 512]; zeros for a row that sees no key
   void* workspace;                  // mla_decode_workspace_bytes(piece_capacity)
   std::int32_t* errors;             // [kMlaDecodeErrors]
+  KvDtype cache_dtype = KvDtype::bfloat16;
+};
+
+// Of the cache's rows; rope and scales where they are apart (fp8).
+struct CacheMaps {
+  CUtensorMap keys, rope, scales;
 };
 
 // Pieces of work of a sequence. piece_capacity is at least the sum over the step's sequences.
@@ -58,7 +66,7 @@ std::size_t mla_decode_workspace_bytes(int piece_capacity);
 struct MlaDecodePlan {
   MlaDecodeProblem problem;
   CUtensorMap query_map;
-  CUtensorMap cache_map;
+  CacheMaps cache_maps;
   int grid;
 };
 

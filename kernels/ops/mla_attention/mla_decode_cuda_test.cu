@@ -75,7 +75,8 @@ struct Step {
   std::vector<std::uint16_t> q;
   DeviceBuffer<std::uint16_t> device_q, cache, out;
   DeviceBuffer<std::int32_t> device_table, device_offsets, device_lengths, errors;
-  DeviceBuffer<unsigned char> workspace;
+  DeviceBuffer<unsigned char> workspace, fp8_cache;
+  bool reads_fp8 = false;
   int pieces = 0;
 
   // Blocks lie in the cache in no order; what no sequence sees, there and after a sequence's last key, is NaN. Table
@@ -146,6 +147,10 @@ struct Step {
     problem.scale = kScale;
     problem.q = device_q.get();
     problem.cache = cache.get();
+    if (reads_fp8) {
+      problem.cache = fp8_cache.get();
+      problem.cache_dtype = KvDtype::fp8;
+    }
     problem.block_table = device_table.get();
     problem.row_offsets = device_offsets.get();
     problem.lengths = device_lengths.get();
@@ -329,6 +334,52 @@ void bad_sequences_are_left_out() {
   PELAGIC_EXPECT(others_are_right(bits, 2), "no room: other outputs changed");
 }
 
+// What the FP8 cache holds is exactly some bf16: a step over it has the bits of a step over those, errors included.
+void expect_same_over_fp8(const char* name, Step& step, std::vector<std::uint16_t> cache, int cut_tokens) {
+  std::vector<unsigned char> rows(cache.size() / kMlaDecodeKey * kFp8LatentRowBytes);
+  std::vector<std::uint16_t> exact(cache.size());
+  for (std::size_t i = 0; i < cache.size() / kMlaDecodeKey; ++i)
+    to_fp8_row(cache.data() + i * kMlaDecodeKey, rows.data() + i * kFp8LatentRowBytes,
+               exact.data() + i * kMlaDecodeKey);
+  step.cache = DeviceBuffer<std::uint16_t>(exact);
+  step.fp8_cache = DeviceBuffer<unsigned char>(rows);
+  step.reads_fp8 = false;
+  const std::vector<std::uint16_t> expected = step.run(cut_tokens, step.pieces);
+  const std::vector<std::int32_t> errors = step.errors.download();
+  step.reads_fp8 = true;
+  const std::vector<std::uint16_t> bits = step.run(cut_tokens, step.pieces);
+  std::size_t differing = 0;
+  for (std::size_t i = 0; i < bits.size(); ++i) differing += bits[i] != expected[i];
+  PELAGIC_EXPECT(differing == 0, "%s, %d heads, fp8: %zu numbers differ from those over the same bf16", name,
+                 step.heads, differing);
+  PELAGIC_EXPECT(step.errors.download() == errors, "%s, %d heads, fp8: other errors", name, step.heads);
+}
+
+void fp8_cache_gives_the_same_bits(bool quick) {
+  for (const Arrangement& arrangement : arrangements())
+    for (const int heads : {16, 40, 64, 128}) {
+      if (quick && (heads != 40 || arrangement.name != std::string_view("verification"))) continue;
+      Step step(heads, arrangement.sequences, kMlaDecodeCutTokens);
+      expect_same_over_fp8(arrangement.name, step, step.cache.download(), kMlaDecodeCutTokens);
+    }
+  // Keys that only some rows see hold NaN; blocks that are not there; cuts of one tile.
+  Step step(40, {{2, 66, 4}, {6, 0}, {4, 515, 2}}, kMlaDecodeBlockTokens);
+  const std::vector<std::uint16_t> cache = step.cache.download();
+  for (int key = 63; key < 66; ++key) {
+    std::vector<std::uint16_t> changed = cache;
+    const std::size_t place = static_cast<std::size_t>(step.table[key / kBlock]) * kBlock + key % kBlock;
+    for (const int column : {5, 300, 575}) changed[place * kMlaDecodeKey + column] = 0x7FC0;
+    expect_same_over_fp8("NaN", step, changed, kMlaDecodeBlockTokens);
+  }
+  for (const std::int32_t id : {-1, step.cache_blocks, INT_MIN, INT_MAX}) {
+    std::vector<std::int32_t> changed = step.table;
+    changed[2 * step.max_blocks + 1] = changed[2 * step.max_blocks + 8] = id;
+    step.device_table = DeviceBuffer<std::int32_t>(changed);
+    expect_same_over_fp8("bad blocks", step, cache, kMlaDecodeBlockTokens);
+    PELAGIC_EXPECT(step.errors.download()[kMlaDecodeBadBlock] == 1, "block %d was taken", id);
+  }
+}
+
 void bad_problems_are_refused() {
   MlaDecodeProblem problem = {};
   problem.rows = problem.sequences = problem.max_blocks = problem.cache_blocks = problem.piece_capacity = 1;
@@ -349,6 +400,7 @@ int main(int argc, char** argv) {
     mla_decode::all_arrangements(quick);
     mla_decode::later_keys_are_not_felt();
     mla_decode::bad_sequences_are_left_out();
+    mla_decode::fp8_cache_gives_the_same_bits(quick);
     mla_decode::bad_problems_are_refused();
     if (quick) return;
     mla_decode::bad_blocks_are_left_out();

@@ -1,75 +1,23 @@
 // The cuts: a block takes a piece, tile of 64 keys after tile. One warpgroup scores and weighs, two multiply the
-// weights with the latents, each for half of the columns, one thread asks the copy engine for queries and keys.
-// CUDA.md.
+// weights with the latents, each for half of the columns, one thread asks the copy engine for queries and keys. Keys of
+// the FP8 cache are made bf16 by the warpgroup of that thread. CUDA.md.
 #include <algorithm>
 #include <cmath>
 
 #include "cuda/dependents.cuh"
-#include "cuda/pipeline.cuh"
-#include "ops/mla_attention/mla_decode_kernel.cuh"
+#include "ops/mla_attention/mla_decode_fp8.cuh"
+#include "ops/mla_attention/mla_decode_stages.cuh"
 
 namespace pelagic::mla_decode {
 namespace {
 
-using sm90::kArrivals;
-
 constexpr int kThreads = 512;
 constexpr int kScoreGroup = 2;  // warpgroups 0 and 1 hold the sums
 constexpr int kScoreBarrier = 1;
-constexpr int kStages = 2;
-constexpr int kPanel = 64;                                // columns of a tile that lie together: 128 bytes
-constexpr int kPanelBytes = kTile * 128;                  // 64 rows of them, swizzled
-constexpr int kPanels = kMlaDecodeKey / kPanel;           // the last holds the rope part
-constexpr int kLatentPanels = kMlaDecodeLatent / kPanel;  // and, once its tile is scored, the weights
-constexpr int kTileBytes = kPanels * kPanelBytes;
 constexpr int kHalf = kMlaDecodeLatent / 2;  // columns of a warpgroup's sums
 constexpr int kPartColumns = 128;            // of them in one instruction
 constexpr int kParts = kHalf / kPartColumns;
 constexpr int kPartValues = kPartColumns / 2;  // in a thread
-constexpr int kAlignment = 1024;
-
-struct Control {
-  std::uint64_t full[kStages];   // keys have arrived
-  std::uint64_t ready[kStages];  // weights and `kept` have been written
-  std::uint64_t empty[kStages];  // the tile has been summed
-  std::uint64_t queries_full;    // the piece's queries have arrived
-  std::uint64_t queries_empty;   // its last tile has been scored
-  std::uint64_t result_full;     // `sums` has been written
-  std::uint64_t result_empty;    // and read
-  std::int32_t keys[kStages];    // of the tile that exist
-  float kept[kStages][kTile];    // what each vector's sums so far are multiplied by
-  float sums[kTile];             // of weights, of the whole piece
-};
-
-constexpr int kSharedBytes = kAlignment + (1 + kStages) * kTileBytes + static_cast<int>(sizeof(Control));
-static_assert(kSharedBytes <= 232448);  // dynamic shared memory of one block on sm_90
-
-using Turn = sm90::StageTurn<kStages>;
-using sm90::wait;
-using sm90::warp_arrive;
-
-struct Shared {
-  unsigned char* queries;
-  unsigned char* tiles;
-  Control* control;
-
-  __device__ unsigned char* tile(int stage) const { return tiles + stage * kTileBytes; }
-};
-
-__device__ __forceinline__ int tiles_of_piece(const Arguments& a, const Piece& piece) {
-  return cuts_of(min(piece.length - piece.cut * a.cut_tokens, a.cut_tokens), kTile);
-}
-
-// 64 rows of 576 columns from `row` on, panel by panel.
-__device__ void copy_tile(unsigned char* tile, const CUtensorMap* map, int row, std::uint64_t& barrier,
-                          std::uint64_t policy) {
-  const std::uint32_t target = sm90::shared_address(tile);
-  const std::uint32_t address = sm90::shared_address(&barrier);
-  sm90::mbarrier_arrive_expect(address, kTileBytes);
-#pragma unroll
-  for (int panel = 0; panel < kPanels; ++panel)
-    sm90::copy_box(target + panel * kPanelBytes, map, panel * kPanel, row, address, policy);
-}
 
 // One thread.
 __device__ void produce(const Arguments& a, const Shared& shared, const CUtensorMap* query_map,
@@ -331,9 +279,9 @@ __device__ void accumulate(const Arguments& a, const Shared& shared, int half) {
   }
 }
 
-__global__ void __launch_bounds__(kThreads, 1)
-    cuts_kernel(const __grid_constant__ CUtensorMap query_map, const __grid_constant__ CUtensorMap cache_map,
-                const Arguments a) {
+template <bool kFp8>
+__global__ void __launch_bounds__(kThreads, 1) cuts_kernel(const __grid_constant__ CUtensorMap query_map,
+                                                           const __grid_constant__ CacheMaps cache, const Arguments a) {
   extern __shared__ unsigned char shared_raw[];
   unsigned char* const start = shared_raw + (-sm90::shared_address(shared_raw) & (kAlignment - 1));
   Shared shared;
@@ -347,7 +295,8 @@ __global__ void __launch_bounds__(kThreads, 1)
       sm90::mbarrier_init(sm90::shared_address(&barrier), arrivals);
     };
     for (int stage = 0; stage < kStages; ++stage) {
-      init(control.full[stage], 1);
+      init(control.full[stage], kFp8 ? kGroup : 1);
+      init(control.raw[stage], 1);
       init(control.ready[stage], kGroup);
       init(control.empty[stage], 2 * kGroup);
     }
@@ -363,13 +312,16 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int group = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 128, 0);
   // 512 threads begin with 128 registers each: the score warpgroup keeps its own.
   if (group < kScoreGroup) {
-    sm90::registers_up<176>();
+    sm90::registers_up<kFp8 ? 160 : 176>();
     accumulate(a, shared, group);
   } else if (group == kScoreGroup) {
     score(a, shared);
+  } else if constexpr (kFp8) {
+    sm90::registers_down<64>();
+    produce_fp8(a, shared, &query_map, cache);
   } else {
     sm90::registers_down<32>();
-    if (threadIdx.x % 128 == 0) produce(a, shared, &query_map, &cache_map);
+    if (threadIdx.x % 128 == 0) produce(a, shared, &query_map, &cache.keys);
   }
 }
 
@@ -380,14 +332,16 @@ int cuts_grid() {
   int processors = 0;
   if (cudaGetDevice(&device) != cudaSuccess) return 0;
   if (cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) return 0;
-  if (cudaFuncSetAttribute(cuts_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes) != cudaSuccess)
-    return 0;
+  for (const auto kernel : {cuts_kernel<false>, cuts_kernel<true>})
+    if (cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes) != cudaSuccess)
+      return 0;
   return processors;
 }
 
 cudaError_t launch_cuts(const MlaDecodePlan& plan, const Arguments& arguments, cudaStream_t stream) {
-  return launch_early(cuts_kernel, static_cast<unsigned>(plan.grid), kThreads, kSharedBytes, stream, plan.query_map,
-                      plan.cache_map, arguments);
+  const auto kernel = plan.problem.cache_dtype == KvDtype::fp8 ? cuts_kernel<true> : cuts_kernel<false>;
+  return launch_early(kernel, static_cast<unsigned>(plan.grid), kThreads, kSharedBytes, stream, plan.query_map,
+                      plan.cache_maps, arguments);
 }
 
 }  // namespace pelagic::mla_decode

@@ -35,7 +35,6 @@ struct Arguments {
   int piece_capacity;
   float log2_scale;  // scale * log2(e): scores are powers of 2
   const __nv_bfloat16* q;
-  const __nv_bfloat16* cache;
   const std::int32_t* block_table;
   const std::int32_t* row_offsets;
   const std::int32_t* lengths;

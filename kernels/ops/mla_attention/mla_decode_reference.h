@@ -7,6 +7,9 @@
 #include <cstring>
 #include <vector>
 
+#include <cuda_fp8.h>
+
+#include "ops/kv_cache/fp8_latent.h"
 #include "ops/mla_attention/mla_decode_cuda.h"
 
 namespace pelagic::mla_decode {
@@ -43,6 +46,27 @@ std::vector<double> reference(const std::uint16_t* q, int keys, double scale, co
   }
   for (double& value : u) value = sum == 0 ? 0 : value / sum;
   return u;
+}
+
+// A bf16 key as a row of the FP8 cache, and the bf16 numbers that this row stands for.
+inline void to_fp8_row(const std::uint16_t* key, unsigned char* row, std::uint16_t* exact) {
+  for (int block = 0; block < kMlaDecodeLatent; block += kFp8Block) {
+    std::uint32_t largest = 0;
+    for (int i = block; i < block + kFp8Block; ++i)
+      largest = std::max(largest, (static_cast<std::uint32_t>(key[i]) & 0x7FFFu) << 16);
+    const Fp8Scale scale = fp8_latent_scale(largest);
+    std::memcpy(row + kFp8LatentScalesAt + block / kFp8Block * sizeof(float), &scale.scale, sizeof(float));
+    for (int i = block; i < block + kFp8Block; ++i) {
+      const float value = static_cast<float>(from_bf16(key[i])) * scale.inverse;
+      row[i] = __nv_cvt_float_to_fp8(value, __NV_SATFINITE, __NV_E4M3);
+      const float back = __half2float(__half(__nv_cvt_fp8_to_halfraw(row[i], __NV_E4M3))) * scale.scale;
+      std::uint32_t bits;
+      std::memcpy(&bits, &back, sizeof bits);
+      exact[i] = static_cast<std::uint16_t>(bits >> 16);
+    }
+  }
+  std::memcpy(row + kFp8LatentRopeAt, key + kMlaDecodeLatent, (kMlaDecodeKey - kMlaDecodeLatent) * 2);
+  std::copy_n(key + kMlaDecodeLatent, kMlaDecodeKey - kMlaDecodeLatent, exact + kMlaDecodeLatent);
 }
 
 // ||out - reference|| / ||reference||; NaN if out holds one. Where the reference is zero: 0 if out is, else infinite.

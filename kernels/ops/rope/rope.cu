@@ -2,6 +2,7 @@
 #include "cuda/dependents.cuh"
 #include "cuda/row.cuh"
 #include "cuda/row_type.h"
+#include "ops/kv_cache/fp8_latent.h"
 #include "ops/rope/rope_cuda.h"
 
 namespace pelagic {
@@ -50,6 +51,19 @@ __device__ void rotate(const RopeCudaCall& c, unsigned of_block) {
   store_group(y, rotated(load_group(x), c.table, position, group));
 }
 
+// Eight columns of a row of the FP8 cache, and the scale of their 128. A warp calls it together; sixteen lanes hold a
+// block.
+__device__ void store_fp8_latents(unsigned char* row, int group, const Group& g) {
+  std::uint32_t largest = 0;  // NaN is larger than all numbers
+#pragma unroll
+  for (int j = 0; j < kGroup; ++j) largest = max(largest, __float_as_uint(fabsf(g.v[j])));
+#pragma unroll
+  for (int step = kFp8Groups / 2; step >= 1; step /= 2) largest = max(largest, __shfl_xor_sync(kWarp, largest, step));
+  const Fp8Scale scale = fp8_latent_scale(largest);
+  *reinterpret_cast<uint2*>(row + group * kGroup) = to_e4m3(g, scale.inverse);
+  if (group % kFp8Groups == 0) reinterpret_cast<float*>(row + kFp8LatentScalesAt)[group / kFp8Groups] = scale.scale;
+}
+
 __device__ void store_latents(const StoreLatentsCudaCall& c, unsigned of_block) {
   const int lane = threadIdx.x % 32;
   const std::int64_t row = static_cast<std::int64_t>(of_block) * kWarps + threadIdx.x / 32;
@@ -81,17 +95,23 @@ __device__ void store_latents(const StoreLatentsCudaCall& c, unsigned of_block) 
   for (int step = 16; step >= 1; step /= 2) sum = sum + __shfl_xor_sync(kWarp, sum, step);
   const float mean = sum / static_cast<float>(kLatentCudaColumns);
   const float scale = 1.0f / __fsqrt_rn(mean + c.eps);
-  __nv_bfloat16* out = static_cast<__nv_bfloat16*>(c.cache) +
-                       (static_cast<std::int64_t>(block) * kBlockRows + position % kBlockRows) * kLatentCudaRow;
+  const bool fp8 = c.cache_dtype == KvDtype::fp8;
+  const int row_bytes = fp8 ? kFp8LatentRowBytes : 2 * kLatentCudaRow;
+  unsigned char* out = static_cast<unsigned char*>(c.cache) +
+                       (static_cast<std::int64_t>(block) * kBlockRows + position % kBlockRows) * row_bytes;
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int g = lane + 32 * i;
     const Group weight = load_group(c.weight + g * kGroup);
 #pragma unroll
     for (int j = 0; j < kGroup; ++j) v[i].v[j] = __fmul_rn(__fmul_rn(v[i].v[j], scale), weight.v[j]);
-    store_group(out + g * kGroup, v[i]);
+    if (fp8)
+      store_fp8_latents(out, g, v[i]);
+    else
+      store_group(reinterpret_cast<__nv_bfloat16*>(out) + g * kGroup, v[i]);
   }
-  if (has_rope) store_group(out + kLatentCudaColumns + lane * kGroup, rotated(key, c.table, position, lane));
+  __nv_bfloat16* rope = reinterpret_cast<__nv_bfloat16*>(out + (fp8 ? kFp8LatentRopeAt : 2 * kLatentCudaColumns));
+  if (has_rope) store_group(rope + lane * kGroup, rotated(key, c.table, position, lane));
 }
 
 static_assert(kLatentGroups == 2 * 32);

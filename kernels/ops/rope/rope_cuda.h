@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "ops/kv_cache/kv_cache.h"
+
 namespace pelagic {
 
 inline constexpr int kRopeCudaColumns = 64;
@@ -58,9 +60,10 @@ struct StoreLatentsCudaCall {
   const std::int32_t* block_table;    // [sequences, max_blocks]
   int sequences;
   int max_blocks;
-  void* cache;  // bf16 [cache_blocks, 64, 576], one layer
+  void* cache;  // one layer: bf16 [cache_blocks, 64, 576], or fp8 rows (ops/kv_cache/fp8_latent.h)
   int cache_blocks;
   std::int32_t* errors;  // [kRopeErrors]
+  KvDtype cache_dtype = KvDtype::bfloat16;
 };
 
 cudaError_t store_latents_cuda(const StoreLatentsCudaCall& call, cudaStream_t stream);

@@ -1,12 +1,16 @@
 // CUDA rope and latent stores against rope_ref.cpp and the norm on the host, equal to the bit after rounding; bad
 // positions and blocks write nothing and are noted.
+#include <algorithm>
+#include <bit>
 #include <cmath>
+#include <cstring>
 #include <string_view>
 #include <vector>
 
 #include "cuda/device_buffer.h"
 #include "cuda/row_reference.h"
 #include "cuda/test.h"
+#include "ops/kv_cache/fp8_latent.h"
 #include "ops/rope/rope.h"
 #include "ops/rope/rope_cuda.h"
 
@@ -89,8 +93,9 @@ void queries(const Table& table, int rows, int heads, bool in_place, bool bad) {
                  noted[1]);
 }
 
+// normed: its first columns before they are rounded.
 std::vector<bfloat16_bits> latent_row(const Table& table, const bfloat16_bits* x, const std::vector<float>& weight,
-                                      int position) {
+                                      int position, std::vector<float>& normed) {
   // CUDA.md's order: lane l has groups of eight columns l and l + 32, then lanes by halves.
   float lanes[32] = {};
   for (int i = 0; i < kLatentCudaColumns; ++i) {
@@ -100,10 +105,29 @@ std::vector<bfloat16_bits> latent_row(const Table& table, const bfloat16_bits* x
   for (int half = 16; half >= 1; half /= 2)
     for (int i = 0; i < half; ++i) lanes[i] = lanes[i] + lanes[i + half];
   const float scale = 1.0f / std::sqrt(lanes[0] / static_cast<float>(kLatentCudaColumns) + kEps);
+  for (int i = 0; i < kLatentCudaColumns; ++i) normed[i] = bf16_to_f32(x[i]) * scale * weight[i];
   std::vector<bfloat16_bits> row;
-  for (int i = 0; i < kLatentCudaColumns; ++i) row.push_back(f32_to_bf16(bf16_to_f32(x[i]) * scale * weight[i]));
+  for (const float value : normed) row.push_back(f32_to_bf16(value));
   for (const bfloat16_bits bits : table.rotated(x + kLatentCudaColumns, position)) row.push_back(bits);
   return row;
+}
+
+// The normed columns and the rope columns of a bf16 row as a row of the FP8 cache.
+std::vector<unsigned char> fp8_row(const std::vector<float>& normed, const std::vector<bfloat16_bits>& row) {
+  std::vector<unsigned char> out(kFp8LatentRowBytes);
+  for (int block = 0; block < kLatentCudaColumns; block += kFp8Block) {
+    float largest = 0.0f;
+    for (int i = block; i < block + kFp8Block; ++i) largest = std::max(largest, std::fabs(normed[i]));
+    const Fp8Scale scale = fp8_latent_scale(std::bit_cast<std::uint32_t>(largest));
+    const bool is_power_of_two = (std::bit_cast<std::uint32_t>(scale.scale) & 0x7FFFFFu) == 0;
+    PELAGIC_EXPECT(is_power_of_two && scale.scale * scale.inverse == 1.0f && largest <= 448.0f * scale.scale,
+                   "the scale of %g is %g", largest, scale.scale);
+    std::memcpy(out.data() + kFp8LatentScalesAt + block / kFp8Block * sizeof(float), &scale.scale, sizeof(float));
+    for (int i = block; i < block + kFp8Block; ++i)
+      out[i] = __nv_cvt_float_to_fp8(normed[i] * scale.inverse, __NV_SATFINITE, __NV_E4M3);
+  }
+  std::memcpy(out.data() + kFp8LatentRopeAt, row.data() + kLatentCudaColumns, kRopeCudaColumns * 2);
+  return out;
 }
 
 struct Latent {
@@ -119,6 +143,7 @@ void latents(const Table& table, const char* name, const std::vector<Latent>& ro
   std::vector<bfloat16_bits> compressed(static_cast<std::size_t>(rows.size() + 1) * kLd, 0xFFFF);
   std::vector<std::int32_t> positions, sequences;
   std::vector<bfloat16_bits> expected(static_cast<std::size_t>(kCacheBlocks) * 64 * kLatentCudaRow, 0xFFFF);
+  std::vector<unsigned char> expected_fp8(static_cast<std::size_t>(kCacheBlocks) * 64 * kFp8LatentRowBytes, 0xFF);
   const std::vector<float> weight = random_f32(4, kLatentCudaColumns);
   for (std::size_t row = 0; row < rows.size(); ++row) {
     const auto [sequence, position] = rows[row];
@@ -132,7 +157,10 @@ void latents(const Table& table, const char* name, const std::vector<Latent>& ro
     if (sequence < 0 || sequence >= kSequences || position < 0 || position >= kMaxBlocks * 64) continue;
     const std::int32_t block = blocks[sequence * kMaxBlocks + position / 64];
     if (block < 0 || block >= kCacheBlocks) continue;
-    const std::vector<bfloat16_bits> one = latent_row(table, x, weight, position);
+    std::vector<float> normed(kLatentCudaColumns);
+    const std::vector<bfloat16_bits> one = latent_row(table, x, weight, position, normed);
+    const std::vector<unsigned char> one_fp8 = fp8_row(normed, one);
+    std::copy(one_fp8.begin(), one_fp8.end(), expected_fp8.begin() + (block * 64 + position % 64) * kFp8LatentRowBytes);
     std::copy(one.begin(), one.end(), expected.begin() + (block * 64 + position % 64) * kLatentCudaRow);
     double squares = 0.0;
     for (int i = 0; i < kLatentCudaColumns; ++i) squares += std::pow(static_cast<double>(bf16_to_f32(x[i])), 2);
@@ -148,23 +176,29 @@ void latents(const Table& table, const char* name, const std::vector<Latent>& ro
   const DeviceBuffer<float> d_weight(weight);
   DeviceBuffer<bfloat16_bits> cache(expected.size());
   cache.fill_bytes(0xFF);
-  const StoreLatentsCudaCall call = {.rows = static_cast<int>(rows.size()),
-                                     .eps = kEps,
-                                     .table = table.device(),
-                                     .compressed = d_compressed.get(),
-                                     .ld_compressed = kLd,
-                                     .weight = d_weight.get(),
-                                     .row_positions = d_positions.get(),
-                                     .row_sequences = by_row ? nullptr : d_sequences.get(),
-                                     .block_table = d_blocks.get(),
-                                     .sequences = kSequences,
-                                     .max_blocks = kMaxBlocks,
-                                     .cache = cache.get(),
-                                     .cache_blocks = kCacheBlocks,
-                                     .errors = errors.get()};
+  StoreLatentsCudaCall call = {.rows = static_cast<int>(rows.size()),
+                               .eps = kEps,
+                               .table = table.device(),
+                               .compressed = d_compressed.get(),
+                               .ld_compressed = kLd,
+                               .weight = d_weight.get(),
+                               .row_positions = d_positions.get(),
+                               .row_sequences = by_row ? nullptr : d_sequences.get(),
+                               .block_table = d_blocks.get(),
+                               .sequences = kSequences,
+                               .max_blocks = kMaxBlocks,
+                               .cache = cache.get(),
+                               .cache_blocks = kCacheBlocks,
+                               .errors = errors.get()};
   test::run_from_graph([&](cudaStream_t stream) { PELAGIC_CUDA(store_latents_cuda(call, stream)); });
   PELAGIC_EXPECT(cache.download() == expected, "latents, %s", name);
   PELAGIC_EXPECT(errors.download() == expected_errors, "latents, %s: errors", name);
+  DeviceBuffer<unsigned char> fp8_cache(expected_fp8.size());
+  fp8_cache.fill_bytes(0xFF);
+  call.cache = fp8_cache.get();
+  call.cache_dtype = KvDtype::fp8;
+  test::run_from_graph([&](cudaStream_t stream) { PELAGIC_CUDA(store_latents_cuda(call, stream)); });
+  PELAGIC_EXPECT(fp8_cache.download() == expected_fp8, "latents in fp8, %s", name);
 }
 
 }  // namespace

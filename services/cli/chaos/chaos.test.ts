@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { Random } from "../../lib/simulator/random.ts";
 import { addTo, difference, emptyAnswer, type Answer } from "./answer.ts";
-import { faults, nextStrike, roles, type Strike } from "./plan.ts";
+import { faults, nextGap, nextStrike, roles, type Strike } from "./plan.ts";
 import { makePool } from "./pool.ts";
 import { percentiles } from "./tally.ts";
 
@@ -16,6 +16,22 @@ test("the pool is the seed's, and every request fits", () => {
     expect(promptTokens + (body.max_tokens as number)).toBeLessThanOrEqual(1536);
     expect(body.prompt).toHaveLength(promptTokens);
   }
+});
+
+test("there is one strike in each gap, and after a rest no more than a few are made up for", () => {
+  const dueOf = (passed: readonly number[]) => {
+    let taken = 0;
+    return passed.map((each) => {
+      const gap = nextGap(taken, each, 4);
+      taken = gap + 1;
+      return gap;
+    });
+  };
+  expect(dueOf([0, 0.5, 1.2, 2.9, 3.1])).toEqual([0, 1, 2, 3, 4]);
+  expect(dueOf([0, 4.1, 4.1, 4.1, 4.1])).toEqual([0, 1, 2, 3, 4]);
+  expect(dueOf([0, 90.5, 90.5, 90.6])).toEqual([0, 86, 87, 88]);
+  // Without a gap there is nothing to wait for.
+  expect(dueOf([0 / 0, 5 / 0])).toEqual([0, 1]);
 });
 
 test("every fault strikes every role at every one of its points before one is struck far more often", () => {

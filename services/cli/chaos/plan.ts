@@ -71,6 +71,12 @@ export function nextStrike(random: Random, options: PlanOptions, struck: (strike
   return { fault, role, point, skip: repeated ? random.between(0, maxSkip) : random.between(0, 1) };
 }
 
+/** Of the gaps that time is cut into, each with one strike, the one whose strike is due next; `taken` are given away, `passed` are over. Strikes that could not
+ * be in their time, as nobody may be struck now and then, are made up for, so many at most. */
+export function nextGap(taken: number, passed: number, mostBehind: number): number {
+  return Number.isFinite(passed) ? Math.max(taken, Math.floor(passed) - mostBehind) : taken;
+}
+
 function weighted<T extends string>(random: Random, items: readonly T[], weights: Record<T, number>): T {
   let left = random.real() * items.reduce((sum, item) => sum + weights[item], 0);
   for (const item of items) {

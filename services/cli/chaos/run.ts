@@ -64,7 +64,7 @@ export const chaosDefaults: Omit<ChaosOptions, "minutes" | "onProgress"> = {
   requests: 200,
   stayers: 10,
   leavers: 5,
-  meanGapMs: 500,
+  meanGapMs: 1_000,
   calmMs: 0,
   checkEveryMs: 120_000,
   stormAnswerBoundMs: 2_000,

@@ -3,12 +3,12 @@
 import { Random } from "../../lib/simulator/random.ts";
 import type { Stack, StackEvent, StackProcess } from "../stack/stack.ts";
 import type { BusObserver, Sighting } from "./observer.ts";
-import { nextStrike, type Fault, type PlanOptions, type Role, type Strike } from "./plan.ts";
+import { nextGap, nextStrike, type Fault, type PlanOptions, type Role, type Strike } from "./plan.ts";
 import { countIn, type Tree } from "./tally.ts";
 
 export interface StrikerOptions extends PlanOptions {
   seed: number;
-  /** Between two strikes, at random up to twice as long. */
+  /** One strike in each, at a random moment of it: so much between two in the mean, and up to twice as much. */
   meanGapMs: number;
   /** An outage of NATS is at most so long before it starts again. */
   maxOutageMs: number;
@@ -93,16 +93,19 @@ export class Striker {
   }
 
   async run(until: () => boolean): Promise<void> {
+    const { meanGapMs, faults } = this.options;
+    const begunMs = performance.now();
+    let taken = 0;
     const lane = async () => {
       while (!until()) {
-        const strikeMs = performance.now() + this.random.real() * 2 * lanes * this.options.meanGapMs;
+        const gap = nextGap(taken, (performance.now() - begunMs) / meanGapMs, lanes);
+        taken = gap + 1;
+        const strikeMs = begunMs + (gap + this.random.real()) * meanGapMs;
         while (performance.now() < strikeMs && !until()) await sleep(Math.min(longestSleepMs, strikeMs - performance.now()));
-        if (until() || this.paused) continue;
-        const strike = nextStrike(this.random, this.options, (one) => this.countOf(one));
-        await this.strikeOnce(strike, until);
+        while (!until() && (this.paused || !(await this.strikeOnce(until)))) await sleep(pollMs);
       }
     };
-    if (this.options.faults.length > 0) await Promise.all(Array.from({ length: lanes }, lane));
+    if (faults.length > 0) await Promise.all(Array.from({ length: lanes }, lane));
   }
 
   /** Everything that was stopped goes on. */
@@ -113,7 +116,9 @@ export class Striker {
     this.stoppedPids.clear();
   }
 
-  private async strikeOnce(strike: Strike, until: () => boolean): Promise<void> {
+  /** Whether there was somebody to strike. */
+  private async strikeOnce(until: () => boolean): Promise<boolean> {
+    const strike = nextStrike(this.random, this.options, (one) => this.countOf(one));
     let { point } = strike;
     let sighting: Sighting | null = null;
     if (point === "random") {
@@ -123,14 +128,15 @@ export class Striker {
       if (point === "drain") {
         // Nothing drains unless it is told to.
         const drained = this.target(strike.role === "prefill" ? "prefill" : "decode", null);
-        if (drained === null) return;
+        if (drained === null) return false;
         who = drained.name;
         this.terminate(drained, "random");
       }
       sighting = await this.sighted(strike, who);
-      if (until() || this.paused) return;
+      if (until() || this.paused) return false;
       if (sighting === null) {
-        if (point === "drain") return;
+        // It has ended by itself: a strike of its own.
+        if (point === "drain") return true;
         this.pointsMissed++;
         point = "random";
       } else if (point === "drain") {
@@ -139,7 +145,9 @@ export class Striker {
       }
     }
     const target = this.target(strike.role, sighting);
-    if (target !== null) this.strike(target, strike.fault, strike.role, point);
+    if (target === null) return false;
+    this.strike(target, strike.fault, strike.role, point);
+    return true;
   }
 
   private sighted(strike: Strike, who: string | null): Promise<Sighting | null> {

@@ -18,6 +18,7 @@ import { checkPortFree } from "./ports.ts";
 import { identifyProcess } from "./process-table.ts";
 import { cleanUpLeftovers, createRunDir, logsOf, removeRunDir, writeInstance, type Instance } from "./run-dir.ts";
 import { defaultRestartPolicy, SupervisedProcess, type ProcessSpec, type RestartPolicy } from "./supervised-process.ts";
+import type { KvDtype } from "../../lib/contracts/frame.ts";
 import type { Backend, WeightDtype } from "../../lib/engine/native.ts";
 
 export interface StackOptions {
@@ -40,7 +41,7 @@ export interface StackOptions {
   /** Compute threads of each worker; default: the cores, shared out. */
   threads?: number;
   kvBlocks?: number;
-  kvDtype?: "float32" | "bfloat16";
+  kvDtype?: KvDtype;
   /** Of the workers; default: cpu. */
   backend?: Backend;
   /** On cuda; default: bfloat16. */

@@ -35,12 +35,17 @@ function start(limits: { maxRunning?: number; maxWaiting?: number; maxWaitMs?: n
   return { clock, admission, events, places, errors, enter };
 }
 
-const room = (free: { places: number }): Room =>
+const room = (free: { places: number; waiting?: number }): Room =>
   new Room(
     {
       snapshot: () => {
         const view = new StateView();
-        view.apply(workerState("decode-0", "decode", { requests: { running: 0, waiting: 0, maxWaiting: free.places } }), 0);
+        view.apply(
+          workerState("decode-0", "decode", {
+            requests: { running: 0, waiting: free.waiting ?? 0, maxWaiting: free.places + (free.waiting ?? 0) },
+          }),
+          0,
+        );
         return view.snapshot(0);
       },
     },
@@ -245,6 +250,27 @@ test("whom a worker would refuse for its share waits at the gateway", async () =
   void enter("other", "other", { room: at });
   await clock.advance(0);
   expect(events).toHaveLength(17);
+  expect(events.at(-1)).toBe("other");
+});
+
+test("a tenant whose requests run is not held back for them before short queues", async () => {
+  const { clock, events, enter, places } = start({ maxRunning: 1_000, maxWaiting: 1_000 });
+  const free = { places: 4, waiting: 0 };
+  const at = room(free);
+  for (let n = 0; n < 40; n++) void enter(`a${n}`, "alone", { room: at });
+  // Each that is sent is taken into the batch at once: the queues stay empty.
+  for (let round = 0; round < 40; round++) {
+    await clock.advance(60);
+    for (const place of places.values()) place.dispatched();
+  }
+  expect(events).toHaveLength(40);
+  // What waits there counts as its own, for it may be: five places, of which four are taken.
+  Object.assign(free, { places: 1, waiting: 4 });
+  void enter("another", "alone", { room: at });
+  await clock.advance(60);
+  expect(events).toHaveLength(40);
+  void enter("other", "other", { room: at });
+  await clock.advance(60);
   expect(events.at(-1)).toBe("other");
 });
 

@@ -22,11 +22,12 @@ function useKeys<N extends string>(entries: Record<N, object>): Record<N, string
 }
 
 const bearer = (key: string) => ({ authorization: `Bearer ${key}` });
-const ask = (headers: Record<string, string>, more: object = {}) =>
+const ask = (headers: Record<string, string>, more: object = {}, signal?: AbortSignal) =>
   fetch(`${stack.url}/v1/chat/completions`, {
     method: "POST",
     headers: { "content-type": "application/json", ...headers },
     body: JSON.stringify({ model: "test-model", messages: [{ role: "user", content: "hi" }], ...more }),
+    ...(signal && { signal }),
   });
 const errorOf = async (response: Response) => ({ status: response.status, ...ErrorBody.parse(await response.json()).error });
 
@@ -155,9 +156,11 @@ describe("with a keys file", () => {
     };
     // 7 of the prompt and 256 for an answer without bound; then 7 and 4 in truth.
     expect(await remaining()).toEqual({ status: 200, left: 137 });
+    // 7 and all of 300; more than a minute has is a minute's.
     const second = await remaining({ max_tokens: 300 });
     expect(second.status).toBe(200);
-    expect(second.left).toBeGreaterThanOrEqual(126);
+    expect(second.left).toBeGreaterThanOrEqual(82);
+    expect(second.left).toBeLessThan(126);
     const tooLong = await ask(bearer(alice), { max_tokens: 10, messages: [{ role: "user", content: "x".repeat(500) }] });
     expect(tooLong.headers.get("x-should-retry")).toBe("false");
     expect(tooLong.headers.get("retry-after")).toBeNull();
@@ -168,6 +171,38 @@ describe("with a keys file", () => {
     const dispatched = stack.decode.dispatches.length;
     expect(await errorOf(await ask(bearer(alice), { max_tokens: 1 }))).toMatchObject({ status: 429 });
     expect(stack.decode.dispatches).toHaveLength(dispatched);
+  });
+
+  it("tokens a minute: what answers may take by their own word is kept for them; the others' growth is seen while they grow", async () => {
+    const { alice, bob } = useKeys({ alice: { tokensPerMinute: 1_000 }, bob: { tokensPerMinute: 1_000 } });
+    const gone = new AbortController();
+    const begin = (key: string, more: object) => ask(bearer(key), { stream: true, ...more }, gone.signal);
+    stack.decode.script = () => say("a".repeat(2_000), { hangAfter: 3, tokensPerDelta: 3 });
+    const first = await Promise.all([begin(alice, { max_tokens: 400 }), begin(alice, { max_tokens: 400 })]);
+    expect(first.map(({ status }) => status)).toEqual([200, 200]);
+    expect(await errorOf(await begin(alice, { max_tokens: 400 }))).toMatchObject({ status: 429, code: "rate_limit_exceeded" });
+    // Whoever asks for more than a minute has gets in where the minute is whole.
+    expect((await begin(bob, { max_tokens: 5_000 })).status).toBe(200);
+    expect((await begin(bob, { max_tokens: 1 })).status).toBe(429);
+    gone.abort();
+    await waitFor(() => stack.gateway.admission.running === 0);
+
+    const { carol } = useKeys({ carol: { tokensPerMinute: 1_000 } });
+    stack.decode.script = () => say("a".repeat(2_000), { hangAfter: 900, tokensPerDelta: 900 });
+    const long = new AbortController();
+    const growing = await ask(bearer(carol), { stream: true }, long.signal);
+    expect(growing.status).toBe(200);
+    await growing.body?.getReader().read();
+    stack.decode.script = () => say("a");
+    let refused: Response | null = null;
+    for (let i = 0; i < 40 && refused === null; i++) {
+      const response = await ask(bearer(carol));
+      if (response.status === 429) refused = response;
+      else await response.text();
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    expect(refused?.status).toBe(429);
+    long.abort();
   });
 
   it("tokens of a request that nobody took are given back", async () => {

@@ -11,37 +11,47 @@ export class Visit {
   readonly caller: Caller;
   private readonly usage: Usage;
   private reserved = 0;
+  private grow: (() => void) | null = null;
 
   constructor(caller: Caller, usage: Usage) {
     this.caller = caller;
     this.usage = usage;
   }
 
-  /** Throws `rate_limit_exceeded` where the key has not so many tokens now. */
-  reserve(tokens: number, response: ServerResponse): void {
+  /**
+   * Throws `rate_limit_exceeded` where the key has not so many tokens now. `most`: that the request asks for by its own word, all of which is kept for
+   * it, as far as a minute has so many. `used`: so far, for answers that become longer than what was reserved.
+   */
+  reserve({ least, most }: { least: number; most: number }, used: () => number, response: ServerResponse): void {
     const { tokens: bucket } = this.usage;
     if (bucket === null) return;
     const now = performance.now();
+    this.usage.catchUp(now);
+    const tokens = Math.max(least, Math.min(most, bucket.perMinute));
     const waitMs = bucket.waitMs(tokens, now);
     if (waitMs === Number.POSITIVE_INFINITY) {
       throw new PelagicError(
         "rate_limit_exceeded",
         `the request may take ${tokens} tokens, and its API key has ${bucket.perMinute} a minute: ask for fewer, or for a key with more`,
-        {
-          final: true,
-        },
+        { final: true },
       );
     }
-    if (waitMs > 0) throw exceeded(`${bucket.perMinute} tokens a minute, and the request takes ${tokens}`, waitMs);
-    bucket.take(tokens, now);
-    this.reserved += tokens;
+    if (waitMs > 0) throw exceeded(`${bucket.perMinute} tokens a minute, and the request may take ${tokens}`, waitMs);
+    this.take(tokens, now);
+    this.grow = () => this.take(Math.max(0, used() - this.reserved), performance.now());
+    this.usage.growing.add(this.grow);
     setHeaders(response, this.usage);
   }
 
   /** At the request's end: so many it took in truth. */
   settle(tokens: number): void {
-    this.usage.tokens?.take(tokens - this.reserved, performance.now());
-    this.reserved = tokens;
+    if (this.grow !== null) this.usage.growing.delete(this.grow);
+    this.take(tokens - this.reserved, performance.now());
+  }
+
+  private take(tokens: number, nowMs: number): void {
+    this.usage.tokens?.take(tokens, nowMs);
+    this.reserved += tokens;
   }
 }
 

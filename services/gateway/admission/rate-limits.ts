@@ -56,11 +56,24 @@ export interface Limits {
   maxConcurrent?: number;
 }
 
+/** Looking at all of a key's answers takes time, where they are many. */
+const catchUpMs = 250;
+
 /** What one key uses. */
 export class Usage {
   running = 0;
+  /** Of each answer that runs: takes what it has become longer than was reserved for it. */
+  readonly growing = new Set<() => void>();
+  private caughtUpMs = Number.NEGATIVE_INFINITY;
   requests: Bucket | null = null;
   tokens: Bucket | null = null;
+
+  /** Many long answers at once are not to be seen at their ends only, when as many again were let in. */
+  catchUp(nowMs: number): void {
+    if (nowMs - this.caughtUpMs < catchUpMs) return;
+    this.caughtUpMs = nowMs;
+    for (const grow of this.growing) grow();
+  }
 
   apply(limits: Limits, nowMs: number): void {
     this.requests = resized(this.requests, limits.requestsPerMinute, nowMs);

@@ -24,19 +24,20 @@ export class Room {
 
   /** Of so many places, the last of so many answers. A worker leaves places to tenants that have none (mayWait): whom it would refuse waits here. */
   takes(tenant: string, places: number, answers = 1): boolean {
-    return mayWait((this.heldBy.get(tenant) ?? 0) + answers - 1, answers - 1, places);
+    const held = this.heldBy.get(tenant) ?? 0;
+    const fits = (own: number) => mayWait(own + answers - 1, answers - 1, places);
+    if (fits(held)) return true;
+    // Many of those run, perhaps, and only what waits takes places: no more of this tenant's than of all.
+    return places >= answers && fits(Math.min(held, this.capacity - places));
+  }
+
+  private get capacity(): number {
+    return places(this.directory.snapshot(), this.build, ({ requests }) => requests.maxWaiting);
   }
 
   /** Whether workers with empty queues would take so many answers of one tenant. */
   couldTake(answers: number): boolean {
-    return (
-      answers === 1 ||
-      mayWait(
-        answers - 1,
-        answers - 1,
-        places(this.directory.snapshot(), this.build, ({ requests }) => requests.maxWaiting),
-      )
-    );
+    return answers === 1 || mayWait(answers - 1, answers - 1, this.capacity);
   }
 
   /** Returns what to call when one of its answers is asked for, and when the request is over. */

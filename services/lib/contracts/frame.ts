@@ -16,8 +16,9 @@ const version = 1;
 const lastFlag = 1;
 const cachedFlag = 2;
 
-export const kvDtypes = ["float32", "bfloat16"] as const;
-export type FrameKvDtype = (typeof kvDtypes)[number];
+/** fp8: latents in e4m3 with a scale for each 128, and the rotated key in bfloat16. */
+export const kvDtypes = ["float32", "bfloat16", "fp8"] as const;
+export type KvDtype = (typeof kvDtypes)[number];
 
 export interface FrameHeader {
   sequence: number;
@@ -29,7 +30,7 @@ export interface FrameHeader {
   firstRow: number;
   rowCount: number;
   payloadBytes: number;
-  kvDtype: FrameKvDtype;
+  kvDtype: KvDtype;
 }
 
 export type Xxh64 = (data: Uint8Array) => bigint;

@@ -24,8 +24,9 @@ import {
   unsupported,
 } from "./http-fields.ts";
 
-const keptSchema =
-  "Kept by construction, strict or not. A keyword that cannot be is refused by name with strict: true; without, the header x-pelagic-not-kept names it.";
+const notKept = "the header x-pelagic-not-kept names a keyword that cannot be kept";
+const keptSchema = `Kept by construction, or refused with the keyword that cannot be. With strict: false, ${notKept} instead.`;
+const keptParameters = `Kept by construction. With strict: true, refused with the keyword that cannot be; without, ${notKept}.`;
 const ResponseFormat = z.discriminatedUnion(
   "type",
   [
@@ -153,7 +154,7 @@ const Tool = z.looseObject({
   function: z.looseObject({
     name: toolName,
     description: text.nullish(),
-    parameters: schema.nullish().describe(keptSchema),
+    parameters: schema.nullish().describe(keptParameters),
     strict: z.boolean().nullish(),
   }),
 });

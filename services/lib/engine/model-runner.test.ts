@@ -1,9 +1,8 @@
 // What the loop makes of the native engine's errors.
 import { afterEach, expect, test, vi } from "vitest";
 import { NativeRunner } from "./model-runner.ts";
-import type { LoadOptions, ModelInfo, NativeModel } from "./native.ts";
+import type { ModelInfo, NativeModel } from "./native.ts";
 
-const options: LoadOptions = { dir: "", backend: "cuda", kvDtype: "bfloat16", threads: 1, isa: "auto", kvBlocks: 4 };
 const work = [{ tokens: Uint32Array.of(1), firstRow: 0, promptLength: 1, blocks: [0], logitsFrom: 0, sampling: null }];
 
 function runnerThatFails(code: string): NativeRunner {
@@ -12,8 +11,8 @@ function runnerThatFails(code: string): NativeRunner {
     throw failure;
   };
   const rejected = () => Promise.reject(failure);
-  const model: Partial<NativeModel> = { info: { latentWidth: 576 } as ModelInfo, step: rejected, meet: rejected, packRows: fail };
-  return new NativeRunner(model as NativeModel, options);
+  const model: Partial<NativeModel> = { info: { kvRowBytes: 1152 } as ModelInfo, step: rejected, meet: rejected, packRows: fail };
+  return new NativeRunner(model as NativeModel);
 }
 
 afterEach(() => vi.restoreAllMocks());

@@ -110,7 +110,7 @@ export async function loadNativeRunner(
   options: LoadOptions,
   onProgress?: (bytesDone: number, bytesTotal: number) => void,
 ): Promise<NativeRunner> {
-  return new NativeRunner(await nativeModule().loadModel(options, onProgress), options);
+  return new NativeRunner(await nativeModule().loadModel(options, onProgress));
 }
 
 export class NativeRunner implements ModelRunner {
@@ -118,10 +118,10 @@ export class NativeRunner implements ModelRunner {
   readonly rowBytes: number;
   private readonly model: NativeModel;
 
-  constructor(model: NativeModel, options: LoadOptions) {
+  constructor(model: NativeModel) {
     this.model = model;
     this.info = model.info;
-    this.rowBytes = model.info.latentWidth * (options.kvDtype === "float32" ? 4 : 2);
+    this.rowBytes = model.info.kvRowBytes;
   }
 
   async run(work: readonly SequenceWork[], options: RunOptions = {}): Promise<RunResult[]> {

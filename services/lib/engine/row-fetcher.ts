@@ -2,6 +2,7 @@
 // one credit budget, until the rows are here or nobody is left to ask. Whatever goes wrong, rows that came whole are kept.
 import { kvBlockTokens } from "../contracts/block-key.ts";
 import type { Bus, BusMessage, Clock, Log } from "../contracts/bus.ts";
+import type { KvDtype } from "../contracts/frame.ts";
 import { RowsReply, type Standing, TransferNotice } from "../contracts/messages.ts";
 import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { CreditBudget } from "./credit-budget.ts";
@@ -150,7 +151,7 @@ export class RowFetcher {
     const { endRow } = source;
     const receiver = new TransferReceiver(
       core.runner,
-      { transferId: id, kvDtype: core.identity.kvDtype as "float32" | "bfloat16", firstRow, endRow },
+      { transferId: id, kvDtype: core.identity.kvDtype as KvDtype, firstRow, endRow },
       core.engine.table(fetch.id),
     );
     const subscription = this.data.subscribe(core.subjects.frames(core.workerId, id), (message) => this.onFrame(fetch, id, message.data));

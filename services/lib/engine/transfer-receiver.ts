@@ -4,7 +4,7 @@ import { kvBlockTokens } from "../contracts/block-key.ts";
 import {
   frameHeaderBytes,
   type FrameHeader,
-  type FrameKvDtype,
+  type KvDtype,
   frameTransferId,
   headerIntact,
   isOfTransfer,
@@ -14,7 +14,7 @@ import type { ModelRunner } from "./model-runner.ts";
 
 export interface ReceiverOptions {
   transferId: string;
-  kvDtype: FrameKvDtype;
+  kvDtype: KvDtype;
   firstRow: number;
   endRow: number;
 }

@@ -3,12 +3,12 @@
 // from its place.
 import { kvBlockTokens } from "../contracts/block-key.ts";
 import type { Bus } from "../contracts/bus.ts";
-import { frameHeaderBytes, frameMessageBytes, frameTransferId, writeFrameHeader, type FrameKvDtype } from "../contracts/frame.ts";
+import { frameHeaderBytes, frameMessageBytes, frameTransferId, writeFrameHeader, type KvDtype } from "../contracts/frame.ts";
 import type { ModelRunner } from "./model-runner.ts";
 
 export interface TransferOptions {
   transferId: string;
-  kvDtype: FrameKvDtype;
+  kvDtype: KvDtype;
   /** Rows [firstRow, endRow) of every layer are wanted. */
   firstRow: number;
   endRow: number;

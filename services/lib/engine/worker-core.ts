@@ -4,7 +4,7 @@ import { basename, join } from "node:path";
 import { z } from "zod";
 import { kvBlockTokens, type CacheIdentity } from "../contracts/block-key.ts";
 import { type Bus, type Clock, type FreshId, type Log, randomId, systemClock } from "../contracts/bus.ts";
-import type { FrameKvDtype } from "../contracts/frame.ts";
+import type { KvDtype } from "../contracts/frame.ts";
 import { type OfferedFiles, offeredFiles } from "../contracts/model-files.ts";
 import { Control, type ExpertSpan, type WorkerRole, type WorkerState } from "../contracts/messages.ts";
 import { subjects, type Subjects } from "../contracts/subjects.ts";
@@ -30,7 +30,7 @@ export interface WorkerOptions {
   /** cpu unless given. */
   backend?: Backend;
   weightDtype?: WeightDtype;
-  kvDtype: FrameKvDtype;
+  kvDtype: KvDtype;
   engine: EngineConfig;
   metricsPort?: number;
   freshId?: FreshId;
@@ -328,7 +328,7 @@ export class WorkerCore {
   }
 }
 
-/** By KV dtype; of the CUDA backend under "cuda-" and the dtype, with FP8 weights under "cuda-fp8-". */
+/** By KV dtype; of the CUDA backend under "cuda-" and the dtype, with FP8 weights under "cuda-fp8-" and the dtype. */
 async function expectedNumericsId(
   dir: string,
   { backend = "cpu", weightDtype, kvDtype }: Pick<WorkerOptions, "backend" | "weightDtype" | "kvDtype">,

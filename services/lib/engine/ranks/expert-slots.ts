@@ -1,6 +1,7 @@
 // What ranks need to know of plans before they meet. Pure.
 import { createHash } from "node:crypto";
 import { type ExpertPlan, expertCountOf, firstPlan, spareSlot } from "../../contracts/expert-placement.ts";
+import type { PlacementState } from "../native.ts";
 
 export interface ExpertShape {
   moeLayers: number;
@@ -21,6 +22,11 @@ export function missingExpert(plan: ExpertPlan, isThere: (rank: number) => boole
     if (missing.length > 0) return { layer, expert: Math.min(...missing) };
   }
   return undefined;
+}
+
+/** Whether all layers go by this plan, which is in force; else the last ones go by the plan before. */
+export function isWhole(plan: ExpertPlan, { layersTaken }: Pick<PlacementState, "layersTaken">): boolean {
+  return layersTaken === plan.layers.length;
 }
 
 /** By which people and programs tell plans apart: 8 bytes as hex. */

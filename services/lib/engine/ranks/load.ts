@@ -11,7 +11,7 @@ import { modelDigest } from "../model-digest.ts";
 import { endIfDeviceFailed, loadNativeRunner } from "../model-runner.ts";
 import type { LoadOptions } from "../native.ts";
 import type { RankConfig, WorkerConfig } from "../worker-config.ts";
-import { type ExpertShape, indispensableRanks, initialPlan, planDigest } from "./expert-slots.ts";
+import { type ExpertShape, indispensableRanks, initialPlan, isWhole, planDigest } from "./expert-slots.ts";
 import { groupBalancedness } from "./group-balance.ts";
 import { GroupLoad } from "./group-load.ts";
 import { RankedRunner } from "./ranked-runner.ts";
@@ -50,9 +50,9 @@ export async function loadRankedRunner(
       host,
       port: config.rankPort,
       secret,
-      onLost: (error) => {
-        endIfDeviceFailed(error);
-        member?.lost(member.round, error.message);
+      onLost: (loss) => {
+        endIfDeviceFailed(loss);
+        member?.lost(member.round, loss);
       },
     },
   });
@@ -129,12 +129,12 @@ export async function loadRankedRunner(
     const { members, groups: history, reason = null } = member;
     const there = new Set(members);
     const { planInForce: inForce, placementState } = runner;
-    const { layersTaken, loadedExperts: experts, loadedBytes: bytes } = placementState;
+    const { loadedExperts: experts, loadedBytes: bytes } = placementState;
     const hasLoad = load.window?.late().some((count) => count > 0) ?? false;
     const balance = hasLoad ? ranked.balancedness() : undefined;
     return {
       ...{ group, rank, rankCount, members, reason, history },
-      plan: { version: inForce.version, digest: planDigest(inForce), whole: layersTaken === inForce.layers.length },
+      plan: { version: inForce.version, digest: planDigest(inForce), whole: isWhole(inForce, placementState) },
       loaded: { experts, bytes },
       indispensable: indispensableRanks(inForce, (each) => there.has(each)),
       balancedness: balance ? balance.reduce((sum, each) => sum + each, 0) / balance.length : null,

@@ -120,7 +120,7 @@ test("a plan for another group, an older one and one of another model are not ta
   await run(100);
   for (const { experts } of [a, b]) experts.take();
   // The group ends, and another one of the same ranks meets.
-  b.member.lost(b.member.round, "rank 0 is lost");
+  b.member.lost(b.member.round, { message: "rank 0 is lost" });
   await run(1_000);
   expect([a.member.groupMembers, b.member.groupMembers]).toEqual([2, 2]);
   const say = (changes: object, plan = turned(9)) => {
@@ -151,12 +151,27 @@ test("a plan for another group, an older one and one of another model are not ta
   expect(b.experts.failed.map(({ message }) => message)).toEqual(["plan 3: model.safetensors is gone"]);
 });
 
+test("a group that a rank left by itself to go on in another one has lost nobody", async () => {
+  const { start, run } = setUp();
+  const [a, b] = [start(0), start(1)];
+  await run(500);
+  for (const [byItself, loss] of [
+    [true, null],
+    [false, "rank 1 is gone"],
+  ] as const) {
+    b.member.lost(b.member.round, { message: "rank 1 is gone", byItself: true });
+    a.member.lost(a.member.round, { message: "rank 1 is gone", byItself });
+    await run(2_000);
+    expect(a.member.groups.at(-1)).toMatchObject({ members: [0, 1], loss });
+  }
+});
+
 test("who comes back hears the plan of the group, loads it and is let in", async () => {
   const { start, run } = setUp();
   const [a, b] = [start(0), start(1)];
   await run(500);
   b.member.stop();
-  a.member.lost(a.member.round, "rank 1 is lost");
+  a.member.lost(a.member.round, { message: "rank 1 is lost" });
   // No longer than notices are fresh: the repaired plan holds both ranks' experts.
   await run(5_000);
   expect(a.member.groupMembers).toBe(1);

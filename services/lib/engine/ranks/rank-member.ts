@@ -5,8 +5,8 @@ import { type ExpertPlan, expertCountOf } from "../../contracts/expert-placement
 import { maxGroupHistory, type MetGroup } from "../../contracts/rank-status.ts";
 import { packSlots, PlanNotice, RankNotice, unpackPlan } from "../../contracts/ranks.ts";
 import { decodeMessage, encodeMessage } from "../../contracts/wire.ts";
-import type { PlacementState, RankMeeting } from "../native.ts";
-import { missingExpert } from "./expert-slots.ts";
+import type { PlacementState, RankLoss, RankMeeting } from "../native.ts";
+import { isWhole, missingExpert } from "./expert-slots.ts";
 import { type AssemblyDecision, type AssemblyOptions, type OwnRank, RankAssembly } from "./rank-assembly.ts";
 
 /** How often a rank says that it is there; sooner when its round changed. */
@@ -16,8 +16,6 @@ const lookMs = 50;
 const shortMs = 1_000;
 /** How often a plan is said to those that go by another one, and a next plan to those that may not have heard it. */
 const planMs = 500;
-/** What a rank says that goes on in a later round (kernels/node/native_model.cpp): nobody is lost. */
-const leftForAnother = /it meets another one$/;
 export const meetMs = 2_000;
 /** After a meeting that failed. Somebody may still be in one of an earlier round, and turn others away: they would fail again, and again. */
 const meetPauseMs = 250;
@@ -189,9 +187,9 @@ export class RankMember {
   }
 
   /** The group of this round is over; undefined: the one that stood last. */
-  lost(round: number | undefined, message: string): void {
+  lost(round: number | undefined, { message, byItself = false }: RankLoss): void {
     if (this.stopped) return;
-    const loss = leftForAnother.test(message) ? null : message;
+    const loss = byItself ? null : message;
     if (round !== this.assembly.round) {
       // Others have said so first, but not why.
       if (this.round === undefined) this.endedBy ??= loss;
@@ -241,10 +239,10 @@ export class RankMember {
     if (seen?.version === state.version && seen.layersTaken === state.layersTaken) return;
     const plan = experts.planInForce;
     this.assembly.goesBy(plan, state.layersTaken);
-    const isWhole = state.next === 0 || state.next !== state.version;
-    if (isWhole && seen !== undefined)
+    const whole = isWhole(plan, state);
+    if (whole && seen !== undefined)
       log.info({ rank: own.rank, version: plan.version, loaded: state.loadedExperts }, "an expert plan is in force");
-    if (this.next !== undefined && isWhole && state.version >= this.next.version) this.next = undefined;
+    if (this.next !== undefined && whole && state.version >= this.next.version) this.next = undefined;
   }
 
   private hearPlan(notice: PlanNotice, plan: ExpertPlan): void {

@@ -81,9 +81,25 @@ export function observeRanks(runner: RankedRunner, registry: Registry): void {
     ({ nodesReached }) => nodesReached.flatMap((rows, nodes) => (nodes === 0 ? [] : [[String(nodes), rows]])),
   );
   plain("pelagic_rank_computed_rows_total", "Rows that this rank's experts computed, for all ranks", () => runner.counters.computedRows);
+  plain(
+    "pelagic_rank_critical_computed_rows_total",
+    "Rows of the rank whose experts had most, in each layer of each step of the group",
+    () => runner.counters.criticalComputedRows,
+  );
   plain("pelagic_rank_sent_bytes_total", "Bytes sent to other ranks", () => runner.counters.sentBytes);
   plain("pelagic_rank_card_bytes_total", "Bytes sent from card to card beside them", () => runner.counters.cardBytes);
   plain("pelagic_rank_wait_seconds_total", "Time that steps waited for messages of other ranks", () => runner.counters.waitSeconds);
+  plain("pelagic_rank_expert_seconds_total", "Processor time of this rank's experts", () => runner.counters.expertSeconds);
+  plain(
+    "pelagic_rank_critical_expert_seconds_total",
+    "Processor time of the rank whose experts took most, in each layer of each step of the group",
+    () => runner.counters.criticalExpertSeconds,
+  );
+  plain(
+    "pelagic_rank_critical_step_seconds_total",
+    "The same, and of the rank that took most for all else of a step",
+    () => runner.counters.criticalStepSeconds,
+  );
   plain(
     "pelagic_experts_loaded_total",
     "Copies of experts that this rank has loaded since its start, for new plans",

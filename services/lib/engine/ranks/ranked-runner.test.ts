@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import type { NativeRunner, RunOptions, RunResult } from "../model-runner.ts";
+import type { RankLoss } from "../native.ts";
 import type { RankMember } from "./rank-member.ts";
 import { RankedRunner } from "./ranked-runner.ts";
 
@@ -27,7 +28,7 @@ function setUp(ends: { layers: number; error?: Error }[]) {
   const runner = new RankedRunner(native as unknown as NativeRunner, "m");
   runner.setMember({
     joined: async () => round,
-    lost: (of: number, message: string) => {
+    lost: (of: number, { message }: RankLoss) => {
       losses.push(message);
       if (of === round) round++;
     },

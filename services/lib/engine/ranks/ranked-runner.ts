@@ -2,7 +2,7 @@
 // the same bits to the same rows.
 import { PelagicError } from "../../contracts/errors.ts";
 import type { ModelRunner, NativeRunner, RunOptions, RunResult, SequenceWork } from "../model-runner.ts";
-import type { PlacementState, RankCounters } from "../native.ts";
+import type { PlacementState, RankCounters, RankLoss } from "../native.ts";
 import type { RankMember } from "./rank-member.ts";
 
 /** A step waits so long for a group; then its requests go elsewhere. */
@@ -78,7 +78,7 @@ export class RankedRunner implements ModelRunner {
         return await this.exclusive(() => this.runner.run(work, attempt));
       } catch (error) {
         if ((error as { code?: unknown }).code !== "rank-lost") throw error;
-        member.lost(round, (error as Error).message);
+        member.lost(round, error as RankLoss);
         if (attempts === maxAttempts) throw new PelagicError("worker_lost", (error as Error).message);
       }
     }
