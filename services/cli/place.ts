@@ -7,6 +7,7 @@ import {
   balancednessOf,
   currentPlan,
   firstFault,
+  firstUnplaceable,
   type PlaceCase,
   PlaceCases,
   PlacedCase,
@@ -70,6 +71,8 @@ function placeCommand(file: string, options: PlaceOptions): void {
   const bytesEach = number("--expert-bytes", options.expertBytes, 1, 1e15);
   const mostMoves = options.mostMoves === undefined ? undefined : number("--most-moves", options.mostMoves, 0, 1e9);
   const cases = read(file, parseJson(file), PlaceCases);
+  const unplaceable = firstUnplaceable(cases, policy);
+  if (unplaceable !== undefined) throw new CliError(`${file}: ${unplaceable}`, 2);
   const plans = options.from === undefined ? undefined : readPlans(options.from);
 
   const results: Result[] = [];

@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { balancednessOf, currentPlan, firstFault, PlaceCases, placeCase } from "./place-cases.ts";
+import { balancednessOf, currentPlan, firstFault, firstUnplaceable, PlaceCases, placeCase } from "./place-cases.ts";
 
 const good = { name: "a", layers: 1, logical_experts: 3, physical_experts: 4, groups: 1, nodes: 1, gpus: 2, load: [[4, 1, 1]] };
 
@@ -18,6 +18,15 @@ test("a wrong field is named as in the file", () => {
   expect(fault({ load: [[1, 2, -1]] })).toMatch(/^\[1\]\.load\[0\]\[2\]: /);
   expect(fault({ load: [[1, 2, null]] })).toMatch(/^\[1\]\.load\[0\]\[2\]: /);
   expect(fault({ name: "" })).toMatch(/^\[1\]\.name: /);
+});
+
+test("groups that nodes cannot share evenly are refused where they must stay on one node", () => {
+  const uneven = { ...good, physical_experts: 4, groups: 3, nodes: 2 };
+  const cases = PlaceCases.parse([good, uneven]);
+  expect(firstUnplaceable(cases, "grouped")).toBe("[1].groups: 3 groups are not as many on each of 2 nodes, as the policy grouped needs");
+  expect(firstUnplaceable(cases, "balanced")).toBeUndefined();
+  expect(firstUnplaceable(cases, "published")).toBeUndefined();
+  expect(firstUnplaceable([good], "grouped")).toBeUndefined();
 });
 
 test("a case is placed, and its plan is a plan in force", () => {

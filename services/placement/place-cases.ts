@@ -1,7 +1,7 @@
 // What `./pelagic place` reads and prints. The format is in this folder's README.
 import { z } from "zod";
 import { ExpertPlan, expertCountOf, layerBalancedness, maxExpertSlots, maxMoeLayers } from "../lib/contracts/expert-placement.ts";
-import { type Policy, place } from "./policies.ts";
+import { type Policy, place, policyFault } from "./policies.ts";
 import { type PlacementShape, shapeFault } from "./shape.ts";
 
 const count = z.int().min(1).max(maxExpertSlots);
@@ -48,6 +48,15 @@ export const PlacedCase = z.object({ name: z.string().min(1).max(256), plan: Exp
 
 export function shapeOf(of: Pick<PlaceCase, "logical_experts" | "physical_experts" | "gpus" | "nodes" | "groups">): PlacementShape {
   return { experts: of.logical_experts, slots: of.physical_experts, ranks: of.gpus, nodes: of.nodes, groups: of.groups };
+}
+
+/** The first case that this policy cannot place, with its field and the reason. */
+export function firstUnplaceable(cases: readonly PlaceCase[], policy: Policy): string | undefined {
+  for (const [i, of] of cases.entries()) {
+    const fault = policyFault(policy, shapeOf(of));
+    if (fault !== undefined) return `[${i}].${fieldNames[fault.field]}: ${fault.message}`;
+  }
+  return undefined;
 }
 
 export function placeCase(of: PlaceCase, policy: Policy): number[][] {

@@ -12,8 +12,13 @@ export interface PlacementShape {
   groups: number;
 }
 
+export interface ShapeFault {
+  field: keyof PlacementShape;
+  message: string;
+}
+
 /** Why there is no placement of this shape, with the field's name; undefined where there is one. */
-export function shapeFault(shape: PlacementShape): { field: keyof PlacementShape; message: string } | undefined {
+export function shapeFault(shape: PlacementShape): ShapeFault | undefined {
   const { experts, slots, ranks, nodes, groups } = shape;
   for (const field of ["experts", "slots", "ranks", "nodes", "groups"] as const) {
     const value = shape[field];
