@@ -4,6 +4,13 @@ import { defineConfig } from "vitest/config";
 /** Whole processes, one test file after another: a machine may have two cores. */
 const oneByOne = { fileParallelism: false, maxWorkers: 1 };
 
+/** What an API server alone can show, in minutes: part of ./pelagic test. The others of tests/cluster are its --cluster. */
+const onApiServer = ["delete-models", "model-service-crd", "operator", "operator-experts", "planner-objects"].map(
+  (name) => `tests/cluster/${name}.test.ts`,
+);
+/** Each waits several times for an operator, a node or an API server: a bound on hanging. */
+const clusterBounds = { testTimeout: 600_000, hookTimeout: 600_000 };
+
 export default defineConfig({
   test: {
     globalSetup: ["tests/support/build-first.ts"],
@@ -38,13 +45,13 @@ export default defineConfig({
         test: {
           name: "cluster",
           include: ["tests/cluster/**/*.test.ts"],
+          exclude: onApiServer,
           ...oneByOne,
-          // Each waits several times for an operator, a node or an API server: a bound on hanging.
-          testTimeout: 600_000,
-          hookTimeout: 600_000,
-          sequence: { groupOrder: 4 },
+          ...clusterBounds,
+          sequence: { groupOrder: 5 },
         },
       },
+      { extends: true, test: { name: "api-server", include: onApiServer, ...oneByOne, ...clusterBounds, sequence: { groupOrder: 4 } } },
       { extends: true, test: { name: "clients", include: ["tests/clients/**/*.test.ts"], ...oneByOne, sequence: { groupOrder: 3 } } },
     ],
   },

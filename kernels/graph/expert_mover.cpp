@@ -161,11 +161,6 @@ void ExpertMover::drop_next() {
 void ExpertMover::conform(const ExpertPlan& plan, int threads) {
   check_plan(plan, own_.plan.rank_count, static_cast<int>(config_.moe_layer_count()),
              static_cast<int>(config_.expert_count));
-  if (!plan.layers.empty() && moe_layer(0).bank != nullptr && plan.slots_per_rank != own_.plan.slots_per_rank) {
-    throw Error(ErrorCode::argument, "plan.slotsPerRank is " + std::to_string(plan.slots_per_rank) +
-                                         ", this backend's layers have room for " +
-                                         std::to_string(own_.plan.slots_per_rank));
-  }
   drop_next();
   const std::size_t layers = plan.layers.size();
   struct Job {
@@ -217,6 +212,11 @@ void ExpertMover::conform(const ExpertPlan& plan, int threads) {
   const std::lock_guard lock(mutex_);
   for (std::size_t layer = 0; layer < layers; ++layer) {
     LayerWeights& weights = moe_layer(static_cast<int>(layer));
+    std::unique_ptr<MlpBank> before;
+    if (weights.bank != nullptr && plan.slots_per_rank != own_.plan.slots_per_rank)
+      before = std::exchange(weights.bank,
+                             backend_.make_mlp_bank(plan.slots_per_rank, static_cast<int>(config_.expert_intermediate),
+                                                    static_cast<int>(config_.hidden_size)));
     weights.slots = settle(static_cast<int>(layer), sources[layer], std::move(loaded[layer]));
     weights.placement = SlotTable(plan.layers[layer], static_cast<int>(config_.expert_count));
   }

@@ -64,7 +64,8 @@ class ExpertMover {
   void drop_next();
   // Goes by `plan` at once, whatever was being loaded: loads with `threads` threads what is not there. Throws
   // Error(argument) as stage() does, but for the number of slots, Error(checkpoint), Error(memory); then all is as
-  // before, except that nothing is being loaded.
+  // before, except that nothing is being loaded. Where a backend's banks have no room for another number of slots and
+  // memory for new ones ends in their middle, the model is of no more use.
   void conform(const ExpertPlan& plan, int threads);
 
  private:

@@ -199,6 +199,10 @@ void Model::measure() {
 }
 
 void Model::prepare(int rows, int logit_rows) {
+  if (mover_ && group_ == nullptr) {
+    unprepared_ = {rows, logit_rows};
+    return;
+  }
   const auto positions =
       static_cast<int>(std::min<std::int64_t>(config_.max_positions, std::int64_t{kv_layout_.blocks} * kBlockRows));
   rows = std::min(rows, positions);
@@ -455,6 +459,9 @@ void Model::join(std::unique_ptr<ExpertExchange> exchange, RankView view) {
   mover_->drop_next();
   group_ = std::move(group);
   reachable_ = std::move(reachable);
+  if (!unprepared_) return;
+  prepare(unprepared_->first, unprepared_->second);
+  unprepared_.reset();
 }
 
 void Model::leave(const GroupEnd& end) {

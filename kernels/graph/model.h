@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "backend/backend.h"
@@ -96,7 +97,8 @@ class Model {
   ExpertMover* experts() { return mover_.get(); }
 
   // Takes the memory of a step of `rows` rows of which `logit_rows` have logits, by making one: later steps up to that
-  // size allocate nothing. Overwrites the cache: before anything is in it. Throws Error(memory).
+  // size allocate nothing. Overwrites the cache: before anything is in it. Throws Error(memory). With other ranks,
+  // which such a step needs too, it is made when they first join: that may throw the same.
   void prepare(int rows, int logit_rows);
 
   // For benches: reads the weights that a step reads whose expert_counts ([MoE layers, experts]) these are, and nothing
@@ -145,9 +147,10 @@ class Model {
   ModelInfo info_;
   std::unique_ptr<Backend> backend_;
   ModelWeights weights_;
-  std::unique_ptr<ExpertMover> mover_;  // null: there is one rank
-  std::unique_ptr<RankGroup> group_;    // null: not joined yet
-  std::vector<SlotTable> reachable_;    // [MoE layers] of the group
+  std::unique_ptr<ExpertMover> mover_;             // null: there is one rank
+  std::unique_ptr<RankGroup> group_;               // null: not joined yet
+  std::vector<SlotTable> reachable_;               // [MoE layers] of the group
+  std::optional<std::pair<int, int>> unprepared_;  // what to prepare() for once joined
   std::unique_ptr<RopeAngles> rope_;
   std::unique_ptr<KvCache> cache_;
   std::unique_ptr<Workspace> work_;

@@ -134,6 +134,7 @@ Napi::Object to_js(Napi::Env env, const RankCounters& counters) {
   number("farCopies", static_cast<double>(counters.far_copies));
   number("computedRows", static_cast<double>(counters.computed_rows));
   number("sentBytes", static_cast<double>(counters.sent_bytes));
+  number("cardBytes", static_cast<double>(counters.card_bytes));
   number("waitSeconds", counters.wait_seconds);
   number("expertSeconds", counters.expert_seconds);
   number("criticalExpertSeconds", counters.critical_expert_seconds);

@@ -1,4 +1,5 @@
 // Ranks that fail, plans that change, and how few nodes a token reaches: on the tiny checkpoint.
+#include <atomic>
 #include <numeric>
 
 #include "backend/cpu/cpu_backend.h"
@@ -82,6 +83,46 @@ TEST(
            if (rank != 2) CHECK(digests(*models[static_cast<std::size_t>(rank)], 1) == wanted);
          }))
       CHECK(!failure);
+  }
+}
+
+TEST("memory that is asked for before ranks have met is taken when they do, by a step of all, and once only") {
+  const TinyModel tiny;
+  const auto wanted = digests(*tiny.load(), 1);
+  for (const Transport transport : kBoth) {
+    auto first = tiny.load(RankPlan{plan_of(2, {0, 1, 2, 3, 4, 5, 6, 7}), 0});
+    const auto fresh = [&] {
+      auto model = tiny.load(RankPlan{plan_of(2, {0, 1, 2, 3, 4, 5, 6, 7}), 1});
+      model->prepare(70, 8);
+      return model;
+    };
+    first->prepare(70, 8);
+    auto other = fresh();
+    // The other one is lost before it comes to that step: there is still something to be taken.
+    auto exchanges = make_exchanges(transport, 2, kTimes);
+    exchanges[1].reset();
+    CHECK(contains(lost_of([&] { first->join(std::move(exchanges[0]), view()); }), "rank 1 is lost"));
+    CHECK(first->rank_counters().steps == 0);
+    for (const std::uint64_t steps : {1, 3}) {
+      exchanges = make_exchanges(transport, 2, kTimes);
+      std::atomic<bool> joined = false;
+      const auto failures = on_all_ranks(2, [&](int rank) {
+        if (rank == 0) {
+          first->join(std::move(exchanges[0]), view());
+          while (!joined) first->take_part();
+        } else {
+          other->join(std::move(exchanges[1]), view());
+          joined = true;
+        }
+      });
+      for (const auto& failure : failures) CHECK(!failure);
+      CHECK(first->rank_counters().steps == steps && other->rank_counters().empty_steps == 0);
+      CHECK(first->rank_counters().empty_steps == (steps == 1 ? 0 : 1));
+      for (const auto& failure :
+           on_all_ranks(2, [&](int rank) { CHECK(digests(rank == 0 ? *first : *other, 1) == wanted); }))
+        CHECK(!failure);
+      other = fresh();  // as one that was started again
+    }
   }
 }
 

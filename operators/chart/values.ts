@@ -59,6 +59,10 @@ const Gateway = z
     consoleKeySecret: name.describe(
       "A Secret whose key is what the console at /console/ asks for, 16 characters or more. Without it there is no console.",
     ),
+    corsOrigins: z
+      .array(z.string().min(1).max(253))
+      .default([])
+      .describe("Web pages that may ask from a browser, such as https://app.example.org; * for any, with apiKeysSecret only."),
     drainSeconds: drainSeconds.describe("How long a gateway that is stopped may finish its requests."),
     env: Env.default([]).describe("Added to the gateway's environment, such as PELAGIC_MAX_RUNNING or OTEL_EXPORTER_OTLP_ENDPOINT."),
     service: z

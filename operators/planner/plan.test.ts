@@ -102,6 +102,9 @@ describe("a first round", () => {
     const leaving = { deletionTimestamp: "2026-01-01T00:00:00Z" };
     const draining = round(service, { ...made(service), pods: [pod(service, { phase: "Running" }, leaving)] });
     expect(found(draining, "Progressing")).toMatchObject({ status: "True", message: "decode: 1 of 1 ready, 1 finish their requests." });
+    // Of a workload that is gone, and not told yet.
+    const forgotten = round(service, { ...made(service), pods: [pod(service, { phase: "Running" }), pod(service, { phase: "Running" })] });
+    expect(found(forgotten, "Progressing")).toMatchObject({ status: "True", message: "decode: 1 of 1 ready, 1 finish their requests." });
     const observed = made(service);
     const deployments = (observed.deployments ?? []).map((each) => ({ ...each, metadata: { ...each.metadata, ...leaving } }));
     const going = round({ ...service, spec: { ...service.spec, image: "example.com/pelagic:2" } }, { ...observed, deployments });

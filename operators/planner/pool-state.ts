@@ -8,7 +8,7 @@ export interface PoolState {
   /** Workers that exist, those of an old form included. */
   replicas: number;
   ready: number;
-  /** Pods that were told to stop and have not. */
+  /** Pods that were told to stop and have not, or will be as their workload is gone. */
   draining: number;
   /** Everything that was written is done: as many as wanted, all of the newest form. */
   settled: boolean;
@@ -20,7 +20,13 @@ export function poolState(service: ModelService, pool: PoolName, workloads: Work
   const own = pods
     .filter(({ metadata }) => metadata.labels?.[poolLabel] === pool)
     .sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1));
-  const draining = own.filter((pod) => pod.metadata.deletionTimestamp !== undefined && !isOver(pod)).length;
+  const present = own.filter((pod) => !isOver(pod));
+  const stopping = present.filter(({ metadata }) => metadata.deletionTimestamp !== undefined).length;
+  const podsOf = ({ kind, status }: Workload) =>
+    (status?.replicas ?? 0) * (kind === "LeaderWorkerSet" ? service.spec.pools[pool].nodesPerReplica : 1);
+  // The pods of a deleted workload are told to stop some time after it is gone.
+  const left = present.length - stopping - workloads.reduce((total, each) => total + podsOf(each), 0);
+  const draining = stopping + Math.max(0, left);
   const sum = (read: (workload: Workload) => number | undefined) => workloads.reduce((total, each) => total + (read(each) ?? 0), 0);
   return {
     replicas: sum(({ status }) => status?.replicas),

@@ -35,7 +35,8 @@ const promptTokens = 1_000;
 const answerTokens = 64;
 /** Between two tokens of a stream: one stream at a time; enough streams to take all the processor there is; and many that it can carry. */
 const stepMs = { latency: 2, saturation: 10, streams: 250 };
-const warmUpMs = 20_000;
+/** Until V8 has compiled what runs: beside load that takes half a minute, in which its compiler takes a third of what is measured. */
+const warmUpMs = 45_000;
 const warm = { concurrency: 32, forMs: 5_000 };
 /** So that a stalled reader's stream ends while the others still run. */
 const stallMs = 4_000;

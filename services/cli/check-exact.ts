@@ -146,7 +146,7 @@ export async function checkExact(
     await answer(`prefill + NATS + decode, ${pools.prefill}x${pools.decode}`, () => answerOverNats(dir, compute, kvDtype, pools, requests));
   }
   const shape = { moeLayers: first.info.moeLayerCount, logicalExperts: first.info.logicalExpertCount };
-  for (const { way, plan, killLast, moves = [] } of backend === "cpu" && shape.moeLayers > 0 ? rankWays(shape) : []) {
+  for (const { way, plan, killLast, moves = [] } of shape.moeLayers > 0 ? rankWays(shape) : []) {
     await answer(way, () =>
       withPlanFile(plan, (planFile) =>
         answerOverNats(dir, compute, kvDtype, { prefill: 1, decode: plan.rankCount, planFile, killLast, moves }, requests),

@@ -7,16 +7,15 @@ import { isRunning } from "./stack/process-table.ts";
 import { listInstances, type FoundInstance } from "./stack/run-dir.ts";
 import { treeRoot } from "./tree.ts";
 
+export function runningInstances(): FoundInstance[] {
+  return listInstances().filter(
+    ({ kind, tree, ready, supervisor }) => kind === "service" && tree === treeRoot && ready && isRunning(supervisor),
+  );
+}
+
 /** The one that is meant; undefined where none runs. */
 export function runningInstance(port?: number): FoundInstance | undefined {
-  const running = listInstances().filter(
-    (instance) =>
-      instance.kind === "service" &&
-      instance.tree === treeRoot &&
-      instance.ready &&
-      isRunning(instance.supervisor) &&
-      (port === undefined || instance.port === port),
-  );
+  const running = runningInstances().filter((instance) => port === undefined || instance.port === port);
   if (running.length > 1)
     throw new CliError(
       `several instances run here (ports ${running.map((instance) => instance.port).join(", ")}): choose one with --port N, or with --base-url where the command takes that`,

@@ -17,6 +17,7 @@ import { type Command, InvalidArgumentError, Option } from "commander";
 import { createKey, hashKey, KeyEntry, maxKeys, parseKeysFile } from "../gateway/admission/api-keys.ts";
 import { type PriorityClass, priorityClasses } from "../lib/contracts/messages.ts";
 import { CliError, messageOf } from "./cli-error.ts";
+import { runningInstances } from "./instances.ts";
 import { formatTable } from "./terminal.ts";
 import { count } from "./up.ts";
 
@@ -67,6 +68,15 @@ function create(name: string, options: CreateOptions): void {
   });
   process.stderr.write(`The key of ${name}. It is shown this once:\n`);
   process.stdout.write(`${key}\n`);
+  warnOfUnserved(models);
+}
+
+/** A mistyped name is a key that gets 404; one that is served later, or elsewhere, is none. */
+function warnOfUnserved(models: string[]): void {
+  const served = new Set(runningInstances().flatMap((instance) => instance.models.map(({ name }) => name)));
+  const unserved = models.filter((name) => !served.has(name));
+  if (served.size === 0 || unserved.length === 0) return;
+  process.stderr.write(`warning: --model ${unserved.join(", ")}: what runs here serves ${[...served].join(", ")}\n`);
 }
 
 function list(options: FileOptions & { json?: boolean }): void {

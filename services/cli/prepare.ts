@@ -6,12 +6,17 @@ import { createProgress, type Progress, progressMode } from "./stack/progress.ts
 export async function prepare(progress: Pick<Progress, "step" | "detail">): Promise<void> {
   const step = (text: string) => progress.step(text);
   const onOutput = (chunk: string) => {
-    // Ninja and Make say how far they are at the start of each line.
-    const position = /^\[\s*(\d+(?:\/\d+|%))\]/m.exec(chunk)?.[1];
-    if (position) progress.detail(`compiled ${position}`);
+    const position = compilePosition(chunk);
+    if (position) progress.detail(`compiled ${position.text}`, position.done);
   };
   await buildNative(step, { onOutput, shown: false });
   await natsServerBinary(step);
+}
+
+/** Ninja ([19/76]) and Make ([ 25%]) say how far they are at the start of each line; the last line counts. */
+export function compilePosition(output: string): { text: string; done: number } | null {
+  const [, text, part, whole = "100"] = [...output.matchAll(/^\[\s*((\d+)(?:\/(\d+)|%))\]/gm)].at(-1) ?? [];
+  return text === undefined ? null : { text, done: Number(part) / Math.max(1, Number(whole)) };
 }
 
 /** The same for a command whose output is not the preparation: it shows on stderr, and only where something is due. */

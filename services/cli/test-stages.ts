@@ -2,6 +2,7 @@
 import { existsSync, mkdirSync, readFileSync, rmSync } from "node:fs";
 import { relative } from "node:path";
 import { chromiumBinary } from "./chromium-binary.ts";
+import { apiServerPrograms } from "./cluster/api-server-programs.ts";
 import { apiServerMissing, buildBinaries, missingBinaries } from "./cluster/binaries.ts";
 import { machineFacts, whyNoCluster } from "./cluster/machine.ts";
 import { installPackages } from "./cluster/packages.ts";
@@ -31,6 +32,8 @@ export interface Stage {
 const timeoutMs = 1_800_000;
 /** With the images to be made on two busy cores. */
 const clusterTimeoutMs = 7_200_000;
+/** Of kube-apiserver from an empty Go cache, which idle cores do in a third of it. */
+const apiServerBuildMs = 900_000;
 const onePassed: StageResult = { passed: 1, failed: 0, skipped: [] };
 const oneFailed: StageResult = { passed: 0, failed: 1, skipped: [] };
 
@@ -53,8 +56,16 @@ export function testStages(fast: boolean): Stage[] {
       run: (print) => vitest(["unit", "integration", ...(fast ? [] : ["e2e"])], print),
     },
     { name: "published clients and load tools", slow: true, run: (print) => vitest(["clients"], print) },
+    { name: "CRDs, planner and operator on a real Kubernetes API server", slow: true, run: apiServerTests },
   ];
   return stages.filter((stage) => !(fast && stage.slow));
+}
+
+/** Those that an API server alone is enough for, in a few minutes; the others are --cluster's. */
+async function apiServerTests(print: (text: string) => void): Promise<StageResult> {
+  const whyNot = await apiServerPrograms((text) => print(`${text}\n`), apiServerBuildMs);
+  if (whyNot !== undefined) return { passed: 0, failed: 0, skipped: [`CRDs, planner and operator on an API server: ${whyNot}`] };
+  return vitest(["api-server"], print);
 }
 
 /** Apart from the others: what they need is built in minutes, or not there at all. */
@@ -68,7 +79,7 @@ export function clusterStages(): Stage[] {
         const missing = apiServerMissing();
         if (missing !== undefined) return { passed: 0, failed: 0, skipped: [`all tests on an API server: ${missing}`] };
         // Each step with its seconds as soon as it is done.
-        return vitest(["cluster"], print, clusterTimeoutMs, "verbose");
+        return vitest(["api-server", "cluster"], print, clusterTimeoutMs, "verbose");
       },
     },
   ];

@@ -13,8 +13,8 @@ export function register(program: Command): void {
   program
     .command("test")
     .description("run every test and check")
-    .option("--fast", "without the sanitizers, the end-to-end tests and published clients")
-    .option("--cluster", "only what needs a Kubernetes API server, which the other tests leave out")
+    .option("--fast", "without the sanitizers, the end-to-end tests, published clients and the API server")
+    .option("--cluster", "only what needs Kubernetes: the operator and the chart on an API server, and on a node where one can run (root)")
     .option("--json", "print the summary as JSON before the last line")
     .addHelpText("after", "\nExample:\n  ./pelagic test --fast")
     .action(test);

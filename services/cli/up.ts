@@ -35,6 +35,7 @@ interface UpOptions {
   backend?: Backend;
   weightDtype?: WeightDtype;
   apiKeys?: string;
+  corsOrigins?: string;
 }
 
 /** What the running stack tells its user, and with --json the last event of the start. */
@@ -96,6 +97,7 @@ export function register(program: Command): void {
       ),
     )
     .option("--api-keys <file>", "answer only those whose key is in it (./pelagic keys; default: PELAGIC_API_KEYS, or everyone)")
+    .option("--cors-origins <origins>", "web pages that may ask from a browser, comma-separated (default: PELAGIC_CORS_ORIGINS, or none)")
     .option("--detach", "leave it running in the background; ./pelagic down stops it")
     .option("--json", "one JSON event a line on stdout")
     .addHelpText(
@@ -105,7 +107,8 @@ export function register(program: Command): void {
     .action((given: UpOptions) => {
       const apiKeys = given.apiKeys ?? (process.env.PELAGIC_API_KEYS || undefined);
       if (given.weightDtype !== undefined && given.backend !== "cuda") throw new CliError("--weight-dtype needs --backend cuda");
-      const options = { ...given, ...(apiKeys !== undefined && { apiKeys }) };
+      const corsOrigins = given.corsOrigins ?? (process.env.PELAGIC_CORS_ORIGINS || undefined);
+      const options = { ...given, ...(apiKeys !== undefined && { apiKeys }), ...(corsOrigins !== undefined && { corsOrigins }) };
       return options.detach ? upDetached(options) : upHere(options);
     });
 }

@@ -1,4 +1,5 @@
 // The answer of /v1/chat/completions. Pure but for the ids of tool calls.
+import { lazily } from "./json-pieces.ts";
 import type { PelagicError } from "../lib/contracts/errors.ts";
 import type { ChatCompletion, ChatCompletionChunk, ChatLogprobs, TokenLogprob, Usage } from "../lib/contracts/http.ts";
 import type { TokenTable } from "../lib/model/token-table.ts";
@@ -135,7 +136,7 @@ export class ChatFormat implements AnswerFormat {
   private logprobs(pieces: OutputPiece[]): ChatLogprobs | null {
     const { logprobs, table, thinking, showReasoning } = this.options;
     if (!logprobs || table === null) return null;
-    const of = (reasoning: boolean) => logprobsOf(pieces, reasoning).map((entry) => chatLogprob(entry, table));
+    const of = (reasoning: boolean) => lazily(logprobsOf(pieces, reasoning), (entry) => chatLogprob(entry, table));
     return { content: of(false), ...(thinking && showReasoning ? { reasoning_content: of(true) } : {}) };
   }
 }

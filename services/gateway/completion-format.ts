@@ -14,6 +14,7 @@ import {
   type WholeAnswer,
 } from "./answer-format.ts";
 import { errorBody } from "./http-error.ts";
+import { lazily } from "./json-pieces.ts";
 import type { OutputPiece } from "./output-assembler.ts";
 import { echoLogprobs, promptLogprobs } from "./prompt-logprobs.ts";
 import { doneEvent, sseEvent } from "./sse.ts";
@@ -136,7 +137,7 @@ export class CompletionFormat implements AnswerFormat {
     return {
       tokens: entries.map((entry) => tokenText(entry.tokenId, table)),
       token_logprobs: entries.map((entry) => finite(entry.logprob)),
-      top_logprobs: entries.map((entry) => Object.fromEntries(entry.top.map(([id, logprob]) => [tokenText(id, table), finite(logprob)]))),
+      top_logprobs: lazily(entries, ({ top }) => Object.fromEntries(top.map(([id, logprob]) => [tokenText(id, table), finite(logprob)]))),
       text_offset: entries.map((entry) => before + entry.textOffset),
     };
   }

@@ -22,11 +22,17 @@ const names: Partial<Record<Endpoint, [RegExp, string][]>> = {
   ],
 };
 
+/** The field, or what begins with its name, as the endpoint's clients wrote it. */
+export function inClientsWords(param: string, endpoint: Endpoint): string {
+  const rename = names[endpoint]?.find(([pattern]) => pattern.test(param));
+  return rename === undefined ? param : param.replace(...rename);
+}
+
 export function inEndpointsWords(error: PelagicError, endpoint: Endpoint): PelagicError {
   const { param, message, code, retryAfterMs, final } = error;
-  const rename = names[endpoint]?.find(([pattern]) => param !== undefined && pattern.test(param));
-  if (rename === undefined || param === undefined) return error;
-  const own = param.replace(...rename);
+  if (param === undefined) return error;
+  const own = inClientsWords(param, endpoint);
+  if (own === param) return error;
   return new PelagicError(
     code,
     message.replace(param, () => own),

@@ -19,7 +19,7 @@ export class FormatEncoder implements Encoder {
       ...grammars,
       tooLate: (job) => {
         const param = job.kind === "grammar" ? paramOf(job.format) : "response_format";
-        const message = `${param}: too large: its grammar takes longer than ${grammars.jobTimeoutMs} ms to compile`;
+        const message = `${param}: too large: its grammar takes longer than ${grammars.jobTimeoutMs} ms to compile; make it smaller`;
         return new PelagicError("invalid_request", message, { param });
       },
     };
@@ -39,7 +39,8 @@ export class FormatEncoder implements Encoder {
       { kind: "grammar", format, behindThought: prompt.insideThink },
       { ...limits, ...left },
     );
-    return { ...prompt, ...(compiled.grammar !== undefined && { grammar: compiled.grammar }) };
+    const { grammar, notKept } = compiled;
+    return { ...prompt, ...(grammar !== undefined && { grammar }), ...(notKept && { notKept }) };
   }
 
   async close(): Promise<void> {

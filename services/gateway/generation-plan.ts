@@ -38,7 +38,8 @@ export function planGeneration(
   limits: { maxPositions: number; defaultMaxTokens: number },
 ): GenerationPlan {
   const promptTokens = prompt.tokens.length;
-  if (promptTokens === 0) throw new PelagicError("invalid_request", "the prompt is empty", { param: extra.promptField });
+  if (promptTokens === 0)
+    throw new PelagicError("invalid_request", `${extra.promptField}: the prompt is empty: send some text`, { param: extra.promptField });
   const room = limits.maxPositions - promptTokens;
   if (room < 1) throw tooLong(`${promptTokens} tokens in the prompt`, limits.maxPositions, extra.promptField);
   const { askedTokens, askedTokensField } = extra;
@@ -99,7 +100,7 @@ function tokenRules(
   if (thinkingTokens !== null && thinkingTokens !== undefined && prompt.insideThink) {
     const closeToken = model.table?.addedTokenId("</think>");
     if (closeToken === undefined) {
-      throw new PelagicError("invalid_request", `thinking_token_budget: the model ${model.name} has no token </think>`, {
+      throw new PelagicError("invalid_request", `thinking_token_budget: the model ${model.name} has no token </think>: leave it out`, {
         param: "thinking_token_budget",
       });
     }
@@ -129,7 +130,9 @@ function constraintOf(prompt: EncodedPrompt, model: ServedModel): Constraint | u
   const endTokenIds = model.eosTokenIds;
   if (afterToken === undefined || endTokenIds.length === 0) {
     const lacks = afterToken === undefined ? "no token </think>: only with thinking off" : "no end-of-sequence token";
-    throw new PelagicError("invalid_request", `a format or tools: the model ${model.name} has ${lacks}`, { param: "response_format" });
+    throw new PelagicError("invalid_request", `response_format: with a format or tools, the model ${model.name} has ${lacks}`, {
+      param: "response_format",
+    });
   }
   return { grammar: prompt.grammar, afterToken, endTokenIds };
 }
@@ -157,7 +160,7 @@ function sampling(request: CommonRequest, model: ServedModel): Sampling {
 }
 
 /** 64 bits in decimal; drawn here where the client gave none, so that a request that moves keeps its noise. */
-function seed(given: number | null | undefined): string {
+function seed(given: number | bigint | null | undefined): string {
   if (given === null || given === undefined) return randomBytes(8).readBigUInt64LE().toString();
   return BigInt.asUintN(64, BigInt(given)).toString();
 }

@@ -76,7 +76,7 @@ function chatGeneration(
 ): GenerationRequest {
   refuseStreamedPrompt(request);
   if (request.logprobs !== true && (request.top_logprobs ?? 0) > 0) {
-    throw new PelagicError("invalid_request", "top_logprobs: needs logprobs: true", { param: "top_logprobs" });
+    throw new PelagicError("invalid_request", "top_logprobs: needs logprobs: true beside it", { param: "top_logprobs" });
   }
   const prompt = chatPrompt(request, model);
   return {
@@ -116,9 +116,10 @@ function parseCompletion(rules: Rules, model: ServedModel, body: Record<string, 
   const answers = request.n ?? 1;
   const candidates = Math.max(answers, request.best_of ?? answers);
   const refuse = (param: string, why: string) => new PelagicError("invalid_request", `${param}: ${why}`, { param });
-  if ((request.best_of ?? answers) < answers) throw refuse("best_of", "not fewer than n");
-  if (request.stream && candidates > answers) throw refuse("best_of", "not with stream: the best is known at the end");
-  if (prompts.length * candidates > httpLimits.answers) throw refuse("n", `more than ${httpLimits.answers} answers to one request`);
+  if ((request.best_of ?? answers) < answers) throw refuse("best_of", "must be n at least");
+  if (request.stream && candidates > answers) throw refuse("best_of", "above n not with stream: the best is known at the end");
+  if (prompts.length * candidates > httpLimits.answers)
+    throw refuse("n", `at most ${httpLimits.answers} answers to one request, of all its prompts`);
   refuseStreamedPrompt(request);
   const logprobs = request.logprobs ?? undefined;
   const asked = [request.prompt_logprobs, request.echo ? logprobs : null].filter((count) => typeof count === "number");
@@ -171,7 +172,7 @@ function formatOptions(
 
 function refuseStreamedPrompt({ stream, prompt_logprobs: asked }: CommonRequest): void {
   if (!stream || typeof asked !== "number") return;
-  throw new PelagicError("invalid_request", "prompt_logprobs: not with stream", { param: "prompt_logprobs" });
+  throw new PelagicError("invalid_request", "prompt_logprobs: not with stream: leave one of them out", { param: "prompt_logprobs" });
 }
 
 function promptText(model: ServedModel, request: CommonRequest, source: PromptSource, { tokens }: EncodedPrompt): string {
@@ -183,7 +184,9 @@ function promptText(model: ServedModel, request: CommonRequest, source: PromptSo
 function validate<S extends z.ZodObject>(rules: Rules, schema: S, body: Record<string, unknown>): z.output<S> {
   const request = parseBody(schema, body);
   if ("pelagic" in request && request.pelagic && !rules.debug) {
-    throw new PelagicError("invalid_request", "pelagic: only with PELAGIC_DEBUG=1", { param: "pelagic" });
+    throw new PelagicError("invalid_request", "pelagic: only where the gateway runs with PELAGIC_DEBUG=1: leave it out", {
+      param: "pelagic",
+    });
   }
   const unknown = unknownFields(schema, body).length;
   if (unknown > 0) rules.metrics.ignoredFields.inc(unknown);

@@ -331,7 +331,10 @@ export class Generation implements AsyncIterable<TokenBatch> {
         }
         if (!(error instanceof BusError)) throw error;
         if (error.code === "too_large") {
-          throw new PelagicError("request_too_large", `${known.length} tokens are more than a message to the workers can hold`);
+          throw new PelagicError(
+            "request_too_large",
+            `${known.length} tokens are more than a message to the workers can hold: shorten the prompt`,
+          );
         }
         log.debug({ requestId: request.requestId, workerId, attempt, error: error.message }, "dispatch not answered");
         if (error.code === "no_responders" || (error.code === "timeout" && attempt >= dispatchTries)) outcome = {};
@@ -545,7 +548,12 @@ export class Generation implements AsyncIterable<TokenBatch> {
   check(nowMs: number): void {
     const { bus, leaseMs } = this.client.options;
     if (nowMs >= this.deadlineMs) {
-      this.fail(new PelagicError("deadline_exceeded", `the request was not done within ${Math.round(this.request.deadlineMs)} ms`));
+      this.fail(
+        new PelagicError(
+          "deadline_exceeded",
+          "the request's deadline passed before its answer was whole: ask for fewer tokens, or allow more time (x-request-timeout-ms)",
+        ),
+      );
       return;
     }
     if (!bus.connected) {
@@ -592,7 +600,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
   /** @internal */
   workerGone({ workerId, instanceId }: { workerId: string; instanceId: string }): void {
     if (this.workerId !== workerId || (this.instanceId !== null && this.instanceId !== instanceId)) return;
-    const error = new PelagicError("worker_lost", `decode worker ${workerId} was lost while it answered`);
+    const error = new PelagicError("worker_lost", `decode worker ${workerId} was lost while it answered; try again`);
     // One that stops in order says so itself, and ends its requests before.
     if (++this.deaths > maxDeathsWithoutToken) this.fail(error);
     else this.lost(error);

@@ -2,7 +2,7 @@
 import { parentPort, workerData } from "node:worker_threads";
 import { PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
 import { GrammarCompiler } from "../lib/grammar/matcher.ts";
-import { formatEbnf, paramOf, type TextFormat } from "../lib/grammar/text-format.ts";
+import { type FormatEbnf, formatEbnf, paramOf, type TextFormat } from "../lib/grammar/text-format.ts";
 import { grammarVocabulary } from "../lib/grammar/vocabulary.ts";
 import type { TokenizerAnswer, TokenizerJob, TokenizerWorkerData } from "./tokenizer-pool.ts";
 
@@ -11,14 +11,14 @@ if (port === null) throw new Error("grammar-worker.js runs as a worker thread on
 const { model, vocabularySize } = workerData as TokenizerWorkerData;
 const compiler = new GrammarCompiler(() => grammarVocabulary(model, vocabularySize));
 
-async function grammarOf(format: TextFormat, behindThought: boolean): Promise<string> {
+async function grammarOf(format: TextFormat, behindThought: boolean): Promise<FormatEbnf> {
   const grammar = formatEbnf(format, behindThought);
   try {
-    (await compiler.matcher(grammar, [0])).dispose();
+    (await compiler.matcher(grammar.ebnf, [0])).dispose();
   } catch (error) {
     throw new PelagicError(
       "invalid_request",
-      `the format that was asked for cannot be compiled: ${error instanceof Error ? error.message : String(error)}`,
+      `${paramOf(format)}: no grammar can be compiled of it: ${error instanceof Error ? error.message : String(error)}`,
       { param: paramOf(format) },
     );
   }
@@ -28,9 +28,9 @@ async function grammarOf(format: TextFormat, behindThought: boolean): Promise<st
 const answer = async (job: TokenizerJob): Promise<void> => {
   try {
     if (job.kind !== "grammar") throw new Error(`a job of kind ${job.kind} for a grammar's thread`);
-    const grammar = await grammarOf(job.format, job.behindThought);
+    const { ebnf: grammar, notKept } = await grammarOf(job.format, job.behindThought);
     const tokens = new Uint32Array(0);
-    port.postMessage({ prompt: { tokens, insideThink: false, grammar } } satisfies TokenizerAnswer);
+    port.postMessage({ prompt: { tokens, insideThink: false, grammar, ...(notKept.length > 0 && { notKept }) } } satisfies TokenizerAnswer);
   } catch (error) {
     const { code, message, param } = toPelagicError(error);
     port.postMessage({ error: { code, message, param } } satisfies TokenizerAnswer);

@@ -1,4 +1,5 @@
 import { connect } from "node:net";
+import Anthropic from "@anthropic-ai/sdk";
 import { createDeepSeek } from "@ai-sdk/deepseek";
 import { generateText, streamText } from "ai";
 import fc from "fast-check";
@@ -16,6 +17,8 @@ import {
   CompletionRequest,
   ErrorBody,
 } from "../lib/contracts/http.ts";
+
+import { MessagesModel } from "../lib/contracts/http-messages.ts";
 
 let stack: GatewayUnderTest;
 beforeEach(async () => {
@@ -361,7 +364,7 @@ describe("refusals", () => {
         expect(await errorOf(await post(path, { ...asked, ...body }))).toMatchObject({ code: "context_length_exceeded", param });
       }
       const anthropic = await post("/v1/messages", { ...asked, system: text, messages });
-      expect(JSON.stringify(await anthropic.json())).toContain("system: this model's context");
+      expect(JSON.stringify(await anthropic.json())).toContain("system: this model's maximum context length");
     }
     const answer = await errorOf(await post("/v1/chat/completions", chatBody({ max_completion_tokens: 8192 })));
     expect(answer).toMatchObject({ status: 400, code: "context_length_exceeded", param: "max_completion_tokens" });
@@ -545,6 +548,24 @@ describe("what a body takes", () => {
   });
 });
 
+it("takes seeds of 64 bits and more as they are written, modulo 2^64", async () => {
+  const seedOf = async (text: string) => {
+    const response = await post(
+      "/v1/chat/completions",
+      `{"model":"test-model","seed":${text},"messages":[{"role":"user","content":"hi"}]}`,
+    );
+    await response.text();
+    return response.status === 200 ? stack.decode.dispatches.at(-1)?.body.sampling.seed : response.status;
+  };
+  expect(await seedOf("7")).toBe("7");
+  expect(await seedOf("-1")).toBe(String(2n ** 64n - 1n));
+  expect(await seedOf("9007199254740993")).toBe("9007199254740993");
+  expect(await seedOf("18446744073709551615")).toBe("18446744073709551615");
+  expect(await seedOf("18446744073709551619")).toBe("3");
+  expect(await seedOf("1e20")).toBe(String(10n ** 20n % 2n ** 64n));
+  for (const wrong of ["1.5", '"1"', "1e999", "true"]) expect(await seedOf(wrong), wrong).toBe(400);
+});
+
 describe("the other routes", () => {
   it("answer", async () => {
     const get = async (path: string) => (await fetch(stack.url + path)).json();
@@ -552,6 +573,19 @@ describe("the other routes", () => {
     expect(await get("/ready")).toEqual({ status: "ready" });
     expect(await get("/v1/models")).toMatchObject({ object: "list", data: [{ id: "test-model", object: "model", max_model_len: 8192 }] });
     expect(await get("/v1/models/test-model")).toMatchObject({ id: "test-model" });
+    const anthropic = new Anthropic({ baseURL: stack.url, apiKey: "none", maxRetries: 0 });
+    const listed = [];
+    for await (const model of anthropic.models.list()) listed.push(model);
+    expect(listed.map((model) => MessagesModel.parse(model))).toMatchObject([{ type: "model", id: "test-model", max_input_tokens: 8192 }]);
+    expect(await anthropic.models.list()).toMatchObject({ has_more: false, first_id: "test-model", last_id: "test-model" });
+    expect(await anthropic.models.retrieve("test-model")).toMatchObject({
+      display_name: "test-model",
+      created_at: expect.any(String) as string,
+    });
+    await expect(anthropic.models.retrieve("other")).rejects.toMatchObject({
+      status: 404,
+      error: { type: "error", error: { type: "not_found_error" } },
+    });
     expect(await get("/version")).toMatchObject({ name: "pelagic" });
     expect(await get("/openapi.json")).toMatchObject({ openapi: "3.1.0" });
   });

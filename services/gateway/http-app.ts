@@ -6,6 +6,7 @@ import { PelagicError } from "../lib/contracts/errors.ts";
 import type { ModelList, Ready } from "../lib/contracts/http.ts";
 import { apiVersion, openApiDocument } from "../lib/contracts/openapi.ts";
 import { visitOf } from "./admission/callers.ts";
+import { answerCors, type CorsOrigins } from "./cors.ts";
 import type { Gateway } from "./gateway.ts";
 import { type Endpoint, endpointPaths } from "./gateway-metrics.ts";
 import { sendError } from "./http-error.ts";
@@ -14,7 +15,7 @@ import { chooseModel, visibleModels } from "./model-choice.ts";
 import { servedContext, whyNotReady } from "./readiness.ts";
 import { serveGeneration } from "./serve-generation.ts";
 import { describeModel, type ServedModel } from "./served-model.ts";
-import { messagesError } from "./messages-format.ts";
+import { messagesError, messagesModel, messagesModelList } from "./messages-format.ts";
 import { countTokens, detokenize, tokenize } from "./tokenize.ts";
 
 /** What a client may choose as its request id: printable ASCII. On the bus a stricter form is needed; others get an id of ours there. */
@@ -34,10 +35,11 @@ const generationRoutes = (Object.keys(endpointPaths) as Endpoint[]).map((endpoin
  * Requests for answers go round Express where they name a path as it stands above: the prototypes that it gives a response make every write to it
  * dearer, and a stream has many. What happens to them is the same.
  */
-export function createHandler(gateway: Gateway, console?: Router): RequestListener {
+export function createHandler(gateway: Gateway, console?: Router, origins: CorsOrigins = new Set()): RequestListener {
   const app = createApp(gateway, console);
   const byPath = new Map(generationRoutes.flatMap((route) => route.paths.map((path) => [path, route] as const)));
   return (request, plain) => {
+    if (answerCors(origins, request, plain)) return;
     const route = request.method === "POST" ? byPath.get(request.url ?? "") : undefined;
     if (route === undefined) {
       app(request, plain);
@@ -72,8 +74,13 @@ function createApp(gateway: Gateway, console?: Router): Express {
   });
   // It has a key of its own.
   if (console !== undefined) app.use("/console", console);
-  app.use(["/v1/messages", "/anthropic/v1/messages"], (_request, response, next) => {
+  app.use(["/v1/messages", "/anthropic/v1"], (_request, response, next) => {
     response.locals.errorForm = messagesError;
+    next();
+  });
+  // OpenAI's and Anthropic's lists have one path; Anthropic's clients send this header with every request.
+  app.use(["/v1/models", "/models"], ({ headers }, response, next) => {
+    if (headers["anthropic-version"] !== undefined) response.locals.errorForm = messagesError;
     next();
   });
   app.use((request, response, next) => {
@@ -92,13 +99,15 @@ function createApp(gateway: Gateway, console?: Router): Express {
   post(app, ["/detokenize"], (request, response) => detokenize(gateway, request, response));
 
   const describe = ({ model }: { model: ServedModel }) => describeModel(model, servedContext(gateway.directory, model));
-  get(app, ["/v1/models", "/models"], (_request, response) => {
-    const visible = visibleModels(gateway.models, visitOf(response).caller);
-    response.json({ object: "list", data: Array.from(visible.values(), describe) } satisfies ModelList);
+  get(app, ["/v1/models", "/models", "/anthropic/v1/models"], (_request, response) => {
+    const data = Array.from(visibleModels(gateway.models, visitOf(response).caller).values(), describe);
+    const isAnthropics = response.locals.errorForm === messagesError;
+    response.json(isAnthropics ? messagesModelList(data) : ({ object: "list", data } satisfies ModelList));
   });
-  get(app, ["/v1/models/*id", "/models/*id"], (request, response) => {
+  get(app, ["/v1/models/*id", "/models/*id", "/anthropic/v1/models/*id"], (request, response) => {
     const asked = (request.params as unknown as { id: string[] }).id.join("/");
-    response.json(describe(chooseModel(gateway.models, asked, visitOf(response).caller, gateway.learned?.missing)));
+    const model = describe(chooseModel(gateway.models, asked, visitOf(response).caller, gateway.learned?.missing));
+    response.json(response.locals.errorForm === messagesError ? messagesModel(model) : model);
   });
   get(app, ["/ready"], (_request, response) => {
     const reason = whyNotReady(gateway);

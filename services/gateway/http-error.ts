@@ -61,9 +61,15 @@ export function refuseBadHttp(error: Error & { code?: string }, socket: Socket):
   }
   const [status, failure]: [string, PelagicError] =
     error.code === "HPE_HEADER_OVERFLOW"
-      ? ["431 Request Header Fields Too Large", new PelagicError("request_too_large", "the request's headers are too large")]
+      ? [
+          "431 Request Header Fields Too Large",
+          new PelagicError("request_too_large", "the request's headers are too large: at most 32 KiB, all together"),
+        ]
       : error.code === "ERR_HTTP_REQUEST_TIMEOUT"
-        ? ["408 Request Timeout", new PelagicError("invalid_request", "the request did not arrive in time")]
+        ? [
+            "408 Request Timeout",
+            new PelagicError("invalid_request", "the request did not arrive whole in the time that it may take; send it again"),
+          ]
         : ["400 Bad Request", new PelagicError("invalid_request", "this is not HTTP/1.1")];
   refuse(socket, status, failure);
 }

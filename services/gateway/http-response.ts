@@ -3,6 +3,7 @@ import type { ServerResponse } from "node:http";
 import { PelagicError } from "../lib/contracts/errors.ts";
 import type { Visit } from "./admission/callers.ts";
 import type { ErrorForm } from "./http-error.ts";
+import { jsonPieces } from "./json-pieces.ts";
 
 export interface GatewayLocals {
   /** As the bus takes it. */
@@ -27,11 +28,26 @@ const pieceBytes = 65_536;
 
 /** Resolves when the reader has it, as far as a process can tell; throws `cancelled` where it is gone or takes nothing for stallMs. */
 export async function sendJson(response: ServerResponse, body: object, stallMs: number): Promise<void> {
-  const bytes = Buffer.from(JSON.stringify(body));
   response.setHeader("content-type", "application/json; charset=utf-8");
-  response.setHeader("content-length", bytes.length);
-  for (let at = 0; at < bytes.length; at += pieceBytes) await writeBounded(response, bytes.subarray(at, at + pieceBytes), stallMs);
+  let text = "";
+  let isFirst = true;
+  for (const piece of jsonPieces(body)) {
+    if (text.length > pieceBytes) {
+      await writePieces(response, text, stallMs);
+      [text, isFirst] = ["", false];
+      // Others have their turn.
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    text += piece;
+  }
+  if (isFirst) response.setHeader("content-length", Buffer.byteLength(text));
+  await writePieces(response, text, stallMs);
   response.end();
+}
+
+async function writePieces(response: ServerResponse, text: string, stallMs: number): Promise<void> {
+  const bytes = Buffer.from(text);
+  for (let at = 0; at < bytes.length; at += pieceBytes) await writeBounded(response, bytes.subarray(at, at + pieceBytes), stallMs);
 }
 
 /** Resolves when more may be written; throws `cancelled` where the reader is gone or takes nothing for stallMs. */

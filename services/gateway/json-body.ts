@@ -3,10 +3,12 @@ import type { IncomingMessage } from "node:http";
 import type { z } from "zod";
 import { PelagicError } from "../lib/contracts/errors.ts";
 import { firstIssue, oversizedField } from "../lib/contracts/http.ts";
+import { httpLimits } from "../lib/contracts/http-fields.ts";
 import type { Caller } from "./admission/api-keys.ts";
 import type { Gateway } from "./gateway.ts";
 import { mayWait } from "../lib/fair-queue/fair-order.ts";
 import { maxJsonDepth, whereTooDeep } from "./json-depth.ts";
+import { writtenInteger } from "./json-integer.ts";
 
 /** Bytes of request bodies that may be held at once. However much one caller sends, others find a place (mayWait, of bytes). */
 export class ByteBudget {
@@ -78,7 +80,7 @@ export async function readJsonBody(request: IncomingMessage, limits: BodyLimits)
   }
   let taken = 0;
   const take = (bytes: number) => {
-    if (taken + bytes > maxBytes) throw new PelagicError("request_too_large", `the body is larger than ${maxBytes} bytes`);
+    if (taken + bytes > maxBytes) throw new PelagicError("request_too_large", `the body is too large: at most ${maxBytes} bytes`);
     budget.take(caller, bytes);
     taken += bytes;
   };
@@ -89,7 +91,7 @@ export async function readJsonBody(request: IncomingMessage, limits: BodyLimits)
   };
   try {
     const announced = Number(request.headers["content-length"] ?? 0);
-    if (announced > maxBytes) throw new PelagicError("request_too_large", `the body is larger than ${maxBytes} bytes`);
+    if (announced > maxBytes) throw new PelagicError("request_too_large", `the body is too large: at most ${maxBytes} bytes`);
     const chunks: Buffer[] = [];
     await read(request, limits.slowMs ?? 10_000, (chunk) => {
       take(chunk.length);
@@ -152,13 +154,19 @@ function parse(bytes: Buffer): Record<string, unknown> {
   if (typeof value !== "object" || value === null || Array.isArray(value)) {
     throw new PelagicError("invalid_request", "the body must be a JSON object");
   }
-  return value as Record<string, unknown>;
+  const body = value as Record<string, unknown>;
+  const { seed } = body;
+  // Clients draw it from 64 bits; what JSON.parse gives is the nearest float64, one for thousands of them.
+  if (typeof seed === "number" && Number.isInteger(seed) && !Number.isSafeInteger(seed))
+    body.seed = writtenInteger(bytes, "seed") ?? BigInt(seed);
+  return body;
 }
 
 /** The body as its schema has it; throws `invalid_request` with the field at fault. */
 export function parseBody<S extends z.ZodType>(schema: S, body: Record<string, unknown>): z.output<S> {
   const oversized = oversizedField(body);
-  if (oversized !== null) throw new PelagicError("invalid_request", `${oversized}: too many entries`, { param: oversized });
+  if (oversized !== null)
+    throw new PelagicError("invalid_request", `${oversized}: too many entries: at most ${httpLimits.messages}`, { param: oversized });
   const { logit_bias: bias } = body;
   // The one wrong key that a schema of records passes over.
   if (typeof bias === "object" && bias !== null && Object.hasOwn(bias, "__proto__")) {

@@ -17,6 +17,7 @@ import { Callers } from "./admission/callers.ts";
 import { KeyFile } from "./admission/key-file.ts";
 import { consoleFields, consoleSettings, isLoopback } from "./console/config.ts";
 import { consoleRoutes } from "./console/routes.ts";
+import { corsOrigins } from "./cors.ts";
 import { DispatchClient } from "./dispatch-client.ts";
 import type { Gateway, HostedModel, HostedModels } from "./gateway.ts";
 import { GatewayMetrics } from "./gateway-metrics.ts";
@@ -58,6 +59,8 @@ const GatewayConfig = z.object({
   port: z.coerce.number().int().min(0).max(65535).default(0),
   /** A file of API keys (admission/api-keys.ts); without one anyone may ask. */
   apiKeys: z.string().min(1).optional(),
+  /** Web pages that may ask from a browser (cors.ts); comma-separated. */
+  corsOrigins: z.string().min(1).optional(),
   maxRunning: positive.default(4096),
   /** Requests that wait for a place here or for room at a worker, and how long at most. */
   maxQueued: positive.default(1024),
@@ -124,6 +127,7 @@ await runProcess({
       log.warn({ host: config.host }, "anyone who reaches this address may use it: there are no API keys (PELAGIC_API_KEYS)");
     }
     const consoleAccess = consoleSettings(config);
+    const origins = corsOrigins(config);
     // What is wrong with a folder is told before anything is connected.
     const folders = config.model?.map(({ name, folder }) => ({
       source: folder,
@@ -251,7 +255,7 @@ await runProcess({
             files: join(import.meta.dirname, "..", "..", "console"),
             notReady: () => whyNotReady(gateway)?.message ?? null,
           });
-    const { server, answering, lastAnswers } = createHttpServer(createHandler(gateway, console), config);
+    const { server, answering, lastAnswers } = createHttpServer(createHandler(gateway, console, origins), config);
     await new Promise<void>((resolve, reject) => {
       server.once("error", reject);
       // Who comes at once with many others waits in the kernel, and is not turned away.

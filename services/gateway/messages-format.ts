@@ -1,7 +1,14 @@
 // The answer of /v1/messages: blocks of content, and the events that tell how they grow. Pure but for ids.
 import { errorCatalogue, type PelagicError } from "../lib/contracts/errors.ts";
-import type { Usage } from "../lib/contracts/http.ts";
-import type { MessagesAnswer, MessagesBlock, MessagesError, MessagesUsage } from "../lib/contracts/http-messages.ts";
+import type { Model, Usage } from "../lib/contracts/http.ts";
+import type {
+  MessagesAnswer,
+  MessagesBlock,
+  MessagesError,
+  MessagesModel,
+  MessagesModelList,
+  MessagesUsage,
+} from "../lib/contracts/http-messages.ts";
 import { type AnswerFormat, type Ending, freshId, type TokenReport, type WholeAnswer } from "./answer-format.ts";
 import type { OutputPiece } from "./output-assembler.ts";
 
@@ -118,6 +125,22 @@ const errorTypes: Record<number, string> = {
   429: "rate_limit_error",
   503: "overloaded_error",
 };
+
+/** A model as this API lists it. */
+export function messagesModel({ id, created, max_model_len: context }: Model): MessagesModel {
+  return {
+    ...{ type: "model", id, display_name: id, created_at: new Date(created * 1_000).toISOString() },
+    // Prompt and answer share one context.
+    ...{ max_input_tokens: context, max_tokens: context },
+    ...{ capabilities: null, lifecycle: "active", line: null, deprecated_at: null, retires_at: null },
+  };
+}
+
+/** All of them at once: there are few. */
+export function messagesModelList(models: readonly Model[]): MessagesModelList {
+  const data = models.map(messagesModel);
+  return { data, first_id: data[0]?.id ?? null, last_id: data.at(-1)?.id ?? null, has_more: false };
+}
 
 /** An error in this API's envelope, which names a field in the message alone. */
 export function messagesError({ code, message, param }: PelagicError, requestId: string | null): MessagesError {

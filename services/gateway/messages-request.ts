@@ -17,7 +17,7 @@ export function chatOfMessages(request: MessagesRequest): ChatCompletionRequest 
     top_k: request.top_k,
     ...(request.thinking?.type === "enabled" && { thinking_token_budget: request.thinking.budget_tokens }),
     ...(request.output_config?.effort && { reasoning_effort: request.output_config.effort }),
-    ...(format && { response_format: { type: "json_schema" as const, json_schema: { schema: format.schema } } }),
+    ...(format && { response_format: { type: "json_schema" as const, json_schema: { schema: format.schema, strict: true } } }),
     user_id: request.metadata?.user_id,
   };
 }
@@ -34,9 +34,9 @@ export function conversationOf(request: Conversation) {
     messages: goingOn([...system, ...request.messages.flatMap(messagesOf)]),
     // Here it is off unless it is asked for.
     thinking: { type: thinking?.type ?? ("disabled" as const) },
-    tools: request.tools?.map(({ name, description, input_schema: parameters }) => ({
+    tools: request.tools?.map(({ name, description, input_schema: parameters, strict }) => ({
       type: "function" as const,
-      function: { name, description, parameters },
+      function: { name, description, parameters, strict },
     })),
     ...(choice && {
       tool_choice:

@@ -28,6 +28,8 @@ export interface EncodedPrompt {
   insideThink: boolean;
   /** EBNF of the format that was asked for. */
   grammar?: string;
+  /** What the format asks for and the grammar does not keep; absent: nothing. */
+  notKept?: string[];
   /** Of the words that no answer may have: their tokens, alone and behind a space. */
   bannedWords?: number[][];
 }
@@ -76,7 +78,7 @@ export class PromptEncoder {
 
   encodeChat(prompt: ChatPrompt): EncodedPrompt {
     if (this.template === null) {
-      throw new PelagicError("invalid_request", "this model has no chat template: use /v1/completions");
+      throw new PelagicError("invalid_request", "messages: this model has no chat template: use /v1/completions", { param: "messages" });
     }
     const mark = unusedCharacter(prompt);
     const source = this.files.chatTemplate ?? "";

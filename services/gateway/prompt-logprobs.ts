@@ -5,6 +5,7 @@ import type { CompletionLogprobs, PromptLogprobs } from "../lib/contracts/http.t
 import { maxPromptLogprobs, type PromptScores } from "../lib/contracts/prompt-scores.ts";
 import type { TokenTable } from "../lib/model/token-table.ts";
 import { finite, tokenText } from "./answer-format.ts";
+import { lazily } from "./json-pieces.ts";
 import { Detokenizer } from "./detokenizer.ts";
 import type { GenerationRequest } from "./generation-request.ts";
 import type { EncodedPrompt } from "./prompt-encoder.ts";
@@ -52,7 +53,8 @@ export function promptLogprobs(prompt: Uint32Array, scores: PromptScores, top: n
   const textOf = remembered((id) => (table === null ? null : tokenText(id, table)));
   const entry = (id: number, logprob: number, rank: number) =>
     [String(id), { logprob: finite(logprob), rank, decoded_token: textOf(id) }] as const;
-  return Array.from(prompt, (id, position) => {
+  return lazily([...prompt.keys()], (position) => {
+    const id = prompt[position] as number;
     if (position === 0) return null;
     const score = scores.at(position);
     const likely = score.top.slice(0, top).map(([token, logprob], i) => entry(token, logprob, i + 1));

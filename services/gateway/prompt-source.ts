@@ -31,7 +31,7 @@ export function chatPrompt(request: Conversation, model: ServedModel): TextSourc
   if (model.table === null) {
     throw new PelagicError(
       "invalid_request",
-      `the model ${model.name} has no tokenizer.json: use /v1/completions with token ids as the prompt`,
+      `messages: the model ${model.name} has no tokenizer.json: use /v1/completions with token ids as the prompt`,
       { param: "messages" },
     );
   }
@@ -59,7 +59,7 @@ export function completionPrompts(request: CompletionRequest, model: ServedModel
 function completionPrompt(prompt: Prompt, model: ServedModel): PromptSource {
   if (typeof prompt === "string") {
     if (model.table === null) {
-      throw new PelagicError("invalid_request", `the model ${model.name} has no tokenizer.json: give the prompt as token ids`, {
+      throw new PelagicError("invalid_request", `prompt: the model ${model.name} has no tokenizer.json: give the prompt as token ids`, {
         param: "prompt",
       });
     }
@@ -77,7 +77,7 @@ export function checkPromptBytes({ bytes }: TextSource, model: ServedModel, maxP
 
 export function checkTokenId(id: number, model: ServedModel, param: string): void {
   if (id >= model.vocabularySize) {
-    throw new PelagicError("invalid_request", `${param}: ${id} is no token id of this model, which has ${model.vocabularySize}`, {
+    throw new PelagicError("invalid_request", `${param}: ${id} is no token id of this model: they are below ${model.vocabularySize}`, {
       param,
     });
   }
@@ -89,7 +89,11 @@ export function longestField(source: TextSource, instructions: { field: string; 
 }
 
 export function tooLong(what: string, maxPositions: number, param: string): PelagicError {
-  return new PelagicError("context_length_exceeded", `this model's context is ${maxPositions} tokens; the request has ${what}`, { param });
+  return new PelagicError(
+    "context_length_exceeded",
+    `this model's maximum context length is ${maxPositions} tokens, and the request has ${what}: shorten it`,
+    { param },
+  );
 }
 
 /** The last message where the answer is to go on from it. */
@@ -98,7 +102,7 @@ function splitPrefix(request: Conversation): { given: ChatMessage[]; prefix?: Ch
   const last = messages.at(-1) as ChatMessage;
   const marked = last.role === "assistant" && last.prefix === true;
   if (goOn && request.add_generation_prompt === true) {
-    throw new PelagicError("invalid_request", "continue_final_message: not with add_generation_prompt", {
+    throw new PelagicError("invalid_request", "continue_final_message: not with add_generation_prompt: leave one of them out", {
       param: "continue_final_message",
     });
   }

@@ -20,7 +20,9 @@ export function chatOfResponses(request: ResponsesRequest): ChatCompletionReques
     ...(wantsLogprobs && { logprobs: true, top_logprobs: request.top_logprobs ?? 0 }),
     ...(format && {
       response_format:
-        format.type === "json_schema" ? { type: "json_schema" as const, json_schema: { schema: format.schema } } : { type: format.type },
+        format.type === "json_schema"
+          ? { type: "json_schema" as const, json_schema: { schema: format.schema, strict: format.strict } }
+          : { type: format.type },
     }),
     tools: request.tools?.map(toolOf),
     tool_choice: typeof choice === "object" && choice !== null ? { type: "function", function: { name: choice.name } } : choice,
@@ -34,7 +36,10 @@ export function chatOfResponses(request: ResponsesRequest): ChatCompletionReques
 function toolOf(tool: ResponsesTool): Tool {
   const parameters =
     tool.type === "function" ? tool.parameters : { type: "object", properties: { input: { type: "string" } }, required: ["input"] };
-  return { type: "function", function: { name: tool.name, description: tool.description, parameters } };
+  return {
+    type: "function",
+    function: { name: tool.name, description: tool.description, parameters, strict: tool.type === "function" ? tool.strict : true },
+  };
 }
 
 function messagesOf({ input, instructions }: ResponsesRequest): ChatMessage[] {
@@ -49,7 +54,11 @@ function messagesOf({ input, instructions }: ResponsesRequest): ChatMessage[] {
     }
     return turn;
   };
-  for (const item of input) {
+  for (const [index, item] of input.entries()) {
+    if (item.type === "item_reference") {
+      checkReference(item.id, `input[${index}]`);
+      continue;
+    }
     const next = itemKind(item);
     if (next === "assistant") {
       addToTurn(assistant(), item);
@@ -59,13 +68,26 @@ function messagesOf({ input, instructions }: ResponsesRequest): ChatMessage[] {
     messages.push(next);
   }
   if (messages.every(({ role }) => role === "system")) {
-    throw new PelagicError("invalid_request", "input: nothing is asked", { param: "input" });
+    throw new PelagicError("invalid_request", "input: has instructions only: send a message of the user's, or what a tool gave", {
+      param: "input",
+    });
   }
   return messages;
 }
 
+/**
+ * Clients that take the server to keep what it said (the AI SDK, unless told otherwise) send references in its place. Reasoning of earlier turns
+ * has no part in most prompts and may be missing; words and calls may not.
+ */
+function checkReference(id: string, param: string): void {
+  if (id.startsWith("rs_")) return;
+  const what = `${param}: item_reference to ${JSON.stringify(id)}: this server keeps no items`;
+  const instead = "send the item itself, as clients do with store: false (AI SDK: providerOptions: { openai: { store: false } })";
+  throw new PelagicError("invalid_request", `${what}; ${instead}`, { param });
+}
+
 /** The message that an item is, or that it belongs to the assistant's turn. */
-function itemKind(item: ResponsesItem): ChatMessage | "assistant" {
+function itemKind(item: Exclude<ResponsesItem, { type: "item_reference" }>): ChatMessage | "assistant" {
   switch (item.type) {
     case "function_call_output":
     case "custom_tool_call_output":
@@ -79,7 +101,7 @@ function itemKind(item: ResponsesItem): ChatMessage | "assistant" {
   }
 }
 
-function addToTurn(turn: AssistantMessage, item: ResponsesItem): void {
+function addToTurn(turn: AssistantMessage, item: Exclude<ResponsesItem, { type: "item_reference" }>): void {
   switch (item.type) {
     case "reasoning":
       turn.reasoning_content = (turn.reasoning_content ?? "") + (item.content ?? []).map(({ text }) => text).join("");

@@ -13,6 +13,7 @@ import type { Endpoint } from "./gateway-metrics.ts";
 import { checkHeld, type GenerationPlan, planGeneration, tenantSalt } from "./generation-plan.ts";
 import { type GenerationRequest as ParsedRequest, parseGeneration } from "./generation-request.ts";
 import { inEndpointsWords } from "./field-names.ts";
+import { notKeptHeader } from "./not-kept.ts";
 import type { Gateway, HostedModel } from "./gateway.ts";
 import { sendError } from "./http-error.ts";
 import type { GatewayResponse } from "./http-response.ts";
@@ -177,7 +178,9 @@ async function enter(serving: Serving, { hosted, parsed, terms, standing }: Aske
   const answers = parsed.prompts.length * parsed.candidates;
   if (!hosted.room.couldTake(answers)) {
     const param = parsed.candidates > 1 ? "n" : "prompt";
-    throw new PelagicError("invalid_request", `${param}: ${answers} answers are more than the workers take at once`, { param });
+    throw new PelagicError("invalid_request", `${param}: ${answers} answers are more than the workers take at once: ask for fewer`, {
+      param,
+    });
   }
   const elapsedMs = performance.now() - times.arrivedMs;
   serving.place = await gateway.admission.enter(standing, {
@@ -280,6 +283,8 @@ function answerOf(serving: Serving, { parsed }: Asked, prompts: EncodedPrompt[],
       serving.body = null;
       const chosen = routings[0]?.chosen;
       if (chosen) response.setHeader("x-pelagic-route", explainRoute(chosen));
+      const { notKept } = prompts[0] as EncodedPrompt;
+      if (notKept) response.setHeader("x-pelagic-not-kept", notKeptHeader(notKept, endpoint));
     },
     onTokens: (gapSeconds) => {
       times.token();
@@ -384,9 +389,13 @@ async function encodePrompt(
   };
   if ("tokens" in source && !asks) return { tokens: last(source.tokens), insideThink: false };
   if (encoder === null) {
-    throw new PelagicError("invalid_request", `the model ${model.name} has no tokenizer.json: its answers cannot follow a format`, {
-      param: "response_format",
-    });
+    throw new PelagicError(
+      "invalid_request",
+      `response_format: the model ${model.name} has no tokenizer.json, so its answers cannot follow a format: leave it out`,
+      {
+        param: "response_format",
+      },
+    );
   }
   const also = { ...(wanted && { format: wanted }), ...(bannedWords && { bannedWords }) };
   if ("tokens" in source) return { ...(await encoder.encode({ kind: "ids", ...also }, limits)), tokens: last(source.tokens) };

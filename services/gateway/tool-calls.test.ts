@@ -68,8 +68,13 @@ describe.each(syntaxes)("calls written in the syntax %s", (_, syntax) => {
 describe("the grammar of tools", () => {
   const compiler = new GrammarCompiler(() => grammarVocabulary(embeddedModel(), 320));
   const tools = [
-    { name: "add", parameters: { type: "object", properties: { a: { type: "integer" } }, required: ["a"] }, param: "tools[0]" },
-    { name: "now", parameters: { type: "object", properties: {} }, param: "tools[1]" },
+    {
+      name: "add",
+      parameters: { type: "object", properties: { a: { type: "integer" } }, required: ["a"] },
+      param: "tools[0]",
+      strict: true,
+    },
+    { name: "now", parameters: { type: "object", properties: {} }, param: "tools[1]", strict: true },
   ];
   const format = (more: Partial<TextFormat & { kind: "tools" }>): TextFormat => ({
     kind: "tools",
@@ -81,7 +86,7 @@ describe("the grammar of tools", () => {
   });
   const end = 257;
   async function accepts(of: TextFormat, text: string): Promise<boolean> {
-    const matcher = await compiler.matcher(formatEbnf(of, false), [end]);
+    const matcher = await compiler.matcher(formatEbnf(of, false).ebnf, [end]);
     try {
       for (const token of [...Buffer.from(text), end]) {
         // What is sampled is what the mask has: it and accept() must say the same.
@@ -124,7 +129,7 @@ describe("the grammar of tools", () => {
     const text = `I add <tool. ${call("add", '{"a": 1}')}`;
     const mark = plainToolSyntax.sectionBegin + plainToolSyntax.callBegin;
     const begun = text.indexOf(mark) + mark.length;
-    const matcher = await compiler.matcher(formatEbnf(format({}), false), [end]);
+    const matcher = await compiler.matcher(formatEbnf(format({}), false).ebnf, [end]);
     const ends: number[] = [];
     for (const [at, byte] of [...Buffer.from(text)].entries()) {
       const mask = await matcher.allowed();

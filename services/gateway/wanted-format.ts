@@ -12,16 +12,23 @@ type Tools = Pick<ChatCompletionRequest, "tools" | "tool_choice" | "parallel_too
 export function wantedFormat(request: Formats): TextFormat | undefined {
   const { response_format: format, structured_outputs: structured } = request;
   if (format && format.type !== "text" && structured) {
-    throw new PelagicError("invalid_request", "structured_outputs: not beside a response_format", { param: "structured_outputs" });
+    throw new PelagicError("invalid_request", "structured_outputs: not with response_format: leave one of them out", {
+      param: "structured_outputs",
+    });
   }
   if (format?.type === "json_object") return { kind: "json-object" };
   if (format?.type === "json_schema")
-    return { kind: "json-schema", schema: format.json_schema.schema ?? {}, param: "response_format.json_schema.schema" };
+    return {
+      kind: "json-schema",
+      schema: format.json_schema.schema ?? {},
+      param: "response_format.json_schema.schema",
+      strict: format.json_schema.strict === true,
+    };
   if (!structured) return undefined;
   if (structured.json_object) return { kind: "json-object" };
   if (structured.choice) return { kind: "choice", choices: structured.choice };
   if (structured.regex) return { kind: "regex", pattern: structured.regex, param: "structured_outputs.regex" };
-  return { kind: "json-schema", schema: parsedSchema(structured.json), param: "structured_outputs.json" };
+  return { kind: "json-schema", schema: parsedSchema(structured.json), param: "structured_outputs.json", strict: true };
 }
 
 /** The format with the tools that may be called; without tools, the format. */
@@ -31,16 +38,23 @@ export function withTools(format: TextFormat | undefined, request: Tools, syntax
     name: tool.name,
     parameters: parametersOf(tool.parameters, `tools[${i}].function.parameters`),
     param: `tools[${i}].function.parameters`,
+    strict: tool.strict === true,
   }));
   const twice = tools.findIndex(({ name }, i) => tools.findIndex((other) => other.name === name) !== i);
   if (twice >= 0) {
-    throw new PelagicError("invalid_request", `tools[${twice}].function.name: ${tools[twice]?.name} is there twice`, {
-      param: `tools[${twice}].function.name`,
-    });
+    throw new PelagicError(
+      "invalid_request",
+      `tools[${twice}].function.name: another tool is called ${tools[twice]?.name}, too: give each a name of its own`,
+      {
+        param: `tools[${twice}].function.name`,
+      },
+    );
   }
   if (tools.length === 0) {
     if (!choice || choice === "none" || choice === "auto") return format;
-    throw new PelagicError("invalid_request", "tool_choice: there are no tools", { param: "tool_choice" });
+    throw new PelagicError("invalid_request", "tool_choice: there are no tools to choose from: send tools, or leave it out", {
+      param: "tool_choice",
+    });
   }
   if (choice === "none") return format;
   const parallel = request.parallel_tool_calls !== false;
@@ -48,9 +62,13 @@ export function withTools(format: TextFormat | undefined, request: Tools, syntax
   if (choice === "required") return { kind: "tools", syntax, tools, parallel, answer: null };
   const named = tools.filter(({ name }) => name === choice.function.name);
   if (named.length === 0) {
-    throw new PelagicError("invalid_request", `tool_choice.function.name: no tool is called ${JSON.stringify(choice.function.name)}`, {
-      param: "tool_choice.function.name",
-    });
+    throw new PelagicError(
+      "invalid_request",
+      `tool_choice.function.name: no tool is called ${JSON.stringify(choice.function.name)}: choose one of tools`,
+      {
+        param: "tool_choice.function.name",
+      },
+    );
   }
   return { kind: "tools", syntax, tools: named, parallel: false, answer: null };
 }
@@ -61,7 +79,7 @@ function parametersOf(schema: boolean | Record<string, unknown> | null | undefin
   if (schema === true) return { type: "object" };
   const type = schema === false ? "nothing" : schema.type;
   if (type !== undefined && type !== "object") {
-    throw new PelagicError("invalid_request", `${param}.type: arguments are an object`, { param: `${param}.type` });
+    throw new PelagicError("invalid_request", `${param}.type: must be "object", as a tool's arguments are one`, { param: `${param}.type` });
   }
   return { ...(schema as object), type: "object" };
 }
@@ -76,6 +94,6 @@ function parsedSchema(json: unknown): unknown {
   try {
     return JSON.parse(json);
   } catch {
-    throw new PelagicError("invalid_request", "structured_outputs.json: this is no JSON", { param: "structured_outputs.json" });
+    throw new PelagicError("invalid_request", "structured_outputs.json: is not valid JSON", { param: "structured_outputs.json" });
   }
 }

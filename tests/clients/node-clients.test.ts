@@ -97,12 +97,12 @@ describe("openai: responses", () => {
       [{ store: true }, "store"],
       [{ background: true }, "background"],
       [{ tools: [{ type: "web_search" }] }, "tools[0].type"],
-      [{ text: { format: { type: "json_schema", name: "x", schema: { not: {} } } } }, "text.format.schema"],
+      [{ text: { format: { type: "json_schema", name: "x", strict: true, schema: { not: {} } } } }, "text.format.schema"],
       [
-        { tools: [{ type: "function", name: "f", parameters: { type: "object", not: {} } }], tool_choice: "required" },
+        { tools: [{ type: "function", name: "f", strict: true, parameters: { type: "object", not: {} } }], tool_choice: "required" },
         "tools[0].parameters",
       ],
-      [{ input: [{ type: "item_reference", id: "x" }] }, "input[0].type"],
+      [{ input: [{ type: "item_reference", id: "msg_x" }] }, "input[0]"],
       [{ max_output_tokens: 1_000_000 }, "max_output_tokens"],
     ] as const) {
       const asked = client.responses.create({ model: stack.modelName, input: question, ...(more as object) });
@@ -176,7 +176,7 @@ describe("@anthropic-ai/sdk", () => {
   test("errors are in its own form", async () => {
     const wrong = client.messages.create({ model: "other", max_tokens: 10, messages });
     await expect(wrong).rejects.toBeInstanceOf(Anthropic.NotFoundError);
-    const tools = [{ name: "f", input_schema: { type: "object" as const, not: {} } }];
+    const tools = [{ name: "f", strict: true, input_schema: { type: "object" as const, not: {} } }];
     const refused = client.messages.create({ model: stack.modelName, max_tokens: 10, messages, tools, tool_choice: { type: "any" } });
     await expect(refused).rejects.toThrow(/tools\[0\]\.input_schema: the keyword/);
     await expect(refused).rejects.toBeInstanceOf(Anthropic.BadRequestError);
@@ -220,6 +220,47 @@ describe("@ai-sdk", () => {
     });
     expect(steps.steps.map(({ toolCalls }) => toolCalls.length)).toEqual([1, 0]);
     expect(given).toHaveLength(1);
+  });
+});
+
+describe("@ai-sdk/openai as it comes, which takes the server to keep what it said", () => {
+  const settings = () => ({
+    model: createOpenAI({ baseURL: v1, apiKey })(stack.modelName),
+    temperature: 0,
+    maxOutputTokens: 1_500,
+    maxRetries: 0,
+  });
+
+  test("a tool and its result: the reasoning before the call is left out", async () => {
+    const add = tool({ description: "Adds.", inputSchema: addSchema, execute: ({ a, b }) => String(a + b) });
+    const { steps } = await generateText({
+      ...settings(),
+      prompt: question,
+      tools: { add },
+      stopWhen: stepCountIs(2),
+      prepareStep: ({ stepNumber }) =>
+        stepNumber === 0 ? { toolChoice: { type: "tool" as const, toolName: "add" as const } } : { toolChoice: "none" as const },
+    });
+    expect(steps.map(({ toolCalls }) => toolCalls.length)).toEqual([1, 0]);
+    expect(JSON.stringify(steps[1]?.request.body)).toContain("item_reference");
+  });
+
+  test("a second question: told what to set", async () => {
+    const first = await generateText({ ...settings(), prompt: question });
+    const messages = [
+      { role: "user" as const, content: question },
+      ...first.response.messages,
+      { role: "user" as const, content: "And 1 + 1?" },
+    ];
+    await expect(generateText({ ...settings(), messages })).rejects.toThrow(/store: false/);
+    const told = { providerOptions: { openai: { store: false } } };
+    const own = await generateText({ ...settings(), ...told, prompt: question });
+    const second = await generateText({
+      ...settings(),
+      ...told,
+      messages: [messages[0] as (typeof messages)[0], ...own.response.messages, messages.at(-1) as (typeof messages)[0]],
+    });
+    expect(second.text.length).toBeGreaterThan(0);
   });
 });
 

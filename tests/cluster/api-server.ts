@@ -1,7 +1,8 @@
 // A real API server for one test: etcd and kube-apiserver as child processes on free loopback ports, with their state in a folder that goes
 // with them. No node, and no controllers but those asked for: what is written stays as it was written, which is all that a CRD, RBAC or a
 // chart needs.
-import { type ChildProcess, execFile, spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
+import { generateKeyPair } from "node:crypto";
 import { createWriteStream, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { request } from "node:https";
 import { createServer, type AddressInfo } from "node:net";
@@ -86,7 +87,8 @@ export async function startApiServer({ flags = [], controllers = [] }: ApiServer
       "--unsafe-no-fsync",
     ]);
     const key = join(dir, "service-accounts.key");
-    await promisify(execFile)("openssl", ["genrsa", "-out", key, "2048"]);
+    const { privateKey } = await promisify(generateKeyPair)("rsa", { modulusLength: 2048 });
+    writeFileSync(key, privateKey.export({ type: "pkcs8", format: "pem" }), { mode: 0o600 });
     writeFileSync(join(dir, "tokens.csv"), `${adminToken},admin,admin,"system:masters"\n`, { mode: 0o600 });
     const server = start("kube-apiserver", [
       ...["--etcd-servers", etcdUrl, "--bind-address", "127.0.0.1", "--secure-port", String(secure), "--cert-dir", join(dir, "certs")],

@@ -1,18 +1,11 @@
 // A served model on a real node that grows under load, shrinks after it and sleeps when nobody asks, by policy slo: real pods, the product's own load tool, and no request
 // that notices. Needs root; the steps build on each other.
-import { writeFileSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, expect, it } from "vitest";
 import type { LoadReport } from "../../loadtest/report.ts";
 import { runCommand } from "../../services/cli/run-command.ts";
 import { inTree } from "../../services/cli/tree.ts";
-import { type NodeRelease, nodeRelease } from "./node-release.ts";
-import { askSum, cluster, clusterDown, stepMs, upMs, whyNoNode } from "./real-node.ts";
-
-const whyNot = await whyNoNode();
-let release: NodeRelease;
+import { describeRelease } from "./node-release.ts";
+import { askSum, stepMs } from "./real-node.ts";
 
 /**
  * A decode worker has room for two or three such requests at once, on whatever machine: with ten that are always there, one is not enough. What the SLOs
@@ -25,56 +18,41 @@ const spec = {
   autoscaling: { policy: "slo", prefill: { maxReplicas: 2 }, decode: { maxReplicas: 3 }, stabilizationSeconds: 15 },
 };
 
-/** One run of the load tool: its figures may not be good for anything on a busy machine, what became of the requests is. */
-async function offer(...flags: string[]): Promise<LoadReport["summary"]> {
-  const lengths = ["--prompt-tokens", String(load.promptTokens), "--output-tokens", String(load.outputTokens)];
-  const to = ["--base-url", `http://${await release.address()}:8000/v1`, "--model", "plankton"];
-  const cli = inTree("dist", "services", "cli", "main.js");
-  const ran = await runCommand(process.execPath, [cli, "load", ...to, ...lengths, ...flags, "--json"], { timeoutMs: stepMs });
-  expect(ran.stdout, ran.stderr).toContain('"summary"');
-  const { summary } = JSON.parse(ran.stdout) as LoadReport;
-  const { ok, ...others } = summary.byOutcome;
-  expect(Object.entries(others).filter(([, count]) => count > 0)).toEqual([]);
-  expect(ok).toBeGreaterThan(0);
-  return summary;
-}
-
-async function decodeWorkers(): Promise<{ ready: number; desired: number; reason: string }> {
-  const { ready, desired, reason } = JSON.parse(await release.kube("get", "modelservice", "plankton", "-o", "json")).status.pools.decode;
-  return { ready, desired, reason: reason ?? "" };
-}
-
-/** Offers load again and again until so many are wanted and ready; gives the requests and seconds that it took. */
-async function offerUntil(holds: (workers: { ready: number; desired: number }) => boolean, ...flags: string[]) {
-  const begun = performance.now();
-  let requests = 0;
-  for (let workers = await decodeWorkers(); !holds(workers); workers = await decodeWorkers()) {
-    expect(performance.now() - begun, JSON.stringify(workers)).toBeLessThan(2 * stepMs);
-    requests += (await offer(...flags)).byOutcome.ok;
+describeRelease("autoscaling on a node", "pelagic-scaled", (release) => {
+  /** One run of the load tool: its figures may not be good for anything on a busy machine, what became of the requests is. */
+  async function offer(...flags: string[]): Promise<LoadReport["summary"]> {
+    const lengths = ["--prompt-tokens", String(load.promptTokens), "--output-tokens", String(load.outputTokens)];
+    const to = ["--base-url", `http://${await release.address()}:8000/v1`, "--model", "plankton"];
+    const cli = inTree("dist", "services", "cli", "main.js");
+    const ran = await runCommand(process.execPath, [cli, "load", ...to, ...lengths, ...flags, "--json"], { timeoutMs: stepMs });
+    expect(ran.stdout, ran.stderr).toContain('"summary"');
+    const { summary } = JSON.parse(ran.stdout) as LoadReport;
+    const { ok, ...others } = summary.byOutcome;
+    expect(Object.entries(others).filter(([, count]) => count > 0)).toEqual([]);
+    expect(ok).toBeGreaterThan(0);
+    return summary;
   }
-  return { requests, seconds: (performance.now() - begun) / 1000, ...(await decodeWorkers()) };
-}
 
-describe.skipIf(whyNot.length > 0)(`autoscaling on a node${whyNot.length > 0 ? ` (skipped: ${whyNot.join("; ")})` : ""}`, () => {
-  let dir: string;
+  async function decodeWorkers(): Promise<{ ready: number; desired: number; reason: string }> {
+    const { ready, desired, reason } = JSON.parse(await release.kube("get", "modelservice", "plankton", "-o", "json")).status.pools.decode;
+    return { ready, desired, reason: reason ?? "" };
+  }
+
+  /** Offers load again and again until so many are wanted and ready; gives the requests and seconds that it took. */
+  async function offerUntil(holds: (workers: { ready: number; desired: number }) => boolean, ...flags: string[]) {
+    const begun = performance.now();
+    let requests = 0;
+    for (let workers = await decodeWorkers(); !holds(workers); workers = await decodeWorkers()) {
+      expect(performance.now() - begun, JSON.stringify(workers)).toBeLessThan(2 * stepMs);
+      requests += (await offer(...flags)).byOutcome.ok;
+    }
+    return { requests, seconds: (performance.now() - begun) / 1000, ...(await decodeWorkers()) };
+  }
 
   beforeAll(async () => {
-    dir = await mkdtemp(join(tmpdir(), "pelagic-values-"));
-    await cluster("up");
-    release = await nodeRelease("pelagic-scaled");
-    const values = join(dir, "values.json");
-    writeFileSync(values, JSON.stringify({ modelService: { spec } }));
-    await release.helm("install", "--values", values, "--wait");
+    await release.helm("install", "--set-json", `modelService.spec=${JSON.stringify(spec)}`, "--wait");
     await release.kube("wait", "modelservice/plankton", "--for=condition=Progressing=False", "--timeout=120s");
-    for (let tries = 0; tries < 120; tries++) {
-      if (/\b663\b/.test(await askSum(await release.address(), 60_000).catch(String))) return;
-      await new Promise((resolve) => setTimeout(resolve, 500));
-    }
-    throw new Error("no answer");
-  }, upMs);
-  afterAll(async () => {
-    await clusterDown();
-    await rm(dir, { recursive: true, force: true });
+    await release.answers();
   }, stepMs);
 
   it(

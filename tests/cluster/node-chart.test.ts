@@ -1,84 +1,22 @@
 // The chart on a real node, as a user meets it: helm install, a chat through the Service, helm test, an upgrade, a killed decode pod, another image
 // under load, a killed leader, a deleted model, helm uninstall, and nothing is left. Needs root; the steps build on each other.
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { expect, it } from "vitest";
 import { pelagicTag } from "../../services/cli/cluster/images.ts";
 import { containerdSocket } from "../../services/cli/cluster/layout.ts";
 import { runCommand } from "../../services/cli/run-command.ts";
-import { complete as completeOn, underLoad } from "./node-load.ts";
-import { type NodeRelease, nodeRelease, repository, tag } from "./node-release.ts";
-import { askSum, cluster, clusterDown, kube, stepMs, upMs, whyNoNode } from "./real-node.ts";
+import { complete, streamed, underLoad } from "./node-load.ts";
+import { describeRelease, repository, tag } from "./node-release.ts";
+import { askSum, kube, stepMs } from "./real-node.ts";
 
-const whyNot = await whyNoNode();
-let release: NodeRelease;
-
-const ask = async () => await askSum(await release.address(), 60_000);
-
-const complete = (seed: number, maxTokens: number) => completeOn(release, seed, maxTokens);
-
-/** As a stream, with what is done once `after` pieces of it have come, and how many came later. */
-async function streamed(seed: number, maxTokens: number, after: number, act: () => Promise<void>) {
-  const response = await fetch(`http://${await release.address()}:8000/v1/completions`, {
-    method: "POST",
-    headers: { "content-type": "application/json" },
-    body: JSON.stringify({
-      model: "plankton",
-      prompt: "Once",
-      max_tokens: maxTokens,
-      temperature: 1,
-      seed,
-      ignore_eos: true,
-      stream: true,
-    }),
-    signal: AbortSignal.timeout(120_000),
-  });
-  expect(response.status).toBe(200);
-  const result = { text: "", pieces: 0, later: 0, finish: "", done: false };
-  let rest = "";
-  let acted: Promise<void> | undefined;
-  let over = false;
-  for await (const chunk of (response.body as ReadableStream<Uint8Array>).pipeThrough(new TextDecoderStream())) {
-    const events = (rest + chunk).split("\n\n");
-    rest = events.pop() as string;
-    for (const data of events.map((event) => event.replace(/^data: /, "")).filter((event) => !event.startsWith(":"))) {
-      if (data === "[DONE]") result.done = true;
-      else {
-        const [choice] = (JSON.parse(data) as { choices: { text: string; finish_reason: string | null }[] }).choices;
-        result.text += choice?.text ?? "";
-        result.finish = choice?.finish_reason ?? result.finish;
-        result.pieces++;
-        if (over) result.later++;
-      }
-      if (result.pieces >= after)
-        acted ??= act().then(() => {
-          over = true;
-        });
-    }
-  }
-  await acted;
-  return result;
-}
-
-const settled = () => release.kube("wait", "modelservice/plankton", "--for=condition=Progressing=False", "--timeout=240s");
-
-describe.skipIf(whyNot.length > 0)(`the chart on a node${whyNot.length > 0 ? ` (skipped: ${whyNot.join("; ")})` : ""}`, () => {
-  beforeAll(async () => {
-    await cluster("up");
-    release = await nodeRelease("pelagic-chart");
-  }, upMs);
-  afterAll(clusterDown, stepMs);
+describeRelease("the chart on a node", "pelagic-chart", (release) => {
+  const settled = () => release.kube("wait", "modelservice/plankton", "--for=condition=Progressing=False", "--timeout=240s");
 
   it(
     "answers a chat within a minute of helm install",
     async () => {
       const begun = performance.now();
       const notes = await release.helm("install", "--wait");
-      // Workers load the model and the gateway learns of it meanwhile; until then it says that it serves none.
-      let answer = await ask().catch(String);
-      while (!/\b663\b/.test(answer) && performance.now() - begun < 60_000) {
-        await new Promise((resolve) => setTimeout(resolve, 500));
-        answer = await ask().catch(String);
-      }
-      expect(answer).toMatch(/\b663\b/);
+      await release.answers();
       const seconds = (performance.now() - begun) / 1000;
       console.log(`helm install to the answer: ${seconds.toFixed(1)} s`);
       expect(notes).toContain("helm test pelagic");
@@ -106,7 +44,7 @@ describe.skipIf(whyNot.length > 0)(`the chart on a node${whyNot.length > 0 ? ` (
       const before = await pods();
       await kube("annotate", "crd", "modelservices.pelagic.dev", "pelagic.dev/version=0.0.1", "--overwrite");
       await release.helm("upgrade", "--set", "gateway.replicas=2,operator.replicas=2", "--wait");
-      expect(await ask()).toMatch(/\b663\b/);
+      expect(await askSum(await release.address(), 60_000)).toMatch(/\b663\b/);
       expect(await pods()).toBe(before);
       expect(await kube("get", "crd", "modelservices.pelagic.dev", "-o", "jsonpath={.metadata.annotations}")).not.toContain("0.0.1");
     },
@@ -117,9 +55,9 @@ describe.skipIf(whyNot.length > 0)(`the chart on a node${whyNot.length > 0 ? ` (
     "ends an answer right whose decode pod is killed in the middle of it",
     async () => {
       const tokens = 3_000;
-      const undisturbed = await complete(7, tokens);
+      const undisturbed = await complete(release, 7, tokens);
       const [pod] = await release.podsOf("decode");
-      const answer = await streamed(7, tokens, 50, async () => {
+      const answer = await streamed(release, 7, tokens, 50, async () => {
         await release.kube("delete", "pod", pod as string, "--grace-period=0", "--force");
       });
       console.log(`the decode pod was gone ${answer.later} of ${answer.pieces} pieces before the answer's end`);
@@ -194,16 +132,7 @@ describe.skipIf(whyNot.length > 0)(`the chart on a node${whyNot.length > 0 ? ` (
       const workers = async () => [...(await release.podsOf("prefill")), ...(await release.podsOf("decode"))];
       for (let tries = 0; (await workers()).length > 0 && tries < 120; tries++) await new Promise((resolve) => setTimeout(resolve, 500));
       expect(await workers()).toEqual([]);
-      expect(await complete(1, 4)).toMatch(/^(503|404)/);
-    },
-    stepMs,
-  );
-
-  it(
-    "leaves nothing after helm uninstall",
-    async () => {
-      await release.helm("uninstall", "--wait");
-      expect(await release.leftInTheEnd()).toEqual([]);
+      expect(await complete(release, 1, 4)).toMatch(/^(503|404)/);
     },
     stepMs,
   );

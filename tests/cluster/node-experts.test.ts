@@ -1,17 +1,10 @@
-// A decode pool of four pods that share one model's experts, on a real node: a pod deleted under load, one killed, and another form of the whole group, and
-// no request that notices; the ExpertPlacement says what it was. Needs root; the steps build on each other.
-import { writeFileSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+// A decode pool of four pods that share one model's experts, on a real node: a pod deleted under load, one killed, another form of the whole group, experts
+// that move by their load, and no request that notices; the ExpertPlacement says what it was. Needs root; the steps build on each other.
+import { beforeAll, expect, it } from "vitest";
 import { ExpertPlacementStatus } from "../../operators/api/expert-placement.ts";
 import { complete, underLoad } from "./node-load.ts";
-import { type NodeRelease, nodeRelease } from "./node-release.ts";
-import { cluster, clusterDown, stepMs, upMs, whyNoNode } from "./real-node.ts";
-
-const whyNot = await whyNoNode();
-let release: NodeRelease;
+import { describeRelease } from "./node-release.ts";
+import { stepMs } from "./real-node.ts";
 
 const ranks = 4;
 /** Two copies of each of 32 experts, on two ranks: any one may be lost. */
@@ -21,45 +14,34 @@ const spec = {
   pools: { decode: { cacheMemoryMib: 16, threads: 1, drainSeconds: 30 }, prefill: { threads: 1, drainSeconds: 30 } },
 };
 
-async function placement(): Promise<ExpertPlacementStatus> {
-  const { status } = JSON.parse(await release.kube("get", "expertplacement", "plankton", "-o", "json"));
-  return ExpertPlacementStatus.parse(status ?? {});
-}
-
 const condition = ({ conditions }: ExpertPlacementStatus, type: string) => conditions?.find((each) => each.type === type);
 const isWhole = (status: ExpertPlacementStatus) => condition(status, "Complete")?.status === "True";
 
-async function placementWhere(what: string, holds: (status: ExpertPlacementStatus) => boolean): Promise<ExpertPlacementStatus> {
-  const begun = performance.now();
-  for (let status = await placement(); ; status = await placement()) {
-    if (holds(status)) return status;
-    expect(performance.now() - begun, `${what}: ${JSON.stringify(status)}`).toBeLessThan(stepMs / 2);
-    await new Promise((resolve) => setTimeout(resolve, 1_000));
+describeRelease("shared experts on a node", "pelagic-experts", (release) => {
+  async function placement(): Promise<ExpertPlacementStatus> {
+    const { status } = JSON.parse(await release.kube("get", "expertplacement", "plankton", "-o", "json"));
+    return ExpertPlacementStatus.parse(status ?? {});
   }
-}
 
-/** As a person asks. */
-const shown = async () => (await release.kube("get", "expertplacement")).trim();
+  async function placementWhere(what: string, holds: (status: ExpertPlacementStatus) => boolean): Promise<ExpertPlacementStatus> {
+    const begun = performance.now();
+    for (let status = await placement(); ; status = await placement()) {
+      if (holds(status)) return status;
+      expect(performance.now() - begun, `${what}: ${JSON.stringify(status)}`).toBeLessThan(stepMs / 2);
+      await new Promise((resolve) => setTimeout(resolve, 1_000));
+    }
+  }
 
-async function groupOf(): Promise<string> {
-  const pods = await release.podsOf("decode");
-  return (pods[0] as string).replace(/-\d+$/, "");
-}
+  /** As a person asks. */
+  const shown = async () => (await release.kube("get", "expertplacement")).trim();
 
-describe.skipIf(whyNot.length > 0)(`shared experts on a node${whyNot.length > 0 ? ` (skipped: ${whyNot.join("; ")})` : ""}`, () => {
-  let dir: string;
+  async function groupOf(): Promise<string> {
+    const pods = await release.podsOf("decode");
+    return (pods[0] as string).replace(/-\d+$/, "");
+  }
 
   beforeAll(async () => {
-    dir = await mkdtemp(join(tmpdir(), "pelagic-values-"));
-    await cluster("up");
-    release = await nodeRelease("pelagic-experts");
-    const values = join(dir, "values.json");
-    writeFileSync(values, JSON.stringify({ modelService: { spec } }));
-    await release.helm("install", "--values", values, "--wait");
-  }, upMs);
-  afterAll(async () => {
-    await clusterDown();
-    await rm(dir, { recursive: true, force: true });
+    await release.helm("install", "--set-json", `modelService.spec=${JSON.stringify(spec)}`, "--wait");
   }, stepMs);
 
   it(
@@ -116,8 +98,9 @@ describe.skipIf(whyNot.length > 0)(`shared experts on a node${whyNot.length > 0 
     "another redundancy makes another group beside the first, which then goes, and no request notices",
     async () => {
       const before = await groupOf();
+      const next = { redundancy: 40, rebalanceSeconds: 5 };
       const { answers, wrong } = await underLoad(release, async () => {
-        await release.kube("patch", "modelservice", "plankton", "--type=merge", "-p", '{"spec":{"experts":{"redundancy":40}}}');
+        await release.kube("patch", "modelservice", "plankton", "--type=merge", "-p", JSON.stringify({ spec: { experts: next } }));
         await release.kube("wait", "modelservice/plankton", "--for=condition=Progressing=True", "--timeout=60s");
         await release.kube("wait", "modelservice/plankton", "--for=condition=Progressing=False", "--timeout=240s");
         await placementWhere("the new group", (each) => isWhole(each) && each.changes?.[0]?.group !== before);
@@ -134,10 +117,17 @@ describe.skipIf(whyNot.length > 0)(`shared experts on a node${whyNot.length > 0 
   );
 
   it(
-    "leaves nothing after helm uninstall",
+    "experts move by their load while the ranks serve, and kubectl get expertplacement tells it",
     async () => {
-      await release.helm("uninstall", "--wait");
-      expect(await release.leftInTheEnd()).toEqual([]);
+      const { wrong } = await underLoad(release, async () => {
+        await placementWhere("another plan", ({ plan, moved }) => (plan?.version ?? 0) > 1 && (moved?.experts ?? 0) > 0);
+      });
+      const status = await placement();
+      console.log(`${JSON.stringify(status.moved)}\n${await shown()}`);
+      expect(wrong).toEqual([]);
+      expect(status.changes?.some(({ message }) => /^plan \d+ in force/.test(message))).toBe(true);
+      expect(isWhole(status)).toBe(true);
+      expect(status.losses).toBe(2);
     },
     stepMs,
   );

@@ -2,19 +2,18 @@
 // Needs root; the first run builds Kubernetes. The steps build on each other.
 import { readdirSync, readFileSync } from "node:fs";
 import { spawnSync } from "node:child_process";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, expect, it } from "vitest";
 import { cudaTag, pelagicTag } from "../../services/cli/cluster/images.ts";
 import { readInstance } from "../../services/cli/cluster/instance.ts";
 import { stateDir } from "../../services/cli/cluster/layout.ts";
 import { whatIsLeft } from "../../services/cli/cluster/stop.ts";
 import { inTree } from "../../services/cli/tree.ts";
-import { applyObjects, askSum, cluster, clusterDown, kube, stepMs, upMs, whyNoNode } from "./real-node.ts";
+import { applyObjects, askSum, cluster, describeOnMachine, kube, stepMs, upMs } from "./real-node.ts";
 import { composeObjects, composeService } from "./compose-objects.ts";
-import { namespace, onePod, restrictedNamespace } from "./served-model-objects.ts";
+import { restricted } from "./node-release.ts";
+import { namespace, onePod } from "./served-model-objects.ts";
 
 const version = (JSON.parse(readFileSync(inTree("package.json"), "utf8")) as { version: string }).version;
-
-const whyNot = await whyNoNode();
 
 /** What a node adds to. */
 function machineState(): Record<string, string[]> {
@@ -31,16 +30,12 @@ function machineState(): Record<string, string[]> {
   };
 }
 
-describe.skipIf(whyNot.length > 0)(`a node${whyNot.length > 0 ? ` (skipped: ${whyNot.join("; ")})` : ""}`, () => {
+describeOnMachine("a node", () => {
   let before: Record<string, string[]>;
 
   beforeAll(() => {
     before = machineState();
   });
-
-  afterAll(async () => {
-    await clusterDown();
-  }, stepMs);
 
   it(
     "comes up, and a second time changes nothing",
@@ -57,7 +52,8 @@ describe.skipIf(whyNot.length > 0)(`a node${whyNot.length > 0 ? ` (skipped: ${wh
   it(
     "runs the image as a restricted pod",
     async () => {
-      applyObjects([restrictedNamespace(namespace), onePod("version", ["--version"]), onePod("unknown", ["no-such-process"])]);
+      restricted(namespace);
+      applyObjects([onePod("version", ["--version"]), onePod("unknown", ["no-such-process"])]);
       await kube("-n", namespace, "wait", "pod/version", "--for=jsonpath={.status.phase}=Succeeded", "--timeout=120s");
       expect((await kube("-n", namespace, "logs", "version")).trim()).toBe(version);
       await kube("-n", namespace, "wait", "pod/unknown", "--for=jsonpath={.status.phase}=Failed", "--timeout=120s");

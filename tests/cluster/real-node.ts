@@ -1,6 +1,6 @@
 // The machine's one real node, as ./pelagic cluster starts it, for tests.
 import { spawnSync } from "node:child_process";
-import { expect } from "vitest";
+import { afterAll, describe, expect } from "vitest";
 import { askQuestion } from "../../services/cli/chat-client.ts";
 import { missingBinaries } from "../../services/cli/cluster/binaries.ts";
 import { readInstance, stateOf } from "../../services/cli/cluster/instance.ts";
@@ -14,8 +14,18 @@ export const upMs = 3_600_000;
 export const stepMs = 300_000;
 const cli = [inTree("dist", "services", "cli", "main.js"), "cluster"];
 
+const whyNot = await whyNoNode();
+
+/** Tests that build on each other, on a machine that no node runs on: one that they start ends with them. Where none can run, skipped with the reasons in the name. */
+export function describeOnMachine(what: string, tests: () => void): void {
+  describe.skipIf(whyNot.length > 0)(`${what}${whyNot.length > 0 ? ` (skipped: ${whyNot.join("; ")})` : ""}`, () => {
+    afterAll(clusterDown, stepMs);
+    tests();
+  });
+}
+
 /** Each reason why no test may start a node here. */
-export async function whyNoNode(): Promise<string[]> {
+async function whyNoNode(): Promise<string[]> {
   const whyNot = whyNoCluster(await machineFacts(missingBinaries().map(({ name }) => name)));
   // One that somebody uses is not ours to end.
   if (stateOf(readInstance()) === "running") whyNot.push("a node runs already: ./pelagic cluster down ends it");
@@ -29,7 +39,7 @@ export async function cluster(...command: string[]): Promise<Record<string, unkn
 }
 
 /** Whatever comes of it. */
-export async function clusterDown(): Promise<void> {
+async function clusterDown(): Promise<void> {
   await runCommand(process.execPath, [...cli, "down"], { timeoutMs: stepMs });
 }
 

@@ -1,8 +1,9 @@
 // The commands over the real product: up, status, ask and down with the embedded model, in the background and in the foreground.
 import { spawn, spawnSync, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { existsSync } from "node:fs";
-import { dirname } from "node:path";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
 import { afterEach, describe, expect, it, vi } from "vitest";
 import { identifyProcess, isRunning } from "../../services/cli/stack/process-table.ts";
 import { listInstances } from "../../services/cli/stack/run-dir.ts";
@@ -68,6 +69,14 @@ describe("the commands", () => {
     expect(status.workers[0]?.blocks.total).toBeGreaterThan(0);
     expect(pelagic("status", "--port", String(first.port)).stdout).toMatch(/decode-0\s+decode\s+ready/);
     expect(pelagic("status").stderr).toMatch(/several instances run here/);
+
+    const keysFile = join(mkdtempSync(join(tmpdir(), "pelagic-")), "keys.json");
+    const made = (name: string, model: string) => pelagic("keys", "create", name, "--file", keysFile, "--model", model);
+    const mistyped = made("alice", "planktn");
+    expect(mistyped).toMatchObject({ code: 0, stdout: expect.stringMatching(/^sk-pelagic-/) as string });
+    expect(mistyped.stderr).toContain("warning: --model planktn: what runs here serves plankton\n");
+    expect(made("bob", "plankton").stderr).not.toContain("warning");
+    rmSync(dirname(keysFile), { recursive: true });
 
     const asked = JSON.parse(pelagic("ask", question, "--port", String(first.port), "--json").stdout) as Record<string, unknown>;
     expect(asked).toMatchObject({ question, finishReason: "stop" });

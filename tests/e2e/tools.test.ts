@@ -113,6 +113,60 @@ describe("tools", () => {
     );
   });
 
+  test("keywords that no grammar keeps: told where the tool is not strict, refused by name where it is", async () => {
+    const schema = z.toJSONSchema(z.object({ price: z.number().multipleOf(0.01), count: z.number().int().min(1).max(60).multipleOf(5) }));
+    const parameters = {
+      ...schema,
+      properties: { ...schema.properties, tags: { type: "array", items: { type: "string" }, uniqueItems: true } },
+    };
+    const ask = async (path: string, body: object) => {
+      const response = await fetch(stack.baseUrl + path, {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: JSON.stringify({ model: stack.modelName, temperature: 0, ...body }),
+      });
+      return { status: response.status, notKept: response.headers.get("x-pelagic-not-kept"), body: (await response.json()) as never };
+    };
+    const chat = (strict?: boolean) =>
+      ask("/v1/chat/completions", {
+        messages,
+        tools: [{ type: "function", function: { name: "buy", parameters, ...(strict !== undefined && { strict }) } }],
+        tool_choice: "required",
+        thinking: { type: "disabled" },
+        max_tokens: 3_000,
+      });
+    for (const strict of [undefined, false]) {
+      const { status, notKept, body } = await chat(strict);
+      const field = "tools[0].function.parameters.properties";
+      expect({ status, notKept }).toEqual({ status: 200, notKept: `${field}.price: multipleOf; ${field}.tags: uniqueItems` });
+      const [call] = (body as ChatCompletion).choices[0]?.message.tool_calls ?? [];
+      // What can be kept is.
+      const { price, count, tags } = JSON.parse(call?.function.arguments ?? "") as { price: unknown; count: number; tags?: unknown };
+      expect({ price: typeof price, rest: count % 5, tags: tags === undefined || Array.isArray(tags) }).toEqual({
+        price: "number",
+        rest: 0,
+        tags: true,
+      });
+    }
+    const refused = await chat(true);
+    expect(refused).toMatchObject({
+      status: 400,
+      notKept: null,
+      body: { error: { param: "tools[0].function.parameters.properties.price" } },
+    });
+    const responses = (strict: boolean) =>
+      ask("/v1/responses", {
+        input: "Buy.",
+        reasoning: { effort: "none" },
+        text: { format: { type: "json_schema", name: "buy", schema: parameters, strict } },
+      });
+    expect(await responses(false)).toMatchObject({
+      status: 200,
+      notKept: "text.format.schema.properties.price: multipleOf; text.format.schema.properties.tags: uniqueItems",
+    });
+    expect(await responses(true)).toMatchObject({ status: 400, body: { error: { param: "text.format.schema.properties.price" } } });
+  }, 60_000);
+
   test("auto: an answer where the model calls nothing; none: never a call", async () => {
     for (const tool_choice of ["auto", "none"] as const) {
       const answer = await client.chat.completions.create({

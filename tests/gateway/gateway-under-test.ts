@@ -45,6 +45,7 @@ export async function startGatewayUnderTest(
     sleeping?: { names: string[]; maxWaiting: number };
     limits?: Partial<Gateway["limits"]>;
     console?: (gateway: Gateway) => Router;
+    corsOrigins?: ReadonlySet<string>;
   } = {},
 ): Promise<GatewayUnderTest> {
   const bus = new MemoryBus();
@@ -127,7 +128,7 @@ export async function startGatewayUnderTest(
     debug: true,
     log,
   };
-  const server = createServer(createHandler(gateway, options.console?.(gateway)));
+  const server = createServer(createHandler(gateway, options.console?.(gateway), options.corsOrigins));
   await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
   await waitFor(() => directory.snapshot().workers.length > 0);
   return {

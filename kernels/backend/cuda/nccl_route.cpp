@@ -2,7 +2,9 @@
 
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
+#include <utility>
 
 #include "backend/cuda/row_kernels.h"
 
@@ -42,6 +44,7 @@ NcclGroup::NcclGroup(const NcclLibrary& nccl, const NcclId& id, int index, int c
     settle(group, kLongestNcclConnect);
   } catch (...) {
     abort();
+    wait_for_abort();
     throw;
   }
 }
@@ -83,9 +86,23 @@ void NcclGroup::move(std::span<const Move> sends, std::span<const Move> receives
   settle(group, kLongestNcclWait);
 }
 
+NcclGroup::~NcclGroup() {
+  abort();
+  wait_for_abort();
+}
+
 void NcclGroup::abort() {
-  if (comm_ != nullptr) nccl_.abort(comm_);
-  comm_ = nullptr;
+  const NcclComm comm = std::exchange(comm_, nullptr);
+  if (comm == nullptr) return;
+  try {
+    aborting_ = std::thread(nccl_.abort, comm);
+  } catch (const std::system_error&) {
+    nccl_.abort(comm);
+  }
+}
+
+void NcclGroup::wait_for_abort() {
+  if (aborting_.joinable()) aborting_.join();
 }
 
 NcclRoute::NcclRoute(cudaStream_t stream, Send send, std::unique_ptr<NcclGroup> cards, const RankGroup& group)

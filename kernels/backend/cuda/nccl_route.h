@@ -6,6 +6,7 @@
 #include <chrono>
 #include <functional>
 #include <span>
+#include <thread>
 #include <vector>
 
 #include "backend/cuda/nccl_library.h"
@@ -24,7 +25,7 @@ class NcclGroup {
   // Member `index` of `count`: of all members, in the order of their ranks. Throws Error(rank_lost) if the group has
   // ended, and std::runtime_error if NCCL cannot connect them.
   NcclGroup(const NcclLibrary& nccl, const NcclId& id, int index, int count, const RankGroup& group);
-  ~NcclGroup() { abort(); }
+  ~NcclGroup();
   NcclGroup(const NcclGroup&) = delete;
   NcclGroup& operator=(const NcclGroup&) = delete;
 
@@ -38,14 +39,17 @@ class NcclGroup {
   void move(std::span<const Move> sends, std::span<const Move> receives, cudaStream_t stream, const RankGroup& group);
   // Throws std::runtime_error if NCCL has failed.
   bool is_settled() const;
+  // What waits on the card ends at once; the rest of it, most of a second, goes on beside. The destructor waits for it.
   void abort();
 
  private:
+  void wait_for_abort();
   void settle(const RankGroup& group, std::chrono::steady_clock::duration longest) const;
   [[noreturn]] void fail(const char* what, int result) const;
 
   const NcclLibrary& nccl_;
   NcclComm comm_ = nullptr;  // null: aborted
+  std::thread aborting_;
 };
 
 class NcclRoute final : public RowRoute {

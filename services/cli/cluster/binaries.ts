@@ -3,6 +3,7 @@
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { CliError } from "../cli-error.ts";
+import { inTree } from "../tree.ts";
 import { findOnPath, lastLines, runCommand, type CommandResult } from "../run-command.ts";
 import { goBuildInfo } from "./go-build-info.ts";
 import { binDir, cacheDir, versions } from "./layout.ts";
@@ -39,11 +40,16 @@ export function binaryPath(name: string, dir = binDir): string | undefined {
   return name === "kubectl" ? findOnPath(name) : undefined;
 }
 
+/** Debian's package, unpacked. */
+const unpackedEtcd = inTree(".cache", "etcd-server", "usr", "bin", "etcd");
+
 /** A program of an API server in a test: PELAGIC_CLUSTER_BIN's in whatever version, a node's, or PATH's. */
 export function clusterBinary(name: string): string | undefined {
   const given = join(process.env.PELAGIC_CLUSTER_BIN ?? "", name);
-  return process.env.PELAGIC_CLUSTER_BIN && existsSync(given) ? given : (binaryPath(name) ?? findOnPath(name));
+  return process.env.PELAGIC_CLUSTER_BIN && existsSync(given) ? given : (binaryPath(name) ?? findOnPath(name) ?? unpacked(name));
 }
+
+const unpacked = (name: string) => (name === "etcd" && existsSync(unpackedEtcd) ? unpackedEtcd : undefined);
 
 /** Why no API server can be started here; undefined where one can. */
 export function apiServerMissing(withControllers = false): string | undefined {
@@ -61,7 +67,7 @@ function builtVersion(binary: GoBinary, dir: string): string | undefined {
   return info?.package === binary.package ? info.version.replace(/^v/, "") : "unknown";
 }
 
-export async function buildBinaries(missing: GoBinary[], progress: (text: string) => void): Promise<void> {
+export async function buildBinaries(missing: GoBinary[], progress: (text: string) => void, boundMs = buildTimeoutMs): Promise<void> {
   const go = findOnPath("go");
   if (missing.length === 0) return;
   if (go === undefined) throw new CliError("Go is missing: install Go 1.26 or later (https://go.dev/dl)");
@@ -72,8 +78,9 @@ export async function buildBinaries(missing: GoBinary[], progress: (text: string
     const work = mkdtempSync(join(cacheDir, "build-"));
     try {
       const isKubernetes = binary.package.startsWith(kubernetesCommands);
-      const result = isKubernetes ? await goBuild(go, binary, work, progress) : await goInstall(go, binary, work);
+      const result = isKubernetes ? await goBuild(go, binary, work, progress, boundMs) : await goInstall(go, binary, work, boundMs);
       const built = join(work, binary.name);
+      if (result.exitCode === null) throw new CliError(`${binary.name} was not built within ${Math.round(boundMs / 60_000)} minutes`);
       if (result.exitCode !== 0 || !existsSync(built)) throw new CliError(`${binary.name} could not be built: ${lastLines(result, 5)}`);
       const version = builtVersion(binary, work);
       // Or it would be built again each time.
@@ -92,15 +99,21 @@ export function buildText(binary: GoBinary, dir = binDir): string {
   return `building ${binary.name} ${binary.version}${old === undefined ? "" : ` in place of version ${old}`}`;
 }
 
-function goInstall(go: string, { package: path, version }: GoBinary, work: string): Promise<CommandResult> {
+function goInstall(go: string, { package: path, version }: GoBinary, work: string, timeoutMs: number): Promise<CommandResult> {
   return runCommand(go, ["install", "-ldflags", "-s -w", `${path}@v${version}`], {
     env: { CGO_ENABLED: "0", GOBIN: work, GOFLAGS: "" },
     cwd: work,
-    timeoutMs: buildTimeoutMs,
+    timeoutMs,
   });
 }
 
-async function goBuild(go: string, binary: GoBinary, work: string, progress: (text: string) => void): Promise<CommandResult> {
+async function goBuild(
+  go: string,
+  binary: GoBinary,
+  work: string,
+  progress: (text: string) => void,
+  timeoutMs: number,
+): Promise<CommandResult> {
   const module = join(cacheDir, "kubernetes-module");
   const goMod = join(module, "go.mod");
   const isCurrent = existsSync(goMod) && readFileSync(goMod, "utf8").includes(`\n${requirement(binary.version)}\n`);
@@ -111,7 +124,7 @@ async function goBuild(go: string, binary: GoBinary, work: string, progress: (te
     {
       env: { CGO_ENABLED: "0", GOFLAGS: "" },
       cwd: module,
-      timeoutMs: buildTimeoutMs,
+      timeoutMs,
     },
   );
 }

@@ -36,7 +36,8 @@ export function readInstance(): ClusterInstance | undefined {
 /** The folder's maker owns the machine's one node: of two starts at once, one makes it. */
 export function claimInstance(instance: ClusterInstance): void {
   try {
-    mkdirSync(stateDir, { mode: 0o700 });
+    // Passed through by whoever started it with sudo, to the kubeconfig, and seen into by nobody.
+    mkdirSync(stateDir, { mode: 0o711 });
   } catch (error) {
     throw existsSync(stateDir) ? new CliError("another ./pelagic cluster has just begun to start a node on this machine") : error;
   }

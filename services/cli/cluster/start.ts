@@ -1,7 +1,7 @@
 // Starts the node: its bridge, the control plane, containerd with the images, the kubelet, the proxy, cluster DNS.
 import { spawn } from "node:child_process";
 import { generateKeyPairSync, randomBytes } from "node:crypto";
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, statSync, writeFileSync } from "node:fs";
+import { chownSync, closeSync, existsSync, mkdirSync, openSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { CliError, messageOf } from "../cli-error.ts";
 import { lastLines, runCommand } from "../run-command.ts";
@@ -71,6 +71,9 @@ async function startParts(instance: ClusterInstance, archives: string[], progres
     mkdirSync(dirname(path), { recursive: true });
     writeFileSync(path, text, { mode: 0o600 });
   }
+  // By sudo: kubectl and helm are for the person who asked.
+  const [uid, gid] = [Number(process.env.SUDO_UID), Number(process.env.SUDO_GID)];
+  if (uid > 0 && gid > 0) chownSync(kubeconfigFile, uid, gid);
   const { privateKey } = generateKeyPairSync("rsa", { modulusLength: 2048 });
   writeFileSync(serviceAccountKey, privateKey.export({ type: "pkcs8", format: "pem" }), { mode: 0o600 });
   writeFileSync("/proc/sys/net/ipv4/ip_forward", "1");

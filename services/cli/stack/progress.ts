@@ -8,8 +8,8 @@ export interface Progress {
   onEvent(event: StackEvent): void;
   /** A step outside the stack, such as a build. */
   step(text: string): void;
-  /** Where a long step stands: shown in a terminal until the next line, nowhere else. */
-  detail(text: string): void;
+  /** Where a long step stands: shown in a terminal until the next line; elsewhere a line for each quarter of it that is done. */
+  detail(text: string, done?: number): void;
   /** Ends the live line, before other output. */
   end(): void;
 }
@@ -22,6 +22,7 @@ export function progressMode(options: { json?: boolean }): ProgressMode {
 export function createProgress(mode: ProgressMode): Progress {
   const waiting = new Set<string>();
   let lineShown = false;
+  let quartersTold = 0;
 
   const clear = () => {
     if (lineShown) process.stderr.write("\r\u001b[2K");
@@ -67,10 +68,16 @@ export function createProgress(mode: ProgressMode): Progress {
       }
     },
     step(text) {
+      quartersTold = 0;
       this.onEvent({ event: "preparing", what: text });
     },
-    detail(text) {
-      if (mode !== "live") return;
+    detail(text, done = 0) {
+      if (mode !== "live") {
+        const quarters = Math.floor(4 * done);
+        if (quarters > quartersTold) this.onEvent({ event: "preparing", what: text });
+        quartersTold = Math.max(quarters, quartersTold);
+        return;
+      }
       clear();
       process.stderr.write(`  ${text}`);
       lineShown = true;

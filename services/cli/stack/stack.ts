@@ -2,6 +2,7 @@
 // end-to-end tests start it through startStack(); what starts, in which order and with which settings is decided here and nowhere else.
 import { availableParallelism } from "node:os";
 import { basename, join, resolve } from "node:path";
+import { corsOrigins } from "../../gateway/cors.ts";
 import { type NamedFolder, parseModelList } from "../../gateway/model-list.ts";
 import { readKeysFile } from "../keys.ts";
 import { inTree, treeRoot } from "../tree.ts";
@@ -12,6 +13,7 @@ import { natsServerBinary } from "../nats-binary.ts";
 import { CliError, messageOf } from "../cli-error.ts";
 import { checkedModelFolder, embeddedModel } from "./model-folder.ts";
 import { forgetNatsPort, readNatsMonitorPort, readNatsPort, writeNatsFiles, type NatsCredentialsFile, type NatsFiles } from "./nats.ts";
+import { cardOf } from "./cards.ts";
 import { checkPortFree } from "./ports.ts";
 import { identifyProcess } from "./process-table.ts";
 import { cleanUpLeftovers, createRunDir, logsOf, removeRunDir, writeInstance, type Instance } from "./run-dir.ts";
@@ -46,6 +48,8 @@ export interface StackOptions {
   logLevel?: LogLevel;
   /** The gateways' keys file; default: anyone may ask. */
   apiKeys?: string;
+  /** Web pages that may ask the gateways; default: none. */
+  corsOrigins?: string;
   /** More variables for every child, such as PELAGIC_ISA. */
   env?: Record<string, string>;
   /** "service" is found by `down`, `ask` and `status`; "private", the default, belongs to whoever started it. */
@@ -132,9 +136,12 @@ export async function checkStackOptions(options: StackOptions): Promise<NamedFol
     throw new CliError("--rebalance-seconds: experts are placed on --decode-ranks, and there are none");
   if (options.redundantExperts !== undefined && options.decodeRanks === undefined)
     throw new CliError("--redundant-experts: copies are placed on --decode-ranks, and there are none");
-  if (options.decodeRanks !== undefined && options.backend === "cuda")
-    throw new CliError("--decode-ranks: ranks share experts on the cpu backend only, not with --backend cuda");
   if (options.apiKeys !== undefined) readKeysFile(options.apiKeys);
+  try {
+    corsOrigins(options);
+  } catch (error) {
+    throw new CliError(messageOf(error));
+  }
   if (options.gateways !== 0 && options.port) await checkPortFree("127.0.0.1", options.port);
   return models;
 }
@@ -229,6 +236,7 @@ class LocalStack implements Stack {
           ...(options.kvBlocks === undefined ? {} : { PELAGIC_KV_BLOCKS: String(options.kvBlocks) }),
           ...(options.kvDtype === undefined ? {} : { PELAGIC_KV_DTYPE: options.kvDtype }),
           ...(options.backend === undefined ? {} : { PELAGIC_BACKEND: options.backend }),
+          ...cardOf(process.env.CUDA_VISIBLE_DEVICES, rank),
           ...(options.weightDtype === undefined ? {} : { PELAGIC_WEIGHT_DTYPE: options.weightDtype }),
           ...(role === "decode" && rankSettings(options, rank)),
           PELAGIC_METRICS_PORT: "0",
@@ -244,6 +252,7 @@ class LocalStack implements Stack {
           PELAGIC_HOST: "127.0.0.1",
           // Also where there is none: what the caller's own environment has is meant for `up`.
           PELAGIC_API_KEYS: options.apiKeys === undefined ? "" : resolve(options.apiKeys),
+          PELAGIC_CORS_ORIGINS: options.corsOrigins ?? "",
           PELAGIC_CONSOLE: consoleOf(this.options),
           // A restarted gateway comes back where its users know it.
           PELAGIC_PORT: String(this.announced.get(id)?.port ?? (index === 0 ? (options.port ?? 0) : 0)),

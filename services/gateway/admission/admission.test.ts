@@ -161,7 +161,10 @@ describe("admission", () => {
     await clock.advance(0);
     expect(errors.get("gone")?.code).toBe("cancelled");
     await clock.advance(250);
-    expect(errors.get("hasty")).toMatchObject({ code: "overloaded", message: "the request waited 200 ms; try again later" });
+    expect(errors.get("hasty")).toMatchObject({
+      code: "overloaded",
+      message: "no worker had room for the request within 200 ms; try again later",
+    });
     expect([errors.get("due")?.code, errors.get("too late")?.code]).toEqual(["deadline_exceeded", "deadline_exceeded"]);
     expect(errors.has("patient")).toBe(false);
     await clock.advance(1_000);

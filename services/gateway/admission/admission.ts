@@ -121,7 +121,9 @@ export class Admission {
       };
       const onAbort = () => waiter.refuse(cancelled());
       const stopTimer = clock.setTimer(boundMs, () =>
-        waiter.refuse(boundMs === leftMs ? deadlineExceeded() : this.overloaded(`the request waited ${Math.round(boundMs)} ms`)),
+        waiter.refuse(
+          boundMs === leftMs ? deadlineExceeded() : this.overloaded(`no worker had room for the request within ${Math.round(boundMs)} ms`),
+        ),
       );
       signal?.addEventListener("abort", onAbort, { once: true });
       add(this.waitingOf, tenant, 1);
@@ -216,7 +218,10 @@ function shuttingDown(): PelagicError {
 }
 
 function deadlineExceeded(): PelagicError {
-  return new PelagicError("deadline_exceeded", "the request's deadline passed before it had a place");
+  return new PelagicError(
+    "deadline_exceeded",
+    "the request's deadline passed before a worker had room for it; try again later, or with a longer x-request-timeout-ms",
+  );
 }
 
 function cancelled(): PelagicError {

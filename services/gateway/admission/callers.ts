@@ -24,9 +24,13 @@ export class Visit {
     const now = performance.now();
     const waitMs = bucket.waitMs(tokens, now);
     if (waitMs === Number.POSITIVE_INFINITY) {
-      throw new PelagicError("rate_limit_exceeded", `the request takes ${tokens} tokens; its key has ${bucket.perMinute} a minute`, {
-        final: true,
-      });
+      throw new PelagicError(
+        "rate_limit_exceeded",
+        `the request may take ${tokens} tokens, and its API key has ${bucket.perMinute} a minute: ask for fewer, or for a key with more`,
+        {
+          final: true,
+        },
+      );
     }
     if (waitMs > 0) throw exceeded(`${bucket.perMinute} tokens a minute, and the request takes ${tokens}`, waitMs);
     bucket.take(tokens, now);
@@ -94,7 +98,8 @@ export class Callers {
     }
     const caller = this.ring.find(key);
     // Whatever was sent may be somebody's key for another service: it is not repeated.
-    if (caller === null) throw new PelagicError("invalid_api_key", "the API key is not known here");
+    if (caller === null)
+      throw new PelagicError("invalid_api_key", "the API key is not known here: check it, or ask who runs this gateway for one");
     return caller;
   }
 

@@ -77,7 +77,7 @@ describe("before full workers", () => {
     // Its objective passes while it waits, by others' fault.
     expect(await errorOf(await ask({}, { headers: { "x-slo-ttft-ms": "50" } }))).toMatchObject({
       status: 503,
-      message: expect.stringMatching(/^the request waited \d+ ms; try again later$/),
+      message: expect.stringMatching(/^no worker had room for the request within \d+ ms; try again later$/),
     });
     expect(stack.decode.dispatches).toHaveLength(0);
     expect(stack.gateway.admission.running).toBe(0);

@@ -72,7 +72,7 @@ function milliseconds(headers: IncomingHttpHeaders, name: string): number | null
   if (text === undefined) return null;
   const value = typeof text === "string" && /^\d{1,9}(\.\d{1,9})?$/.test(text.trim()) ? Number(text) : Number.NaN;
   if (!(value > 0 && value <= maxMs)) {
-    throw new PelagicError("invalid_request", `${name}: a number of milliseconds above 0, at most ${maxMs}`, { param: name });
+    throw new PelagicError("invalid_request", `${name}: must be a number of milliseconds above 0, at most ${maxMs}`, { param: name });
   }
   return value;
 }

@@ -31,12 +31,16 @@ export const tokenId = z.number().int().min(0).max(httpLimits.tokenId).meta({ ti
 export function refused<S extends z.ZodType>(harmless: S): z.ZodOptional<z.ZodNullable<S>> {
   return harmless.nullish();
 }
-export const unsupported = (what: string) => ({ error: `${what} is not supported by this server: leave it out` });
-export const instead = (what: string, other: string) => ({ error: `${what} is not supported by this server: use ${other}` });
-export const replacedBy = (what: string, other: string) => z.null(instead(what, other)).optional();
-export const noneOf = (what: string) => refused(z.array(z.unknown(), unsupported(what)).max(0, unsupported(what)));
-export const nothing = (what: string) => z.null(unsupported(what)).optional();
-export const only = <const V extends string | number | boolean>(value: V, what: string) => refused(z.literal(value, unsupported(what)));
+/** The field's name goes before. `what`: where it is not the field as a whole. */
+export const unsupported = (what?: string) => ({
+  error: `${what === undefined ? "" : `${what} is `}not supported by this server: leave it out`,
+});
+export const instead = (other: string) => ({ error: `not supported by this server: use ${other}` });
+export const replacedBy = (other: string) => z.null(instead(other)).optional();
+export const noneOf = () => refused(z.array(z.unknown(), unsupported()).max(0, unsupported()));
+export const nothing = () => z.null(unsupported()).optional();
+export const only = <const V extends string | number | boolean>(value: V) =>
+  refused(z.literal(value, { error: `only ${JSON.stringify(value)} is supported by this server: leave it out` }));
 
 const wellFormed = (value: string) => !/[\uD800-\uDBFF](?![\uDC00-\uDFFF])|(?<![\uD800-\uDBFF])[\uDC00-\uDFFF]/.test(value);
 export const stopString = z

@@ -29,6 +29,7 @@ const MessagesTool = z.looseObject({
   name: toolName,
   description: text.nullish(),
   input_schema: schema,
+  strict: z.boolean().nullish(),
 });
 
 const conversation = {
@@ -73,14 +74,14 @@ export const MessagesRequest = z.object({
     .nullish()
     .describe("Requests of different users share no cached blocks."),
   // Refused.
-  mcp_servers: noneOf("mcp_servers"),
-  container: nothing("container"),
+  mcp_servers: noneOf(),
+  container: nothing(),
   // Ignored.
   service_tier: anything,
   context_management: anything,
   cache_control: anything,
   inference_geo: anything,
-  speed: refused(z.literal("standard", unsupported("speed"))),
+  speed: refused(z.literal("standard", unsupported())),
 });
 export type MessagesRequest = z.infer<typeof MessagesRequest>;
 
@@ -120,6 +121,29 @@ export const MessagesAnswer = z.object({
   usage,
 });
 export type MessagesAnswer = z.infer<typeof MessagesAnswer>;
+
+/** GET /v1/models as this API's clients read it. */
+export const MessagesModel = z.object({
+  type: z.literal("model"),
+  id: z.string(),
+  display_name: z.string(),
+  created_at: z.string(),
+  max_input_tokens: z.number().int().nullable(),
+  max_tokens: z.number().int().nullable(),
+  capabilities: z.null(),
+  lifecycle: z.literal("active"),
+  line: z.null(),
+  deprecated_at: z.null(),
+  retires_at: z.null(),
+});
+export type MessagesModel = z.infer<typeof MessagesModel>;
+export const MessagesModelList = z.object({
+  data: z.array(MessagesModel),
+  first_id: z.string().nullable(),
+  last_id: z.string().nullable(),
+  has_more: z.literal(false),
+});
+export type MessagesModelList = z.infer<typeof MessagesModelList>;
 
 export const MessagesError = z.object({
   type: z.literal("error"),

@@ -1,6 +1,6 @@
 // POST /v1/responses, OpenAI's newer form of a conversation, as far as a server without memory of earlier ones can honour it.
 import { z } from "zod";
-import { anything, httpLimits, isolation, nothing, only, schema, text, toolName, unsupported } from "./http-fields.ts";
+import { anything, httpLimits, isolation, nothing, only, refused, schema, text, toolName, unsupported } from "./http-fields.ts";
 
 const loosely = <T extends string>(type: T) => z.looseObject({ type: z.literal(type) });
 const TextPart = z.looseObject({
@@ -23,12 +23,11 @@ const TypedItem = z.discriminatedUnion(
     loosely("custom_tool_call").extend({ call_id: callId, name: toolName, input: text }),
     loosely("custom_tool_call_output").extend({ call_id: callId, output: content }),
     loosely("reasoning").extend({ content: z.array(z.looseObject({ text })).max(httpLimits.contentParts).nullish() }),
+    loosely("item_reference")
+      .extend({ id: z.string().max(256) })
+      .describe("Only to reasoning, which is left out then: this server keeps no items."),
   ],
-  {
-    error:
-      "message, function_call, function_call_output, custom_tool_call, custom_tool_call_output or reasoning; this server stores nothing that an " +
-      "item could refer to (clients that refer to items do not with store: false)",
-  },
+  { error: "message, function_call, function_call_output, custom_tool_call, custom_tool_call_output, reasoning or item_reference" },
 );
 export const ResponsesItem = z.union([InputMessage, TypedItem]);
 export type ResponsesItem = z.infer<typeof ResponsesItem>;
@@ -101,12 +100,12 @@ export const ResponsesRequest = z.object({
     .nullish()
     .describe("Given back with the answer."),
   // Refused.
-  store: only(false, "store: this server remembers no conversation; store: true"),
-  previous_response_id: nothing("previous_response_id"),
-  conversation: nothing("conversation"),
-  background: only(false, "background"),
-  prompt: nothing("prompt"),
-  truncation: only("disabled", "truncation"),
+  store: refused(z.literal(false, { error: "this server keeps no responses: set it to false, and send the whole conversation each time" })),
+  previous_response_id: nothing(),
+  conversation: nothing(),
+  background: only(false),
+  prompt: nothing(),
+  truncation: only("disabled"),
   // Ignored.
   user: anything,
   service_tier: anything,

@@ -24,6 +24,8 @@ import {
   unsupported,
 } from "./http-fields.ts";
 
+const keptSchema =
+  "Kept by construction, strict or not. A keyword that cannot be is refused by name with strict: true; without, the header x-pelagic-not-kept names it.";
 const ResponseFormat = z.discriminatedUnion(
   "type",
   [
@@ -33,7 +35,7 @@ const ResponseFormat = z.discriminatedUnion(
       type: z.literal("json_schema"),
       json_schema: z
         .looseObject({ name: z.string().max(256).nullish(), schema: schema.nullish(), strict: z.boolean().nullish() })
-        .describe("Kept by construction, strict or not; a keyword that cannot be is refused by name."),
+        .describe(keptSchema),
     }),
   ],
   { error: "type must be text, json_object or json_schema" },
@@ -76,7 +78,11 @@ const generationFields = {
     .refine((bias) => Object.keys(bias).length <= httpLimits.logitBias, { error: `at most ${httpLimits.logitBias} entries` })
     .meta({ propertyNames: { pattern: "^[0-9]{1,10}$" }, maxProperties: httpLimits.logitBias })
     .nullish(),
-  seed: z.number().int().nullish().describe("Drawn at random when missing; the same seed gives the same answer."),
+  seed: z
+    .custom<number | bigint>((value) => typeof value === "bigint" || Number.isSafeInteger(value), { error: "an integer" })
+    .meta({ type: "integer" })
+    .nullish()
+    .describe("Any integer, modulo 2^64. Drawn at random when missing; the same seed gives the same answer."),
   stop: z
     .union([stopString, z.array(stopString).max(httpLimits.stops)], {
       error: `a non-empty string of at most ${httpLimits.stopCharacters} characters, an array of up to ${httpLimits.stops} of them, or null`,
@@ -112,16 +118,16 @@ const generationFields = {
     .nullish()
     .describe("vLLM's: how likely each token of the prompt was, and so many of the most likely beside it. Not streamed."),
   // Refused.
-  kv_transfer_params: nothing("kv_transfer_params"),
-  use_beam_search: only(false, "use_beam_search"),
-  length_penalty: only(1, "length_penalty"),
+  kv_transfer_params: nothing(),
+  use_beam_search: only(false),
+  length_penalty: only(1),
   // vLLM's old names.
-  guided_json: replacedBy("guided_json", "structured_outputs.json"),
-  guided_regex: replacedBy("guided_regex", "structured_outputs.regex"),
-  guided_choice: replacedBy("guided_choice", "structured_outputs.choice"),
-  guided_json_object: z.literal(false, instead("guided_json_object", "structured_outputs.json_object")).nullish(),
-  guided_grammar: nothing("guided_grammar"),
-  guided_whitespace_pattern: nothing("guided_whitespace_pattern"),
+  guided_json: replacedBy("structured_outputs.json"),
+  guided_regex: replacedBy("structured_outputs.regex"),
+  guided_choice: replacedBy("structured_outputs.choice"),
+  guided_json_object: z.literal(false, instead("structured_outputs.json_object")).nullish(),
+  guided_grammar: nothing(),
+  guided_whitespace_pattern: nothing(),
 };
 
 /** Accepted without effect. */
@@ -147,7 +153,7 @@ const Tool = z.looseObject({
   function: z.looseObject({
     name: toolName,
     description: text.nullish(),
-    parameters: schema.nullish().describe("Kept by construction, strict or not; a keyword that cannot be is refused by name."),
+    parameters: schema.nullish().describe(keptSchema),
     strict: z.boolean().nullish(),
   }),
 });
@@ -247,15 +253,15 @@ export const ChatCompletionRequest = z.object({
   tool_choice: ToolChoice.nullish().describe("Default: auto where there are tools. Calls are valid by construction."),
   parallel_tool_calls: z.boolean().nullish().describe("False: one call at most. Default: true."),
   // Refused.
-  functions: noneOf("functions"),
-  function_call: refused(z.enum(["none", "auto"], unsupported("function_call"))),
+  functions: noneOf(),
+  function_call: refused(z.enum(["none", "auto"], unsupported())),
   modalities: refused(z.array(z.literal("text", unsupported("a modality other than text")))),
-  audio: nothing("audio"),
-  prediction: nothing("prediction"),
-  web_search_options: nothing("web_search_options"),
-  moderation: nothing("moderation"),
-  chat_template: nothing("chat_template"),
-  documents: noneOf("documents"),
+  audio: nothing(),
+  prediction: nothing(),
+  web_search_options: nothing(),
+  moderation: nothing(),
+  chat_template: nothing(),
+  documents: noneOf(),
   ...ignored,
   verbosity: anything,
 });
@@ -317,7 +323,7 @@ export const CompletionRequest = z.object({
     .describe("So many answers are made, and the n with the highest mean log probability of a token are given. Not streamed."),
   echo: z.boolean().nullish().describe("The prompt comes before the answer, with its own logprobs where they are asked for."),
   // Refused.
-  suffix: refused(z.literal("", unsupported("suffix"))),
+  suffix: refused(z.literal("", unsupported())),
   ...ignored,
 });
 export type CompletionRequest = z.infer<typeof CompletionRequest>;
@@ -340,7 +346,7 @@ export const TokenizeRequest = z
     ...turnFields,
     tools,
     // Refused.
-    chat_template: nothing("chat_template"),
+    chat_template: nothing(),
   })
   .refine((body) => (typeof body.prompt === "string") !== Array.isArray(body.messages), {
     error: "exactly one of prompt and messages",
@@ -534,8 +540,12 @@ function deepest(issue: z.core.$ZodIssue): { path: readonly PropertyKey[]; messa
     path: [],
     message: "",
   } as (typeof found)[0]);
-  if (furthest.path.length === 0) return { path: issue.path, message: issue.message };
+  if (furthest.path.length === 0) return { path: issue.path, message: isMissing(issue) ? `missing: ${issue.expected}` : issue.message };
   return { path: [...issue.path, ...furthest.path], message: furthest.message };
+}
+
+function isMissing(issue: z.core.$ZodIssue): issue is z.core.$ZodIssueInvalidType {
+  return issue.code === "invalid_type" && issue.message.endsWith("received undefined");
 }
 
 /**

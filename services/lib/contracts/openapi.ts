@@ -22,6 +22,8 @@ const named = {
   MessagesRequest: messages.MessagesRequest,
   MessagesAnswer: messages.MessagesAnswer,
   MessagesError: messages.MessagesError,
+  MessagesModel: messages.MessagesModel,
+  MessagesModelList: messages.MessagesModelList,
   CountTokensRequest: messages.CountTokensRequest,
   CountedTokens: messages.CountedTokens,
   TokenizeRequest: http.TokenizeRequest,
@@ -133,6 +135,27 @@ function lookup(operationId: string, summary: string, answer: keyof typeof named
   return { get: { operationId, summary, responses: { 200: { description: "OK", content: json(answer) }, ...errors(codes) } } };
 }
 
+type Lookup = ReturnType<typeof lookup>["get"];
+
+/** The same in Anthropic's form, for clients that say so in a header. */
+function orAnthropics({ get }: { get: Lookup }, answer: keyof typeof named) {
+  const either = (response: object, other: keyof typeof named) => {
+    const { content } = response as { content: ReturnType<typeof json> };
+    return { ...response, content: { "application/json": { schema: { anyOf: [content["application/json"].schema, ref(other)] } } } };
+  };
+  const responses = Object.entries(get.responses as Record<string, object>).map(([status, response]) => [
+    status,
+    either(response, status === "200" ? answer : "MessagesError"),
+  ]);
+  const header = {
+    name: "anthropic-version",
+    in: "header",
+    schema: { type: "string" },
+    description: "Where it is, the answer is in the form of Anthropic's API.",
+  };
+  return { get: { ...get, parameters: [header], responses: Object.fromEntries(responses) as Lookup["responses"] } };
+}
+
 /** Longer lists and texts are refused all the same. Whoever makes requests by this document would make them millions of characters long. */
 const largestBound = 1_024;
 
@@ -166,7 +189,10 @@ export function openApiDocument(vocabularySize?: number): object {
     // Refused, but by a server that is being debugged.
     delete schema.properties?.pelagic;
   }
-  const modelById = lookup("getModel", "One model", "Model", "invalid_api_key", "model_not_found", "no_workers");
+  const modelById = orAnthropics(
+    lookup("getModel", "One model", "Model", "invalid_api_key", "model_not_found", "no_workers"),
+    "MessagesModel",
+  );
   return {
     openapi: "3.1.0",
     info: {
@@ -208,11 +234,11 @@ export function openApiDocument(vocabularySize?: number): object {
       ),
       "/tokenize": tool("tokenize", "A prompt's token ids", "TokenizeRequest", "Tokenized"),
       "/detokenize": tool("detokenize", "The text of token ids", "DetokenizeRequest", "Detokenized"),
-      "/v1/models": lookup("listModels", "The models served", "ModelList", "invalid_api_key"),
+      "/v1/models": orAnthropics(lookup("listModels", "The models served", "ModelList", "invalid_api_key"), "MessagesModelList"),
       "/v1/models/{id}": {
         get: {
           ...modelById.get,
-          parameters: [{ name: "id", in: "path", required: true, schema: { type: "string" } }],
+          parameters: [{ name: "id", in: "path", required: true, schema: { type: "string" } }, ...modelById.get.parameters],
         },
       },
       "/health": { get: { ...lookup("health", "The process lives", "Health").get, security: [] } },

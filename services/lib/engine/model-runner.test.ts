@@ -11,19 +11,24 @@ function runnerThatFails(code: string): NativeRunner {
   const fail = () => {
     throw failure;
   };
-  const model: Partial<NativeModel> = { info: { latentWidth: 576 } as ModelInfo, step: () => Promise.reject(failure), packRows: fail };
+  const rejected = () => Promise.reject(failure);
+  const model: Partial<NativeModel> = { info: { latentWidth: 576 } as ModelInfo, step: rejected, meet: rejected, packRows: fail };
   return new NativeRunner(model as NativeModel, options);
 }
 
 afterEach(() => vi.restoreAllMocks());
 
-test.each(["a step", "a copy of rows"])(
+test.each(["a step", "a meeting", "a copy of rows"])(
   "a GPU that failed at %s ends the process with that error, which the caller gets too",
   async (where) => {
     const later = vi.spyOn(globalThis, "queueMicrotask").mockImplementation(() => {});
     const runner = runnerThatFails("device");
-    const call = where === "a step" ? () => runner.run(work) : async () => runner.packRows(0, 0, 0, 1, new Uint8Array(1152), 0);
-    await expect(call()).rejects.toThrow("the process must be restarted");
+    const calls: Record<string, () => Promise<unknown>> = {
+      "a step": () => runner.run(work),
+      "a meeting": () => runner.meet({ group: new Uint8Array(16), ranks: [null], meetMs: 1, silenceMs: 1, longestWaitMs: 1 }),
+      "a copy of rows": async () => runner.packRows(0, 0, 0, 1, new Uint8Array(1152), 0),
+    };
+    await expect(calls[where]?.()).rejects.toThrow("the process must be restarted");
     // Outside of every promise: nothing catches it but the process, which dies of it.
     expect(later.mock.calls.length).toBe(1);
     expect(later.mock.calls[0]?.[0]).toThrow("the process must be restarted");

@@ -163,11 +163,11 @@ export class NativeRunner implements ModelRunner {
 
   /** With ranks, see NativeModel. */
   meet(meeting: RankMeeting): Promise<void> {
-    return this.model.meet(meeting);
+    return this.model.meet(meeting).catch(endOnDeviceFailure);
   }
 
   conform(plan: ExpertPlan): Promise<void> {
-    return this.model.conform(plan);
+    return this.model.conform(plan).catch(endOnDeviceFailure);
   }
 
   stagePlan(plan: ExpertPlan, bytesPerSecond: number): boolean {
@@ -207,12 +207,15 @@ export class NativeRunner implements ModelRunner {
  * A GPU that failed is of no more use to this process: it ends with that error, at once, and whoever started it starts it again. Its requests
  * go on elsewhere, as when a worker is lost.
  */
+export function endIfDeviceFailed(error: unknown): void {
+  if ((error as { code?: unknown }).code !== "device") return;
+  queueMicrotask(() => {
+    throw error;
+  });
+}
+
 function endOnDeviceFailure(error: unknown): never {
-  if ((error as { code?: unknown }).code === "device") {
-    queueMicrotask(() => {
-      throw error;
-    });
-  }
+  endIfDeviceFailed(error);
   throw error;
 }
 

@@ -27,9 +27,9 @@ export interface LoadOptions {
   isa: Isa | "auto";
   /** KV blocks (64 tokens, all layers) to allocate. */
   kvBlocks: number;
-  /** Rows of the largest step to come: on cuda the memory for it is taken at load, or the load fails. */
+  /** Rows of the largest step to come: on cuda the memory for it is taken at load, with ranks when they first meet, or that fails. */
   stepRows?: number;
-  /** Given: the model has the experts of one rank's slots only, and steps once it has met the other ranks. Not on cuda. */
+  /** Given: the model has the experts of one rank's slots only, and steps once it has met the other ranks. */
   ranks?: RankLoadOptions;
 }
 
@@ -45,14 +45,14 @@ export interface RankLoadOptions {
   port: number;
   /** 32 bytes that callers must know. */
   secret: Uint8Array;
-  /** The group is over, and no step was running that could have said so. */
-  onLost?: (loss: RankLoss) => void;
+  /** The group is over, and no step was running that could have said so. The error has a code, as those of calls have. */
+  onLost?: (error: Error & RankLoss) => void;
 }
 
-/** Of an error with the code "rank-lost", and of any other that ends a group. */
+/** Of an error with the code "rank-lost". */
 export interface RankLoss {
   message: string;
-  /** The rank that ended it goes on in another one: nobody is lost. */
+  /** The rank that ended the group goes on in another one: nobody is lost. */
   byItself?: boolean;
 }
 
@@ -87,6 +87,8 @@ export interface RankCounters {
   /** Rows that this rank's experts computed, for all ranks. */
   computedRows: number;
   sentBytes: number;
+  /** Beside them, from card to card; 0 where rows go through host memory. */
+  cardBytes: number;
   waitSeconds: number;
   /** Processor time of the thread that steps: of this rank's experts. */
   expertSeconds: number;

@@ -18,12 +18,12 @@ function start(callMs?: number): GrammarThreads {
   return threads;
 }
 
-const small = formatEbnf({ kind: "choice", choices: ["red", "green"] }, false);
+const small = formatEbnf({ kind: "choice", choices: ["red", "green"] }, false).ebnf;
 /** Distinct, long and without a common beginning: as slow to compile as what is let through can be. */
 const large = formatEbnf(
   { kind: "choice", choices: Array.from({ length: 1_024 }, (_, i) => `${(i * 7_919) % 1_024} ${"abcdefghij".repeat(9)}${i}`) },
   false,
-);
+).ebnf;
 
 test("the tokens that may come are those that the compiler itself gives", async () => {
   const inThread = await start().matcher(small, [2]);

@@ -4,9 +4,10 @@ import addFormats from "ajv-formats";
 import fc from "fast-check";
 import { beforeAll, describe, expect, test } from "vitest";
 import { toEbnf, utf8Ranges } from "./expression.ts";
-import { jsonObjectGrammar, schemaGrammar, UnsupportedSchema } from "./json-schema.ts";
+import { jsonObjectGrammar, schemaGrammar } from "./json-schema.ts";
+import { UnsupportedSchema } from "./schema-keywords.ts";
 import { GrammarCompiler } from "./matcher.ts";
-import { refusedSchemas, schemas } from "./schemas.testdata.ts";
+import { loosenedSchemas, refusedSchemas, schemas } from "./schemas.testdata.ts";
 
 const endToken = 257;
 /** Bytes, and some longer tokens that cross the borders of what a grammar names. */
@@ -68,6 +69,13 @@ test.each(["^\\S$", "^[^\\s]$", "^[^\\sa-z]$"])("%s has no character that \\s ma
   for (const other of ["A", '"', "é", "日"]) expect(await allows(other), other).toBe(true);
 });
 
+function without(value: unknown, keywords: ReadonlySet<string>): unknown {
+  if (Array.isArray(value)) return value.map((one) => without(one, keywords));
+  if (typeof value !== "object" || value === null) return value;
+  const kept = Object.entries(value).filter(([name]) => !keywords.has(name));
+  return Object.fromEntries(kept.map(([name, one]) => [name, without(one, keywords)]));
+}
+
 describe("schemas", () => {
   let ajv: Ajv2020;
   beforeAll(() => {
@@ -95,6 +103,19 @@ describe("schemas", () => {
   test.each(refusedSchemas.map(([keyword, schema]) => [keyword, schema] as const))("refused, by name: %s", (keyword, schema) => {
     expect(() => schemaGrammar(schema)).toThrow(UnsupportedSchema);
     expect(() => schemaGrammar(schema)).toThrow(keyword);
+  });
+
+  test.each(loosenedSchemas)("not strict, %j is let go and told", async (expected, schema) => {
+    expect(() => schemaGrammar(schema)).toThrow(UnsupportedSchema);
+    const told = new Set<string>();
+    const ebnf = toEbnf(schemaGrammar(schema, (path, keyword) => told.add(`${path}: ${keyword}`)));
+    expect([...told].sort()).toEqual([...expected].sort());
+    // What is left is valid but for those.
+    const validate = ajv.compile(without(schema, new Set(expected.map((one) => one.split(": ")[1] as string))) as AnySchema);
+    for (let round = 1; round < 4; round++) {
+      const said = await walk(ebnf, seeded(round), true);
+      if (said !== null && !validate(JSON.parse(said))) expect.fail(`${said}: ${ajv.errorsText(validate.errors)}`);
+    }
   });
 
   // Not among refusedSchemas, since JSON.stringify cannot write them: a client's own text can.
@@ -125,10 +146,14 @@ describe("schemas", () => {
           "minLength",
           "maximum",
           "prefixItems",
+          "patternProperties",
+          "propertyNames",
+          "multipleOf",
         ),
-        (value, keyword) => {
+        fc.boolean(),
+        (value, keyword, strict) => {
           try {
-            toEbnf(schemaGrammar({ type: keyword === "type" ? value : undefined, [keyword]: value }));
+            toEbnf(schemaGrammar({ type: keyword === "type" ? value : undefined, [keyword]: value }, strict ? undefined : () => {}));
           } catch (error) {
             expect(error).toBeInstanceOf(UnsupportedSchema);
           }

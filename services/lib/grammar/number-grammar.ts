@@ -23,6 +23,20 @@ export function integers(least: number, most: number): Expression | null {
   return either(...choices);
 }
 
+/** All multiples between the bounds, as JSON; null where they are more than so many. */
+export function multiples(of: number, { least, above, most, below }: Bounds, whole: boolean, limit: number): string[] | null {
+  const [first, last] = [Math.ceil(least / of), Math.floor(most / of)];
+  if (!(last - first < limit)) return null;
+  const values = Array.from({ length: Math.max(0, last - first + 1) }, (_, i) => Number(((first + i) * of).toPrecision(wholeDigits)));
+  // As validators look at it: by division of float64.
+  const fits = (value: number) =>
+    Number.isInteger(value / of) &&
+    (!whole || Number.isInteger(value)) &&
+    (above ? value > least : value >= least) &&
+    (below ? value < most : value <= most);
+  return values.filter(fits).map((value) => JSON.stringify(value));
+}
+
 /** Numbers between whole bounds, with or without a fraction; null where there are none. */
 export function numbers({ least, above, most, below }: Bounds): Expression | null {
   const choices: Expression[] = [];

@@ -6,6 +6,8 @@ import { complement, either, type Expression, empty, repeat, sequence, text } fr
 /** A pattern that cannot be a grammar; the message says what in it. */
 export class UnsupportedPattern extends Error {}
 
+const unsupported = (what: string) => new UnsupportedPattern(`${what} is not supported`);
+
 type Ranges = Range[];
 const lastPoint = 0x10ffff;
 const maxRepeat = 1_000;
@@ -84,7 +86,7 @@ class PatternParser {
   }
 
   private choice(depth: number): Expression {
-    if (depth > maxDepth) throw new UnsupportedPattern("groups nested too deep");
+    if (depth > maxDepth) throw new UnsupportedPattern(`groups nested deeper than ${maxDepth} are not supported`);
     const choices: Expression[] = [sequence(...this.terms(depth))];
     while (this.take("|")) choices.push(sequence(...this.terms(depth)));
     return either(...choices);
@@ -106,9 +108,9 @@ class PatternParser {
         if (this.take("?")) {
           // Named or not, what a group captures is nobody's concern here.
           if (this.take("<")) {
-            if (this.peek() === "=" || this.peek() === "!") throw new UnsupportedPattern("lookbehind");
+            if (this.peek() === "=" || this.peek() === "!") throw unsupported("lookbehind");
             while (this.next() !== ">");
-          } else if (!this.take(":")) throw new UnsupportedPattern("lookahead");
+          } else if (!this.take(":")) throw unsupported("lookahead");
         }
         const inner = this.choice(depth + 1);
         if (!this.take(")")) throw new UnsupportedPattern("a group without an end");
@@ -128,7 +130,7 @@ class PatternParser {
         return this.escape();
       case "^":
       case "$":
-        throw new UnsupportedPattern(`"${character}" elsewhere than at an end`);
+        throw unsupported(`"${character}" elsewhere than at an end`);
       case "*":
       case "+":
       case "?":
@@ -141,8 +143,8 @@ class PatternParser {
 
   private escape(): Expression {
     const character = this.next();
-    if (character === "b" || character === "B") throw new UnsupportedPattern("a word boundary");
-    if (/[1-9k]/.test(character)) throw new UnsupportedPattern("a backreference");
+    if (character === "b" || character === "B") throw unsupported("a word boundary");
+    if (/[1-9k]/.test(character)) throw unsupported("a backreference");
     return this.one(this.escapedRanges(character));
   }
 
@@ -152,16 +154,16 @@ class PatternParser {
     const isNegated = character !== lower;
     const known = lower === "s" && (isNegated || excluded) ? whiteSpace : classes[lower];
     if (known !== undefined) return isNegated ? complement(known) : known;
-    if (character === "p" || character === "P") throw new UnsupportedPattern("a Unicode property");
+    if (character === "p" || character === "P") throw unsupported("a Unicode property");
     const control = controls[character];
     if (control !== undefined) return [[control, control]];
     if (character === "x" || character === "u") {
       const hex = this.take("{") ? this.until("}") : this.several(character === "x" ? 2 : 4);
       const code = /^[0-9a-fA-F]{1,6}$/.test(hex) ? Number.parseInt(hex, 16) : lastPoint + 1;
-      if (code > lastPoint || (code >= 0xd800 && code <= 0xdfff)) throw new UnsupportedPattern(`\\${character}${hex}`);
+      if (code > lastPoint || (code >= 0xd800 && code <= 0xdfff)) throw unsupported(`\\${character}${hex}`);
       return [[code, code]];
     }
-    if (/[A-Za-z]/.test(character)) throw new UnsupportedPattern(`\\${character}`);
+    if (/[A-Za-z]/.test(character)) throw unsupported(`\\${character}`);
     return [point(character)];
   }
 
@@ -196,7 +198,9 @@ class PatternParser {
     if ("*+?{".includes(this.peek() ?? " ")) throw new UnsupportedPattern("a quantifier of a quantifier");
     const [least, most] = bounds;
     if (least > maxRepeat || (most !== null && (most > maxRepeat || most < least)))
-      throw new UnsupportedPattern(`{${least},${most ?? ""}}: repeats are bounded by ${maxRepeat}`);
+      throw new UnsupportedPattern(
+        `{${least},${most ?? ""}} is not supported: at most ${maxRepeat} repeats, and the first number not above the second`,
+      );
     return repeat(part, least, most);
   }
 
@@ -207,7 +211,7 @@ class PatternParser {
     if (this.peek() !== "{") return null;
     const end = this.characters.indexOf("}", this.at);
     const found = /^(\d{1,6})(,(\d{0,6}))?$/.exec(this.characters.slice(this.at + 1, end < 0 ? this.at : end).join(""));
-    if (found === null) throw new UnsupportedPattern('a "{" that is no quantifier');
+    if (found === null) throw unsupported('a "{" that is no quantifier');
     this.at = end + 1;
     const least = Number(found[1]);
     return [least, found[2] === undefined ? least : found[3] === "" ? null : Number(found[3])];
@@ -229,7 +233,7 @@ class PatternParser {
 
   private next(): string {
     const character = this.characters[this.at++];
-    if (character === undefined) throw new UnsupportedPattern("it ends too early");
+    if (character === undefined) throw new UnsupportedPattern("it ends in the middle of a group, a class or an escape");
     return character;
   }
 

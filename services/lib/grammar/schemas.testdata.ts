@@ -298,6 +298,40 @@ const remarks: unknown[] = [
   { type: "object", propertyNames: { type: "string" }, properties: { a: i } },
 ];
 
+const different: unknown[] = [
+  array({ enum: ["read", "write", "run"] }, { uniqueItems: true }),
+  array({ enum: ["read", "write", "run"] }, { uniqueItems: true, minItems: 2 }),
+  array({ enum: ["a", "b", "c", "d", "e"] }, { uniqueItems: true, minItems: 2, maxItems: 3 }),
+  array({ enum: ["a", "b", "c"] }, { uniqueItems: true, maxItems: 2 }),
+  array({ enum: ["a", "b", "c"] }, { uniqueItems: true, minItems: 3, maxItems: 8 }),
+  array({ enum: [1, 1.0, { a: 1, b: 2 }, { b: 2, a: 1 }, "1"] }, { uniqueItems: true, minItems: 3 }),
+  array({ type: "boolean" }, { uniqueItems: true }),
+  array({ const: "x" }, { uniqueItems: true }),
+  { $defs: { Color: { enum: ["red", "green"], type: "string" } }, ...array({ $ref: "#/$defs/Color" }, { uniqueItems: true }) },
+  { ...i, minimum: 0, maximum: 100, multipleOf: 5 },
+  { ...i, exclusiveMinimum: -9, exclusiveMaximum: 9, multipleOf: 3 },
+  { ...i, minimum: 1, maximum: 3, multipleOf: 0.5 },
+  { ...n, minimum: 0, maximum: 1, multipleOf: 0.25 },
+  { ...n, minimum: 0, maximum: 1, multipleOf: 0.01 },
+  { ...n, minimum: 0.1, maximum: 0.9, multipleOf: 0.1 },
+];
+
+const named: unknown[] = [
+  { type: "object", patternProperties: { "^[a-z]{1,8}$": i }, additionalProperties: false },
+  { type: "object", patternProperties: { "^x-": s } },
+  { type: "object", patternProperties: { "^x-": s }, minProperties: 1, maxProperties: 2 },
+  { type: "object", patternProperties: { "^n_": n, "^s_": s }, additionalProperties: false },
+  { type: "object", patternProperties: { "": i } },
+  { type: "object", patternProperties: { a: i, b: i } },
+  object({ n_a: { minimum: 3 }, other: s }, ["n_a"], { patternProperties: { "^n_": i }, additionalProperties: false }),
+  object({}, ["n_a", "b"], { patternProperties: { "^n_": i }, additionalProperties: s }),
+  { patternProperties: { "^a": i } },
+  { type: "object", propertyNames: { enum: ["a", "b"] }, additionalProperties: i },
+  { type: "object", propertyNames: { type: "string", enum: ["a", "b"] }, additionalProperties: i, required: ["a", "b"] },
+  { $defs: { Key: { enum: ["k", "l"] } }, type: "object", propertyNames: { $ref: "#/$defs/Key" }, additionalProperties: s },
+  object({ a: i, b: i }, ["a"], { propertyNames: { enum: ["a", "c"] } }),
+];
+
 export const schemas: readonly unknown[] = [
   ...scalars,
   ...numbers,
@@ -309,7 +343,38 @@ export const schemas: readonly unknown[] = [
   ...annotated,
   ...usual,
   ...placed,
+  ...different,
+  ...named,
   ...remarks,
+];
+
+/** As refused, but not strict: no more than this is let go. */
+export const loosenedSchemas: readonly (readonly [notKept: readonly string[], schema: unknown])[] = [
+  [[".properties.tags: uniqueItems"], object({ tags: array(s, { uniqueItems: true }) })],
+  [[".properties.price: multipleOf"], object({ price: { ...n, minimum: 0, multipleOf: 0.01 } })],
+  [[".properties.count: multipleOf"], object({ count: { ...i, exclusiveMinimum: 0, multipleOf: 5 } })],
+  [
+    [": not", ".properties.a: if", ".properties.a: else"],
+    object({ a: { ...i, if: { minimum: 3 }, else: { maximum: 9 } } }, ["a"], { not: s }),
+  ],
+  [[": patternProperties"], { type: "object", patternProperties: { "^a": i, b$: s } }],
+  [[": propertyNames"], { type: "object", additionalProperties: i, propertyNames: { maxLength: 3 } }],
+  [[".properties.a: pattern"], object({ a: { ...s, pattern: "^(?=a)b$", minLength: 2 } })],
+  [[".properties.a: format"], object({ a: { ...s, pattern: "^a+$", format: "uri-reference" } })],
+  [[".properties.a: minimum", ".properties.a: maximum"], object({ a: { ...n, minimum: 0.5, maximum: 2.5 } })],
+  [[": minProperties"], { type: "object", additionalProperties: i, minProperties: 3 }],
+  [
+    [": oneOf"],
+    {
+      oneOf: [
+        { ...i, minimum: 0 },
+        { ...i, maximum: 10 },
+      ],
+    },
+  ],
+  [[": pattern"], { allOf: [{ ...s, pattern: "^a" }, { pattern: "b$" }] }],
+  [[": minLength"], { enum: ["a", "bc"], minLength: 1 }],
+  [[".items: contains"], array(array(i, { contains: { const: 1 } }))],
 ];
 
 export const refusedSchemas: readonly (readonly [keyword: string, schema: unknown])[] = [
@@ -318,13 +383,21 @@ export const refusedSchemas: readonly (readonly [keyword: string, schema: unknow
   ["if", { if: s, then: s }],
   ["dependentRequired", { type: "object", dependentRequired: { a: ["b"] } }],
   ["dependentSchemas", { type: "object", dependentSchemas: {} }],
-  ["patternProperties", { type: "object", patternProperties: { "^a": i } }],
+  ["patternProperties", { type: "object", patternProperties: { "^a": i, b$: s } }],
+  ["patternProperties", { type: "object", patternProperties: { "^a*b": i, "^c": s } }],
+  ["patternProperties", { type: "object", patternProperties: { "^a(?=b)": i } }],
+  ["patternProperties", { type: "object", patternProperties: { "(": i } }],
+  ["patternProperties", { allOf: [{ type: "object", patternProperties: { "^a": i } }, { additionalProperties: false }] }],
   ["propertyNames", { type: "object", propertyNames: { maxLength: 3 } }],
   ["unevaluatedProperties", { type: "object", unevaluatedProperties: false }],
   ["contains", { type: "array", contains: i }],
   ["uniqueItems", array(i, { uniqueItems: true })],
   ["multipleOf", { ...n, multipleOf: 0.5 }],
   ["multipleOf", { ...i, multipleOf: 5 }],
+  ["multipleOf", { ...n, minimum: 0, maximum: 1_000_000, multipleOf: 0.01 }],
+  ["multipleOf", { ...n, minimum: 0, maximum: 1, multipleOf: 0 }],
+  ["uniqueItems", array({ enum: ["a", "b"] }, { uniqueItems: true, prefixItems: [s] })],
+  ["uniqueItems", array(object({ a: i }), { uniqueItems: true })],
   ["minimum", { ...n, minimum: 0.5 }],
   ["format", { ...s, format: "idn-email" }],
   ["format", { ...s, format: "uri-reference" }],

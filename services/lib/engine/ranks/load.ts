@@ -8,7 +8,7 @@ import { ExpertPlan } from "../../contracts/expert-placement.ts";
 import type { RankStatus } from "../../contracts/rank-status.ts";
 import { subjects } from "../../contracts/subjects.ts";
 import { modelDigest } from "../model-digest.ts";
-import { loadNativeRunner } from "../model-runner.ts";
+import { endIfDeviceFailed, loadNativeRunner } from "../model-runner.ts";
 import type { LoadOptions } from "../native.ts";
 import type { RankConfig, WorkerConfig } from "../worker-config.ts";
 import { type ExpertShape, indispensableRanks, initialPlan, isWhole, planDigest } from "./expert-slots.ts";
@@ -35,8 +35,6 @@ export async function loadRankedRunner(
 ): Promise<RankedRunner> {
   const { rank, rankCount, rankHost: host } = config;
   if (rank >= rankCount) throw new Error(`rank is ${rank} of ${rankCount}: ranks are counted from 0`);
-  // Decision 0803: the engine's part is there, its bits are not proved with the kernels as they are.
-  if (options.backend === "cuda") throw new Error("backend is cuda: ranks share experts on the cpu backend only");
   const plan = config.expertPlan
     ? await readPlan(config.expertPlan)
     : initialPlan(await expertShape(config.model), rankCount, config.redundantExperts);
@@ -52,7 +50,10 @@ export async function loadRankedRunner(
       host,
       port: config.rankPort,
       secret,
-      onLost: (loss) => member?.lost(member.round, loss),
+      onLost: (error) => {
+        endIfDeviceFailed(error);
+        member?.lost(member.round, error);
+      },
     },
   });
   const group = config.rankGroup ?? config.modelName ?? basename(config.model);

@@ -52,7 +52,7 @@ class Experts {
 function setUp() {
   const clock = new ManualClock();
   const broker = new MemoryBroker();
-  const start = (rank: number, instance = 0) => {
+  const start = (rank: number, instance = 0, meetingEnds?: Error) => {
     const experts = new Experts();
     const member = new RankMember({
       bus: broker.connect(clock),
@@ -76,6 +76,7 @@ function setUp() {
       experts,
       meet: async () => {
         experts.staged = undefined;
+        if (meetingEnds !== undefined) throw meetingEnds;
       },
     });
     return { member, experts };
@@ -195,4 +196,13 @@ test("slots come back as they were packed", () => {
   expect(() => unpackPlan(size, packSlots(plan))).toThrow(/no slot with expert/);
   expect(unpackPlan(size, packSlots(first))).toEqual(first);
   expect(() => unpackPlan({ ...size, layerCount: 3 }, packSlots(first))).toThrow(/slots: 8 values, not 12/);
+});
+
+test("a rank whose memory ends at a meeting is of no more use, and one that met nobody is", async () => {
+  const { start, run } = setUp();
+  const ended = (code: string) => Object.assign(new Error("it did not come about"), { code });
+  const [a, b] = [start(0, 0, ended("memory")), start(1, 0, ended("rank-lost"))];
+  await run(500);
+  expect([a.experts.failed.at(0)?.message, b.experts.failed]).toEqual(["it did not come about", []]);
+  expect(b.member.reason).toMatch(/did not come about/);
 });

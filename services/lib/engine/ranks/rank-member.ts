@@ -325,6 +325,8 @@ export class RankMember {
       this.options.onLead?.(there[0] === own.rank);
     } catch (error) {
       this.lastLoss = error instanceof Error ? error.message : String(error);
+      // Nobody else's fault, and no better at the next meeting.
+      if ((error as { code?: unknown }).code === "memory") this.options.experts.fail(error as Error);
       log.info({ rank: own.rank, round, error: this.lastLoss }, "the ranks have not met");
       this.meetFromMs = clock.nowMs() + meetPauseMs;
       this.assembly.over(round, clock.nowMs());

@@ -87,6 +87,7 @@ export function observeRanks(runner: RankedRunner, registry: Registry): void {
     () => runner.counters.criticalComputedRows,
   );
   plain("pelagic_rank_sent_bytes_total", "Bytes sent to other ranks", () => runner.counters.sentBytes);
+  plain("pelagic_rank_card_bytes_total", "Bytes sent from card to card beside them", () => runner.counters.cardBytes);
   plain("pelagic_rank_wait_seconds_total", "Time that steps waited for messages of other ranks", () => runner.counters.waitSeconds);
   plain("pelagic_rank_expert_seconds_total", "Processor time of this rank's experts", () => runner.counters.expertSeconds);
   plain(
