@@ -211,9 +211,9 @@ test("ranks share the experts: an idle one takes part by itself, a lost one is n
   // An idle model keeps no process alive.
   const alive = setInterval(() => {}, 1_000);
   await models[2].close();
-  const { code, message, byItself } = await heard;
-  assert.deepEqual([code, byItself], ["rank-lost", false]);
-  assert.match(message, /rank 2 is lost/);
+  const loss = await heard;
+  assert.ok(coded("rank-lost", /rank 2 is lost/)(loss));
+  assert.equal(loss.byItself, false);
   clearInterval(alive);
   await assert.rejects(models[0].step(work()), coded("rank-lost", /rank 2 is lost/));
   await meet([true, true, false]);

@@ -50,9 +50,9 @@ export async function loadRankedRunner(
       host,
       port: config.rankPort,
       secret,
-      onLost: (loss) => {
-        endIfDeviceFailed(loss);
-        member?.lost(member.round, loss);
+      onLost: (error) => {
+        endIfDeviceFailed(error);
+        member?.lost(member.round, error);
       },
     },
   });
