@@ -5,9 +5,9 @@ import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { ExpertPlan } from "../contracts/expert-placement.ts";
+import type { KvDtype } from "../contracts/frame.ts";
 
 export type Isa = "scalar" | "avx2" | "avx512";
-export type KvDtype = "float32" | "bfloat16";
 export const backends = ["cpu", "cuda"] as const;
 export type Backend = (typeof backends)[number];
 export const weightDtypes = ["bfloat16", "fp8"] as const;
@@ -16,10 +16,11 @@ export type WeightDtype = (typeof weightDtypes)[number];
 export interface LoadOptions {
   /** A Hugging Face model folder: config.json and model.safetensors, or shards with an index. */
   dir: string;
-  /** cuda needs pelagic_cuda.so beside the addon and an H100 or H200, and has bfloat16 latents only. Default: cpu. */
+  /** cuda needs pelagic_cuda.so beside the addon and an H100 or H200,. Default: cpu. */
   backend?: Backend;
   /** cuda only: what projections and MLPs are held and multiplied in; fp8: e4m3 with a scale for each 128 x 128. Default: bfloat16. */
   weightDtype?: WeightDtype;
+  /** float32: on cpu only. fp8: on cuda only. */
   kvDtype: KvDtype;
   /** Compute threads, at least 1; on cuda they load the weights. */
   threads: number;
@@ -127,6 +128,8 @@ export interface ModelInfo {
   headCount: number;
   /** kv_lora_rank + qk_rope_head_dim: the numbers cached per token and layer (576 for the real models). */
   latentWidth: number;
+  /** What they take in the KV dtype. */
+  kvRowBytes: number;
   maxPositionEmbeddings: number;
   moeLayerCount: number;
   logicalExpertCount: number;
