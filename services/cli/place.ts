@@ -169,9 +169,12 @@ function json(where: string, text: string): unknown {
 
 function readText(file: string): string {
   try {
-    const { size } = statSync(file);
+    const stats = statSync(file);
+    if (stats.isDirectory()) throw new CliError(`${file}: is a folder: name a file in it`, 2);
+    const { size } = stats;
     if (size > maxFileBytes) throw new CliError(`${file}: ${size} bytes are more than ${maxFileBytes}`, 2);
-    return readFileSync(file, "utf8");
+    // What some programs begin UTF-8 with is no JSON.
+    return readFileSync(file, "utf8").replace(/^\ufeff/, "");
   } catch (error) {
     if (error instanceof CliError) throw error;
     throw new CliError(`${file}: ${messageOf(error)}`, 2);

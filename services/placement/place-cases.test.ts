@@ -18,6 +18,10 @@ test("a wrong field is named as in the file", () => {
   expect(fault({ load: [[1, 2, -1]] })).toMatch(/^\[1\]\.load\[0\]\[2\]: /);
   expect(fault({ load: [[1, 2, null]] })).toMatch(/^\[1\]\.load\[0\]\[2\]: /);
   expect(fault({ name: "" })).toMatch(/^\[1\]\.name: /);
+  const whole = (value: unknown) =>
+    firstFault(PlaceCases.safeParse(value).error as NonNullable<ReturnType<typeof PlaceCases.safeParse>["error"]>);
+  expect(whole({})).toBe("is no list of cases");
+  expect(whole([])).toBe("has no case in its list");
 });
 
 test("groups that nodes cannot share evenly are refused where they must stay on one node", () => {

@@ -41,7 +41,7 @@ export const PlaceCase = z
   });
 export type PlaceCase = z.output<typeof PlaceCase>;
 
-export const PlaceCases = z.array(PlaceCase).min(1).max(10_000);
+export const PlaceCases = z.array(PlaceCase, "is no list of cases").min(1, "has no case in its list").max(10_000);
 
 /** Plans by the name of their case, as this command prints them. */
 export const PlacedCase = z.object({ name: z.string().min(1).max(256), plan: ExpertPlan.shape.layers });
@@ -92,5 +92,6 @@ export function currentPlan(of: PlaceCase, layers: number[][]): ExpertPlan | { f
 export function firstFault(error: z.ZodError, root = ""): string {
   const issue = error.issues[0];
   const path = (issue?.path ?? []).map((key) => (typeof key === "number" ? `[${key}]` : `.${String(key)}`)).join("");
-  return `${`${root}${path}`.replace(/^\./, "")}: ${issue?.message}`;
+  const field = `${root}${path}`.replace(/^\./, "");
+  return field === "" ? `${issue?.message}` : `${field}: ${issue?.message}`;
 }

@@ -4,6 +4,8 @@ import { maxExpertSlots } from "./expert-placement.ts";
 
 export const rankStatusPath = "/experts";
 export const maxGroupHistory = 16;
+/** Of what is said in words; who says it cuts it off there. */
+export const maxReasonCharacters = 1_024;
 
 const rank = z
   .int()
@@ -17,7 +19,7 @@ export const MetGroup = z.object({
   secondsAgo: z.number().min(0),
   members: ranks.min(1),
   /** Why the group before it ended, where one of its ranks was lost. */
-  loss: z.string().max(1024).nullable(),
+  loss: z.string().max(maxReasonCharacters).nullable(),
 });
 export type MetGroup = z.output<typeof MetGroup>;
 
@@ -29,7 +31,7 @@ export const RankStatus = z.object({
   /** Of the group that stands; none: there is no group, and nothing is computed. */
   members: ranks,
   /** Why there is none. */
-  reason: z.string().max(4096).nullable(),
+  reason: z.string().max(maxReasonCharacters).nullable(),
   /** `whole`: every layer goes by it; otherwise later ones go by the plan before. */
   plan: z.object({ version: z.int().min(1), digest: z.string().min(1).max(64), whole: z.boolean() }),
   /** Copies of experts that this rank loaded for plans after the first, since the process started. */

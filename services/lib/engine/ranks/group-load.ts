@@ -7,6 +7,9 @@ import { decodeMessage } from "../../contracts/wire.ts";
 import { ExpertLoadWindow } from "../../expert-load/window.ts";
 import { loadIntervalMs, loadWindow } from "../load-publisher.ts";
 
+/** Of so many workers the last interval is remembered: who is new each time it starts would fill memory otherwise. */
+const maxWorkers = 4_096;
+
 export interface GroupLoadOptions {
   bus: Bus;
   clock: Clock;
@@ -21,7 +24,7 @@ export interface GroupLoadOptions {
 export class GroupLoad {
   private readonly options: GroupLoadOptions;
   private heard: ExpertLoadWindow | undefined;
-  /** The last interval of each worker. */
+  /** The last interval of each worker; who was heard last stands last. */
   private readonly last = new Map<string, Pick<ExpertLoad, "instanceId" | "interval">>();
   private subscription: BusSubscription | undefined;
   private cancelTimer: () => void = () => {};
@@ -56,7 +59,9 @@ export class GroupLoad {
     const last = this.last.get(body.workerId);
     if (last?.instanceId === body.instanceId && body.interval <= last.interval) return;
     window.add(unpackCounts(tokens, options.moeLayers * options.logicalExperts));
+    this.last.delete(body.workerId);
     this.last.set(body.workerId, { instanceId: body.instanceId, interval: body.interval });
+    if (this.last.size > maxWorkers) this.last.delete(this.last.keys().next().value as string);
   }
 
   private wait(window: ExpertLoadWindow): void {

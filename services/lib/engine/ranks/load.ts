@@ -5,7 +5,7 @@ import { basename, join } from "node:path";
 import { z } from "zod";
 import { type Bus, type Log, randomId, systemClock } from "../../contracts/bus.ts";
 import { ExpertPlan } from "../../contracts/expert-placement.ts";
-import type { RankStatus } from "../../contracts/rank-status.ts";
+import { maxReasonCharacters, type RankStatus } from "../../contracts/rank-status.ts";
 import { subjects } from "../../contracts/subjects.ts";
 import { modelDigest } from "../model-digest.ts";
 import { endIfDeviceFailed, loadNativeRunner } from "../model-runner.ts";
@@ -126,7 +126,9 @@ export async function loadRankedRunner(
     return load.window && groupBalancedness(runner.planInForce, (each) => there.has(each), load.window.late());
   };
   watch(() => {
-    const { members, groups: history, reason = null } = member;
+    const { members } = member;
+    const reason = cut(member.reason ?? null);
+    const history = member.groups.map((group) => ({ ...group, loss: cut(group.loss) }));
     const there = new Set(members);
     const { planInForce: inForce, placementState } = runner;
     const { loadedExperts: experts, loadedBytes: bytes } = placementState;
@@ -147,6 +149,10 @@ export async function loadRankedRunner(
     throw error;
   }
   return ranked;
+}
+
+function cut(reason: string | null): string | null {
+  return reason?.slice(0, maxReasonCharacters) ?? null;
 }
 
 async function readPlan(file: string): Promise<ExpertPlan> {

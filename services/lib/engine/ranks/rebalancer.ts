@@ -46,8 +46,8 @@ export class Rebalancer {
   private async rebalance(): Promise<void> {
     const { member, load, planner, planInForce, slotsPerRank, log } = this.options;
     const intervals = load.window?.intervals() ?? [];
-    if (intervals.length === 0 || !member.mayDecide()) return;
     try {
+      if (intervals.length === 0 || !member.mayDecide()) return;
       const current = planInForce();
       const next = await planner(current, {
         isThere: (rank) => member.isMember(rank),
