@@ -1,7 +1,7 @@
 // ModelService: a model and the two pools that serve it. This is the one source; the CRD, its reference page and the chart's schema are
 // generated from it (npm run generate), and what the operator holds in memory is its output type.
 import { z } from "zod";
-import { maxExpertSlots } from "../../services/lib/contracts/expert-placement.ts";
+import { expertPolicies, maxExpertSlots } from "../../services/lib/contracts/expert-placement.ts";
 import { kvDtypes } from "../../services/lib/contracts/frame.ts";
 import {
   Env,
@@ -187,6 +187,12 @@ export const Experts = z
       .default(0)
       .describe(
         "Copies of experts in each layer beside one of each. Where every expert has two, any rank may be lost and the others go on at once: ExpertPlacement's condition Redundant says whether. Without, all wait until a lost rank is back.",
+      ),
+    policy: z
+      .enum(expertPolicies)
+      .default("balanced")
+      .describe(
+        "By what the experts are placed anew: balanced is Pelagic's own, at least as even as DeepSeek's published algorithm in every case tried and with fewer moves; published is that one.",
       ),
     rebalanceSeconds: z
       .int32()

@@ -8,7 +8,7 @@ import type { RankReport } from "./observed.ts";
 
 const nowMs = Date.parse("2026-01-01T00:10:00Z");
 const group = "ms-decode-1a2b";
-const experts = { ranks: 4, redundancy: 8, rebalanceSeconds: 60 };
+const experts = { ranks: 4, redundancy: 8, policy: "balanced" as const, rebalanceSeconds: 60 };
 
 type Met = [round: number, members: number[], loss?: string];
 

@@ -19,13 +19,14 @@ export function groupSuffix(form: unknown): string {
 }
 
 /** Of services on one bus the group's name is one: the namespace is in it. */
-export function rankEnv({ ranks, redundancy, rebalanceSeconds }: Experts, namespace: string, group: string): object[] {
+export function rankEnv({ ranks, redundancy, policy, rebalanceSeconds }: Experts, namespace: string, group: string): object[] {
   const field = (name: string, fieldPath: string) => ({ name, valueFrom: { fieldRef: { fieldPath } } });
   return [
     field("PELAGIC_RANK", "metadata.labels['apps.kubernetes.io/pod-index']"),
     { name: "PELAGIC_RANK_COUNT", value: String(ranks) },
     { name: "PELAGIC_RANK_GROUP", value: `${namespace}/${group}` },
     { name: "PELAGIC_REDUNDANT_EXPERTS", value: String(redundancy) },
+    { name: "PELAGIC_EXPERT_POLICY", value: policy },
     { name: "PELAGIC_REBALANCE_SECONDS", value: String(rebalanceSeconds) },
     field("PELAGIC_RANK_HOST", "status.podIP"),
     { name: "PELAGIC_RANK_PORT", value: String(ranksPort) },

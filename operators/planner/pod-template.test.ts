@@ -68,9 +68,16 @@ describe("a worker's environment", () => {
   });
 
   it("says to a rank which one it is, of which group, and where the others find it", () => {
-    const spread = modelService({ experts: { ranks: 4, redundancy: 8, rebalanceSeconds: 30 } });
+    const spread = modelService({ experts: { ranks: 4, redundancy: 8, policy: "published", rebalanceSeconds: 30 } });
     const read = loadConfig(workerSchema, { env: envOf(spread, "decode", "ms-decode-1a2b"), argv: [] });
-    expect(read).toMatchObject({ rank: 2, rankCount: 4, rankGroup: "test/ms-decode-1a2b", redundantExperts: 8, rebalanceSeconds: 30 });
+    expect(read).toMatchObject({
+      rank: 2,
+      rankCount: 4,
+      rankGroup: "test/ms-decode-1a2b",
+      redundantExperts: 8,
+      expertPolicy: "published",
+      rebalanceSeconds: 30,
+    });
     expect(read).toMatchObject({ rankHost: "10.1.2.3", rankPort: 9200 });
     const { metadata, spec } = podTemplate(spread, "decode", config, "ms-decode-1a2b");
     expect(metadata.labels).toMatchObject({ "pelagic.dev/rank-group": "ms-decode-1a2b" });
@@ -81,7 +88,7 @@ describe("a worker's environment", () => {
   it("has no variable that the worker does not know, and none that a ModelService may set too", () => {
     const known = Object.keys(workerSchema.shape).map(variableName);
     const { PELAGIC_LOG_LEVEL: _, ...set } = envOf(
-      { ...service, spec: { ...service.spec, experts: { ranks: 4, redundancy: 0, rebalanceSeconds: 60 } } },
+      { ...service, spec: { ...service.spec, experts: { ranks: 4, redundancy: 0, policy: "balanced", rebalanceSeconds: 60 } } },
       "decode",
       "g",
     );

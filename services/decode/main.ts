@@ -23,7 +23,6 @@ import { openWorkerPorts } from "../lib/runtime/worker-ports.ts";
 
 /** Live intervals are far shorter than those of the simulation. */
 const planSettings = { ...ourSettings, halfLife: loadWindow.halfLife };
-const planner: Planner = (current, state) => nextPlan(current, state, planSettings, setImmediate);
 
 await runProcess({
   name: "decode",
@@ -31,6 +30,7 @@ await runProcess({
   async main(context) {
     const { config, log, metrics, onStop } = context;
     let loaded: WorkerCore | undefined;
+    const planner: Planner = (current, state) => nextPlan(current, state, { ...planSettings, policy: config.expertPolicy }, setImmediate);
     let rankStatus: (() => RankStatus) | undefined;
     const { control, data, metricsPort, tracer } = await openWorkerPorts(
       context,

@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { expect, test } from "vitest";
-import { copyCounts, ExpertPlan, firstPlan } from "../lib/contracts/expert-placement.ts";
+import { copyCounts, ExpertPlan, expertPolicies, firstPlan } from "../lib/contracts/expert-placement.ts";
 import { nextPlan } from "./next-plan.ts";
 import { ourSettings as settings } from "./settings.ts";
 
@@ -11,18 +11,19 @@ const cases = fc.record({
   experts: fc.integer({ min: 1, max: 12 }),
   extra: fc.integer({ min: 0, max: 3 }),
   layerCount: fc.integer({ min: 1, max: 3 }),
+  policy: fc.constantFrom(...expertPolicies),
   absent: fc.array(fc.boolean(), { minLength: 5, maxLength: 5 }),
   tokens: fc.array(fc.nat(1000), { minLength: 36, maxLength: 36 }),
 });
 
 test("the next plan is a plan, no worse balanced, holds all experts on the ranks that are there and leaves the others' slots alone", async () => {
   await fc.assert(
-    fc.asyncProperty(cases, async ({ ranks, experts, extra, layerCount, absent, tokens }) => {
+    fc.asyncProperty(cases, async ({ ranks, experts, extra, layerCount, policy, absent, tokens }) => {
       // Any one rank has room for all: whichever are there hold every expert.
       const current = firstPlan({ layerCount, experts, rankCount: ranks, slotsPerRank: experts + extra });
       const isThere = (rank: number) => rank === 0 || !absent[rank];
       const intervals = [tokens.slice(0, layerCount * experts)];
-      const next = await nextPlan(current, { isThere, slotsPerRank: experts + extra, intervals }, settings, turn);
+      const next = await nextPlan(current, { isThere, slotsPerRank: experts + extra, intervals }, { ...settings, policy }, turn);
       if (next === undefined) return;
       const { plan } = next;
       expect(ExpertPlan.parse(plan)).toEqual(plan);

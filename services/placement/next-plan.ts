@@ -44,7 +44,7 @@ export async function nextPlan(
   for (const [layer, placed] of before.layers.entries()) {
     const one = { ...before, layers: [placed] };
     layers.push(
-      replan(one, [loads[layer] as Float64Array], shape, "balanced", { tolerance: settings.tolerance }).plan.layers[0] as number[],
+      replan(one, [loads[layer] as Float64Array], shape, settings.policy, { tolerance: settings.tolerance }).plan.layers[0] as number[],
     );
     await turn();
   }

@@ -1,5 +1,8 @@
 // How plans are made from loads that change. Chosen on seeds of the simulation other than the one that is shown (docs/benchmarks.md).
+import type { Policy } from "./policies.ts";
+
 export interface PlanSettings {
+  policy: Policy;
   /** In intervals, see forecast.ts. */
   halfLife: number;
   hedge: number;
@@ -7,4 +10,4 @@ export interface PlanSettings {
   tolerance: number;
 }
 
-export const ourSettings: PlanSettings = { halfLife: 1, hedge: 0.5, tolerance: 0.03 };
+export const ourSettings: PlanSettings = { policy: "balanced", halfLife: 1, hedge: 0.5, tolerance: 0.03 };

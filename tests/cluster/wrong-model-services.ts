@@ -243,6 +243,7 @@ const experts = [
   wrong("spec|experts", { ranks: 513 }, "spec.experts.ranks"),
   wrong("spec|experts", { ranks: 4, redundancy: -1 }, "spec.experts.redundancy"),
   wrong("spec|experts", { ranks: 4, rebalanceSeconds: 90_000 }, "spec.experts.rebalanceSeconds"),
+  wrong("spec|experts", { ranks: 4, policy: "even" }, "spec.experts.policy"),
   wrong("spec|experts", { ranks: 4, redundant: 4 }, "spec.experts.redundant"),
   wrong("spec|experts", { ranks: 4 }, "spec.experts", "needs autoscaling.policy none"),
   wrong("spec|experts", { ranks: 4, redundancy: 1 }, "spec.experts", "needs pools.decode.backend cpu"),

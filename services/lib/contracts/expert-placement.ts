@@ -3,6 +3,8 @@ import { z } from "zod";
 
 export const maxExpertSlots = 8192;
 export const maxMoeLayers = 512;
+/** How the experts of ranks that serve are placed anew: ours, or by DeepSeek's published algorithm. */
+export const expertPolicies = ["balanced", "published"] as const;
 /** In a slot that holds no expert. */
 export const spareSlot = -1;
 

@@ -1,4 +1,5 @@
 // What a prefill and a decode worker can be told, with defaults that fit a laptop.
+import { expertPolicies } from "../contracts/expert-placement.ts";
 import { readFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
@@ -60,6 +61,8 @@ export const rankFields = {
   expertPlan: z.string().min(1).optional(),
   /** A row goes to the copy on its own rank, or else its own node, where there is one. */
   localExperts: z.stringbool().default(false),
+  /** By what they are placed anew. */
+  expertPolicy: z.enum(expertPolicies).default("balanced"),
   /** How often experts are placed anew by their load, while ranks serve; 0: never. */
   rebalanceSeconds: z.coerce.number().int().nonnegative().max(86_400).default(60),
   /** Of the checkpoint, read for that. */
