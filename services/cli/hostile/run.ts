@@ -86,7 +86,7 @@ export async function runHostile(options: HostileOptions): Promise<HostileReport
       heldBytes: () => heldBytes(stack, inspectors, "gateway-0"),
     };
     const attacks = await runAttacks(target, options.onProgress);
-    const bus = await attackBus(stack, client(1), options);
+    const bus = await attackBus(stack, client(parallel), options);
     const steadyReport = await steady.stop();
 
     for (const one of clients) one.close();
