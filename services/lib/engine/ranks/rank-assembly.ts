@@ -133,8 +133,8 @@ export class RankAssembly {
     this.hasMet ||= notice.hasMet;
     if (notice.round > this.ownRound) this.begin(notice.round, nowMs);
     else if (this.joined && this.joined[notice.rank] === null) {
-      // One that the group lacks has come.
-      if (notice.plan.digest === this.position.digest) this.begin(this.ownRound + 1, nowMs);
+      // One that the group lacks has come, or is of another group that met in this round unheard: neither is let into the other's.
+      if (notice.standing || notice.plan.digest === this.position.digest) this.begin(this.ownRound + 1, nowMs);
       else this.newcomerMs = nowMs;
     }
   }

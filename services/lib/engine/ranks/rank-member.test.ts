@@ -185,6 +185,27 @@ test("ranks that a loss catches in different places of a change go on from where
   expect(b.experts.planInForce).toEqual(mixed);
 });
 
+test("two that went on apart, each by a plan of its own, meet again when they hear of each other", async () => {
+  const { broker, start, run } = setUp();
+  const [a, b] = [start(0), start(1)];
+  await run(500);
+  broker.deliveries = () => 0;
+  for (const { member } of [a, b]) member.lost(member.round, { message: "a rank is lost" });
+  // Until the last notices are old.
+  await run(4_000);
+  const plans = [a, b].map(({ experts }) => experts.planInForce);
+  expect(plans).toMatchObject([{ version: 2 }, { version: 2 }]);
+  expect(plans[0]).not.toEqual(plans[1]);
+  expect([a.member.members, b.member.members, a.member.round]).toEqual([[0], [1], b.member.round]);
+  broker.deliveries = () => 1;
+  await run(4_000);
+  expect([a.member.members, b.member.members]).toEqual([
+    [0, 1],
+    [0, 1],
+  ]);
+  expect(a.experts.planInForce).toEqual(b.experts.planInForce);
+});
+
 test("a rank that has stopped hears nothing", async () => {
   const { broker, start, run } = setUp();
   const [a] = [start(0), start(1)];

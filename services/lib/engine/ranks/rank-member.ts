@@ -290,6 +290,8 @@ export class RankMember {
     this.busy = true;
     try {
       await experts.conform(plan);
+      // It may be of the same version as the one before: two groups that did not hear of each other have mended one plan.
+      this.seen = undefined;
       log.info({ rank: own.rank, version: plan.version }, "the rank goes by the expert plan of its group");
     } catch (error) {
       if (!this.stopped) experts.fail(error instanceof Error ? error : new Error(String(error)));

@@ -108,6 +108,12 @@ export class MemoryBus implements Bus {
 export class ManualClock implements Clock {
   private now = 0;
   private timers: { atMs: number; run: () => void }[] = [];
+  private readonly turn: () => Promise<void>;
+
+  /** turn: less than settle where only promises are to be waited for, and time passes often. */
+  constructor(turn = settle) {
+    this.turn = turn;
+  }
 
   nowMs(): number {
     return this.now;
@@ -125,7 +131,7 @@ export class ManualClock implements Clock {
   async advance(ms: number): Promise<void> {
     const end = this.now + ms;
     for (;;) {
-      await settle();
+      await this.turn();
       const next = this.timers.filter(({ atMs }) => atMs <= end).sort((a, b) => a.atMs - b.atMs)[0];
       if (!next) break;
       this.timers = this.timers.filter((timer) => timer !== next);
@@ -133,7 +139,7 @@ export class ManualClock implements Clock {
       next.run();
     }
     this.now = end;
-    await settle();
+    await this.turn();
   }
 }
 
