@@ -313,11 +313,6 @@ export const ModelServiceSpec = z
         fieldPath: ".kv.dtype",
       },
       {
-        rule: "self.kv.dtype != 'float32' || self.pools.decode.backend == 'cpu'",
-        message: "kv.dtype float32 needs pools.*.backend cpu",
-        fieldPath: ".kv.dtype",
-      },
-      {
         rule: "!has(self.experts) || self.autoscaling.policy == 'none'",
         message: "experts needs autoscaling.policy none: the number of ranks is experts.ranks",
         fieldPath: ".experts",

@@ -67,6 +67,8 @@ function wrong(path: string, value: unknown, field: string, says?: string): Wron
   };
 }
 
+/** In place of the good one's spec, where what is wrong needs another backend. */
+const onCpus = { model: { embedded: {} } };
 const long = (length: number) => "x".repeat(length);
 const many = (count: number) => Object.fromEntries(Array.from({ length: count }, (_, i) => [`k${i}`, "v"]));
 
@@ -119,7 +121,7 @@ const service = [
   wrong("spec|image", { repository: "a", tag: "b" }, "spec.image"),
   wrong("spec|imagePullPolicy", "always", "spec.imagePullPolicy"),
   wrong("spec|kv|dtype", "fp16", "spec.kv.dtype"),
-  wrong("spec|kv|dtype", "fp8", "spec.kv.dtype", "needs pools.*.backend cuda"),
+  wrong("spec", { ...onCpus, kv: { dtype: "fp8" } }, "spec.kv.dtype", "needs pools.*.backend cuda"),
   wrong("spec|kv|dtype", "BFLOAT16", "spec.kv.dtype"),
   wrong("spec|kv|blocks", 12, "spec.kv.blocks"),
   wrong("spec|kv", "bfloat16", "spec.kv"),
@@ -235,8 +237,6 @@ const autoscaling = [
   wrong("spec|autoscaling|minReplicas", 1, "spec.autoscaling.minReplicas"),
 ];
 
-/** In its place, where what is wrong needs another backend. */
-const onCpus = { model: { embedded: {} } };
 const experts = [
   wrong("spec|experts", { redundancy: 4 }, "spec.experts.ranks"),
   wrong("spec|experts", { ranks: 1 }, "spec.experts.ranks"),
