@@ -22,11 +22,6 @@ export const maxMessageLength = 32_768;
 /** Of a pool's reason. */
 export const maxReasonLength = 1024;
 
-/** What others say may be of any length, and the API server refuses a status that is too long. */
-export function shortened(text: string, mostCharacters: number): string {
-  return text.length <= mostCharacters ? text : `${text.slice(0, mostCharacters - 1)}…`;
-}
-
 export const Condition = z.object({
   // An open string for the API server: a newer operator may have written others.
   type: z.string().min(1).max(316).describe("What it is about."),

@@ -1,6 +1,7 @@
 // The tree of conditions. Ready stands on Accepted, ModelAvailable, PrefillReady and DecodeReady; Progressing and Degraded stand beside it.
+import { shortened } from "../../services/lib/contracts/shortened.ts";
 import { type ModelService, type PoolName, poolNames } from "../api/model-service.ts";
-import { type Condition, type ConditionType, maxMessageLength, shortened } from "../api/status.ts";
+import { type Condition, type ConditionType, maxMessageLength } from "../api/status.ts";
 import type { Acceptance } from "./acceptance.ts";
 import type { Observed, Overruled } from "./observed.ts";
 import { claimNotFound } from "./pod-problems.ts";

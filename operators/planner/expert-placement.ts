@@ -10,7 +10,7 @@ import {
   placementConditionNames,
 } from "../api/expert-placement.ts";
 import { apiVersion, type Experts, type ModelService } from "../api/model-service.ts";
-import { shortened } from "../api/status.ts";
+import { shortened } from "../../services/lib/contracts/shortened.ts";
 import { conditionsOf, type Finding } from "./conditions.ts";
 import type { KubernetesObject } from "./kubernetes.ts";
 import { ownerReference, poolLabels } from "./names.ts";

@@ -1,7 +1,8 @@
 // The status of a round, and the events that it gives beside the last one.
+import { shortened } from "../../services/lib/contracts/shortened.ts";
 import { isDeepStrictEqual } from "node:util";
 import { type ModelService, type PoolName, servedNameOf } from "../api/model-service.ts";
-import { type Condition, conditionTypeNames, maxReasonLength, type ModelServiceStatus, shortened } from "../api/status.ts";
+import { type Condition, conditionTypeNames, maxReasonLength, type ModelServiceStatus } from "../api/status.ts";
 import { conditionsOf, type Findings, type PoolFacts } from "./conditions.ts";
 import { statusEvents } from "./events.ts";
 

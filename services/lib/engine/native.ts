@@ -16,7 +16,7 @@ export type WeightDtype = (typeof weightDtypes)[number];
 export interface LoadOptions {
   /** A Hugging Face model folder: config.json and model.safetensors, or shards with an index. */
   dir: string;
-  /** cuda needs pelagic_cuda.so beside the addon and an H100 or H200,. Default: cpu. */
+  /** cuda needs pelagic_cuda.so beside the addon and an H100 or H200. Default: cpu. */
   backend?: Backend;
   /** cuda only: what projections and MLPs are held and multiplied in; fp8: e4m3 with a scale for each 128 x 128. Default: bfloat16. */
   weightDtype?: WeightDtype;

@@ -6,6 +6,7 @@ import { z } from "zod";
 import { type Bus, type Log, randomId, systemClock } from "../../contracts/bus.ts";
 import { ExpertPlan } from "../../contracts/expert-placement.ts";
 import { maxReasonCharacters, type RankStatus } from "../../contracts/rank-status.ts";
+import { shortened } from "../../contracts/shortened.ts";
 import { subjects } from "../../contracts/subjects.ts";
 import { modelDigest } from "../model-digest.ts";
 import { endIfDeviceFailed, loadNativeRunner } from "../model-runner.ts";
@@ -152,7 +153,7 @@ export async function loadRankedRunner(
 }
 
 function cut(reason: string | null): string | null {
-  return reason?.slice(0, maxReasonCharacters) ?? null;
+  return reason === null ? null : shortened(reason, maxReasonCharacters);
 }
 
 async function readPlan(file: string): Promise<ExpertPlan> {
