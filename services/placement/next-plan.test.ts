@@ -51,3 +51,12 @@ test("a skewed load moves copies of the hot expert, no tokens or an even load mo
   expect(skewed?.balancednessAfter).toBeGreaterThan(0.9);
   expect(skewed?.balancednessBefore).toBeLessThan(0.6);
 });
+
+test("experts are placed by the policy that is asked for", async () => {
+  const current = firstPlan({ layerCount: 1, experts: 8, rankCount: 4, slotsPerRank: 3 });
+  const intervals = [[91, 31, 71, 7, 47, 49, 13, 39]];
+  const evenness = async (policy: (typeof expertPolicies)[number]) =>
+    (await nextPlan(current, { isThere: () => true, slotsPerRank: 3, intervals }, { ...settings, policy }, turn))?.balancednessAfter;
+  expect(await evenness("balanced")).toBeCloseTo(0.98864, 5);
+  expect(await evenness("published")).toBeCloseTo(0.93048, 5);
+});
