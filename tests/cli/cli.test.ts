@@ -67,6 +67,11 @@ describe("./pelagic", () => {
     rmSync(dir, { recursive: true });
   });
 
+  it.each(["--redundant-experts", "--rebalance-seconds", "--rebalance-every"])("chaos refuses %s without ranks", (name) => {
+    const stderr = `pelagic: ${name}: experts are placed on --decode-ranks, and there are none\n`;
+    expect(pelagic(["chaos", name, "8"])).toEqual({ code: 2, stdout: "", stderr });
+  });
+
   it("place names a plan that is there twice, and writes no name that a terminal would obey", () => {
     const dir = mkdtempSync(join(tmpdir(), "pelagic-cli-"));
     const [cases, plans] = [join(dir, "cases.json"), join(dir, "plans.jsonl")];
