@@ -78,6 +78,7 @@ struct Step {
   DeviceBuffer<unsigned char> workspace, fp8_cache;
   bool reads_fp8 = false;
   int pieces = 0;
+  static inline int spread_runs = 0;
 
   // Blocks lie in the cache in no order; what no sequence sees, there and after a sequence's last key, is NaN. Table
   // entries that nobody needs name no block.
@@ -130,12 +131,43 @@ struct Step {
     return std::max(0, sequence.length - (sequence.rows - 1 - row));
   }
 
-  // The result, from a graph that ran twice.
+  // The result. Where the cuts can be spread both forms must give it, bit by bit, with the same errors: over as many
+  // clusters as there may be pieces, and over three that take them in turn.
   std::vector<std::uint16_t> run(int cut_tokens, int piece_capacity) {
     workspace = DeviceBuffer<unsigned char>(mla_decode_workspace_bytes(piece_capacity));
+    const MlaDecodeProblem problem = problem_of(cut_tokens, piece_capacity);
+    const int clusters = mla_decode_spread_clusters(problem);
+    for (const int spread : {clusters, std::min(clusters, 3)}) {
+      if (spread == 0) continue;
+      const std::vector<std::uint16_t> bits = run_form(problem, spread);
+      const std::vector<std::int32_t> noted = errors.download();
+      const std::vector<std::uint16_t> expected = run_form(problem, 0);
+      ++spread_runs;
+      std::size_t differing = 0;
+      for (std::size_t i = 0; i < bits.size(); ++i) differing += bits[i] != expected[i];
+      PELAGIC_EXPECT(differing == 0, "%d heads, %zu sequences, cuts of %d, %d clusters: %zu of %zu numbers differ",
+                     heads, sequences.size(), cut_tokens, spread, differing, bits.size());
+      PELAGIC_EXPECT(errors.download() == noted, "%d heads, %zu sequences, cuts of %d, %d clusters: other errors",
+                     heads, sequences.size(), cut_tokens, spread);
+    }
+    return run_form(problem, 0);
+  }
+
+  // From a graph that ran twice.
+  std::vector<std::uint16_t> run_form(const MlaDecodeProblem& problem, int spread_clusters) {
     workspace.fill_bytes(0xFF);
     out.fill_bytes(0xFF);
     errors.fill_bytes(0);
+    MlaDecodePlan plan = make_mla_decode_plan(problem);
+    plan.spread_clusters = spread_clusters;
+    test::run_from_graph([&](cudaStream_t stream) {
+      PELAGIC_CUDA(launch_mla_decode_schedule(plan, stream));
+      PELAGIC_CUDA(launch_mla_decode(plan, stream));
+    });
+    return out.download();
+  }
+
+  MlaDecodeProblem problem_of(int cut_tokens, int piece_capacity) {
     MlaDecodeProblem problem = {};
     problem.rows = rows;
     problem.heads = heads;
@@ -157,12 +189,7 @@ struct Step {
     problem.out = out.get();
     problem.workspace = workspace.get();
     problem.errors = errors.get();
-    const MlaDecodePlan plan = make_mla_decode_plan(problem);
-    test::run_from_graph([&](cudaStream_t stream) {
-      PELAGIC_CUDA(launch_mla_decode_schedule(plan, stream));
-      PELAGIC_CUDA(launch_mla_decode(plan, stream));
-    });
-    return out.download();
+    return problem;
   }
 };
 
@@ -380,6 +407,76 @@ void fp8_cache_gives_the_same_bits(bool quick) {
   }
 }
 
+// Step::run compares the forms.
+void spread_cuts_give_the_same_bits(bool quick) {
+  for (const Arrangement& arrangement : arrangements())
+    for (const int heads : {16, 40, 64, 128}) {
+      if (quick && (heads != 40 || arrangement.name != std::string_view("verification"))) continue;
+      check(arrangement, heads, 512, nullptr);
+    }
+  // Keys that only some rows see hold NaN or infinities; blocks that are not there, a whole cut of them too.
+  Step step(40, {{2, 66, 4}, {6, 0}, {4, 515, 2}, {5, 1100, 3}}, 512);
+  const std::vector<std::uint16_t> cache = step.cache.download();
+  for (int key = 63; key < 66; ++key)
+    for (const std::uint16_t poison : {std::uint16_t{0x7FC0}, std::uint16_t{0x7F80}, std::uint16_t{0xFF80}}) {
+      std::vector<std::uint16_t> changed = cache;
+      const std::size_t place = static_cast<std::size_t>(step.table[key / kBlock]) * kBlock + key % kBlock;
+      for (const int column : {0, 5, 300, 511, 575}) changed[place * kMlaDecodeKey + column] = poison;
+      step.cache = DeviceBuffer<std::uint16_t>(changed);
+      step.run(512, step.pieces);
+    }
+  step.cache = DeviceBuffer<std::uint16_t>(cache);
+  for (const std::int32_t id : {-1, step.cache_blocks, INT_MIN, INT_MAX})
+    for (const std::vector<int>& blocks :
+         {std::vector<int>{0}, {7}, {8}, {17}, {0, 3, 4, 17}, {8, 9, 10, 11, 12, 13, 14, 15}}) {
+      std::vector<std::int32_t> changed = step.table;
+      for (const int block : blocks) changed[static_cast<std::size_t>(3 * step.max_blocks + block)] = id;
+      step.device_table = DeviceBuffer<std::int32_t>(changed);
+      step.run(512, step.pieces);
+      PELAGIC_EXPECT(step.errors.download()[kMlaDecodeBadBlock] == 1, "block %d was taken", id);
+    }
+  if (quick) return;
+  constexpr int kSteps = 60;
+  for (int n = 0; n < kSteps; ++n) {
+    std::uint64_t draw = static_cast<std::uint64_t>(n) * 1000;
+    const auto random_below = [&](int end) {
+      return static_cast<int>(random_bits(54, draw++) % static_cast<unsigned>(end));
+    };
+    std::vector<Sequence> sequences(static_cast<std::size_t>(1 + random_below(9)));
+    for (Sequence& s : sequences) {
+      const int pool = random_below(kPools);
+      // As many short ones as long ones.
+      const int length = random_below(2) == 0 ? random_below(200) : random_below(kMostKeys - 4);
+      s = {pool, length, 1 + random_below(4)};
+    }
+    const int heads = std::vector{16, 17, 24, 32, 40, 64, 100, 128}[static_cast<std::size_t>(random_below(8))];
+    const int cut_tokens = std::vector{512, 512, 512, 448, 128, 64}[static_cast<std::size_t>(random_below(6))];
+    Step random_step(heads, sequences, cut_tokens);
+    const int before = Step::spread_runs;
+    random_step.run(cut_tokens, random_step.pieces);
+    PELAGIC_EXPECT(Step::spread_runs == before + 2, "%d heads, cuts of %d were not spread", heads, cut_tokens);
+  }
+}
+
+// What the choice hangs on: a decode step's rows, and columns of its block table.
+void few_pieces_are_spread() {
+  MlaDecodeProblem problem = Step(16, {{0, 65}}, 512).problem_of(512, 256);
+  const auto clusters = [&](int rows, int max_blocks) {
+    problem.rows = problem.sequences = rows;
+    problem.max_blocks = max_blocks;
+    return make_mla_decode_plan(problem).spread_clusters;
+  };
+  PELAGIC_EXPECT(clusters(1, 64) == 8, "one row of up to 4,096 keys");
+  PELAGIC_EXPECT(clusters(1, 512) == 64, "one row of up to 32,768 keys");
+  PELAGIC_EXPECT(clusters(1, 1024) == 0, "one row of up to 65,536 keys");
+  PELAGIC_EXPECT(clusters(32, 64) == 0, "32 rows");
+  problem.cut_tokens = 1024;
+  PELAGIC_EXPECT(clusters(1, 64) == 0, "cuts of 1,024 keys");
+  problem.cut_tokens = 512;
+  problem.cache_dtype = KvDtype::fp8;
+  PELAGIC_EXPECT(clusters(1, 64) == 0, "fp8");
+}
+
 void bad_problems_are_refused() {
   MlaDecodeProblem problem = {};
   problem.rows = problem.sequences = problem.max_blocks = problem.cache_blocks = problem.piece_capacity = 1;
@@ -401,6 +498,8 @@ int main(int argc, char** argv) {
     mla_decode::later_keys_are_not_felt();
     mla_decode::bad_sequences_are_left_out();
     mla_decode::fp8_cache_gives_the_same_bits(quick);
+    mla_decode::spread_cuts_give_the_same_bits(quick);
+    mla_decode::few_pieces_are_spread();
     mla_decode::bad_problems_are_refused();
     if (quick) return;
     mla_decode::bad_blocks_are_left_out();
