@@ -18,8 +18,8 @@ constexpr int kScheduleThreads = 1024;
 constexpr int kMergeWarps = 8;
 constexpr int kMergeBlocks = 1024;
 constexpr int kMergeBlocksOfRow = 64;
-// From here on one processor a piece is as quick as a cluster each.
-constexpr int kMostSpreadPieces = 64;
+// Hardly more clusters run at once; one processor a piece is then as quick.
+constexpr int kMostSpreadPieces = 16;
 
 // Whole cuts are worked on first, in the list's order, and what is left of sequences last: so that the processors'
 // shares end together.
@@ -107,13 +107,17 @@ __global__ void __launch_bounds__(kScheduleThreads) schedule_kernel(const Argume
 
 // Merges the cuts of each vector in ascending order, in float32. Vectors with one cut have their result already.
 __global__ void __launch_bounds__(kMergeWarps * 32) merge_kernel(const Arguments a) {
-  begin_early();
+  allow_dependents();
   const int lane = static_cast<int>(threadIdx.x) % 32;
+  // The cuts' kernel allowed this one once it had awaited the list: that may be read before the cuts are done.
   const int units = *a.piece_count * kTile;
-  for (int unit = static_cast<int>(blockIdx.x) * kMergeWarps + static_cast<int>(threadIdx.x) / 32; unit < units;
-       unit += static_cast<int>(gridDim.x) * kMergeWarps) {
+  const int first = static_cast<int>(blockIdx.x) * kMergeWarps + static_cast<int>(threadIdx.x) / 32;
+  Piece piece = {};
+  if (first < a.piece_capacity * kTile) piece = load_piece(a, first / kTile);
+  await_predecessors();
+  for (int unit = first; unit < units; unit += static_cast<int>(gridDim.x) * kMergeWarps) {
     const int index = unit / kTile;
-    const Piece piece = load_piece(a, index);
+    if (unit != first) piece = load_piece(a, index);
     if (piece.cut != 0 || piece.cuts == 1) continue;
     const int place = unit % kTile;
     const int vector = piece.tile * kTile + place;
@@ -266,6 +270,9 @@ MlaDecodePlan make_mla_decode_plan(const MlaDecodeProblem& problem) {
   plan.problem = problem;
   require(shape.rows <= INT32_MAX, "rows * heads exceeds 2^31 - 1");
   plan.query_map = make_tensor_map(problem.q, shape);
+  shape.box_rows = mla_decode::kSpreadQueryRows;
+  plan.spread_query_map = make_tensor_map(problem.q, shape);
+  shape.box_rows = mla_decode::kTile;
   shape.rows = static_cast<std::uint64_t>(problem.cache_blocks) * kMlaDecodeBlockTokens;
   plan.cache_maps = mla_decode::cache_maps(problem, shape);
   plan.grid = mla_decode::cuts_grid();

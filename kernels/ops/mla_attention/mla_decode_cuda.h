@@ -65,7 +65,7 @@ std::size_t mla_decode_workspace_bytes(int piece_capacity);
 // All that a launch needs. Made once for a set of buffers; launching allocates nothing and can be captured in a graph.
 struct MlaDecodePlan {
   MlaDecodeProblem problem;
-  CUtensorMap query_map;
+  CUtensorMap query_map, spread_query_map;
   CacheMaps cache_maps;
   int grid;
   // Above 0: the cuts are spread, and by so many clusters of 8 blocks. Few pieces are then done sooner, many later; no

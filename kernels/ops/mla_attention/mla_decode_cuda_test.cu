@@ -467,9 +467,10 @@ void few_pieces_are_spread() {
     return make_mla_decode_plan(problem).spread_clusters;
   };
   PELAGIC_EXPECT(clusters(1, 64) == 8, "one row of up to 4,096 keys");
-  PELAGIC_EXPECT(clusters(1, 512) == 64, "one row of up to 32,768 keys");
-  PELAGIC_EXPECT(clusters(1, 1024) == 0, "one row of up to 65,536 keys");
-  PELAGIC_EXPECT(clusters(32, 64) == 0, "32 rows");
+  PELAGIC_EXPECT(clusters(2, 64) == 16, "two rows");
+  PELAGIC_EXPECT(clusters(1, 128) == 16, "one row of up to 8,192 keys");
+  PELAGIC_EXPECT(clusters(1, 256) == 0, "one row of up to 16,384 keys");
+  PELAGIC_EXPECT(clusters(8, 64) == 0, "eight rows");
   problem.cut_tokens = 1024;
   PELAGIC_EXPECT(clusters(1, 64) == 0, "cuts of 1,024 keys");
   problem.cut_tokens = 512;

@@ -89,7 +89,7 @@ __device__ void score(const Arguments& a, const Shared& shared) {
       wait(control.full[turn.stage], turn.parity);
       const int keys = control.keys[turn.stage];
       Scores s;
-      score_tile(s, queries, sm90::tile_descriptor(tile));
+      score_tile(s, queries, sm90::tile_descriptor(tile), [](int) {});
       // All warps have read the tile: the rope part may become weights.
       sm90::barrier_sync(kScoreBarrier, 128);
       const int some = max(0, min(all_see, keys));
@@ -222,7 +222,7 @@ __global__ void __launch_bounds__(kThreads, 1) cuts_kernel(const __grid_constant
     init(control.result_empty, 2 * kGroup);
     sm90::mbarrier_init_fence();
   }
-  begin_early();
+  begin_with_others();  // merge_kernel reads the list before it waits
   __syncthreads();
   // Through a shuffle, so that the compiler knows it is the same in the whole warp.
   const int group = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 128, 0);

@@ -11,7 +11,8 @@ namespace pelagic::mla_decode {
 
 inline constexpr int kTile = 64;  // vectors (query row, head) of a piece, and keys of a tile
 static_assert(kTile == kMlaDecodeBlockTokens);
-inline constexpr int kSpreadTiles = 8;  // of a cut that can be spread, at most
+inline constexpr int kSpreadTiles = 8;       // of a cut that can be spread, at most
+inline constexpr int kSpreadQueryRows = 16;  // asked for at once
 
 // One tile of 64 query vectors of a sequence against one cut of its keys. A sequence's vectors are numbered row by row,
 // head by head. Its pieces are neighbours in the list: cut by cut, tile by tile.

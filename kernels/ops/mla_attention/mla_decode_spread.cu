@@ -7,24 +7,24 @@
 namespace pelagic::mla_decode {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kWorkers = 128;  // a warpgroup; one more warp fetches
+constexpr int kThreads = kWorkers + 32;
+constexpr int kWorkerBarrier = 1;
 constexpr int kBlocks = kSpreadTiles;  // of a cluster
 static_assert(kBlocks == kLatentPanels && kBlocks * kPanelBytes <= kTileBytes);
-
-// Of a tile, from the block that weighed it.
-struct Weighed {
-  float kept[kTile];     // what each vector's sums so far are multiplied by
-  float sums[kTile][4];  // of its weights, in the four threads that have the vector
-};
+constexpr int kTurnPanels = 3;  // of the own tile's, fetched and waited for together
+constexpr int kTurns = kPanels / kTurnPanels;
 
 struct SpreadControl {
-  std::uint64_t scored_full;               // queries and the block's own tile have arrived
-  std::uint64_t values_full;               // the block's columns of all tiles
-  std::uint64_t tops_full;                 // the other blocks' largest scores
-  std::uint64_t weights_full;              // their weights
+  std::uint64_t keys_full[kTurns];         // a turn of the own tile's panels has arrived; with the first, the queries
+  std::uint64_t values_full;               // the block's columns of all tiles have arrived
+  std::uint64_t values_ready;              // and are finite
+  std::uint64_t tops_full;                 // the other blocks' largest scores have arrived
+  std::uint64_t weights_full;              // what they weighed
   std::int32_t keys[kBlocks];              // of each tile that exist
-  alignas(16) float tops[kBlocks][kTile];  // largest scaled score of each tile
-  Weighed weighed[kBlocks];
+  alignas(16) float tops[kBlocks][kTile];  // largest scaled score
+  float kept[kBlocks][kTile];              // what each vector's sums so far are multiplied by
+  float sums[kBlocks][kTile][4];           // of weights, in the four threads that have the vector
 };
 
 constexpr int kSpreadSharedBytes =
@@ -38,17 +38,58 @@ struct SpreadShared {
   SpreadControl* control;
 };
 
-// Warp 0: a lane for each tile, and for each panel of the block's own.
-__device__ void load(const Arguments& a, const SpreadShared& shared, const CUtensorMap* query_map,
-                     const CUtensorMap* cache_map, const Piece& piece, int tiles, int rank, int lane) {
+// What a block is to do for a piece.
+struct Share {
+  Piece piece;
+  int tiles;    // of the piece
+  int rank;     // of the block: the tile that it scores, and the columns that it sums
+  bool scores;  // its tile is there
+  int live;     // vectors that are there
+};
+
+__device__ __forceinline__ Share share_of(const Arguments& a, const Piece& piece, int rank) {
+  const int tiles = tiles_of_piece(a, piece);
+  return {piece, tiles, rank, rank < tiles, min(kTile, piece.rows * a.heads - piece.tile * kTile)};
+}
+
+// Bytes of so many vectors' numbers, as they are sent.
+__device__ __forceinline__ int kept_bytes(int vectors) { return (vectors + 3) / 4 * 16; }
+__device__ __forceinline__ int sums_bytes(int vectors) { return vectors * 16; }
+__device__ __forceinline__ int weights_bytes(int vectors) { return vectors * 128; }
+
+// The fetching warp: a lane for each tile or panel.
+__device__ void fetch(const Arguments& a, const SpreadShared& shared, const CUtensorMap* query_map,
+                      const CUtensorMap* cache_map, const Share& share, int lane) {
   SpreadControl& control = *shared.control;
+  const Piece& piece = share.piece;
   const int first_key = piece.cut * a.cut_tokens;
-  const std::uint64_t policy = piece.rows * a.heads <= kTile ? sm90::kEvictFirst : sm90::kEvictNormal;
-  int row = a.cache_blocks * kTile;  // past the cache's end zeros arrive
+  int block = -1;
+  if (lane < share.tiles)
+    block = __ldg(a.block_table + static_cast<std::int64_t>(piece.sequence) * a.max_blocks + first_key / kTile + lane);
+  const int query_boxes = (share.live + kSpreadQueryRows - 1) / kSpreadQueryRows;
+  constexpr int kQueryBoxBytes = kSpreadQueryRows * 128;
+  const int turn_bytes = share.scores ? kTurnPanels * kPanelBytes : 0;
+  if (lane == 0) {
+    const int query_bytes = share.scores ? kPanels * query_boxes * kQueryBoxBytes : 0;
+    for (int turn = 0; turn < kTurns - 1; ++turn)
+      sm90::mbarrier_arrive_expect(sm90::shared_address(&control.keys_full[turn]),
+                                   turn_bytes + (turn == 0 ? query_bytes : 0));
+    sm90::mbarrier_arrive_expect(sm90::shared_address(&control.values_full), share.tiles * kPanelBytes);
+    sm90::mbarrier_arrive_expect(sm90::shared_address(&control.tops_full),
+                                 (kBlocks - 1) * kTile * static_cast<int>(sizeof(float)));
+    sm90::mbarrier_arrive_expect(sm90::shared_address(&control.weights_full),
+                                 (share.tiles - (share.scores ? 1 : 0)) *
+                                     (kept_bytes(share.live) + sums_bytes(share.live) + weights_bytes(share.live)));
+  }
+  __syncwarp();
+  if (share.scores && lane < kPanels)
+    for (int box = 0; box < query_boxes; ++box)
+      sm90::copy_box(sm90::shared_address(shared.queries) + lane * kPanelBytes + box * kQueryBoxBytes, query_map,
+                     lane * kPanel, piece.row * a.heads + piece.tile * kTile + box * kSpreadQueryRows,
+                     sm90::shared_address(&control.keys_full[0]), sm90::kEvictNormal);
   int keys = 0;
-  if (lane < tiles) {
-    const int block =
-        __ldg(a.block_table + static_cast<std::int64_t>(piece.sequence) * a.max_blocks + first_key / kTile + lane);
+  int row = a.cache_blocks * kTile;  // past the cache's end zeros arrive
+  if (lane < share.tiles) {
     if (block >= 0 && block < a.cache_blocks) {
       row = block * kTile;
       keys = min(kTile, piece.length - first_key - lane * kTile);
@@ -56,40 +97,155 @@ __device__ void load(const Arguments& a, const SpreadShared& shared, const CUten
       a.errors[kMlaDecodeBadBlock] = 1;
     }
   }
-  if (lane < kBlocks) control.keys[lane] = keys;
-  const int live = min(kTile, piece.rows * a.heads - piece.tile * kTile);
-  const bool scores = rank < tiles;
-  if (lane == 0) {
-    sm90::mbarrier_arrive_expect(sm90::shared_address(&control.scored_full), scores ? 2 * kTileBytes : 0);
-    sm90::mbarrier_arrive_expect(sm90::shared_address(&control.values_full), tiles * kPanelBytes);
-    sm90::mbarrier_arrive_expect(sm90::shared_address(&control.tops_full), (kBlocks - 1) * kTile * sizeof(float));
-    sm90::mbarrier_arrive_expect(sm90::shared_address(&control.weights_full),
-                                 (tiles - (scores ? 1 : 0)) * (live * 128 + static_cast<int>(sizeof(Weighed))));
+  const int own_row = __shfl_sync(0xFFFFFFFFu, row, share.rank);
+  if (share.scores && lane < kPanels)
+    sm90::copy_box(sm90::shared_address(shared.keys) + lane * kPanelBytes, cache_map, lane * kPanel, own_row,
+                   sm90::shared_address(&control.keys_full[lane / kTurnPanels]), sm90::kEvictNormal);
+  // Whoever has waited for the last turn sees these.
+#pragma unroll
+  for (int t = 0; t < kBlocks; ++t) {
+    const int of_tile = __shfl_sync(0xFFFFFFFFu, keys, t);
+    if (lane == 0) control.keys[t] = of_tile;
   }
-  __syncwarp();
-  const int own_row = __shfl_sync(0xFFFFFFFFu, row, rank);
-  const std::uint32_t full = sm90::shared_address(&control.scored_full);
-  if (scores && lane < kPanels) {
-    sm90::copy_box(sm90::shared_address(shared.keys) + lane * kPanelBytes, cache_map, lane * kPanel, own_row, full,
-                   sm90::kEvictNormal);
-    sm90::copy_box(sm90::shared_address(shared.queries) + lane * kPanelBytes, query_map, lane * kPanel,
-                   piece.row * a.heads + piece.tile * kTile, full, sm90::kEvictNormal);
-  }
-  if (lane < tiles)
-    sm90::copy_box(sm90::shared_address(shared.values) + lane * kPanelBytes, cache_map, rank * kPanel, row,
-                   sm90::shared_address(&control.values_full), policy);
+  if (lane == 0) sm90::mbarrier_arrive_expect(sm90::shared_address(&control.keys_full[kTurns - 1]), turn_bytes);
+  if (lane < share.tiles)
+    sm90::copy_box(sm90::shared_address(shared.values) + lane * kPanelBytes, cache_map, share.rank * kPanel, row,
+                   sm90::shared_address(&control.values_full),
+                   piece.rows * a.heads <= kTile ? sm90::kEvictFirst : sm90::kEvictNormal);
 }
 
-// The block's columns of the keys that not all of the sequence's rows see.
-__device__ __forceinline__ void clear_values(const Arguments& a, const SpreadShared& shared, const Piece& piece,
-                                             int tiles) {
-  const int all_see = visible_keys(a, piece, 0) - piece.cut * a.cut_tokens;
-  const int thread = static_cast<int>(threadIdx.x);
-  for (int t = 0; t < tiles; ++t) {
+// The fetching warp: the block's columns of the keys that not all of the sequence's rows see.
+__device__ void clear_values(const Arguments& a, const SpreadShared& shared, const Share& share, std::uint32_t parity,
+                             int lane) {
+  const int all_see = visible_keys(a, share.piece, 0) - share.piece.cut * a.cut_tokens;
+  wait(shared.control->values_full, parity);
+  for (int t = 0; t < share.tiles; ++t) {
     const int keys = shared.control->keys[t];
-    for (int row = max(0, min(all_see - t * kTile, keys)) + thread / 8; row < kTile; row += kThreads / 8)
-      clear_latents(shared.values + t * kPanelBytes + row * 128 + thread % 8 * 16, row, keys);
+    for (int row = max(0, min(all_see - t * kTile, keys)) + lane / 8; row < kTile; row += 4)
+      clear_latents(shared.values + t * kPanelBytes + row * 128 + lane % 8 * 16, row, keys);
   }
+  sm90::fence_for_engines();
+  warp_arrive(shared.control->values_ready);
+}
+
+// `bytes` from `address` on to the same place in block `rank`, by 16 threads, of which this is number `thread`.
+__device__ __forceinline__ void send(const void* address, int bytes, std::uint64_t& barrier, int rank, int thread) {
+  const char* from = static_cast<const char*>(address);
+  for (int at = 16 * thread; at < bytes; at += 256)
+    sm90::store_async_at(sm90::shared_address(from + at), sm90::shared_address(&barrier),
+                         static_cast<std::uint32_t>(rank), *reinterpret_cast<const uint4*>(from + at));
+}
+
+// The warpgroup's part.
+__device__ __forceinline__ void work(const Arguments& a, const SpreadShared& shared, const Share& share, int index,
+                                     std::uint32_t parity) {
+  SpreadControl& control = *shared.control;
+  const Piece& piece = share.piece;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % 32;
+  const int warp = __shfl_sync(0xFFFFFFFFu, thread / 32, 0);
+  const int place = 16 * warp + lane / 4;
+  const int rank = share.rank;
+  const int target = thread / (kWorkers / kBlocks), part = thread % (kWorkers / kBlocks);  // what it sends, and to whom
+
+  Scores s;
+  float top[2] = {-INFINITY, -INFINITY};
+  if (share.scores) {
+    int seen[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      seen[i] = visible_keys(a, piece, piece.tile * kTile + place + 8 * i) - piece.cut * a.cut_tokens - rank * kTile;
+    score_tile(s, sm90::tile_descriptor(sm90::shared_address(shared.queries)),
+               sm90::tile_descriptor(sm90::shared_address(shared.keys)), [&](int panel) {
+                 if (panel % kTurnPanels != 0) return;
+                 wait(control.keys_full[panel / kTurnPanels], parity);
+                 sm90::wgmma_fence();
+               });
+#pragma unroll
+    for (int i = 0; i < 2; ++i) top[i] = mask_scores(s, i, min(seen[i], control.keys[rank]), lane) * a.log2_scale;
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i)
+    if (lane % 4 == 0) control.tops[rank][place + 8 * i] = top[i];
+  // All warps have read the queries too: their place may hold weights.
+  sm90::barrier_sync(kWorkerBarrier, kWorkers);
+  if (target != rank) send(control.tops[rank], sizeof control.tops[rank], control.tops_full, target, part);
+  wait(control.tops_full, parity);
+
+  float largest[2] = {-INFINITY, -INFINITY};
+  float kept[2] = {}, origin[2] = {};
+#pragma unroll
+  for (int t = 0; t < kBlocks; ++t)  // -inf where there is no tile
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float new_largest = fmaxf(largest[i], control.tops[t][place + 8 * i]);
+      if (t == rank) {
+        origin[i] = origin_of(new_largest);
+        kept[i] = power_of_2(largest[i] - origin[i]);
+      }
+      largest[i] = new_largest;
+    }
+  if (share.scores) {
+    Weights own;
+    float tile_sum[2];
+    weigh_scores(s, a.log2_scale, origin, own, tile_sum);
+    store_weights(sm90::shared_address(shared.queries) + rank * kPanelBytes, own, warp, lane);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      control.sums[rank][place + 8 * i][lane % 4] = tile_sum[i];
+      if (lane % 4 == 0) control.kept[rank][place + 8 * i] = kept[i];
+    }
+  }
+  sm90::barrier_sync(kWorkerBarrier, kWorkers);
+  if (share.scores && target != rank) {
+    send(shared.queries + rank * kPanelBytes, weights_bytes(share.live), control.weights_full, target, part);
+    send(control.sums[rank], sums_bytes(share.live), control.weights_full, target, part);
+    send(control.kept[rank], kept_bytes(share.live), control.weights_full, target, part);
+  }
+  wait(control.weights_full, parity);
+  sm90::fence_for_engines();
+  sm90::barrier_sync(kWorkerBarrier, kWorkers);
+
+  // Of vectors that are not there, anything may lie here: they meet no other.
+  float upper[kBlocks], lower[kBlocks], sums[2] = {};
+  unsigned scaled = 0;  // a bit for each tile
+#pragma unroll
+  for (int t = 0; t < kBlocks; ++t) {
+    if (t >= share.tiles) break;
+    upper[t] = control.kept[t][place];
+    lower[t] = control.kept[t][place + 8];
+    sums[0] = __fmaf_rn(sums[0], upper[t], control.sums[t][place][lane % 4]);
+    sums[1] = __fmaf_rn(sums[1], lower[t], control.sums[t][place + 8][lane % 4]);
+    if (__any_sync(0xFFFFFFFFu, upper[t] != 1.0f || lower[t] != 1.0f)) scaled |= 1u << t;
+  }
+  float total[kPanel / 2];
+#pragma unroll
+  for (float& value : total) value = 0.0f;
+  wait(control.values_ready, parity);
+#pragma unroll
+  for (int t = 0; t < kBlocks; ++t) {
+    if (t >= share.tiles) break;
+    if (scaled >> t & 1) scale_sums(total, upper[t], lower[t]);
+    const std::uint64_t weights = sm90::tile_descriptor(sm90::shared_address(shared.queries) + t * kPanelBytes);
+    const std::uint64_t latents =
+        sm90::transposed_descriptor(sm90::shared_address(shared.values) + t * kPanelBytes, kPanelBytes);
+    sm90::hold(total);
+    sm90::wgmma_fence();
+#pragma unroll
+    for (int i = 0; i < 4; ++i) sm90::Wgmma<kPanel>::bf16_transposed(total, weights + 2 * i, latents + 128 * i, 1);
+    sm90::wgmma_commit();
+    sm90::hold(total);
+    sm90::wgmma_wait_all();
+    sm90::hold(total);
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    sums[i] += __shfl_xor_sync(0xFFFFFFFFu, sums[i], 1);
+    sums[i] += __shfl_xor_sync(0xFFFFFFFFu, sums[i], 2);
+    if (rank == 0 && lane % 4 == 0 && piece.cuts > 1)
+      a.stats[static_cast<std::int64_t>(index) * kTile + place + 8 * i] = make_float2(largest[i], sums[i]);
+  }
+  write_sums(a, piece, index, place, rank * kPanel, lane, total, sums);
 }
 
 __global__ void __cluster_dims__(kBlocks, 1, 1) __launch_bounds__(kThreads, 1)
@@ -102,16 +258,19 @@ __global__ void __cluster_dims__(kBlocks, 1, 1) __launch_bounds__(kThreads, 1)
   shared.keys = start + kTileBytes;
   shared.values = start + 2 * kTileBytes;
   shared.control = reinterpret_cast<SpreadControl*>(start + 2 * kTileBytes + kBlocks * kPanelBytes);
-  SpreadControl& control = *shared.control;
-  const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % 32;
-  const int warp = __shfl_sync(0xFFFFFFFFu, thread / 32, 0);
-  const int place = 16 * warp + lane / 4;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 32, 0);
   const int rank = static_cast<int>(sm90::cluster_rank());
-  if (thread == 0) {
-    for (std::uint64_t* barrier :
-         {&control.scored_full, &control.values_full, &control.tops_full, &control.weights_full})
-      sm90::mbarrier_init(sm90::shared_address(barrier), 1);
+  if (threadIdx.x == 0) {
+    SpreadControl& control = *shared.control;
+    const auto init = [](std::uint64_t& barrier, int arrivals) {
+      sm90::mbarrier_init(sm90::shared_address(&barrier), arrivals);
+    };
+    for (std::uint64_t& barrier : control.keys_full) init(barrier, 1);
+    init(control.values_full, 1);
+    init(control.values_ready, kArrivals);
+    init(control.tops_full, 1);
+    init(control.weights_full, 1);
     sm90::mbarrier_init_fence();
     sm90::prefetch_map(&query_map);
     sm90::prefetch_map(&cache_map);
@@ -125,112 +284,18 @@ __global__ void __cluster_dims__(kBlocks, 1, 1) __launch_bounds__(kThreads, 1)
   int index = static_cast<int>(blockIdx.x) / kBlocks;
   Piece piece = load_piece(a, index);  // beside the count: there is room for as many pieces as clusters
   const int pieces = *a.piece_count;
-  std::uint32_t parity = 0;
-  while (index < pieces) {
-    const int tiles = tiles_of_piece(a, piece);
-    const bool scores = rank < tiles;
-    if (warp == 0) load(a, shared, &query_map, &cache_map, piece, tiles, rank, lane);
-    __syncthreads();
-
-    Scores s;
-    float top[2] = {-INFINITY, -INFINITY};
-    if (scores) {
-      wait(control.scored_full, parity);
-      score_tile(s, sm90::tile_descriptor(sm90::shared_address(shared.queries)),
-                 sm90::tile_descriptor(sm90::shared_address(shared.keys)));
-      const int first_key = piece.cut * a.cut_tokens + rank * kTile;
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int seen = visible_keys(a, piece, piece.tile * kTile + place + 8 * i) - first_key;
-        top[i] = mask_scores(s, i, min(seen, control.keys[rank]), lane) * a.log2_scale;
-      }
+  for (std::uint32_t parity = 0; index < pieces; parity ^= 1) {
+    const Share share = share_of(a, piece, rank);
+    if (warp == kWorkers / 32) {
+      fetch(a, shared, &query_map, &cache_map, share, lane);
+      __syncwarp();
+      clear_values(a, shared, share, parity, lane);
+    } else {
+      work(a, shared, share, index, parity);
     }
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-      if (lane % 4 == 0) control.tops[rank][place + 8 * i] = top[i];
-    // All warps have read the queries too: their place may hold weights.
-    __syncthreads();
-    constexpr int kParts = kThreads / kBlocks;  // of 4 vectors
-    static_assert(kParts * 4 == kTile);
-    if (thread / kParts != rank) {
-      float* part = &control.tops[rank][thread % kParts * 4];
-      sm90::store_async_at(sm90::shared_address(part), sm90::shared_address(&control.tops_full),
-                           static_cast<std::uint32_t>(thread / kParts), *reinterpret_cast<const uint4*>(part));
-    }
-    wait(control.tops_full, parity);
-    float largest[2] = {-INFINITY, -INFINITY};
-    float kept[2], origin[2];
-#pragma unroll
-    for (int t = 0; t < kBlocks; ++t)  // -inf where there is no tile
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const float new_largest = fmaxf(largest[i], control.tops[t][place + 8 * i]);
-        if (t == rank) {
-          origin[i] = origin_of(new_largest);
-          kept[i] = power_of_2(largest[i] - origin[i]);
-        }
-        largest[i] = new_largest;
-      }
-    const std::uint32_t weights = sm90::shared_address(shared.queries);
-    if (scores) {
-      Weights own;
-      float tile_sum[2];
-      weigh_scores(s, a.log2_scale, origin, own, tile_sum);
-      store_weights(weights + rank * kPanelBytes, own, warp, lane);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        control.weighed[rank].sums[place + 8 * i][lane % 4] = tile_sum[i];
-        if (lane % 4 == 0) control.weighed[rank].kept[place + 8 * i] = kept[i];
-      }
-    }
-    wait(control.values_full, parity);
-    clear_values(a, shared, piece, tiles);
-    sm90::fence_for_engines();
-    __syncthreads();
-    if (scores && thread < kBlocks && thread != rank) {
-      const int live = min(kTile, piece.rows * a.heads - piece.tile * kTile);
-      const std::uint32_t full = sm90::shared_address(&control.weights_full);
-      sm90::copy_to_block(weights + rank * kPanelBytes, live * 128, full, static_cast<std::uint32_t>(thread));
-      sm90::copy_to_block(sm90::shared_address(&control.weighed[rank]), sizeof(Weighed), full,
-                          static_cast<std::uint32_t>(thread));
-    }
-    __syncwarp();
-    wait(control.weights_full, parity);
-    // That all have received says that all have been read: a block may end, or begin anew.
+    // What others send for the next piece may not meet what is still read of this one.
     sm90::cluster_arrive();
-
-    float total[kPanel / 2], sums[2] = {};
-#pragma unroll
-    for (float& value : total) value = 0.0f;
-    for (int t = 0; t < tiles; ++t) {
-      const Weighed& weighed = control.weighed[t];
-      const float upper = weighed.kept[place], lower = weighed.kept[place + 8];
-      sums[0] = __fmaf_rn(sums[0], upper, weighed.sums[place][lane % 4]);
-      sums[1] = __fmaf_rn(sums[1], lower, weighed.sums[place + 8][lane % 4]);
-      if (__any_sync(0xFFFFFFFFu, upper != 1.0f || lower != 1.0f)) scale_sums(total, upper, lower);
-      const std::uint64_t a_tile = sm90::tile_descriptor(weights + t * kPanelBytes);
-      const std::uint64_t latents =
-          sm90::transposed_descriptor(sm90::shared_address(shared.values) + t * kPanelBytes, kPanelBytes);
-      sm90::hold(total);
-      sm90::wgmma_fence();
-#pragma unroll
-      for (int i = 0; i < 4; ++i) sm90::Wgmma<kPanel>::bf16_transposed(total, a_tile + 2 * i, latents + 128 * i, 1);
-      sm90::wgmma_commit();
-      sm90::hold(total);
-      sm90::wgmma_wait_all();
-      sm90::hold(total);
-    }
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      sums[i] += __shfl_xor_sync(0xFFFFFFFFu, sums[i], 1);
-      sums[i] += __shfl_xor_sync(0xFFFFFFFFu, sums[i], 2);
-      if (rank == 0 && lane % 4 == 0 && piece.cuts > 1)
-        a.stats[static_cast<std::int64_t>(index) * kTile + place + 8 * i] = make_float2(largest[i], sums[i]);
-    }
-    write_sums(a, piece, index, place, rank * kPanel, lane, total, sums);
-    __syncthreads();
     sm90::cluster_wait();
-    parity ^= 1;
     index += clusters;
     if (index < pieces) piece = load_piece(a, index);
   }
@@ -245,7 +310,7 @@ bool spread_runs() {
 
 cudaError_t launch_spread(const MlaDecodePlan& plan, const Arguments& arguments, cudaStream_t stream) {
   return launch_early(spread_kernel, static_cast<unsigned>(plan.spread_clusters * kBlocks), kThreads,
-                      kSpreadSharedBytes, stream, plan.query_map, plan.cache_maps.keys, arguments);
+                      kSpreadSharedBytes, stream, plan.spread_query_map, plan.cache_maps.keys, arguments);
 }
 
 }  // namespace pelagic::mla_decode

@@ -12,16 +12,20 @@ namespace pelagic::mla_decode {
 using Scores = float[kTile / 2];
 using Weights = std::uint32_t[kTile / 4];  // pairs of keys: [2j] of the first vector, [2j + 1] of the second
 
-__device__ __forceinline__ void score_tile(Scores& s, std::uint64_t queries, std::uint64_t keys) {
+// await(panel) returns when the panel and those before it may be read.
+template <typename Await>
+__device__ __forceinline__ void score_tile(Scores& s, std::uint64_t queries, std::uint64_t keys, const Await& await) {
   sm90::hold(s);
   sm90::wgmma_fence();
 #pragma unroll
-  for (int panel = 0; panel < kPanels; ++panel)
+  for (int panel = 0; panel < kPanels; ++panel) {
+    await(panel);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const int step = panel * (kPanelBytes >> 4) + 2 * i;
       sm90::Wgmma<kTile>::bf16(s, queries + step, keys + step, panel + i);
     }
+  }
   sm90::wgmma_commit();
   sm90::hold(s);
   sm90::wgmma_wait_all();
