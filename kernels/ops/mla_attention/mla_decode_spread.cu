@@ -163,6 +163,9 @@ __device__ __forceinline__ void work(const Arguments& a, const SpreadShared& sha
                });
 #pragma unroll
     for (int i = 0; i < 2; ++i) top[i] = mask_scores(s, i, min(seen[i], control.keys[rank]), lane) * a.log2_scale;
+  } else {
+    // Nothing comes; but a barrier that is armed again should have been waited for.
+    for (std::uint64_t& full : control.keys_full) wait(full, parity);
   }
 #pragma unroll
   for (int i = 0; i < 2; ++i)
