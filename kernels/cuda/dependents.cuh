@@ -14,8 +14,6 @@
 
 #include <cstddef>
 
-#include "cuda/launch_order.h"
-
 namespace pelagic {
 
 // Harmless where what follows was launched the ordinary way.
@@ -49,7 +47,7 @@ __device__ __forceinline__ void begin_with_others() {
 inline cudaLaunchAttribute early_launch() {
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = launches_begin_early ? 1 : 0;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
   return attribute;
 }
 

@@ -22,7 +22,6 @@
 #include "backend/cuda/row_route.h"
 #include "backend/cuda/step_arguments.h"
 #include "backend/cuda/step_rows.h"
-#include "cuda/launch_order.h"
 #include "ops/gemm/gemm_cuda.h"
 #include "ops/grouped_gemm/grouped_gemm_cuda.h"
 #include "ops/moe/moe_cuda.h"
@@ -135,13 +134,8 @@ class CudaBackend final : public Backend {
   void launch(const char* what, const Fn& fn) {
     launch_pending_store();
     last_is_gemm_ = false;
-    choose_launches();
     if (mode_ != Mode::replay) check(fn(), what);
   }
-
-  // Steps with other ranks stop for copies and for the host all the time: there kernels follow one another. On two
-  // cards early ones gave other bits.
-  void choose_launches() const { launches_begin_early = route_ == nullptr; }
 
   template <typename T>
   const T* send(std::span<const T> values) {
