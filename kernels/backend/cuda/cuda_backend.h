@@ -1,5 +1,6 @@
 // The CUDA backend: the graph's ops as kernels on one stream. Activations are bf16, the residual stream and the logits
-// float32. Nothing waits for the card before finish(). Its parts are in files of their own, see README.md.
+// float32. Nothing waits for the card before finish(), but where memory grows and for other ranks. Its parts are in
+// files of their own, see README.md.
 #pragma once
 
 #include <algorithm>
@@ -134,7 +135,7 @@ class CudaBackend final : public Backend {
   void launch(const char* what, const Fn& fn) {
     launch_pending_store();
     last_is_gemm_ = false;
-    if (mode_ != Mode::replay) check(fn(), what);
+    if (mode_ != Mode::replay) check_launch(fn(), what);
   }
 
   template <typename T>

@@ -416,7 +416,9 @@ GemmCuda::GemmCuda(GemmCuda&&) noexcept = default;
 
 void GemmCuda::launch(const GemmCudaCall& call, cudaStream_t stream) {
   if (call.rows == 0) return;
-  if (call.rows < 0 || call.rows > kMostRows) throw std::runtime_error("a GEMM's rows are out of range");
+  if (call.rows < 0 || call.rows > kMostRows)
+    throw std::invalid_argument("a step of " + std::to_string(call.rows) + " rows, of at most " +
+                                std::to_string(kMostRows));
   if (!rows_aligned(call.x, call.ldx, 2) || !rows_aligned(call.x, call.x_batch, 2) || !rows_aligned(call.w, 0, 2) ||
       !rows_aligned(call.y, call.ldy, row_type_bytes(shape_.out_type)) ||
       !rows_aligned(call.y, call.y_batch, row_type_bytes(shape_.out_type)))

@@ -66,7 +66,7 @@ class GemmCuda {
   // memory meanwhile, up to the weights' size and 512 MiB more. Throws std::runtime_error.
   void tune();
   // Allocates no device memory and waits for nothing; can be captured in a graph. One thread at a time. Throws
-  // std::runtime_error.
+  // std::invalid_argument beyond 65,536 rows, else std::runtime_error.
   void launch(const GemmCudaCall& call, cudaStream_t stream);
 
  private:
