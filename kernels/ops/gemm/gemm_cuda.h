@@ -14,11 +14,15 @@ namespace pelagic {
 // cuBLASLt and a handle of it. Must outlive what is made with it.
 class GemmCudaLibrary {
  public:
-  // Throws std::runtime_error when libcublasLt.so.13 is not where the loader looks, or lacks a function.
+  // Throws std::runtime_error when libcublasLt.so.13 is not where the loader looks nor beside our own shared object, or
+  // lacks a function.
   GemmCudaLibrary();
   ~GemmCudaLibrary();
   GemmCudaLibrary(const GemmCudaLibrary&) = delete;
   GemmCudaLibrary& operator=(const GemmCudaLibrary&) = delete;
+
+  // Throws what the constructor does where there is none. Needs no card.
+  static void check_installed();
 
   struct Functions;
   const Functions& functions() const { return *functions_; }
