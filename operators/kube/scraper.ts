@@ -1,6 +1,7 @@
 // Asks processes for their metrics, or for JSON beside them, over HTTP: several at once, each within bounds, since who is asked may hang, or answer without end.
 import { setMaxListeners } from "node:events";
 import { request } from "node:http";
+import { within } from "../../services/lib/runtime/within.ts";
 import type { Series } from "../autoscale/metrics-text.ts";
 import type { ScrapeTarget } from "../autoscale/pool-pods.ts";
 import { readMetrics } from "../autoscale/scrape.ts";
@@ -26,7 +27,6 @@ export interface ScraperObserver {
 const timeoutMs = 3_000;
 const maxBytes = 8 * 1024 * 1024;
 const atOnce = 32;
-const late = `no answer within ${timeoutMs / 1000} s`;
 
 export class Scraper {
   constructor(private readonly observer: ScraperObserver) {}
@@ -48,7 +48,7 @@ export class Scraper {
         const begunMs = performance.now();
         let result: "ok" | "failed" = "ok";
         try {
-          asked.answers.set(target.key, read(await this.get(target, path, signal)));
+          asked.answers.set(target.key, read(await within(timeoutMs, signal, (bounded) => this.get(target, path, bounded))));
         } catch (error) {
           result = "failed";
           asked.failures.set(target.key, why(error));
@@ -63,7 +63,6 @@ export class Scraper {
   /** Redirects are not followed: only the pod itself is asked. */
   private get({ host, port }: ScrapeTarget, path: string, signal: AbortSignal): Promise<string> {
     return new Promise((resolve, reject) => {
-      // No signal made of this one and a clock: Node keeps a trace of each for as long as this one lives, which is as long as the process.
       const sent = request({ host, port, path, agent: false, signal }, (response) => {
         const chunks: Buffer[] = [];
         let bytes = 0;
@@ -80,11 +79,6 @@ export class Scraper {
         response.on("error", reject);
         response.on("end", () => resolve(Buffer.concat(chunks).toString("utf8")));
       });
-      const timer = setTimeout(() => {
-        reject(new Error(late));
-        sent.destroy();
-      }, timeoutMs);
-      sent.on("close", () => clearTimeout(timer));
       sent.on("error", reject);
       sent.end();
     });
@@ -93,5 +87,5 @@ export class Scraper {
 
 function why(error: unknown): string {
   const { name = "", message = "", code = "" } = error as { name?: string; message?: string; code?: string };
-  return name === "AbortError" ? late : code || message;
+  return name === "AbortError" ? `no answer within ${timeoutMs / 1000} s` : code || message;
 }
