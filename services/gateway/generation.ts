@@ -158,11 +158,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
   /** Tokens went by that there was no room for. */
   private isBehind = false;
   /** Received and not yet read. */
-  private readonly batch: { tokens: number[]; logprobs: TokenBatch["logprobs"]; digests: string[] } = {
-    tokens: [],
-    logprobs: [],
-    digests: [],
-  };
+  private batch: { tokens: number[]; logprobs: TokenBatch["logprobs"]; digests: string[] } = { tokens: [], logprobs: [], digests: [] };
   private waiter: Waiter | null = null;
 
   /** @internal */
@@ -212,17 +208,9 @@ export class Generation implements AsyncIterable<TokenBatch> {
     if (waiter === null) return;
     const mayGo = !this.lacksScores;
     if (mayGo && this.batch.tokens.length > 0 && this.error?.code !== "cancelled") {
-      const { tokens, logprobs, digests } = this.batch;
       this.waiter = null;
-      waiter.resolve({
-        done: false,
-        value: {
-          tokens: Uint32Array.from(tokens.splice(0, this.batchTokens)),
-          logprobs: logprobs.splice(0, this.batchTokens),
-          digests: digests.splice(0, this.batchTokens),
-        },
-      });
-      if (this.isBehind && tokens.length <= this.maxUnread / 2) this.catchUp();
+      waiter.resolve({ done: false, value: this.takeBatch() });
+      if (this.isBehind && this.batch.tokens.length <= this.maxUnread / 2) this.catchUp();
     } else if (this.error !== null) {
       this.waiter = null;
       waiter.reject(this.error);
@@ -230,6 +218,16 @@ export class Generation implements AsyncIterable<TokenBatch> {
       this.waiter = null;
       waiter.resolve({ done: true, value: undefined });
     }
+  }
+
+  private takeBatch(): TokenBatch {
+    const { tokens, logprobs, digests } = this.batch;
+    const count = this.batchTokens;
+    if (tokens.length <= count) {
+      this.batch = { tokens: [], logprobs: [], digests: [] };
+      return { tokens: new Uint32Array(tokens), logprobs, digests };
+    }
+    return { tokens: new Uint32Array(tokens.splice(0, count)), logprobs: logprobs.splice(0, count), digests: digests.splice(0, count) };
   }
 
   // Dispatch
