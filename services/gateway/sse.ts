@@ -9,6 +9,24 @@ export function sseEvent(data: object): string {
   return `data: ${JSON.stringify(data)}\n\n`;
 }
 
+/** Events that differ in one text: the JSON around it is made once. */
+export class TextEvents {
+  private readonly head: string;
+  private readonly tail: string;
+
+  /** `around`: what an event says with this text; no empty string comes after it. */
+  constructor(around: (text: "") => object) {
+    const event = sseEvent(around(""));
+    const at = event.lastIndexOf('""');
+    this.head = event.slice(0, at);
+    this.tail = event.slice(at + 2);
+  }
+
+  event(text: string): string {
+    return this.head + JSON.stringify(text) + this.tail;
+  }
+}
+
 /** Readers pass over a comment. */
 const keepAliveComment = ": keep-alive\n\n";
 
