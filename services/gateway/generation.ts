@@ -85,6 +85,8 @@ const resumeRetryMs = 100;
 const maxDeathsWithoutToken = 8;
 /** So many gave it up without one more token, dead or not: trying on would only be noise. */
 const maxLossesWithoutToken = 20;
+/** So many tokens of an answer have room from the beginning. */
+const firstRoom = 256;
 /** Of a request's attempts so many are remembered, the first and the last ones. */
 const maxAttemptRecords = 32;
 /** How often a request on a draining worker looks for another one. */
@@ -168,7 +170,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.routing = routing;
     this.startedMs = client.options.clock.nowMs();
     this.heardMs = this.startedMs;
-    this.tokens = request.prompt.slice();
+    this.tokens = new Uint32Array(request.prompt.length + Math.min(request.maxTokens, firstRoom));
+    this.tokens.set(request.prompt);
     const { promptTop } = request;
     this.promptScores = promptTop === undefined ? null : new PromptScores(request.prompt.length, promptTop);
     const { logprobs } = request.sampling;
@@ -284,7 +287,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
     const record = this.recordAttempt(target, span?.());
 
     const { workerId } = target;
-    const known = this.knownTokens.slice();
+    // Stays as it is: what comes later stands behind it, or in a larger array.
+    const known = this.knownTokens;
     const receivedBefore = this.received;
     let outcome: "accepted" | { retryAfterMs?: number } | null = null;
     for (let attempt = 1; outcome === null && this.attemptId === attemptId && !this.isOver; attempt++) {
