@@ -1,9 +1,11 @@
 // Tokens of one stream to text, as they come. Bytes that do not yet make a whole character are held back.
+import { TextDecoder } from "node:util";
 import type { TokenTable } from "../lib/model/token-table.ts";
 
 export class Detokenizer {
   private readonly table: TokenTable;
-  private readonly utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
+  /** Most answers need none: their tokens are whole characters. */
+  private decoder: TextDecoder | null = null;
   /** Bytes may be held back. */
   private holds = false;
 
@@ -23,6 +25,11 @@ export class Detokenizer {
   /** What was held back, as replacement characters; the next token starts afresh. */
   flush(): string {
     this.holds = false;
-    return this.utf8.decode();
+    return this.decoder?.decode() ?? "";
+  }
+
+  private get utf8(): TextDecoder {
+    this.decoder ??= new TextDecoder("utf-8", { ignoreBOM: true });
+    return this.decoder;
   }
 }
