@@ -125,6 +125,21 @@ __device__ __forceinline__ void store_async_at(std::uint32_t address, std::uint3
       : "memory");
 }
 
+// Copies `bytes` (a multiple of 16, as the address is) of this block's shared memory to the same offset in block `rank`
+// by the copy engine, and tells the barrier that lies there at the offset of `barrier`. They must stay until then.
+__device__ __forceinline__ void copy_to_block(std::uint32_t address, std::uint32_t bytes, std::uint32_t barrier,
+                                              std::uint32_t rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote, told;\n"
+      "mapa.shared::cluster.u32 remote, %0, %3;\n"
+      "mapa.shared::cluster.u32 told, %2, %3;\n"
+      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [remote], [%0], %1, [told];\n"
+      "}\n" ::"r"(address),
+      "r"(bytes), "r"(barrier), "r"(rank)
+      : "memory");
+}
+
 // ---- bulk tensor copies ----
 
 // Cache policies as `createpolicy.fractional` makes them for the whole access (the encodings CUTLASS ships as
@@ -152,6 +167,12 @@ __device__ __forceinline__ void copy_box_multicast(std::uint32_t target, const C
       " [%0], [%1, {%2, %3}], [%4], %5, %6;" ::"r"(target),
       "l"(map), "r"(column), "r"(row), "r"(barrier), "h"(blocks), "l"(policy)
       : "memory");
+}
+
+// The box into the L2.
+__device__ __forceinline__ void prefetch_box(const CUtensorMap* map, int column, int row) {
+  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%0, {%1, %2}];" ::"l"(map), "r"(column), "r"(row)
+               : "memory");
 }
 
 __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
