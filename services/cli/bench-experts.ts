@@ -5,6 +5,7 @@
 import { cpus } from "node:os";
 import type { Command } from "commander";
 import { uniform } from "../../loadtest/random.ts";
+import { within } from "../lib/runtime/within.ts";
 import { type BenchRow, commit, printReport } from "./bench-report.ts";
 import { CliError } from "./cli-error.ts";
 import { prepareFirst } from "./prepare.ts";
@@ -201,11 +202,12 @@ function keepAsking(stack: Stack, index: number): { stop(): void } {
   const ask = async () => {
     while (!stopping.signal.aborted) {
       const content = Array.from({ length: sumsInQuestion }, () => `What is ${number()} + ${number()}?`).join(" ");
-      const signal = AbortSignal.any([stopping.signal, AbortSignal.timeout(requestMs)]);
       try {
         const body = JSON.stringify({ model: stack.modelName, messages: [{ role: "user", content }], max_tokens: answerTokens });
         const headers = { "content-type": "application/json" };
-        await (await fetch(`${stack.baseUrl}/v1/chat/completions`, { method: "POST", headers, body, signal })).text();
+        await within(requestMs, stopping.signal, async (signal) =>
+          (await fetch(`${stack.baseUrl}/v1/chat/completions`, { method: "POST", headers, body, signal })).text(),
+        );
       } catch {
         // Stopped, or refused while experts are loaded: asked again.
         await pause(0.1);
