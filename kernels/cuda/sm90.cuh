@@ -125,21 +125,6 @@ __device__ __forceinline__ void store_async_at(std::uint32_t address, std::uint3
       : "memory");
 }
 
-// Copies `bytes` (a multiple of 16, as the address is) of this block's shared memory to the same offset in block `rank`
-// by the copy engine, and tells the barrier that lies there at the offset of `barrier`. They must stay until then.
-__device__ __forceinline__ void copy_to_block(std::uint32_t address, std::uint32_t bytes, std::uint32_t barrier,
-                                              std::uint32_t rank) {
-  asm volatile(
-      "{\n"
-      ".reg .b32 remote, told;\n"
-      "mapa.shared::cluster.u32 remote, %0, %3;\n"
-      "mapa.shared::cluster.u32 told, %2, %3;\n"
-      "cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [remote], [%0], %1, [told];\n"
-      "}\n" ::"r"(address),
-      "r"(bytes), "r"(barrier), "r"(rank)
-      : "memory");
-}
-
 // ---- bulk tensor copies ----
 
 // Cache policies as `createpolicy.fractional` makes them for the whole access (the encodings CUTLASS ships as
