@@ -1,7 +1,7 @@
 // Before the end of a release: deletes the ModelServices that it made and waits until the operator has drained them. Refuses where there are others.
 import { z } from "zod";
 import { processFields } from "../../services/lib/runtime/config.ts";
-import { runProcess } from "../../services/lib/runtime/process.ts";
+import { exitCodes, runProcess } from "../../services/lib/runtime/process.ts";
 import { ApiClient, ApiError } from "../kube/api-client.ts";
 import { kubeconfigField, loadKubeConfig } from "../kube/kubeconfig.ts";
 import { collectionPath, modelServiceResource, objectPath } from "../kube/resources.ts";
@@ -35,7 +35,11 @@ await runProcess({
       }
     };
     const { own, others } = await list();
-    if (others.length > 0) throw new Error(refusal(others));
+    if (others.length > 0) {
+      // Read by a person, in this job's log: hence lines, not a record of the log.
+      process.stderr.write(`delete-models: ${refusal(others)}\n`);
+      process.exit(exitCodes.failed);
+    }
     for (const { metadata } of own) {
       const { name, namespace, uid } = metadata;
       log.info({ namespace, name }, "deleting");

@@ -1,6 +1,8 @@
 // deploy/images/compose.yaml as objects of a Kubernetes node, since there is no Docker here: each service's command, environment, files, health check and
 // restrictions are the file's own. A field that is not known here is an error, so that nothing in the file goes untried.
-import { readFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { parse } from "yaml";
 import { natsTag, pelagicTag } from "../../services/cli/cluster/images.ts";
@@ -29,16 +31,29 @@ const known = [
   ...["build", "restart", "stop_grace_period", "depends_on"],
 ];
 
-/** Replaces `${NAME:?}` as Docker does, here by a password that follows from the name. */
-function interpolated(text: string): string {
-  return text.replaceAll(/\$\{(\w+):\?\}/g, (_, name: string) => `p-${name.toLowerCase()}`);
+function read() {
+  return parse(readFileSync(file, "utf8"), { merge: true }) as {
+    services: Record<string, ComposeService>;
+    configs: Record<string, { file: string }>;
+  };
 }
 
-function read() {
-  return parse(interpolated(readFileSync(file, "utf8")), { merge: true }) as {
-    services: Record<string, ComposeService>;
-    configs: Record<string, { file?: string; content?: string }>;
-  };
+/** The files of `configs` and the variables of .env, with passwords that the script makes as for a person with Docker. */
+function withCredentials<T>(use: (fileText: (path: string) => string, variables: ReadonlyMap<string, string>) => T): T {
+  const folder = mkdtempSync(join(tmpdir(), "pelagic-compose-"));
+  try {
+    execFileSync(join(dirname(file), "credentials.sh"), [folder]);
+    const lines = readFileSync(join(folder, ".env"), "utf8").trim().split("\n");
+    const variables = new Map(lines.map((line) => line.split("=", 2) as [string, string]));
+    return use((path) => readFileSync(join(path.startsWith("./credentials/") ? folder : dirname(file), path), "utf8"), variables);
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+/** Replaces `${NAME:?what to do}` as Docker does. */
+function interpolated(text: string, variables: ReadonlyMap<string, string>): string {
+  return text.replaceAll(/\$\{(\w+):\?[^}]*\}/g, (all, name: string) => variables.get(name) ?? all);
 }
 
 const images: Record<string, string> = { pelagic: pelagicTag, [`docker.io/library/${natsTag.replace("localhost/", "")}`]: natsTag };
@@ -54,14 +69,16 @@ export function composeService(
 }
 
 export function composeObjects(namespace: string): object[] {
+  return withCredentials((fileText, variables) => {
+    const text = JSON.stringify(objectsOf(namespace, fileText));
+    return JSON.parse(interpolated(text, variables)) as object[];
+  });
+}
+
+function objectsOf(namespace: string, fileText: (path: string) => string): object[] {
   const { services, configs } = read();
   const published = services.gateway?.ports?.[0];
-  const stringData = Object.fromEntries(
-    Object.entries(configs).map(([name, { file: path, content }]) => [
-      name,
-      content ?? readFileSync(join(dirname(file), path as string), "utf8"),
-    ]),
-  );
+  const stringData = Object.fromEntries(Object.entries(configs).map(([name, { file: path }]) => [name, fileText(path)]));
   return [
     { apiVersion: "v1", kind: "Secret", metadata: { name: "configs", namespace }, stringData },
     ...Object.entries(services).map(([name, each]) => {

@@ -1,5 +1,5 @@
 // The job before an uninstall, which may wait for minutes: an API server that is away for a moment meanwhile does not end it.
-import { spawn } from "node:child_process";
+import { type ChildProcess, spawn } from "node:child_process";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { inTree } from "../../services/cli/tree.ts";
 import { apiServerMissing, startApiServer, type TestApiServer } from "./api-server.ts";
@@ -30,14 +30,7 @@ describe.skipIf(missing !== undefined)(`the job that deletes a release's models$
     const annotations = { "meta.helm.sh/release-name": "r", "meta.helm.sh/release-namespace": "default" };
     const metadata = { name: "drains", annotations, finalizers: ["example.com/drains"] };
     expect((await server.call("POST", servicesPath, { body: { ...service("drains"), metadata } })).status).toBe(201);
-    const flags = ["--kubeconfig", proxy.kubeconfig, "--release-name", "r", "--release-namespace", "default", "--namespace", "default"];
-    const child = spawn(process.execPath, [inTree("dist", "operators", "jobs", "delete-models.js"), ...flags], {
-      stdio: ["ignore", "ignore", "pipe"],
-    });
-    let log = "";
-    child.stderr.on("data", (chunk: Buffer) => {
-      log += chunk.toString("utf8");
-    });
+    const { child, text } = startJob(proxy.kubeconfig);
     const ended = new Promise<number | null>((resolve) => child.once("exit", resolve));
     await objectWhere(server, `${servicesPath}/drains`, (each) => each.metadata.deletionTimestamp !== undefined);
     const from = proxy.seen.length;
@@ -50,7 +43,30 @@ describe.skipIf(missing !== undefined)(`the job that deletes a release's models$
       body: { metadata: { finalizers: [] } },
       contentType: "application/merge-patch+json",
     });
-    expect(await ended, log).toBe(0);
+    expect(await ended, text()).toBe(0);
     await gone(server, `${servicesPath}/drains`);
   });
+
+  it("refuses in lines that a person can paste where there is a ModelService of somebody else", async () => {
+    expect((await server.call("POST", servicesPath, { body: service("of-somebody-else") })).status).toBe(201);
+    const { child, text } = startJob(server.kubeconfig);
+    // Its streams, too, have ended then.
+    expect(await new Promise((resolve) => child.once("close", resolve))).toBe(1);
+    expect(text().split("\n")).toContain("  kubectl -n default delete modelservice of-somebody-else");
+    expect(text()).not.toContain("    at ");
+    await server.call("DELETE", `${servicesPath}/of-somebody-else`);
+    await gone(server, `${servicesPath}/of-somebody-else`);
+  });
 });
+
+function startJob(kubeconfig: string): { child: ChildProcess; text: () => string } {
+  const flags = ["--kubeconfig", kubeconfig, "--release-name", "r", "--release-namespace", "default", "--namespace", "default"];
+  const child = spawn(process.execPath, [inTree("dist", "operators", "jobs", "delete-models.js"), ...flags], {
+    stdio: ["ignore", "ignore", "pipe"],
+  });
+  let text = "";
+  child.stderr.on("data", (chunk: Buffer) => {
+    text += chunk.toString("utf8");
+  });
+  return { child, text: () => text };
+}
