@@ -295,7 +295,8 @@ export const maxThreads = 1024;
 export function count(least: number, most = Number.MAX_SAFE_INTEGER): (text: string) => number {
   return (text) => {
     const value = Number(text);
-    if (!Number.isInteger(value) || value < least) throw new InvalidArgumentError(`a whole number, at least ${least}`);
+    if (text.trim() === "" || !Number.isInteger(value) || value < least)
+      throw new InvalidArgumentError(`a whole number, at least ${least}`);
     if (value > most) throw new InvalidArgumentError(`at most ${most}`);
     return value;
   };
