@@ -1,7 +1,9 @@
 // Programmatic dependent launch (PTX ISA, "griddepcontrol"): a kernel launched by launch_early() may begin while the
 // one before it in the stream still runs, as soon as all blocks of that one have allowed it or ended. Until it has
 // called await_predecessors() it may touch nothing that any earlier kernel writes or reads; every one must call it,
-// since the next relies on its end for all that came before.
+// since the next relies on its end for all that came before. What an earlier kernel writes is read by plain loads:
+// __ldg and const __restrict__ say that nobody writes it while this kernel runs, which is not so, and let the compiler
+// move the load before the wait (it did, in the gate of up to 32 experts).
 //
 // `beside` in a call: the kernel needs nothing of the one launched just before it, nor touches what that one does, and
 // does not wait for it to begin. That one must allow dependents only after its own await (it says so, and is not
@@ -11,8 +13,6 @@
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
-
-#include "cuda/launch_order.h"
 
 namespace pelagic {
 
@@ -47,7 +47,7 @@ __device__ __forceinline__ void begin_with_others() {
 inline cudaLaunchAttribute early_launch() {
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = launches_begin_early ? 1 : 0;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
   return attribute;
 }
 

@@ -1,4 +1,4 @@
-// cuda_model_bench [--json FILE] [--commit ID] [--weights bfloat16|fp8] [--kernels] DIR
+// cuda_model_bench [--json FILE] [--commit ID] [--weights bfloat16|fp8] [--latents bfloat16|fp8] [--kernels] DIR
 //
 // A whole model on the card: random weights of DIR/config.json's shapes, prefill and decode steps by the clock of a
 // caller of Model::step, beside the ceilings of the same run. --kernels instead shows which kernels a step's time goes

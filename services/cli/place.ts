@@ -1,6 +1,6 @@
 // ./pelagic place: which rank gets which copies of experts, from their loads; and what it takes to get there from a plan in force.
 import { readFileSync, statSync } from "node:fs";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import type { z } from "zod";
 import { expertBytes, replan } from "../placement/moves.ts";
 import {
@@ -17,6 +17,7 @@ import {
 import { type Policy, policies } from "../placement/policies.ts";
 import { CliError, messageOf } from "./cli-error.ts";
 import { formatTable, printable } from "./terminal.ts";
+import { count, number } from "./up.ts";
 
 const maxFileBytes = 256 * 1024 * 1024;
 /** A routed expert of V3 in FP8. */
@@ -24,11 +25,11 @@ export const v3ExpertBytes = expertBytes({ hiddenSize: 7168, width: 2048, bytesP
 
 interface PlaceOptions {
   json?: boolean;
-  policy: string;
+  policy: Policy;
   from?: string;
-  tolerance: string;
-  mostMoves?: string;
-  expertBytes: string;
+  tolerance: number;
+  mostMoves?: number;
+  expertBytes: number;
 }
 
 interface Result {
@@ -47,14 +48,20 @@ export function register(program: Command): void {
     .command("place")
     .description("place copies of experts on ranks by their loads; FILE's format is in services/placement/README.md")
     .argument("<file>", "cases as JSON")
-    .option("--policy <name>", policies.join(", "), "balanced")
+    .addOption(new Option("--policy <name>", "how they are placed").choices(policies).default("balanced"))
     .option("--from <plans>", "plans in force, as this command prints them with --json: moves few copies, and says how many")
-    .option("--tolerance <part>", "with --from: balancedness that a layer may lack against a fresh plan before it moves", "0.01")
-    .option("--most-moves <n>", "with --from: so many copies are loaded at most, those that gain most")
+    .option(
+      "--tolerance <part>",
+      "with --from: balancedness that a layer may lack against a fresh plan before it moves",
+      number(0, 1),
+      0.01,
+    )
+    .option("--most-moves <n>", "with --from: so many copies are loaded at most, those that gain most", count(0))
     .option(
       "--expert-bytes <n>",
       "with --from: the weights of an expert in one layer (default: DeepSeek-V3's in FP8)",
-      String(v3ExpertBytes),
+      number(1, 1e15),
+      v3ExpertBytes,
     )
     .option(
       "--json",
@@ -65,11 +72,7 @@ export function register(program: Command): void {
 }
 
 function placeCommand(file: string, options: PlaceOptions): void {
-  const policy = policies.find((name) => name === options.policy);
-  if (policy === undefined) throw new CliError(`--policy: ${options.policy} is none of ${policies.join(", ")}`, 2);
-  const tolerance = number("--tolerance", options.tolerance, 0, 1);
-  const bytesEach = number("--expert-bytes", options.expertBytes, 1, 1e15);
-  const mostMoves = options.mostMoves === undefined ? undefined : number("--most-moves", options.mostMoves, 0, 1e9);
+  const { policy, tolerance, mostMoves, expertBytes: bytesEach } = options;
   const cases = read(file, parseJson(file), PlaceCases);
   const unplaceable = firstUnplaceable(cases, policy);
   if (unplaceable !== undefined) throw new CliError(`${file}: ${unplaceable}`, 2);
@@ -181,11 +184,4 @@ function readText(file: string): string {
     if (error instanceof CliError) throw error;
     throw new CliError(`${file}: ${messageOf(error)}`, 2);
   }
-}
-
-function number(name: string, text: string, least: number, most: number): number {
-  const value = Number(text);
-  if (text.trim() === "" || !(value >= least && value <= most))
-    throw new CliError(`${name}: ${text} is no number from ${least} to ${most}`, 2);
-  return value;
 }

@@ -71,7 +71,7 @@ async function apiServerTests(print: (text: string) => void): Promise<StageResul
 /** Apart from the others: what they need is built in minutes, or not there at all. */
 export function clusterStages(): Stage[] {
   return [
-    commandStage("build", "npm", ["run", "--silent", "build"]),
+    { name: "build", run: build },
     { name: "Kubernetes' own programs, built where they are missing", run: kubernetesPrograms },
     {
       name: "operator, CRD, planner and chart on a real API server; all of it on a real node",

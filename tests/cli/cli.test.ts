@@ -47,6 +47,24 @@ describe("./pelagic", () => {
     expect(code).toBe(1);
     expect(stderr).toMatch(/^pelagic: --model: .* has no config\.json, no tokenizer\.json, no \*\.safetensors: .*\n$/);
     rmSync(empty, { recursive: true });
+    expect(pelagic(["up", "--port", "0", "--decode-ranks", "3", "--redundant-experts", "65"])).toEqual({
+      code: 1,
+      stdout: "",
+      stderr: `pelagic: --redundant-experts: at most 64, with which each of 3 ranks has all 32 experts of ${inTree("models", "plankton")}\n`,
+    });
+  });
+
+  it("place and simulate-experts refuse what is no number by the option's name", () => {
+    for (const [args, refusal] of [
+      [["place", "loads.json", "--tolerance", "2"], "option '--tolerance <part>' argument '2' is invalid. a number from 0 to 1"],
+      [["place", "loads.json", "--most-moves", "some"], "option '--most-moves <n>' argument 'some' is invalid. a whole number, at least 0"],
+      [
+        ["place", "loads.json", "--policy", "fair"],
+        "option '--policy <name>' argument 'fair' is invalid. Allowed choices are balanced, grouped, published.",
+      ],
+      [["simulate-experts", "--layers", "59"], "option '--layers <n>' argument '59' is invalid. at most 58"],
+    ] as const)
+      expect(pelagic([...args])).toEqual({ code: 2, stdout: "", stderr: `pelagic: ${refusal}\n` });
   });
 
   it("status and down name a port where nothing of ours runs", () => {

@@ -93,7 +93,8 @@ describeOnMachine("a node", () => {
       for (let said = "", tries = 0; !said.includes("no NVIDIA driver"); tries++) {
         expect(tries, said).toBeLessThan(240);
         await new Promise((resolve) => setTimeout(resolve, 500));
-        said = await kube("-n", namespace, "logs", ...pod);
+        // There are none before its container is made.
+        said = await kube("-n", namespace, "logs", ...pod).catch(String);
       }
     },
     upMs,

@@ -48,10 +48,12 @@ void CudaBackend::copy_block(KvCache& cache, std::uint32_t from, std::uint32_t t
   const auto& kv = static_cast<const CudaKvCache&>(cache);
   std::byte* base = kv.memory.get<std::byte>();
   const std::lock_guard lock(copy_mutex_);
-  check(cudaMemcpy2DAsync(base + kv.layout.offset(0, to, 0), kv.layout.layer_bytes(),
-                          base + kv.layout.offset(0, from, 0), kv.layout.layer_bytes(), kv.layout.block_bytes(),
-                          static_cast<std::size_t>(kv.layout.layers), cudaMemcpyDeviceToDevice, copy_stream_),
-        "a copy of a block");
+  // One by one: a layer of 29,128 blocks and more is further from the next than cudaMemcpy2D can reach (2^31 - 1
+  // bytes).
+  for (int layer = 0; layer < kv.layout.layers; ++layer)
+    check(cudaMemcpyAsync(base + kv.layout.offset(layer, to, 0), base + kv.layout.offset(layer, from, 0),
+                          kv.layout.block_bytes(), cudaMemcpyDeviceToDevice, copy_stream_),
+          "a copy of a block");
   check(cudaStreamSynchronize(copy_stream_), "a copy of a block");
 }
 

@@ -85,7 +85,7 @@ void CudaBackend::begin_step(const StepShape& step) {
   if (pieces > kMostPieces) return;
   graph_key_ = {rows.rows(), table_columns(blocks), piece_capacity(pieces),
                 (step.digests ? 1 : 0) + (step.logits ? 2 : 0)};
-  if (graphs_.size() > kMostGraphs) drop_graphs();
+  if (graphs_.size() >= kMostGraphs && !graphs_.contains(graph_key_)) drop_graphs();
   const auto [found, is_new] = graphs_.try_emplace(graph_key_, nullptr);
   if (is_new) return;  // the buffers grow to what it needs
   mode_ = found->second == nullptr ? Mode::record : Mode::replay;

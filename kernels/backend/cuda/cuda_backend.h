@@ -1,5 +1,6 @@
 // The CUDA backend: the graph's ops as kernels on one stream. Activations are bf16, the residual stream and the logits
-// float32. Nothing waits for the card before finish(). Its parts are in files of their own, see README.md.
+// float32. Nothing waits for the card before finish(), but where memory grows and for other ranks. Its parts are in
+// files of their own, see README.md.
 #pragma once
 
 #include <algorithm>
@@ -22,7 +23,6 @@
 #include "backend/cuda/row_route.h"
 #include "backend/cuda/step_arguments.h"
 #include "backend/cuda/step_rows.h"
-#include "cuda/launch_order.h"
 #include "ops/gemm/gemm_cuda.h"
 #include "ops/grouped_gemm/grouped_gemm_cuda.h"
 #include "ops/moe/moe_cuda.h"
@@ -135,13 +135,8 @@ class CudaBackend final : public Backend {
   void launch(const char* what, const Fn& fn) {
     launch_pending_store();
     last_is_gemm_ = false;
-    choose_launches();
-    if (mode_ != Mode::replay) check(fn(), what);
+    if (mode_ != Mode::replay) check_launch(fn(), what);
   }
-
-  // Steps with other ranks stop for copies and for the host all the time: there kernels follow one another. On two
-  // cards early ones gave other bits.
-  void choose_launches() const { launches_begin_early = route_ == nullptr; }
 
   template <typename T>
   const T* send(std::span<const T> values) {

@@ -45,6 +45,8 @@ extern "C" __attribute__((visibility("default"))) pelagic::Backend* pelagic_cuda
   if (std::string(interface_id) != PELAGIC_INTERFACE_ID)
     return fail(ErrorCode::device, "pelagic_cuda.so was built from other sources than this engine: build both again");
   try {
+    // First, so that an image that lacks it says so on any machine.
+    GemmCudaLibrary::check_installed();
     cuda::check_device();
     return new cuda::CudaBackend(weights);
   } catch (const Error& error) {

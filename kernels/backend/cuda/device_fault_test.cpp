@@ -1,12 +1,11 @@
 // A device that faults: the process that caused it gets Error(device), and gets it for everything it asks for from then
 // on; the next process finds the card as it was. Each case is a process of its own, since a CUDA context does not
-// outlive a fault. The fault is a real one: an op is told to read where no memory is.
+// outlive a fault. The fault is a real one: an op is told to read where no memory is. What no kernel takes is none.
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
-#include <cstring>
 #include <string>
 #include <vector>
 
@@ -57,14 +56,34 @@ int fault() {
   return 0;
 }
 
-int sound() {
-  const auto backend = open_cuda_backend(CudaWeights::bfloat16);
-  for (const float value : norm_of_ones(*backend, 0)) {
+int check_sound(Backend& backend) {
+  for (const float value : norm_of_ones(backend, 0)) {
     if (value == static_cast<float>(kWidth)) continue;
     std::printf("%g where %d is right\n", static_cast<double>(value), kWidth);
     return 1;
   }
   return 0;
+}
+
+int sound() { return check_sound(*open_cuda_backend(CudaWeights::bfloat16)); }
+
+// A width that no kernel takes is no fault: the process goes on.
+int refused() {
+  constexpr int kOddWidth = 12;
+  const auto backend = open_cuda_backend(CudaWeights::bfloat16);
+  const auto weight = backend->make_vector(std::vector<float>(kOddWidth, 1.0f));
+  const auto x = backend->make_activations(kWidth, Precision::full);
+  const auto y = backend->make_activations(kWidth, Precision::working);
+  try {
+    backend->rms_norm(1, View{x.get(), 0, kWidth}, {}, *weight, 0.0f, View{y.get(), 0, kWidth});
+    std::printf("a norm of %d columns was taken\n", kOddWidth);
+    return 1;
+  } catch (const Error& error) {
+    std::printf("%s: %s\n", error_code_name(error.code()), error.what());
+    if (error.code() != ErrorCode::argument) return 1;
+  }
+  backend->cancel();
+  return check_sound(*backend);
 }
 
 int run(const char* self, const char* name) {
@@ -85,9 +104,14 @@ int run(const char* self, const char* name) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc < 2) return run(argv[0], "sound") + run(argv[0], "fault") + run(argv[0], "sound") == 0 ? 0 : 1;
+  if (argc < 2) {
+    int failed = 0;
+    for (const char* name : {"sound", "refused", "fault", "sound"}) failed += run(argv[0], name);
+    return failed == 0 ? 0 : 1;
+  }
   try {
-    return std::strcmp(argv[1], "fault") == 0 ? fault() : sound();
+    const std::string name = argv[1];
+    return name == "fault" ? fault() : name == "refused" ? refused() : sound();
   } catch (const std::exception& error) {
     std::printf("%s\n", error.what());
     return 1;

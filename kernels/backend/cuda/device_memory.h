@@ -19,6 +19,15 @@ inline void check(cudaError_t error, const char* what) {
                                      cudaGetErrorString(error) + "); the process must be restarted");
 }
 
+// Of our kernels. What they do not take is no failure of the card: the process stays sound.
+inline void check_launch(cudaError_t error, const char* what) {
+  if (error == cudaErrorInvalidValue) {
+    cudaGetLastError();  // not a sticky one
+    throw Error(ErrorCode::argument, std::string("the CUDA backend has no kernel for this model's shapes: ") + what);
+  }
+  check(error, what);
+}
+
 // What a library or the driver throws is the GPU's failure too.
 template <typename Fn>
 decltype(auto) guarded(const char* what, const Fn& fn) {

@@ -66,8 +66,9 @@ void CudaBackend::moe(int rows, View x, const MoeLayer& layer, View y, std::span
 void CudaBackend::gate_logits(int rows, View x, const MoeLayer& layer, bool beside) {
   const auto& gate = static_cast<const CudaMatrix&>(*layer.gate_weights);
   const int experts = layer.gate.experts;
-  if (experts > kMostExperts || moe_calls_ >= kMostMoeCalls)
-    throw Error(ErrorCode::argument, "the CUDA backend takes at most 256 experts in 256 layers");
+  if (moe_calls_ >= kMostMoeCalls)
+    throw Error(ErrorCode::argument,
+                "the CUDA backend takes at most " + std::to_string(kMostMoeCalls) + " layers with experts");
   reserve(gate_logits_, elements(rows, experts) * sizeof(float));
   launch("the gate's logits", [&] {
     return gemm_f32_cuda({.rows = rows,

@@ -66,7 +66,6 @@ void CudaBackend::tune_gemms() {
 void CudaBackend::run_gemm(const GemmCudaShape& shape, const GemmCudaCall& call) {
   launch_pending_store();
   last_is_gemm_ = !call.beside;
-  choose_launches();
   if (mode_ != Mode::replay) guarded("a dense GEMM", [&] { gemm(shape).launch(call, stream_); });
 }
 

@@ -60,6 +60,9 @@ std::unique_ptr<Matrix> CudaBackend::make_projection(int n, int k, const RowSour
 }
 
 std::unique_ptr<Matrix> CudaBackend::make_gate_matrix(int n, int k, const RowSource& rows) {
+  if (n > kMostExperts)
+    throw Error(ErrorCode::argument, "the CUDA backend takes at most " + std::to_string(kMostExperts) +
+                                         " experts; this model has " + std::to_string(n));
   auto matrix = std::make_unique<CudaMatrix>();
   matrix->n = n;
   matrix->k = k;

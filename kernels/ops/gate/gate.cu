@@ -40,7 +40,8 @@ __device__ std::uint32_t order_key(float value) {
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
-// This lane's part of a row of [experts] numbers; 0 past the last expert.
+// This lane's part of a row of [experts] numbers; 0 past the last expert. No __ldg: another kernel may have just
+// written them (cuda/dependents.cuh).
 template <int kPerLane>
 __device__ void load_row(const Arguments& a, const float* row, int lane, float (&x)[kPerLane]) {
   const int first = lane * kPerLane;
@@ -48,8 +49,7 @@ __device__ void load_row(const Arguments& a, const float* row, int lane, float (
     if (a.vector_loads) {
 #pragma unroll
       for (int j = 0; j < kPerLane; j += 4) {
-        const float4 four =
-            first < a.config.experts ? __ldg(reinterpret_cast<const float4*>(row + first + j)) : float4{};
+        const float4 four = first < a.config.experts ? *reinterpret_cast<const float4*>(row + first + j) : float4{};
         x[j] = four.x;
         x[j + 1] = four.y;
         x[j + 2] = four.z;
@@ -59,7 +59,7 @@ __device__ void load_row(const Arguments& a, const float* row, int lane, float (
     }
   }
 #pragma unroll
-  for (int j = 0; j < kPerLane; ++j) x[j] = first + j < a.config.experts ? __ldg(row + first + j) : 0.0f;
+  for (int j = 0; j < kPerLane; ++j) x[j] = first + j < a.config.experts ? row[first + j] : 0.0f;
 }
 
 // row_softmax's bits: 16 chains over the row, then the tree. terms: shared memory of this warp, [experts].

@@ -10,6 +10,7 @@
 #include "cuda/random.h"
 #include "cuda/test.h"
 #include "ops/gate/gate_cuda.h"
+#include "ops/gemm/gemm_cuda.h"
 
 namespace pelagic {
 namespace {
@@ -147,6 +148,45 @@ void compare(const Shape& shape, Data data, int rows, DeviceBuffer<std::uint32_t
   }
 }
 
+// Right behind the kernel that makes its logits, which still runs when the gate begins: nothing of what lay there
+// before may get into the choice.
+void logits_are_awaited(int width, DeviceBuffer<std::uint32_t>& workspace) {
+  constexpr int kRows = 64;
+  for (const Shape& shape : shapes()) {
+    const int experts = shape.config.experts;
+    const DeviceBuffer<std::uint16_t> x(
+        std::vector<std::uint16_t>(static_cast<std::size_t>(kRows) * width, 0x3F80));  // ones
+    std::vector<float> weights(static_cast<std::size_t>(experts) * width, 0.0f);
+    for (int e = 0; e < experts; ++e) weights[static_cast<std::size_t>(e) * width] = static_cast<float>(e % 7);
+    const DeviceBuffer<float> w(weights);
+    DeviceBuffer<float> logits(static_cast<std::size_t>(kRows) * experts), chosen_weights(kRows * shape.config.top_k);
+    DeviceBuffer<std::int32_t> ids(kRows * shape.config.top_k), counts(experts), offsets(experts + 1);
+    for (const GateCudaPath path : kPaths) {
+      GateCudaCall call = {shape.config,         logits.get(), experts,       kRows,          ids.get(),
+                           chosen_weights.get(), counts.get(), offsets.get(), workspace.get()};
+      call.config.bias = nullptr;
+      logits.fill_bytes(0xFF);
+      test::run_from_graph([&](cudaStream_t stream) {
+        PELAGIC_CUDA(cudaMemsetAsync(logits.get(), 0xFF, logits.bytes(), stream));
+        PELAGIC_CUDA(gemm_f32_cuda({.rows = kRows,
+                                    .n = experts,
+                                    .k = width,
+                                    .x = x.get(),
+                                    .ldx = width,
+                                    .w = w.get(),
+                                    .y = logits.get(),
+                                    .ldy = experts},
+                                   stream));
+        PELAGIC_CUDA(gate_cuda(call, path, stream));
+      });
+      int stale = 0;
+      for (const float weight : chosen_weights.download()) stale += std::isnan(weight) ? 1 : 0;
+      PELAGIC_EXPECT(stale == 0, "%s, path %d: %d choices by logits that were not there yet", shape.name,
+                     static_cast<int>(path), stale);
+    }
+  }
+}
+
 void nan_rows_are_valid(DeviceBuffer<std::uint32_t>& workspace) {
   for (const Shape& shape : shapes()) {
     const int rows = 3;
@@ -201,6 +241,7 @@ int main(int argc, char** argv) {
       compare(shapes().front(), Data::random, 4096, workspace);
       compare(shapes().front(), Data::ties, 40000, workspace);  // more rows than warps
     }
+    logits_are_awaited(quick ? 1 << 10 : 1 << 15, workspace);
     nan_rows_are_valid(workspace);
     unsupported_shapes_are_refused(workspace);
   });

@@ -100,18 +100,22 @@ struct TuneMemory {
   void* data = nullptr;
 };
 
+// It is never closed: it keeps device state of its own.
+void* open_library() {
+  void* library = dlopen(kLibraryName, RTLD_NOW | RTLD_LOCAL);
+  if (library != nullptr) return library;
+  const char* reason = dlerror();
+  throw std::runtime_error(std::string(kLibraryName) + " cannot be opened (" + (reason ? reason : "no reason given") +
+                           "): install cuBLAS 13 or add its folder to LD_LIBRARY_PATH");
+}
+
 cudaDataType_t type_of(RowType type) { return type == RowType::float32 ? CUDA_R_32F : CUDA_R_16BF; }
 
 }  // namespace
 
 GemmCudaLibrary::GemmCudaLibrary() : functions_(std::make_unique<Functions>()) {
   Functions& f = *functions_;
-  f.library = dlopen(kLibraryName, RTLD_NOW | RTLD_LOCAL);
-  if (f.library == nullptr) {
-    const char* reason = dlerror();
-    throw std::runtime_error(std::string(kLibraryName) + " cannot be opened (" + (reason ? reason : "no reason given") +
-                             "): install cuBLAS 13 or add its folder to LD_LIBRARY_PATH");
-  }
+  f.library = open_library();
   find(f.library, "cublasLtCreate", f.create);
   find(f.library, "cublasLtDestroy", f.destroy);
   find(f.library, "cublasLtMatmulDescCreate", f.desc_create);
@@ -135,7 +139,8 @@ GemmCudaLibrary::GemmCudaLibrary() : functions_(std::make_unique<Functions>()) {
     throw std::runtime_error("no device memory for cuBLASLt's workspace");
 }
 
-// The library stays open: it keeps device state of its own.
+void GemmCudaLibrary::check_installed() { open_library(); }
+
 GemmCudaLibrary::~GemmCudaLibrary() {
   cudaFree(workspace_);
   if (handle_ != nullptr) functions_->destroy(static_cast<cublasLtHandle_t>(handle_));
@@ -416,7 +421,9 @@ GemmCuda::GemmCuda(GemmCuda&&) noexcept = default;
 
 void GemmCuda::launch(const GemmCudaCall& call, cudaStream_t stream) {
   if (call.rows == 0) return;
-  if (call.rows < 0 || call.rows > kMostRows) throw std::runtime_error("a GEMM's rows are out of range");
+  if (call.rows < 0 || call.rows > kMostRows)
+    throw std::invalid_argument("a step of " + std::to_string(call.rows) + " rows, of at most " +
+                                std::to_string(kMostRows));
   if (!rows_aligned(call.x, call.ldx, 2) || !rows_aligned(call.x, call.x_batch, 2) || !rows_aligned(call.w, 0, 2) ||
       !rows_aligned(call.y, call.ldy, row_type_bytes(shape_.out_type)) ||
       !rows_aligned(call.y, call.y_batch, row_type_bytes(shape_.out_type)))

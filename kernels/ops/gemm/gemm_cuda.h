@@ -14,11 +14,15 @@ namespace pelagic {
 // cuBLASLt and a handle of it. Must outlive what is made with it.
 class GemmCudaLibrary {
  public:
-  // Throws std::runtime_error when libcublasLt.so.13 is not where the loader looks, or lacks a function.
+  // Throws std::runtime_error when libcublasLt.so.13 is not where the loader looks nor beside our own shared object, or
+  // lacks a function.
   GemmCudaLibrary();
   ~GemmCudaLibrary();
   GemmCudaLibrary(const GemmCudaLibrary&) = delete;
   GemmCudaLibrary& operator=(const GemmCudaLibrary&) = delete;
+
+  // Throws what the constructor does where there is none. Needs no card.
+  static void check_installed();
 
   struct Functions;
   const Functions& functions() const { return *functions_; }
@@ -66,7 +70,7 @@ class GemmCuda {
   // memory meanwhile, up to the weights' size and 512 MiB more. Throws std::runtime_error.
   void tune();
   // Allocates no device memory and waits for nothing; can be captured in a graph. One thread at a time. Throws
-  // std::runtime_error.
+  // std::invalid_argument beyond 65,536 rows, else std::runtime_error.
   void launch(const GemmCudaCall& call, cudaStream_t stream);
 
  private:

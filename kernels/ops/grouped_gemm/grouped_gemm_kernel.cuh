@@ -87,13 +87,13 @@ struct RowRange {
 // The expert's rows of x and out. Never beyond the buffers, whatever the counts say.
 __device__ __forceinline__ RowRange rows_of(const KernelArguments& arguments, int expert) {
   if (arguments.rows == nullptr) return {0, arguments.row_capacity};
-  const int first = __ldg(arguments.rows + expert);
+  const int first = arguments.rows[expert];
   if (arguments.masked) {
     const int begin = expert * arguments.row_capacity;
     return {begin, begin + max(0, min(first, arguments.row_capacity))};
   }
   const int begin = max(0, first);
-  return {begin, max(begin, min(__ldg(arguments.rows + expert + 1), arguments.row_capacity))};
+  return {begin, max(begin, min(arguments.rows[expert + 1], arguments.row_capacity))};
 }
 
 // A tile of the output: token rows [row, row + kTokenRows) of the expert, weight rows from weight_row.
@@ -208,9 +208,8 @@ __device__ void produce_scales(const KernelArguments& arguments, Walk<T>& walk, 
         const int step = min(begin + i, arguments.k_steps - 1);
 #pragma unroll
         for (int p = 0; p < kPerLane; ++p)
-          token[i][p] = place.row + lane + 32 * p < place.row_end
-                            ? __ldg(token_scales + step * arguments.ld_x_scales + 32 * p)
-                            : 0.0f;
+          token[i][p] =
+              place.row + lane + 32 * p < place.row_end ? token_scales[step * arguments.ld_x_scales + 32 * p] : 0.0f;
         weight[i] = __ldg(weight_scales + step);
       }
 #pragma unroll

@@ -24,6 +24,8 @@ export const RankNotice = z.object({
   secret: hexOf(32),
   /** It is of a group that has met in this round. */
   standing: z.boolean(),
+  /** It will be gone at once, as it was asked to: its last notice. */
+  stops: z.boolean().default(false),
   plan: z.object({
     version: z.number().int().positive(),
     /** The first MoE layers of that version; the others are of the plan before. */

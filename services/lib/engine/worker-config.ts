@@ -5,7 +5,7 @@ import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { z } from "zod";
 import { kvBlockTokens } from "../contracts/block-key.ts";
-import { kvDtypes } from "../contracts/frame.ts";
+import { type KvDtype, kvDtypes } from "../contracts/frame.ts";
 import type { EngineConfig } from "./engine.ts";
 import { backends, weightDtypes, type LoadOptions } from "./native.ts";
 import { stepMs } from "./step-work.ts";
@@ -104,7 +104,13 @@ export async function loadOptions(config: WorkerConfig): Promise<LoadOptions> {
   };
 }
 
-async function blocksInMemory(dir: string, kvDtype: string, kvMemoryMib: number): Promise<number> {
+/** As the engine's KvLayout::row_bytes: fp8 has a float32 scale for each 128 latents, and the rotated key in bfloat16. */
+function rowBytes(kvDtype: KvDtype, latent: number, rope: number): number {
+  if (kvDtype === "fp8") return latent + 4 * Math.ceil(latent / 128) + 2 * rope;
+  return (latent + rope) * (kvDtype === "float32" ? 4 : 2);
+}
+
+async function blocksInMemory(dir: string, kvDtype: KvDtype, kvMemoryMib: number): Promise<number> {
   const fields = z.object({ num_hidden_layers: positive, kv_lora_rank: positive, qk_rope_head_dim: positive });
   const path = join(dir, "config.json");
   let text: string;
@@ -123,6 +129,6 @@ async function blocksInMemory(dir: string, kvDtype: string, kvMemoryMib: number)
   // Let the native loader say what it supports: its message is the better one.
   if (!parsed.success) return minKvBlocks;
   const { num_hidden_layers, kv_lora_rank, qk_rope_head_dim } = parsed.data;
-  const blockBytes = num_hidden_layers * (kv_lora_rank + qk_rope_head_dim) * kvBlockTokens * (kvDtype === "float32" ? 4 : 2);
+  const blockBytes = num_hidden_layers * kvBlockTokens * rowBytes(kvDtype, kv_lora_rank, qk_rope_head_dim);
   return Math.max(minKvBlocks, Math.floor((kvMemoryMib * 1024 * 1024) / blockBytes));
 }

@@ -12,7 +12,7 @@ import { modelDigest } from "../model-digest.ts";
 import { endIfDeviceFailed, loadNativeRunner } from "../model-runner.ts";
 import type { LoadOptions } from "../native.ts";
 import type { RankConfig, WorkerConfig } from "../worker-config.ts";
-import { type ExpertShape, indispensableRanks, initialPlan, isWhole, planDigest } from "./expert-slots.ts";
+import { type ExpertShape, indispensableRanks, initialPlan, isWhole, mostRedundantSlots, planDigest } from "./expert-slots.ts";
 import { groupBalancedness } from "./group-balance.ts";
 import { GroupLoad } from "./group-load.ts";
 import { RankedRunner } from "./ranked-runner.ts";
@@ -36,9 +36,7 @@ export async function loadRankedRunner(
 ): Promise<RankedRunner> {
   const { rank, rankCount, rankHost: host } = config;
   if (rank >= rankCount) throw new Error(`rank is ${rank} of ${rankCount}: ranks are counted from 0`);
-  const plan = config.expertPlan
-    ? await readPlan(config.expertPlan)
-    : initialPlan(await expertShape(config.model), rankCount, config.redundantExperts);
+  const plan = config.expertPlan ? await readPlan(config.expertPlan) : await planInOrder(config);
   const secret = randomBytes(32);
   let member: RankMember | undefined;
   const runner = await loadNativeRunner({
@@ -162,6 +160,16 @@ export function sharedDigest(
 
 function cut(reason: string | null): string | null {
   return reason === null ? null : shortened(reason, maxReasonCharacters);
+}
+
+async function planInOrder({ model, rankCount, redundantExperts }: WorkerConfig & RankConfig): Promise<ExpertPlan> {
+  const shape = await expertShape(model);
+  const most = mostRedundantSlots(shape, rankCount);
+  if (redundantExperts > most)
+    throw new Error(
+      `redundantExperts is ${redundantExperts}: with ${most} each of ${rankCount} ranks has all ${shape.logicalExperts} experts`,
+    );
+  return initialPlan(shape, rankCount, redundantExperts);
 }
 
 async function readPlan(file: string): Promise<ExpertPlan> {

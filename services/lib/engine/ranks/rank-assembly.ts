@@ -34,7 +34,7 @@ export type AssemblyDecision =
 const mostKnownPlans = 8;
 
 /** What does not change while a process lives. */
-export type OwnRank = Omit<RankNotice, "v" | "round" | "hasMet" | "standing" | "plan">;
+export type OwnRank = Omit<RankNotice, "v" | "round" | "hasMet" | "standing" | "stops" | "plan">;
 
 interface Heard {
   notice: RankNotice;
@@ -62,6 +62,9 @@ export class RankAssembly {
   /** What was made of the newest plan for those that are there: the last of these. */
   private covered: { key: string; plan?: ExpertPlan; digest?: string; reason?: string } | undefined;
   private newcomerMs = Number.NEGATIVE_INFINITY;
+  /** Ranks whose process has said that it stops, since a group met last. */
+  private readonly stopping = new Set<number>();
+  private absentAsSaid: number[] = [];
 
   constructor(own: OwnRank, options: AssemblyOptions, plan: ExpertPlan, nowMs: number) {
     this.own = own;
@@ -84,6 +87,11 @@ export class RankAssembly {
   /** Ranks of the group that stands; none are there where there is no group. */
   isMember(rank: number): boolean {
     return (this.joined?.[rank] ?? null) !== null;
+  }
+
+  /** Ranks that the group lacks since they stopped, as they had said. */
+  get stopped(): readonly number[] {
+    return this.absentAsSaid;
   }
 
   /** It decides for the group: the lowest rank of it. */
@@ -119,8 +127,8 @@ export class RankAssembly {
   }
 
   /** What is said of this rank. */
-  notice(): Omit<RankNotice, "v"> {
-    return { ...this.own, round: this.ownRound, hasMet: this.hasMet, standing: this.joined !== undefined, plan: this.position };
+  notice(stops = false): Omit<RankNotice, "v"> {
+    return { ...this.own, round: this.ownRound, hasMet: this.hasMet, standing: this.joined !== undefined, stops, plan: this.position };
   }
 
   hear(notice: RankNotice, nowMs: number): void {
@@ -135,10 +143,15 @@ export class RankAssembly {
       if (nowMs - lastMs > this.options.staleMs) this.heard.delete(instanceId);
     }
     const before = this.heard.get(notice.instanceId);
+    // What it said earlier may come later.
+    if (before?.notice.stops) return;
+    if (notice.stops) this.stopping.add(notice.rank);
     this.heard.set(notice.instanceId, { notice, firstMs: before?.firstMs ?? nowMs, lastMs: nowMs });
     this.hasMet ||= notice.hasMet;
     if (notice.round > this.ownRound) this.begin(notice.round, nowMs);
-    else if (this.joined && this.joined[notice.rank] === null) {
+    else if (notice.stops) {
+      if (this.joined?.[notice.rank]?.instanceId === notice.instanceId) this.begin(this.ownRound + 1, nowMs);
+    } else if (this.joined && this.joined[notice.rank] === null) {
       // One that the group lacks has come, or is of another group that met in this round unheard: neither is let into the other's.
       if (notice.standing || notice.plan.digest === this.position.digest) this.begin(this.ownRound + 1, nowMs);
       else this.newcomerMs = nowMs;
@@ -164,6 +177,8 @@ export class RankAssembly {
     if (round !== this.ownRound) return;
     this.joined = members;
     this.hasMet = true;
+    this.absentAsSaid = [...this.stopping].filter((rank) => members[rank] === null).sort((a, b) => a - b);
+    this.stopping.clear();
   }
 
   decide(nowMs: number): AssemblyDecision {
@@ -220,7 +235,9 @@ export class RankAssembly {
   }
 
   private fresh(nowMs: number): RankNotice[] {
-    return [...this.heard.values()].filter(({ lastMs }) => nowMs - lastMs <= this.options.staleMs).map(({ notice }) => notice);
+    return [...this.heard.values()]
+      .filter(({ notice, lastMs }) => !notice.stops && nowMs - lastMs <= this.options.staleMs)
+      .map(({ notice }) => notice);
   }
 
   private begin(round: number, nowMs: number): void {
@@ -234,7 +251,8 @@ export class RankAssembly {
     const newest: (Heard | undefined)[] = [];
     for (const one of this.heard.values()) {
       const best = newest[one.notice.rank];
-      if (nowMs - one.lastMs <= this.options.staleMs && !(best && best.firstMs >= one.firstMs)) newest[one.notice.rank] = one;
+      if (one.notice.stops || nowMs - one.lastMs > this.options.staleMs || (best && best.firstMs >= one.firstMs)) continue;
+      newest[one.notice.rank] = one;
     }
     return Array.from({ length: this.own.rankCount }, (_, rank) => {
       if (rank === this.own.rank) return { v: 0, ...this.notice() };
