@@ -7,6 +7,7 @@ import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Command } from "commander";
 import { uniform } from "../../loadtest/random.ts";
+import { within } from "../lib/runtime/within.ts";
 import { type BenchRow, commit, printReport } from "./bench-report.ts";
 import { CliError } from "./cli-error.ts";
 import { prepareFirst } from "./prepare.ts";
@@ -355,10 +356,11 @@ function questions({ sums }: Topic, seed: number): () => string {
 }
 
 async function askOne(stack: Stack, content: string, more: Record<string, unknown>, stopping: AbortSignal): Promise<string> {
-  const signal = AbortSignal.any([stopping, AbortSignal.timeout(requestMs)]);
   const body = JSON.stringify({ model: stack.modelName, messages: [{ role: "user", content }], ...more });
   const headers = { "content-type": "application/json" };
-  return (await fetch(`${stack.baseUrl}/v1/chat/completions`, { method: "POST", headers, body, signal })).text();
+  return within(requestMs, stopping, async (signal) =>
+    (await fetch(`${stack.baseUrl}/v1/chat/completions`, { method: "POST", headers, body, signal })).text(),
+  );
 }
 
 const pause = (seconds: number) => new Promise<void>((resolve) => setTimeout(resolve, seconds * 1000));

@@ -16,7 +16,7 @@ import {
 } from "../placement/place-cases.ts";
 import { type Policy, policies } from "../placement/policies.ts";
 import { CliError, messageOf } from "./cli-error.ts";
-import { formatTable } from "./terminal.ts";
+import { formatTable, printable } from "./terminal.ts";
 import { count, number } from "./up.ts";
 
 const maxFileBytes = 256 * 1024 * 1024;
@@ -80,7 +80,7 @@ function placeCommand(file: string, options: PlaceOptions): void {
 
   const results: Result[] = [];
   for (const [i, each] of cases.entries()) {
-    process.stderr.write(`${i + 1} of ${cases.length}: ${each.name}\n`);
+    process.stderr.write(`${i + 1} of ${cases.length}: ${printable(each.name)}\n`);
     const result =
       plans === undefined
         ? placed(each, policy)
@@ -106,9 +106,9 @@ function moved(
   limits: { tolerance: number; mostMoves: number | undefined; bytesEach: number; from: string },
 ): Result {
   const layers = plans.get(of.name);
-  if (layers === undefined) throw new CliError(`${limits.from}: has no plan named ${of.name}`, 2);
+  if (layers === undefined) throw new CliError(`${limits.from}: has no plan named ${printable(of.name)}`, 2);
   const current = currentPlan(of, layers);
-  if ("fault" in current) throw new CliError(`${limits.from}: ${of.name}: ${current.fault}`, 2);
+  if ("fault" in current) throw new CliError(`${limits.from}: ${printable(of.name)}: ${current.fault}`, 2);
   const begun = performance.now();
   const { plan, moves, balancednessBefore } = replan(current, of.load, shapeOf(of), policy, {
     tolerance: limits.tolerance,
@@ -133,7 +133,7 @@ function table(results: Result[]): string {
   return formatTable(
     ["case", "balancedness", "least layer", "ms", ...(withMoves ? ["before", "moves", "GB"] : [])],
     results.map((result) => [
-      result.name,
+      printable(result.name),
       Number(result.balancednessMean.toFixed(5)),
       Number(result.balancednessMin.toFixed(5)),
       Number((result.seconds * 1000).toFixed(1)),
@@ -149,6 +149,8 @@ function readPlans(file: string): Map<string, number[][]> {
   for (const [i, line] of readText(file).split("\n").entries()) {
     if (line.trim() === "") continue;
     const { name, plan } = read(`${file}: line ${i + 1}`, json(`${file}: line ${i + 1}`, line), PlacedCase);
+    if (plans.has(name))
+      throw new CliError(`${file}: line ${i + 1}: name: a line before it has ${printable(name)}, too: keep the one in force`, 2);
     plans.set(name, plan);
   }
   return plans;

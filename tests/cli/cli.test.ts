@@ -85,6 +85,26 @@ describe("./pelagic", () => {
     rmSync(dir, { recursive: true });
   });
 
+  it.each(["--redundant-experts", "--rebalance-seconds", "--rebalance-every"])("chaos refuses %s without ranks", (name) => {
+    const stderr = `pelagic: ${name}: experts are placed on --decode-ranks, and there are none\n`;
+    expect(pelagic(["chaos", name, "8"])).toEqual({ code: 2, stdout: "", stderr });
+  });
+
+  it("place names a plan that is there twice, and writes no name that a terminal would obey", () => {
+    const dir = mkdtempSync(join(tmpdir(), "pelagic-cli-"));
+    const [cases, plans] = [join(dir, "cases.json"), join(dir, "plans.jsonl")];
+    const one = { name: "a\u001b[2J", layers: 1, logical_experts: 2, physical_experts: 2, groups: 1, nodes: 1, gpus: 2, load: [[1, 3]] };
+    writeFileSync(cases, JSON.stringify([one, one]));
+    const placed = pelagic(["place", cases]);
+    expect(placed.code).toBe(0);
+    expect(placed.stdout + placed.stderr).not.toContain("\u001b");
+    expect(placed.stdout).toContain("\na\\u001b[2J ");
+    writeFileSync(plans, pelagic(["place", cases, "--json"]).stdout);
+    const message = `pelagic: ${plans}: line 2: name: a line before it has a\\u001b[2J, too: keep the one in force\n`;
+    expect(pelagic(["place", cases, "--from", plans])).toEqual({ code: 2, stdout: "", stderr: message });
+    rmSync(dir, { recursive: true });
+  });
+
   it("build says which package to install where there is no compiler", () => {
     // Another CXX makes the build due; an empty PATH hides the machine's compilers.
     expect(pelagic(["build"], { PATH: "/nonexistent", CXX: "/nonexistent/g++" })).toEqual({

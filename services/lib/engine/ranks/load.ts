@@ -1,5 +1,5 @@
 // A model of which this process has the experts of one rank, as a runner that has met the other ranks.
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { z } from "zod";
@@ -80,7 +80,7 @@ export async function loadRankedRunner(
     mostSlotsPerRank: mostSlotsFactor * plan.slotsPerRank,
     own: {
       group,
-      sharedDigest: digest,
+      sharedDigest: sharedDigest(digest, options),
       rank,
       rankCount,
       instanceId: randomId(8),
@@ -148,6 +148,14 @@ export async function loadRankedRunner(
     throw error;
   }
   return ranked;
+}
+
+/** Of what experts are made from and into: only ranks with equal ones meet, since rows of one are computed by another. */
+export function sharedDigest(
+  modelDigest: string,
+  { backend = "cpu", weightDtype = "bfloat16" }: Pick<LoadOptions, "backend" | "weightDtype">,
+): string {
+  return createHash("sha256").update([modelDigest, backend, weightDtype].join(" ")).digest("hex");
 }
 
 function cut(reason: string | null): string | null {

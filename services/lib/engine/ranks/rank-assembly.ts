@@ -57,6 +57,8 @@ export class RankAssembly {
   private position: PlanPosition;
   /** Plans that others go by, and mended ones, by digest; the oldest first. */
   private readonly known = new Map<string, ExpertPlan>();
+  /** Why a rank that speaks cannot be met. */
+  private readonly unlike = new Map<number, { what: string; lastMs: number }>();
   /** What was made of the newest plan for those that are there: the last of these. */
   private covered: { key: string; plan?: ExpertPlan; digest?: string; reason?: string } | undefined;
   private newcomerMs = Number.NEGATIVE_INFINITY;
@@ -131,7 +133,11 @@ export class RankAssembly {
 
   hear(notice: RankNotice, nowMs: number): void {
     const { own } = this;
-    if (notice.group !== own.group || notice.sharedDigest !== own.sharedDigest || notice.rankCount !== own.rankCount) return;
+    if (notice.group !== own.group) return;
+    if (notice.sharedDigest !== own.sharedDigest || notice.rankCount !== own.rankCount) {
+      this.hearUnlike(notice, nowMs);
+      return;
+    }
     if (notice.rank === own.rank || notice.rank >= own.rankCount) return;
     for (const [instanceId, { lastMs }] of this.heard) {
       if (nowMs - lastMs > this.options.staleMs) this.heard.delete(instanceId);
@@ -150,6 +156,15 @@ export class RankAssembly {
       if (notice.standing || notice.plan.digest === this.position.digest) this.begin(this.ownRound + 1, nowMs);
       else this.newcomerMs = nowMs;
     }
+  }
+
+  private hearUnlike({ rank, rankCount }: RankNotice, nowMs: number): void {
+    if (rank >= this.own.rankCount) return;
+    const what =
+      rankCount === this.own.rankCount
+        ? "has other model files, or computes them on another backend or type of weights"
+        : `counts ${rankCount} ranks, not ${this.own.rankCount}`;
+    this.unlike.set(rank, { what, lastMs: nowMs });
   }
 
   /** The group of this round is over, or did not come about. What happened to an earlier one is old news. */
@@ -181,7 +196,7 @@ export class RankAssembly {
     const absent = ranksOf(members, (member) => member === null);
     const settled = nowMs - this.roundSinceMs >= this.options.settleMs;
     if (absent.length > 0 && (!settled || (!this.hasMet && nowMs - this.startMs < this.options.patienceMs)))
-      return waits(`waits for ${namesOf(absent)}`);
+      return waits(`waits for ${namesOf(absent)}${this.unlikeOf(absent, nowMs)}`);
     const there = members.filter((member) => member !== null);
     const position = newest(there.map(({ plan }) => plan));
     const plan = position.digest === this.position.digest ? this.plan : this.known.get(position.digest);
@@ -190,7 +205,8 @@ export class RankAssembly {
     if (this.covered?.key !== key) this.covered = { key, ...this.cover(plan, position.digest, absent) };
     const { plan: target, digest, reason } = this.covered;
     // Before they have ever met, who is absent is late, not lost.
-    if (target === undefined || (reason !== undefined && !this.hasMet)) return waits(`waits for ${namesOf(absent)}: ${reason}`);
+    if (target === undefined || (reason !== undefined && !this.hasMet))
+      return waits(`waits for ${namesOf(absent)}: ${reason}${this.unlikeOf(absent, nowMs)}`);
     if (digest !== this.position.digest) return { kind: "conform", plan: target };
     const behind = ranksOf(members, (member) => member !== null && member.plan.digest !== digest);
     if (behind.length > 0) return { ...waits(`waits for ${namesOf(behind)} to load experts of plan ${target.version}`), loading: true };
@@ -207,6 +223,15 @@ export class RankAssembly {
     if (repaired === undefined) return { reason: `${reason}, and those that are there have no room for all experts` };
     this.learn(repaired);
     return { plan: repaired, digest: planDigest(repaired), reason };
+  }
+
+  /** Of one of these ranks, so that nobody looks for a process that is there. */
+  private unlikeOf(ranks: number[], nowMs: number): string {
+    for (const rank of ranks) {
+      const one = this.unlike.get(rank);
+      if (one && nowMs - one.lastMs <= this.options.staleMs) return `; a rank ${rank} is there, but ${one.what}`;
+    }
+    return "";
   }
 
   private fresh(nowMs: number): RankNotice[] {
