@@ -163,6 +163,13 @@ class Backend {
 
   // ---- Ops. x, y, ...: one row for each token.
 
+  // Steps of at most so many rows will come, so many of them with logits, none at or beyond position `positions`: takes
+  // the most that attention can need for any of them, which depends on more than the number of rows. Throws
+  // Error(memory).
+  virtual void reserve_attention(const MlaShape& /*shape*/, int /*rows*/, int /*logit_rows*/, int /*positions*/) {}
+  // How often memory that steps use has been taken so far: for tests of what a step takes.
+  virtual std::uint64_t allocations() const { return 0; }
+
   // The ops of one step follow, up to finish(). A backend may replay what it recorded of a step of the same shape.
   virtual void begin_step(const StepShape& /*step*/) {}
 
