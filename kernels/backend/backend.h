@@ -121,6 +121,8 @@ class Backend {
 
   // Throws Error naming the field where the backend has no kernels for the model. Before anything is loaded.
   virtual void check_model(const MlaShape& /*shape*/, const KvLayout& /*layout*/) {}
+  // Of the card that holds weights and cache; 0: the machine's own memory does.
+  virtual std::int64_t card_bytes() const { return 0; }
   // Whether moe can share a layer's experts with other ranks.
   virtual bool shares_experts() const { return false; }
   // This rank has met the others of a group, with which its next steps go. Throws Error(rank_lost).

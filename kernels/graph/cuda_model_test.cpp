@@ -258,6 +258,14 @@ int main(int argc, char** argv) {
     std::filesystem::path dir = argv[1];
     const std::unique_ptr<Model> cuda = load(dir, fp8 ? CudaWeights::fp8 : CudaWeights::bfloat16);
     check_prepared(*cuda, all);
+    std::string refusal;
+    try {
+      Model(dir, open_cuda_backend(CudaWeights::bfloat16), kv_dtype, std::int64_t{1} << 40, 2, {});
+    } catch (const Error& error) {
+      refusal = error.what();
+    }
+    expect(refusal.find("the card's memory") != std::string::npos,
+           "a cache larger than the card is refused: " + refusal);
     const std::vector<Bits> bits = check_rows(*cuda, all);
     if (fp8) {
       expect(bits_of(*load(dir, CudaWeights::bfloat16), all) != bits, "other bits than bf16 weights give");

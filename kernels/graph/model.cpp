@@ -126,11 +126,14 @@ Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend, KvDtyp
                 .rope_dim = shape_.rope_dim,
                 .dtype = kv_dtype};
   const auto block_bytes = config_.layer_count * static_cast<std::int64_t>(kv_layout_.block_bytes());
-  const std::int64_t memory = static_cast<std::int64_t>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGESIZE);
+  const std::int64_t card = backend_->card_bytes();
+  const std::int64_t memory =
+      card > 0 ? card : static_cast<std::int64_t>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGESIZE);
   if (kv_blocks < 1) refuse("kvBlocks must be at least 1");
   if (kv_blocks > memory / block_bytes) {
     throw Error(ErrorCode::memory, "kvBlocks: " + std::to_string(kv_blocks) + " blocks of " +
-                                       std::to_string(block_bytes) + " bytes do not fit in this machine's memory (" +
+                                       std::to_string(block_bytes) + " bytes do not fit in " +
+                                       (card > 0 ? "the card's" : "this machine's") + " memory (" +
                                        std::to_string(memory) + " bytes)");
   }
   kv_layout_.blocks = static_cast<int>(kv_blocks);
