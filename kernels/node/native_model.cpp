@@ -496,6 +496,8 @@ Napi::Value NativeModel::close(const Napi::CallbackInfo& info) {
   loop_.Ref(env);
   Ref();
   engine_->submit([this] {
+    if (ranks_ && model_ != nullptr)
+      model_->leave({"rank " + std::to_string(ranks_->view.rank) + " has left this group: it was stopped", true});
     model_.reset();
     post([this](Napi::Env loop_env) {
       shut_down(loop_env);

@@ -30,6 +30,10 @@ const Change = z.object({
   time: z.iso.datetime().describe("When it was."),
   group: z.string().max(63).describe("The StatefulSet whose pods the ranks are."),
   round: z.int().min(1).describe("Of the ranks' meetings: a later one has a larger number."),
+  kind: z
+    .enum(["Met", "Lost", "Stopped", "Placed"])
+    .default("Met")
+    .describe("Ranks met or came back; the group ended by itself, or some were lost; some were stopped; a plan came into force."),
   message: z.string().max(maxChangeLength).describe("What changed."),
 });
 export type Change = z.output<typeof Change>;

@@ -112,7 +112,7 @@ export const Pool = z
       .max(64)
       .default(1)
       .describe(
-        "Pods that are one replica, each on a node of its own; more than 1 makes a LeaderWorkerSet, whose CRD must be installed. Each pod is a worker of its own today: the group is placed, rolled and scaled as one.",
+        "Pods that are one replica, each on a node of its own where topologySpread can have it so; more than 1 makes a LeaderWorkerSet, whose CRD must be installed. Each pod is a worker of its own today: the group is placed, rolled and scaled as one.",
       ),
     cacheMemoryMib: z
       .int32()

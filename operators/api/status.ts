@@ -27,7 +27,8 @@ export const Condition = z.object({
   type: z.string().min(1).max(316).describe("What it is about."),
   status: z.enum(["True", "False", "Unknown"]).describe("Whether it holds."),
   observedGeneration: z.int().min(0).optional().describe("The metadata.generation that it was found for."),
-  lastTransitionTime: z.iso.datetime().describe("When status last changed."),
+  // Checked by the API server, which also takes other zones than ours: what somebody else's condition says must not make the object unreadable.
+  lastTransitionTime: z.string().meta({ format: "date-time" }).describe("When status last changed."),
   reason: z.string().min(1).max(1024).describe("One word, for programs."),
   message: z.string().max(maxMessageLength).describe("For a person: what is, and what to do."),
 });

@@ -1,6 +1,7 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { parseMetrics, type Series } from "./metrics-text.ts";
+import { type AutoscaleState, planAutoscale } from "./plan.ts";
 import { type Scrape, snapshotOf } from "./scrape.ts";
 
 const pod = (name: string) => ({ name, state: "ready" as const, stateSeconds: 100, processes: [name] });
@@ -193,6 +194,71 @@ describe("quantiles", () => {
         expect(ttftSeconds).toBeGreaterThanOrEqual(lower - 1e-9);
         expect(ttftSeconds).toBeLessThanOrEqual(upper + 1e-9);
       }),
+    );
+  });
+});
+
+describe("whatever figures processes give", () => {
+  const names = [
+    ...["pelagic_gateway_requests_waiting", "vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"],
+    ...[
+      "pelagic_queued_prefill_tokens",
+      "pelagic_prefill_tokens_per_second",
+      "pelagic_decode_step_seconds",
+      "pelagic_gateway_requests_total",
+    ],
+    ...[
+      "pelagic_prefilled_tokens_total",
+      "vllm:e2e_request_latency_seconds_count",
+      "pelagic_step_sequences_sum",
+      "pelagic_step_sequences_count",
+    ],
+  ];
+  const value = fc.oneof(
+    fc.constantFrom("NaN", "+Inf", "-Inf", "-1", "0", "3", "1e15", "1e18", "1.7e308", "1e-300", "5e-324"),
+    fc.double({ min: 0, max: 1000, noNaN: true }).map(String),
+  );
+  const process = fc
+    .tuple(...names.map(() => value))
+    .map((values) =>
+      [
+        ...names.map((name, i) => `${name}{model_name="m"} ${values[i]}`),
+        `pelagic_gateway_tokens_total{model_name="m",kind="completion"} ${values[0]}`,
+      ].join("\n"),
+    );
+  const look = fc.record({ seconds: fc.integer({ min: 1, max: 3600 }), texts: fc.array(process, { minLength: 5, maxLength: 5 }) });
+  const range = { minReplicas: 1, maxReplicas: 5 };
+  const settings = {
+    prefill: range,
+    decode: range,
+    ttftSeconds: 2,
+    tpotSeconds: 0.05,
+    stabilizationSeconds: 0,
+    scaleToZeroAfterSeconds: 60,
+  };
+
+  it("wants whole numbers within bounds, and says no figure that is none", () => {
+    fc.assert(
+      fc.property(fc.array(look, { minLength: 2, maxLength: 5 }), (looks) => {
+        let state: AutoscaleState | null = null;
+        let before: Scrape | null = null;
+        let [prefill, decode, at] = [1, 1, 0];
+        for (const { seconds, texts } of looks) {
+          at += seconds;
+          const now = scrape(at, { gateways: texts.slice(0, 1), prefill: texts.slice(1, 3), decode: texts.slice(3) });
+          const pool = (name: string, wanted: number) => ({ wanted, replicas: [pod(`${name}-0`), pod(`${name}-1`)] });
+          const pools = { prefill: pool("prefill", prefill), decode: pool("decode", decode) };
+          const made = planAutoscale(snapshotOf({ modelName: "m", before, now, gateways: [pod("gateway-0")], ...pools }), settings, state);
+          before = now;
+          state = made.state;
+          for (const { replicas, reason } of [made.prefill, made.decode]) {
+            expect([0, 1, 2, 3, 4, 5]).toContain(replicas);
+            expect(reason).not.toMatch(/NaN|undefined|∞/);
+          }
+          [prefill, decode] = [made.prefill.replicas, made.decode.replicas];
+        }
+      }),
+      { numRuns: 1000 },
     );
   });
 });

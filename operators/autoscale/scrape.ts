@@ -199,12 +199,15 @@ function isDemand({ labels }: Sample): boolean {
   return error === undefined || error.status >= 499;
 }
 
+/** What no counter, gauge or time of ours comes to is no figure: of infinities, and of what overflows, sums and quotients are no numbers. */
+const isFigure = (value: number) => value === 0 || (value >= 1e-6 && value <= 1e15);
+
 function matching(series: Series, name: string, labels: Labels): Sample[] {
-  return (series.get(name) ?? []).filter((sample) => fits(sample, labels));
+  return (series.get(name) ?? []).filter((sample) => fits(sample, labels) && isFigure(sample.value));
 }
 
 function gauge(series: Series, name: GaugeName, labels: Labels = {}): number {
-  return matching(series, name, labels).reduce((sum, { value }) => sum + (Number.isFinite(value) ? value : 0), 0);
+  return matching(series, name, labels).reduce((sum, { value }) => sum + value, 0);
 }
 
 /** null: absent, or zero as long as nothing was measured. */
@@ -223,7 +226,7 @@ const sameLabels = (a: Sample, b: Sample) => fits(a, b.labels) && Object.keys(a.
 function growth({ before, now }: Pair, name: CounterName, labels: Labels, counts: (sample: Sample) => boolean = () => true): number {
   const earlier = matching(before, name, labels);
   return matching(now, name, labels)
-    .filter((sample) => counts(sample) && Number.isFinite(sample.value))
+    .filter((sample) => counts(sample))
     .reduce((sum, sample) => {
       const was = earlier.find((other) => sameLabels(other, sample))?.value ?? 0;
       return sum + (sample.value < was ? sample.value : sample.value - was);

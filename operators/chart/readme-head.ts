@@ -10,7 +10,8 @@ Generated from operators/chart by \`npm run generate\`. Kubernetes 1.30 or newer
 
 It makes the operator, a gateway with its Service, NATS with a user for each role, and a first ModelService with the small model that is in
 the image. \`--wait\` returns once all of it runs; the model is
-served some seconds later, and \`helm test\` waits for it. One release a namespace; any number of ModelServices beside the first
+served some seconds later, and \`helm test\` waits for it. One release a namespace, and one in the cluster with \`operator.allNamespaces\`,
+which leaves the namespaces alone that have a release of their own. Any number of ModelServices beside the first
 (\`docs/modelservice.md\`), which the gateway finds by itself.
 
 - **Passwords** of the bus are made once and kept over upgrades. They are looked up in the cluster, so tools that only render (\`helm template\`,
@@ -22,6 +23,8 @@ served some seconds later, and \`helm test\` waits for it. One release a namespa
 - **Uninstall** first has a job delete the first ModelService and wait until its workers have drained. Other ModelServices are yours: while there
   are any, the uninstall fails and the job's log names them. Where \`drainSeconds\` of both pools add up to more than four minutes, give it a
   \`--timeout\` that is longer than they are. Afterwards nothing of the release is left but the CRDs: \`kubectl delete crd modelservices.pelagic.dev expertplacements.pelagic.dev\`.
+  Not \`kubectl delete namespace\` first: the operator ends with it, and a ModelService that waits for its drain keeps the namespace for ever. Where that has happened,
+  \`kubectl -n NAMESPACE patch modelservice NAME --type=merge -p '{"metadata":{"finalizers":null}}'\` lets it go undrained.
 - **Security**: every pod meets Pod Security's \`restricted\`; only the operator and the jobs have a token for the API server. NetworkPolicies allow
   what is needed and no more, where the cluster's network enforces them (tried with kube-router; the node of \`./pelagic cluster\` does not). Where the API server listens on another port than 443, 6443, 8443
   and 16443, add one that lets the operator and the jobs reach it.

@@ -5,7 +5,7 @@ import { exitCodes, runProcess } from "../../services/lib/runtime/process.ts";
 import { ApiClient, ApiError } from "../kube/api-client.ts";
 import { kubeconfigField, loadKubeConfig } from "../kube/kubeconfig.ts";
 import { collectionPath, modelServiceResource, objectPath } from "../kube/resources.ts";
-import { modelsOfRelease, type NamedObject, refusal } from "./release-models.ts";
+import { modelsOfRelease, type NamedObject, patience, refusal } from "./release-models.ts";
 
 const resource = "modelservices";
 const pollMs = 500;
@@ -58,6 +58,7 @@ await runProcess({
         return false;
       }
     };
+    if (own.length > 0) process.stderr.write(`delete-models: ${patience(own)}\n`);
     // The operator bounds the drain, and the Job this wait.
     while (!(await isDrained()) && !stopping.aborted) await new Promise((resolve) => setTimeout(resolve, pollMs));
     if (!stopping.aborted) stop("done");

@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { crdNames, crdOf, crdVersionAnnotation, modelServiceCrdName } from "../api/crd.ts";
 import { compareVersions, crdChange } from "./crd-change.ts";
-import { modelsOfRelease, type NamedObject, refusal } from "./release-models.ts";
+import { modelsOfRelease, type NamedObject, patience, refusal } from "./release-models.ts";
 
 const version = fc
   .tuple(fc.nat(20), fc.nat(20), fc.nat(20), fc.option(fc.constantFrom("rc.1", "rc.2", "rc.10", "alpha", "alpha.1", "1")))
@@ -83,5 +83,6 @@ describe("modelsOfRelease", () => {
     const many = Array.from({ length: 500 }, (_, at) => model(`m${at}`));
     expect(refusal(many).split("\n")).toHaveLength(22);
     expect(refusal(many)).toContain("480 more");
+    expect(patience(many)).toContain("480 more");
   });
 });

@@ -17,11 +17,21 @@ export function modelsOfRelease(all: NamedObject[], release: Release): { own: Na
 
 /** Without an operator they would never end, nor would their workers: hence not left to themselves. */
 export function refusal(others: NamedObject[]): string {
-  const listed = others.slice(0, 20).map(({ metadata: { namespace, name } }) => `  kubectl -n ${namespace} delete modelservice ${name}`);
-  const more = others.length > listed.length ? [`  (and ${others.length - listed.length} more)`] : [];
   return [
     "there are ModelServices that this release did not make. Delete them first, while the operator can drain them:",
-    ...listed,
-    ...more,
+    ...commands(others, (name) => `delete modelservice ${name}`),
   ].join("\n");
+}
+
+/** Said before the wait: helm shows what a job said that failed, and one that ran out of time can say no more. */
+export function patience(own: NamedObject[]): string {
+  return [
+    "waiting until the operator has drained what this release made. It takes the finalizer away; where none runs, these do, and nothing is drained:",
+    ...commands(own, (name) => `patch modelservice ${name} --type=merge -p '{"metadata":{"finalizers":null}}'`),
+  ].join("\n");
+}
+
+function commands(models: NamedObject[], command: (name: string) => string): string[] {
+  const listed = models.slice(0, 20).map(({ metadata: { namespace, name } }) => `  kubectl -n ${namespace} ${command(name)}`);
+  return models.length > listed.length ? [...listed, `  (and ${models.length - listed.length} more)`] : listed;
 }

@@ -15,11 +15,24 @@ describe("the log of events", () => {
     expect(log.decide({ name: "a", uid: "1" }, event("the same"), 1_000_000 + eventLogBounds.seriesMs).do).toBe("create");
   });
 
+  it("tells what repeats for hours in events that the API server still has", () => {
+    let made = 0;
+    const log = new EventLog(eventLogBounds, () => `event-${++made}`);
+    let writtenMs = Number.NEGATIVE_INFINITY;
+    for (let nowMs = 0; nowMs < 24 * 3_600_000; nowMs += 5 * 60_000) {
+      const action = log.decide({ name: "a", uid: "1" }, event("the same"), nowMs);
+      // What is forgotten cannot be counted up, and what is told must be there to be seen.
+      if (action.do === "count") expect(nowMs - writtenMs).toBeLessThan(3_600_000);
+      if (action.do !== "drop") writtenMs = nowMs;
+      expect(nowMs - writtenMs).toBeLessThan(3_600_000);
+    }
+  });
+
   it("is bounded: in memory, and for each object", () => {
     const one = fc.record({ uid: fc.nat(50), message: fc.nat(1000), gapMs: fc.nat(2000) });
     fc.assert(
       fc.property(fc.array(one, { maxLength: 500 }), (told) => {
-        const bounds = { remembered: 100, seriesMs: 600_000, burst: 5, refillMs: 60_000 };
+        const bounds = { remembered: 100, seriesMs: 600_000, keptMs: 1_800_000, burst: 5, refillMs: 60_000 };
         const log = new EventLog(bounds, (name) => name);
         let now = 0;
         const created = new Map<number, number>();

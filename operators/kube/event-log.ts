@@ -7,12 +7,14 @@ export interface EventLogBounds {
   remembered: number;
   /** The same again after so long is a new one. */
   seriesMs: number;
+  /** Not counted up in one that was written last so long ago: the API server forgets it (--event-ttl, an hour unless told otherwise). */
+  keptMs: number;
   /** New ones an object may have at once, and how long until there is room for another one. */
   burst: number;
   refillMs: number;
 }
 
-export const eventLogBounds: EventLogBounds = { remembered: 2000, seriesMs: 10 * 60_000, burst: 25, refillMs: 60_000 };
+export const eventLogBounds: EventLogBounds = { remembered: 2000, seriesMs: 10 * 60_000, keptMs: 30 * 60_000, burst: 25, refillMs: 60_000 };
 
 export type EventAction = { do: "create"; name: string } | { do: "count"; name: string; count: number } | { do: "drop" };
 
@@ -20,6 +22,8 @@ interface Told {
   name: string;
   count: number;
   lastMs: number;
+  /** When the API server was told of it last. */
+  writtenMs: number;
 }
 
 export class EventLog {
@@ -37,15 +41,17 @@ export class EventLog {
     const key = JSON.stringify([object.uid, event.type, event.reason, event.message]);
     const before = this.told.get(key);
     this.told.delete(key);
-    if (before !== undefined && nowMs - before.lastMs < this.bounds.seriesMs) {
-      const after = { ...before, count: before.count + 1, lastMs: nowMs };
-      this.told.set(key, after);
+    const { seriesMs, keptMs } = this.bounds;
+    if (before !== undefined && nowMs - before.lastMs < seriesMs && nowMs - before.writtenMs < keptMs) {
+      const count = before.count + 1;
       // Each power of two: what happens again and again must not cost a call each time.
-      return (after.count & (after.count - 1)) === 0 ? { do: "count", name: after.name, count: after.count } : { do: "drop" };
+      const isWritten = (count & (count - 1)) === 0;
+      this.told.set(key, { ...before, count, lastMs: nowMs, ...(isWritten && { writtenMs: nowMs }) });
+      return isWritten ? { do: "count", name: before.name, count } : { do: "drop" };
     }
     if (!this.hasRoom(object.uid, nowMs)) return { do: "drop" };
     const name = this.newName(object.name);
-    this.told.set(key, { name, count: 1, lastMs: nowMs });
+    this.told.set(key, { name, count: 1, lastMs: nowMs, writtenMs: nowMs });
     trim(this.told, this.bounds.remembered);
     return { do: "create", name };
   }

@@ -1,5 +1,7 @@
 // Asks processes for their metrics, or for JSON beside them, over HTTP: several at once, each within bounds, since who is asked may hang, or answer without end.
+import { setMaxListeners } from "node:events";
 import { request } from "node:http";
+import { within } from "../../services/lib/runtime/within.ts";
 import type { Series } from "../autoscale/metrics-text.ts";
 import type { ScrapeTarget } from "../autoscale/pool-pods.ts";
 import { readMetrics } from "../autoscale/scrape.ts";
@@ -39,13 +41,14 @@ export class Scraper {
   async ask<T>(targets: readonly ScrapeTarget[], path: string, read: (text: string) => T, signal: AbortSignal): Promise<Asked<T>> {
     const asked: Asked<T> = { answers: new Map(), failures: new Map() };
     const left = [...targets];
+    // Each that is asked listens.
+    setMaxListeners(0, signal);
     const work = async () => {
       for (let target = left.shift(); target !== undefined; target = left.shift()) {
         const begunMs = performance.now();
         let result: "ok" | "failed" = "ok";
         try {
-          const bounded = AbortSignal.any([signal, AbortSignal.timeout(timeoutMs)]);
-          asked.answers.set(target.key, read(await this.get(target, path, bounded)));
+          asked.answers.set(target.key, read(await within(timeoutMs, signal, (bounded) => this.get(target, path, bounded))));
         } catch (error) {
           result = "failed";
           asked.failures.set(target.key, why(error));
@@ -84,5 +87,5 @@ export class Scraper {
 
 function why(error: unknown): string {
   const { name = "", message = "", code = "" } = error as { name?: string; message?: string; code?: string };
-  return name === "AbortError" || name === "TimeoutError" ? `no answer within ${timeoutMs / 1000} s` : code || message;
+  return name === "AbortError" ? `no answer within ${timeoutMs / 1000} s` : code || message;
 }

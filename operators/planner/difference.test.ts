@@ -41,6 +41,11 @@ describe("an object is applied again", () => {
     expect(differs(before, stored(before, { replicas: 2, extra: 1 }))).toBe(false);
   });
 
+  it("not where what was empty has been left out", () => {
+    const emptied = withHash(object({ tolerations: [], nodeSelector: {}, env: [{ name: "A", value: "" }] }));
+    expect(differs(emptied, stored(emptied, { env: [{ name: "A" }] }))).toBe(false);
+  });
+
   it("not for the order in which fields are written, but for that of unnamed items", () => {
     expect(withHash(object({ a: 1, b: 2 }))).toEqual(withHash(object({ b: 2, a: 1 })));
     const listed = withHash(object({ list: ["a", "b"] }));

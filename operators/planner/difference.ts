@@ -30,7 +30,8 @@ export function fingerprint({ metadata: { labels, annotations, ownerReferences }
 /** Where `observed` does not have what is in `wanted`. Named list items may have others between them; other lists are equal item by item. */
 function lacking(observed: unknown, wanted: unknown, path: string, asQuantity: boolean): string | undefined {
   if (Array.isArray(wanted)) {
-    if (!Array.isArray(observed)) return path;
+    // As an empty object below.
+    if (!Array.isArray(observed)) return observed === undefined && wanted.length === 0 ? undefined : path;
     const key = ["name", "mountPath", "uid"].find((name) => wanted.every((item) => isObject(item) && name in item));
     if (key === undefined && observed.length !== wanted.length) return path;
     return first(wanted, (item, i) => {

@@ -10,11 +10,11 @@ const nowMs = Date.parse("2026-01-01T00:10:00Z");
 const group = "ms-decode-1a2b";
 const experts = { ranks: 4, redundancy: 8, policy: "balanced" as const, rebalanceSeconds: 60 };
 
-type Met = [round: number, members: number[], loss?: string];
+type Met = [round: number, members: number[], loss?: string | null, stopped?: number[]];
 
 /** Rank `rank` remembers these groups, the last of which stands. */
 function report(rank: number, met: Met[], more: Partial<RankStatus> = {}, of = group): RankReport {
-  const history = met.map(([round, members, loss = null]) => ({ round, members, loss, secondsAgo: 600 - round }));
+  const history = met.map(([round, members, loss = null, stopped = []]) => ({ round, members, loss, stopped, secondsAgo: 600 - round }));
   const members = met.at(-1)?.[1] ?? [];
   const plan = { version: 1, digest: "0123456789abcdef", whole: true };
   const loaded = { experts: 0, bytes: 0 };
@@ -94,6 +94,34 @@ describe("the status of an ExpertPlacement", () => {
     expect(condition(status, "Redundant")).toMatchObject({ holds: "False", reason: "SoleCopies" });
     // Nobody answers for a moment: what was known is not forgotten.
     expect(told([], status).status).toMatchObject({ ranks: { present: "0/4", lost: all }, losses: 1 });
+  });
+
+  it("tells of a rank that was stopped, which is no loss", () => {
+    const left = [0, 1, 3];
+    const met: Met[] = [
+      [1, all],
+      [2, left, null, [2]],
+    ];
+    const { status, events } = told(
+      left.map((rank) => report(rank, met)),
+      whole,
+    );
+    const said = `rank 2 stopped: pod ${group}-2; ranks 0, 1 and 3 hold every expert and go on`;
+    expect(status).toMatchObject({ ranks: { present: "3/4", lost: [2] }, losses: 0 });
+    expect(status.changes?.[0]).toMatchObject({ kind: "Stopped", message: said });
+    expect(events).toEqual([{ type: "Normal", reason: "RankStopped", message: said }]);
+    expect(condition(status, "Complete")).toMatchObject({ holds: "False", reason: "RankStopped" });
+    // Who was not heard to stop is lost, whoever stopped beside it.
+    const both: Met[] = [
+      [1, all],
+      [2, [0, 1], "rank 3 is silent", [2]],
+    ];
+    const two = told([report(0, both), report(1, both)], whole);
+    expect(messages(two.status)?.[0]).toBe(
+      `rank 3 lost: pod ${group}-3 (rank 3 is silent), rank 2 stopped; ranks 0 and 1 hold every expert and go on`,
+    );
+    expect(two.status.losses).toBe(1);
+    expect(two.events.map(({ reason }) => reason)).toEqual(["RankLost"]);
   });
 
   it("takes a look between two groups for no loss of those that are about to meet", () => {

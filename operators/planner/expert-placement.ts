@@ -45,6 +45,7 @@ interface Meeting {
   atMs: number;
   members: number[];
   loss: string | null;
+  stopped: number[];
 }
 
 /** Smaller differences of the balance are not worth a write. */
@@ -62,6 +63,7 @@ export function placementStatusOf(facts: PlacementFacts): { status: ExpertPlacem
   const { losses } = met;
   const placed = placedAnew(facts, group, reports);
   const changes = [...placed.changes, ...met.changes];
+  const last = [...changes, ...(earlier?.changes ?? [])].find(({ kind }) => kind !== "Placed");
   const before = earlier?.changes?.[0]?.group === group ? earlier : undefined;
   const known = [...(before?.ranks?.lost ?? []), ...(before?.ranks?.members ?? []), ...reports.flatMap(membersEver)];
   // Between two groups those are there that say something.
@@ -73,7 +75,7 @@ export function placementStatusOf(facts: PlacementFacts): { status: ExpertPlacem
   const found = { ...facts, group, reports, ranks };
   const findings: Record<PlacementConditionType, Finding> = {
     Serving: serving(found),
-    Complete: complete(found, changes[0] ?? earlier?.changes?.[0]),
+    Complete: complete(found, last),
     Redundant: redundant(found),
   };
   const status: ExpertPlacementStatus = {
@@ -122,12 +124,14 @@ function newChanges({ experts, earlier }: PlacementFacts, group: string, reports
   let losses = 0;
   const changes: Change[] = [];
   for (const meeting of meetings.filter(({ round }) => round > toldRound)) {
-    const { round, atMs, members, loss } = meeting;
+    const { round, atMs, members, loss, stopped } = meeting;
     const gone = (before ?? []).filter((rank) => !members.includes(rank));
     const come = before === undefined ? members : members.filter((rank) => !before?.includes(rank));
-    losses += gone.length > 0 ? gone.length : Number(loss !== null);
-    const said = changeText({ experts, group, members, gone, come, loss, first: before === undefined });
-    changes.unshift({ time: isoSeconds(atMs), group, round, message: shortened(said, maxChangeLength) });
+    const lost = gone.filter((rank) => !stopped.includes(rank));
+    losses += gone.length > 0 ? lost.length : Number(loss !== null);
+    const told = { experts, group, members, lost, stopped: gone.filter((rank) => stopped.includes(rank)), come, loss };
+    const { kind, text } = before === undefined ? firstChange(told) : nextChange(told);
+    changes.unshift({ time: isoSeconds(atMs), group, round, kind, message: shortened(text, maxChangeLength) });
     before = members;
   }
   return { changes, losses };
@@ -153,49 +157,61 @@ function placedAnew({ earlier, nowMs }: PlacementFacts, group: string, reports: 
   // Who began anew has counted less since.
   const loaded = experts > 0 && mib >= 0 ? `: ${experts} copies of experts loaded, ${mib.toFixed(1)} MiB` : "";
   const round = standing.history.at(-1)?.round ?? 1;
-  return { ...placed, changes: [{ time: isoSeconds(nowMs), group, round, message: `plan ${version} in force${loaded}` }] };
+  return { ...placed, changes: [{ time: isoSeconds(nowMs), group, round, kind: "Placed", message: `plan ${version} in force${loaded}` }] };
 }
 
 /** All that any rank remembers, in order. */
 function meetingsOf(reports: RankReport[]): Meeting[] {
   const byRound = new Map<number, Meeting>();
   for (const { status, atMs } of reports) {
-    for (const { round, secondsAgo, members, loss } of status.history) {
+    for (const { round, secondsAgo, members, loss, stopped } of status.history) {
       const known = byRound.get(round);
-      const meeting = { round, atMs: atMs - secondsAgo * 1000, members: members.toSorted((a, b) => a - b), loss: known?.loss ?? loss };
-      byRound.set(round, meeting);
+      byRound.set(round, {
+        round,
+        atMs: atMs - secondsAgo * 1000,
+        members: members.toSorted((a, b) => a - b),
+        loss: known?.loss ?? loss,
+        stopped: [...(known?.stopped ?? []), ...stopped],
+      });
     }
   }
   return [...byRound.values()].sort((a, b) => a.round - b.round);
 }
 
-function changeText(change: {
+interface Told {
   experts: Experts;
   group: string;
   members: number[];
-  gone: number[];
+  /** Ranks of the meeting before that are not in this one. */
+  lost: number[];
+  stopped: number[];
   come: number[];
   loss: string | null;
-  first: boolean;
-}): string {
-  const { experts, group, members, gone, come, loss, first } = change;
-  const all = members.length === experts.ranks;
-  const because = loss === null ? "" : ` (${loss})`;
-  const share = all ? `all ${members.length} share the experts` : `${ranksText(members)} hold every expert and go on`;
-  if (first) return `${group}: ${all ? `all ${members.length} ranks have met` : `${ranksText(members)} have met`}`;
-  const pods = gone.map((rank) => `${group}-${rank}`).join(", ");
-  if (gone.length > 0)
-    return `${ranksText(gone)} lost: pod ${pods}${because}; ${share}${come.length > 0 ? `, ${ranksText(come)} anew` : ""}`;
-  if (come.length > 0) return `${ranksText(come)} back; ${share}`;
-  return `the group ended${because} and met again; ${share}`;
+}
+type Said = { kind: Change["kind"]; text: string };
+
+function firstChange({ experts, group, members }: Told): Said {
+  const who = members.length === experts.ranks ? `all ${members.length} ranks` : ranksText(members);
+  return { kind: "Met", text: `${group}: ${who} have met` };
 }
 
-const isLoss = ({ message }: Change) => / lost: | ended /.test(message);
+function nextChange({ experts, group, members, lost, stopped, come, loss }: Told): Said {
+  const because = loss === null ? "" : ` (${loss})`;
+  const share =
+    members.length === experts.ranks ? `all ${members.length} share the experts` : `${ranksText(members)} hold every expert and go on`;
+  const pods = (ranks: number[]) => ranks.map((rank) => `${group}-${rank}`).join(", ");
+  const anew = come.length > 0 ? `, ${ranksText(come)} anew` : "";
+  const asWell = stopped.length > 0 ? `, ${ranksText(stopped)} stopped` : "";
+  if (lost.length > 0) return { kind: "Lost", text: `${ranksText(lost)} lost: pod ${pods(lost)}${because}${asWell}; ${share}${anew}` };
+  if (stopped.length > 0) return { kind: "Stopped", text: `${ranksText(stopped)} stopped: pod ${pods(stopped)}; ${share}${anew}` };
+  if (come.length > 0) return { kind: "Met", text: `${ranksText(come)} back; ${share}` };
+  return { kind: "Lost", text: `the group ended${because} and met again; ${share}` };
+}
 
-function eventOf(change: Change): PlannedEvent {
-  const { message } = change;
-  if (isLoss(change)) return { type: "Warning", reason: "RankLost", message };
-  return { type: "Normal", reason: message.startsWith("plan ") ? "ExpertsPlaced" : "RanksMet", message };
+const reasons = { Met: "RanksMet", Lost: "RankLost", Stopped: "RankStopped", Placed: "ExpertsPlaced" } as const;
+
+function eventOf({ kind, message }: Change): PlannedEvent {
+  return { type: kind === "Lost" ? "Warning" : "Normal", reason: reasons[kind], message };
 }
 
 type Found = PlacementFacts & { ranks: NonNullable<ExpertPlacementStatus["ranks"]> };
@@ -226,10 +242,10 @@ function complete({ experts, group, ranks }: Found, last: Change | undefined): F
   if (ranks.lost.length === 0)
     return { status: "False", reason: "Starting", message: `Pod ${pods} not in the group yet: kubectl get pods says how far it is.` };
   const lost = ranks.lost.map((rank) => `${group}-${rank}`).join(", ");
-  const how = last !== undefined && isLoss(last) ? `: ${last.message}` : "";
+  const how = last?.kind === "Lost" || last?.kind === "Stopped" ? `: ${last.message}` : "";
   return {
     status: "False",
-    reason: "RankLost",
+    reason: last?.kind === "Stopped" ? "RankStopped" : "RankLost",
     message: `Pod ${lost} does not take part${how}. StatefulSet ${group} makes it anew; if it stays away, see kubectl describe pod.`,
   };
 }

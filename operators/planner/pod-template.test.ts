@@ -135,6 +135,10 @@ describe("quantities", () => {
     expect(quantityValue("2E")).toBe(2e18);
     expect(quantityValue(3)).toBe(3);
     expect(quantityValue("lots")).toBeUndefined();
+    // As the API server writes what a person wrote.
+    expect(quantityValue("1.4Gi")).toBe(quantityValue("1503238553600m"));
+    expect(quantityValue("1.005G")).toBe(quantityValue("1005M"));
+    for (let milli = 1; milli < 5000; milli++) expect(quantityValue(`${milli}m`)).toBe(quantityValue(String(milli / 1000)));
     expect([wholeCpus("500m"), wholeCpus("3900m"), wholeCpus(2)]).toEqual([1, 3, 2]);
   });
 });

@@ -1,31 +1,18 @@
 // Kubernetes quantities as numbers, for comparing and for counting whole CPUs.
 
-const suffixes: Record<string, number> = {
-  n: 1e-9,
-  u: 1e-6,
-  m: 1e-3,
-  "": 1,
-  k: 1e3,
-  M: 1e6,
-  G: 1e9,
-  T: 1e12,
-  P: 1e15,
-  E: 1e18,
-  Ki: 2 ** 10,
-  Mi: 2 ** 20,
-  Gi: 2 ** 30,
-  Ti: 2 ** 40,
-  Pi: 2 ** 50,
-  Ei: 2 ** 60,
-};
+/** As powers of ten, or of two: multiplied by 0.001, "9m" would be another number than "0.009". */
+const decimal: Record<string, number> = { n: -9, u: -6, m: -3, "": 0, k: 3, M: 6, G: 9, T: 12, P: 15, E: 18 };
+const binary: Record<string, number> = { Ki: 10, Mi: 20, Gi: 30, Ti: 40, Pi: 50, Ei: 60 };
 
-/** undefined: not a quantity. */
+/** undefined: not a quantity. Two ways of writing one number give the same. */
 export function quantityValue(quantity: string | number): number | undefined {
   if (typeof quantity === "number") return quantity;
   const match = /^([+-]?(?:\d+\.?\d*|\.\d+))(?:([eE][+-]?\d+)|([numkMGTPE]|[KMGTPE]i)?)$/.exec(quantity);
   if (match === null) return undefined;
-  const [, number, exponent, suffix] = match;
-  return exponent === undefined ? Number(number) * (suffixes[suffix ?? ""] as number) : Number(`${number}${exponent}`);
+  const [, number, exponent, suffix = ""] = match;
+  if (exponent !== undefined) return Number(`${number}${exponent}`);
+  const power = binary[suffix];
+  return power === undefined ? Number(`${number}e${decimal[suffix]}`) : Number(number) * 2 ** power;
 }
 
 /** Compute threads for so much CPU: whole ones, at least one. */

@@ -1,6 +1,7 @@
 // ./pelagic ask: one question to the running instance, or to a private stack of its own.
 import { resolve } from "node:path";
 import type { Command } from "commander";
+import { within } from "../lib/runtime/within.ts";
 import { askQuestion } from "./chat-client.ts";
 import { CliError } from "./cli-error.ts";
 import { runningInstance } from "./instances.ts";
@@ -81,18 +82,17 @@ async function askAndPrint(
   let reasoned = false;
   let answered = false;
   try {
-    const answer = await askQuestion({
+    const asked = {
       ...target,
       text,
       thinking: options.think,
       maxTokens: options.maxTokens,
       temperature: options.temperature,
-      signal: AbortSignal.any([interrupt, AbortSignal.timeout(answerTimeoutMs)]),
-      onReasoning: (chunk) => {
+      onReasoning: (chunk: string) => {
         print(reasoned ? chunk : dim.on + chunk);
         reasoned = true;
       },
-      onContent: (chunk) => {
+      onContent: (chunk: string) => {
         // The answer's own leading line breaks would only widen the gap.
         const shown = answered ? chunk : chunk.trimStart();
         if (shown === "") return;
@@ -100,7 +100,8 @@ async function askAndPrint(
         answered = true;
         print(shown);
       },
-    });
+    };
+    const answer = await within(answerTimeoutMs, interrupt, (signal) => askQuestion({ ...asked, signal }));
     if (options.json) process.stdout.write(`${JSON.stringify({ question: text, model: target.model, ...answer })}\n`);
     if (answer.finishReason === "length") process.stderr.write("\npelagic: stopped at the token limit\n");
   } finally {

@@ -1,6 +1,7 @@
 // ./pelagic chaos: the real stack under load, struck at named points of its protocol; every answer must stay what it was.
 import { Option, type Command } from "commander";
 import { chaosDefaults, onlyChoices, runChaos, type ChaosReport, type Only } from "./chaos/run.ts";
+import { CliError } from "./cli-error.ts";
 import { interruptedExitCode, onInterrupt } from "./interrupt.ts";
 import { prepareFirst } from "./prepare.ts";
 import { count } from "./up.ts";
@@ -63,6 +64,7 @@ export function register(program: Command): void {
       "\nExample:\n  ./pelagic chaos --minutes 3 --json\n\nExit code 1 on any violation, with the request and the log lines that name it.",
     )
     .action(async (options: Options) => {
+      checkRankOptions(options);
       await prepareFirst();
       const report = await runChaos({
         ...defaults,
@@ -77,6 +79,14 @@ export function register(program: Command): void {
       process.stdout.write(options.json ? `${JSON.stringify(report)}\n` : format(report));
       process.exitCode = report.ok ? (report.interrupted ? interruptedExitCode : 0) : 1;
     });
+}
+
+/** What would have no effect, and a report that says nothing of it, is refused. */
+function checkRankOptions({ decodeRanks, redundantExperts, rebalanceSeconds, rebalanceEvery }: Options): void {
+  if (decodeRanks !== undefined) return;
+  const given = { "--redundant-experts": redundantExperts, "--rebalance-seconds": rebalanceSeconds, "--rebalance-every": rebalanceEvery };
+  for (const [name, value] of Object.entries(given))
+    if (value !== undefined) throw new CliError(`${name}: experts are placed on --decode-ranks, and there are none`, 2);
 }
 
 function positive(text: string): number {

@@ -9,6 +9,7 @@ import { closedLoop, openLoop, traceLoop } from "../../loadtest/plan.ts";
 import { compareReports, formatReport, type LoadReport } from "../../loadtest/report.ts";
 import { LoadError, runKnee, runLoad } from "../../loadtest/run.ts";
 import { readTrace, TraceError } from "../../loadtest/trace.ts";
+import { within } from "../lib/runtime/within.ts";
 import { keyFor } from "./api-key.ts";
 import { CliError, messageOf } from "./cli-error.ts";
 import { runningInstance } from "./instances.ts";
@@ -206,9 +207,11 @@ async function targetOf(options: LoadOptions, signal: AbortSignal): Promise<Targ
     const url = `${baseUrl.replace(/\/$/, "")}/models`;
     let listed: { data?: { id?: string }[] };
     try {
-      const response = await fetch(url, { headers, signal: AbortSignal.any([signal, AbortSignal.timeout(10_000)]) });
-      if (!response.ok) throw new Error(`status ${response.status}`);
-      listed = (await response.json()) as typeof listed;
+      listed = await within(10_000, signal, async (bounded) => {
+        const response = await fetch(url, { headers, signal: bounded });
+        if (!response.ok) throw new Error(`status ${response.status}`);
+        return (await response.json()) as typeof listed;
+      });
     } catch (error) {
       throw new CliError(`${url} lists no models (${messageOf(error)}): name one with --model`);
     }

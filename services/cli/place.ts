@@ -1,6 +1,6 @@
 // ./pelagic place: which rank gets which copies of experts, from their loads; and what it takes to get there from a plan in force.
 import { readFileSync, statSync } from "node:fs";
-import type { Command } from "commander";
+import { type Command, Option } from "commander";
 import type { z } from "zod";
 import { expertBytes, replan } from "../placement/moves.ts";
 import {
@@ -16,7 +16,8 @@ import {
 } from "../placement/place-cases.ts";
 import { type Policy, policies } from "../placement/policies.ts";
 import { CliError, messageOf } from "./cli-error.ts";
-import { formatTable } from "./terminal.ts";
+import { formatTable, printable } from "./terminal.ts";
+import { count, number } from "./up.ts";
 
 const maxFileBytes = 256 * 1024 * 1024;
 /** A routed expert of V3 in FP8. */
@@ -24,11 +25,11 @@ export const v3ExpertBytes = expertBytes({ hiddenSize: 7168, width: 2048, bytesP
 
 interface PlaceOptions {
   json?: boolean;
-  policy: string;
+  policy: Policy;
   from?: string;
-  tolerance: string;
-  mostMoves?: string;
-  expertBytes: string;
+  tolerance: number;
+  mostMoves?: number;
+  expertBytes: number;
 }
 
 interface Result {
@@ -47,14 +48,20 @@ export function register(program: Command): void {
     .command("place")
     .description("place copies of experts on ranks by their loads; FILE's format is in services/placement/README.md")
     .argument("<file>", "cases as JSON")
-    .option("--policy <name>", policies.join(", "), "balanced")
+    .addOption(new Option("--policy <name>", "how they are placed").choices(policies).default("balanced"))
     .option("--from <plans>", "plans in force, as this command prints them with --json: moves few copies, and says how many")
-    .option("--tolerance <part>", "with --from: balancedness that a layer may lack against a fresh plan before it moves", "0.01")
-    .option("--most-moves <n>", "with --from: so many copies are loaded at most, those that gain most")
+    .option(
+      "--tolerance <part>",
+      "with --from: balancedness that a layer may lack against a fresh plan before it moves",
+      number(0, 1),
+      0.01,
+    )
+    .option("--most-moves <n>", "with --from: so many copies are loaded at most, those that gain most", count(0))
     .option(
       "--expert-bytes <n>",
       "with --from: the weights of an expert in one layer (default: DeepSeek-V3's in FP8)",
-      String(v3ExpertBytes),
+      number(1, 1e15),
+      v3ExpertBytes,
     )
     .option(
       "--json",
@@ -65,11 +72,7 @@ export function register(program: Command): void {
 }
 
 function placeCommand(file: string, options: PlaceOptions): void {
-  const policy = policies.find((name) => name === options.policy);
-  if (policy === undefined) throw new CliError(`--policy: ${options.policy} is none of ${policies.join(", ")}`, 2);
-  const tolerance = number("--tolerance", options.tolerance, 0, 1);
-  const bytesEach = number("--expert-bytes", options.expertBytes, 1, 1e15);
-  const mostMoves = options.mostMoves === undefined ? undefined : number("--most-moves", options.mostMoves, 0, 1e9);
+  const { policy, tolerance, mostMoves, expertBytes: bytesEach } = options;
   const cases = read(file, parseJson(file), PlaceCases);
   const unplaceable = firstUnplaceable(cases, policy);
   if (unplaceable !== undefined) throw new CliError(`${file}: ${unplaceable}`, 2);
@@ -77,7 +80,7 @@ function placeCommand(file: string, options: PlaceOptions): void {
 
   const results: Result[] = [];
   for (const [i, each] of cases.entries()) {
-    process.stderr.write(`${i + 1} of ${cases.length}: ${each.name}\n`);
+    process.stderr.write(`${i + 1} of ${cases.length}: ${printable(each.name)}\n`);
     const result =
       plans === undefined
         ? placed(each, policy)
@@ -103,9 +106,9 @@ function moved(
   limits: { tolerance: number; mostMoves: number | undefined; bytesEach: number; from: string },
 ): Result {
   const layers = plans.get(of.name);
-  if (layers === undefined) throw new CliError(`${limits.from}: has no plan named ${of.name}`, 2);
+  if (layers === undefined) throw new CliError(`${limits.from}: has no plan named ${printable(of.name)}`, 2);
   const current = currentPlan(of, layers);
-  if ("fault" in current) throw new CliError(`${limits.from}: ${of.name}: ${current.fault}`, 2);
+  if ("fault" in current) throw new CliError(`${limits.from}: ${printable(of.name)}: ${current.fault}`, 2);
   const begun = performance.now();
   const { plan, moves, balancednessBefore } = replan(current, of.load, shapeOf(of), policy, {
     tolerance: limits.tolerance,
@@ -130,7 +133,7 @@ function table(results: Result[]): string {
   return formatTable(
     ["case", "balancedness", "least layer", "ms", ...(withMoves ? ["before", "moves", "GB"] : [])],
     results.map((result) => [
-      result.name,
+      printable(result.name),
       Number(result.balancednessMean.toFixed(5)),
       Number(result.balancednessMin.toFixed(5)),
       Number((result.seconds * 1000).toFixed(1)),
@@ -146,6 +149,8 @@ function readPlans(file: string): Map<string, number[][]> {
   for (const [i, line] of readText(file).split("\n").entries()) {
     if (line.trim() === "") continue;
     const { name, plan } = read(`${file}: line ${i + 1}`, json(`${file}: line ${i + 1}`, line), PlacedCase);
+    if (plans.has(name))
+      throw new CliError(`${file}: line ${i + 1}: name: a line before it has ${printable(name)}, too: keep the one in force`, 2);
     plans.set(name, plan);
   }
   return plans;
@@ -179,11 +184,4 @@ function readText(file: string): string {
     if (error instanceof CliError) throw error;
     throw new CliError(`${file}: ${messageOf(error)}`, 2);
   }
-}
-
-function number(name: string, text: string, least: number, most: number): number {
-  const value = Number(text);
-  if (text.trim() === "" || !(value >= least && value <= most))
-    throw new CliError(`${name}: ${text} is no number from ${least} to ${most}`, 2);
-  return value;
 }

@@ -7,10 +7,10 @@ import { drawCourses, type Panel } from "../placement/simulation/draw.ts";
 import { generateLoads, type LoadStory } from "../placement/simulation/loads.ts";
 import { type Course, simulate, type Way, windowIntervals } from "../placement/simulation/run.ts";
 import { readRecording } from "../placement/simulation/recording.ts";
-import { CliError } from "./cli-error.ts";
 import { v3ExpertBytes } from "./place.ts";
 import { formatTable } from "./terminal.ts";
 import { inTree } from "./tree.ts";
+import { count } from "./up.ts";
 
 /** An interval is a minute. */
 const story: LoadStory = {
@@ -45,8 +45,8 @@ const ways: Way[] = [
 ];
 
 interface SimulateExpertsOptions {
-  seed: string;
-  layers: string;
+  seed: number;
+  layers: number;
   svg?: string;
   json?: boolean;
 }
@@ -57,8 +57,8 @@ export function register(program: Command): void {
     .description(
       "balancedness over time and bytes moved, for ways to place experts under drift, topic shifts and bursts, and under recorded loads",
     )
-    .option("--seed <n>", "of the generated loads", "1")
-    .option("--layers <n>", "MoE layers that are simulated; bytes are for all of V3's", "8")
+    .option("--seed <n>", "of the generated loads", count(0, 2 ** 32 - 1), 1)
+    .option("--layers <n>", "MoE layers that are simulated; bytes are for all of V3's", count(1, v3Layers), 8)
     .option("--svg <file>", "draw the courses, too")
     .option("--json", "print the figures as JSON")
     .addHelpText("after", "\nExample:\n  ./pelagic simulate-experts --layers 58 --seed 3")
@@ -77,8 +77,7 @@ interface Figures {
 }
 
 function simulateExperts(options: SimulateExpertsOptions): void {
-  const seed = whole("--seed", options.seed, 0, 2 ** 32 - 1);
-  const layers = whole("--layers", options.layers, 1, v3Layers);
+  const { seed, layers } = options;
   const panels: Panel[] = [];
   const figures: Figures[] = [];
   for (const { name, shape } of deployments) {
@@ -126,12 +125,4 @@ function table(figures: Figures[]): string {
       of.gigabytesPerHour === null ? "-" : String(Math.round(of.gigabytesPerHour)),
     ]),
   );
-}
-
-function whole(name: string, text: string, least: number, most: number): number {
-  const value = Number(text);
-  if (text.trim() === "" || !Number.isInteger(value) || value < least || value > most) {
-    throw new CliError(`${name}: ${text} is no whole number from ${least} to ${most}`, 2);
-  }
-  return value;
 }

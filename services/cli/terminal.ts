@@ -27,3 +27,8 @@ export function formatTable(header: string[], rows: (string | number)[][]): stri
       .trimEnd();
   return cells.map(line).join("\n");
 }
+
+/** Text of somebody else's: what a terminal would obey is written out. */
+export function printable(text: string): string {
+  return text.replace(/\p{Cc}/gu, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}

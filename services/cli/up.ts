@@ -5,6 +5,7 @@ import { fileURLToPath } from "node:url";
 import { InvalidArgumentError, Option, type Command } from "commander";
 import { type KvDtype, kvDtypes } from "../lib/contracts/frame.ts";
 import { type Backend, backends, type WeightDtype, weightDtypes } from "../lib/engine/native.ts";
+import { within } from "../lib/runtime/within.ts";
 import { askQuestion, requestBody, type Answer } from "./chat-client.ts";
 import { CliError, messageOf } from "./cli-error.ts";
 import { interruptedExitCode, onInterrupt } from "./interrupt.ts";
@@ -196,16 +197,18 @@ async function askFirstQuestion(stack: Stack, options: UpOptions, interrupt: Abo
   const apiKey = process.env.PELAGIC_API_KEY || undefined;
   try {
     if (options.apiKeys === undefined || apiKey !== undefined)
-      answer = await askQuestion({
-        baseUrl: stack.baseUrl,
-        apiKey,
-        model: stack.modelName,
-        text: firstQuestion,
-        thinking: true,
-        temperature: 0,
-        maxTokens: 512,
-        signal: AbortSignal.any([interrupt, AbortSignal.timeout(answerTimeoutMs)]),
-      });
+      answer = await within(answerTimeoutMs, interrupt, (signal) =>
+        askQuestion({
+          baseUrl: stack.baseUrl,
+          apiKey,
+          model: stack.modelName,
+          text: firstQuestion,
+          thinking: true,
+          temperature: 0,
+          maxTokens: 512,
+          signal,
+        }),
+      );
   } catch (error) {
     throw new CliError(`everything is up, but the first question failed: ${messageOf(error)} (logs: ${stack.logsDir})`);
   }
@@ -292,7 +295,8 @@ export const maxThreads = 1024;
 export function count(least: number, most = Number.MAX_SAFE_INTEGER): (text: string) => number {
   return (text) => {
     const value = Number(text);
-    if (!Number.isInteger(value) || value < least) throw new InvalidArgumentError(`a whole number, at least ${least}`);
+    if (text.trim() === "" || !Number.isInteger(value) || value < least)
+      throw new InvalidArgumentError(`a whole number, at least ${least}`);
     if (value > most) throw new InvalidArgumentError(`at most ${most}`);
     return value;
   };

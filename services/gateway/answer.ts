@@ -3,7 +3,7 @@ import type { ServerResponse } from "node:http";
 import { type PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
 import type { Usage } from "../lib/contracts/http.ts";
 import type { AnswerFormat, Ending, FinishReason, TokenReport, WholeAnswer } from "./answer-format.ts";
-import type { Generation } from "./generation.ts";
+import type { Generation, TokenBatch } from "./generation.ts";
 import { sendJson } from "./http-response.ts";
 import type { OutputAssembler, OutputPiece } from "./output-assembler.ts";
 import { pace } from "./pace.ts";
@@ -40,6 +40,8 @@ export interface AnswerOptions {
   onTokens(gapSeconds: number | null): void;
 }
 
+const nothing: TokenReport = Object.freeze({});
+
 export class Answer {
   private readonly options: AnswerOptions;
   private readonly generations: (Generation | null)[];
@@ -49,8 +51,8 @@ export class Answer {
   private readonly seenFirst: (() => void)[] = [];
   /** Why the others need not go on. */
   private failure: PelagicError | null = null;
-  /** What went before, of all answers: one writes at a time. */
-  private written: Promise<void> = Promise.resolve();
+  /** What waits for the reader, of all answers: one writes at a time. null: nothing does. */
+  private written: Promise<void> | null = null;
   /** The end of a stream's only answer, which goes out with the stream's own. */
   private lastEvents = "";
 
@@ -68,18 +70,24 @@ export class Answer {
   async stream(): Promise<string> {
     const { format, choices } = this.options;
     const writer = new SseWriter(this.options.response, this.options.stallMs);
-    const put = (events: string) => {
-      this.written = this.written.then(() => {
-        if (!writer.started) this.options.beforeFirst();
-        return writer.write(events);
+    const write = (events: string) => {
+      if (!writer.started) this.options.beforeFirst();
+      return writer.write(events);
+    };
+    const put = (events: string): Promise<void> | null => {
+      const waits = this.written === null ? write(events) : this.written.then(() => write(events));
+      if (waits === null) return null;
+      const written = waits.then(() => {
+        if (this.written === written) this.written = null;
       });
-      return this.written;
+      this.written = written;
+      return written;
     };
     // Not before a worker has the request: until then it can be refused, which headers would rule out.
     const keepAlive = setInterval(() => {
       const comment = writer.keepAliveAfter(this.options.keepAliveMs);
       // Who finds no reader there says so where it is waited for.
-      if (comment !== "" && this.begun.some(({ wasAccepted }) => wasAccepted)) put(comment).catch(() => undefined);
+      if (comment !== "" && this.begun.some(({ wasAccepted }) => wasAccepted)) (async () => put(comment))().catch(() => undefined);
     }, this.options.keepAliveMs / 4);
     // Of each answer: goes out with its first piece, not before it. Empty: it has.
     const openings: (string | null)[] = choices.map(() => null);
@@ -97,12 +105,13 @@ export class Answer {
     try {
       endings = await this.all(async (choice, index) => {
         const usage = () => (this.options.continuousUsage ? this.usage([choice]) : null);
-        const ending = await this.consume(choice, index, async (pieces, report) => {
+        const goOn = () => (this.generations[index]?.end === null ? pace.turn() : null);
+        const ending = await this.consume(choice, index, (pieces, report) => {
           open(index);
           const events = format.pieces(index, pieces, report, usage());
-          if (events === "") return;
-          await put(withOpening(index, events));
-          if (this.generations[index]?.end === null) await pace.turn();
+          if (events === "") return null;
+          const written = put(withOpening(index, events));
+          return written === null ? goOn() : written.then(goOn);
         });
         open(index);
         const finish = withOpening(index, format.finish(index, ending, usage()));
@@ -138,7 +147,7 @@ export class Answer {
       answer.ending = await this.consume(choice, index, (pieces, report) => {
         answer.pieces.push(...pieces);
         addReport(answer.report, report);
-        return Promise.resolve();
+        return null;
       });
       answer.scores = this.generations[index]?.promptScores ?? null;
       return answer.ending;
@@ -177,7 +186,7 @@ export class Answer {
   private async consume(
     choice: Choice,
     index: number,
-    put: (pieces: OutputPiece[], report: TokenReport) => Promise<void>,
+    put: (pieces: OutputPiece[], report: TokenReport) => Promise<unknown> | null,
   ): Promise<Ending> {
     const { assembler, prompt, promptOnly } = choice;
     // The others of a prompt find its blocks where the first has put them.
@@ -190,11 +199,13 @@ export class Answer {
       const nowMs = performance.now();
       const times = this.tokenMs[index];
       this.options.onTokens(times === undefined ? null : (nowMs - times.last) / 1000);
-      this.tokenMs[index] = { first: times?.first ?? nowMs, last: nowMs };
+      if (times === undefined) this.tokenMs[index] = { first: nowMs, last: nowMs };
+      else times.last = nowMs;
       this.seenFirst[prompt]?.();
       const pieces: OutputPiece[] = [];
       const used = promptOnly ? 0 : assembler.push(batch.tokens, batch.logprobs, pieces);
-      await put(pieces, this.report(batch.tokens.subarray(0, used), batch.digests.slice(0, used)));
+      const waits = put(pieces, this.report(batch, used));
+      if (waits !== null) await waits;
       // Leaving the loop cancels what is still being generated.
       if (assembler.stopped) break;
     }
@@ -214,8 +225,14 @@ export class Answer {
     });
   }
 
-  private report(tokens: Uint32Array, digests: string[]): TokenReport {
-    return { ...(this.options.tokenIds && { token_ids: [...tokens] }), ...(this.options.digests && { logits_digests: digests }) };
+  /** Of the batch's first tokens, so many. */
+  private report({ tokens, digests }: TokenBatch, used: number): TokenReport {
+    const { options } = this;
+    if (!options.tokenIds && !options.digests) return nothing;
+    return {
+      ...(options.tokenIds && { token_ids: [...tokens.subarray(0, used)] }),
+      ...(options.digests && { logits_digests: digests.slice(0, used) }),
+    };
   }
 
   /** Of these answers, each prompt counted once. */

@@ -34,6 +34,8 @@ export class BytePairEncoder {
   /** Of two tokens side by side: which merge it is (the lower, the sooner), and what they become. */
   private readonly merges = new Map<number, number>();
   private readonly merged: number[] = [];
+  /** Which merge two bytes side by side are, at 256 times the first and the second; -1: none. All that most bytes of a text are ever asked. */
+  private readonly byteMerges = new Int32Array(65_536).fill(-1);
   private readonly idBound: number;
   /** Whole pieces that are tokens whatever the merges say, where the model has it so. */
   private readonly wholePieces: ReadonlyMap<string, number> | null;
@@ -76,6 +78,12 @@ export class BytePairEncoder {
       if (leftId === undefined || rightId === undefined || id === undefined) continue;
       this.merges.set(this.pair(leftId, rightId), this.merged.length);
       this.merged.push(id);
+    }
+    for (const [left, leftId] of this.byteIds.entries()) {
+      for (const [right, rightId] of this.byteIds.entries()) {
+        if (leftId < 0 || rightId < 0) continue;
+        this.byteMerges[256 * left + right] = this.merges.get(this.pair(leftId, rightId)) ?? -1;
+      }
     }
     this.wholePieces = model.ignore_merges ? vocabulary : null;
   }
@@ -129,7 +137,10 @@ export class BytePairEncoder {
       const merge = mergeAt(at);
       if (merge !== undefined) queue.push(merge * count + at);
     };
-    for (let at = 0; at < count; at++) consider(at);
+    for (let at = 0; at + 1 < count; at++) {
+      const merge = this.byteMerges[256 * (bytes[at] as number) + (bytes[at + 1] as number)] as number;
+      if (merge >= 0) queue.push(merge * count + at);
+    }
     for (let first = queue.pop(); first !== undefined; first = queue.pop()) {
       const at = first % count;
       const merge = (first - at) / count;

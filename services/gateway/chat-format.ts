@@ -20,7 +20,7 @@ import {
 import { errorBody } from "./http-error.ts";
 import type { LogprobEntry, OutputPiece } from "./output-assembler.ts";
 import { promptLogprobs } from "./prompt-logprobs.ts";
-import { doneEvent, sseEvent } from "./sse.ts";
+import { doneEvent, sseEvent, TextEvents } from "./sse.ts";
 
 type Delta = ChatCompletionChunk["choices"][number]["delta"];
 
@@ -34,6 +34,8 @@ export interface ChatFormatOptions extends FormatOptions {
 
 export class ChatFormat implements AnswerFormat {
   private readonly options: ChatFormatOptions;
+  /** Of each answer: pieces of which nothing but the text is told. */
+  private readonly texts: Partial<Record<OutputPiece["kind"], TextEvents>>[] = [];
 
   constructor(options: ChatFormatOptions) {
     this.options = options;
@@ -49,9 +51,21 @@ export class ChatFormat implements AnswerFormat {
     const pieces = this.shown(all);
     const reported = (report.token_ids?.length ?? 0) > 0 || (report.logits_digests?.length ?? 0) > 0;
     if (pieces.length === 0) return reported || usage ? sseEvent(this.chunk(index, { content: "" }, null, null, report, usage)) : "";
-    return pieces
-      .map((piece, i) => sseEvent(this.chunk(index, deltaOf(piece), this.logprobs([piece]), null, i === 0 ? report : {}, usage)))
-      .join("");
+    let events = "";
+    for (const [i, piece] of pieces.entries()) {
+      events +=
+        piece.call === undefined && !reported && usage === null && !this.options.logprobs
+          ? this.textEvent(index, piece)
+          : sseEvent(this.chunk(index, deltaOf(piece), this.logprobs([piece]), null, i === 0 ? report : {}, usage));
+    }
+    return events;
+  }
+
+  private textEvent(index: number, { kind, text }: OutputPiece): string {
+    this.texts[index] ??= {};
+    const texts = this.texts[index];
+    texts[kind] ??= new TextEvents((none) => this.chunk(index, deltaOf({ kind, text: none, logprobs: [] }), null, null, {}, null));
+    return texts[kind].event(text);
   }
 
   finish(index: number, { reason }: Ending, usage: Usage | null): string {

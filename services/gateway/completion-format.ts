@@ -17,7 +17,7 @@ import { errorBody } from "./http-error.ts";
 import { lazily } from "./json-pieces.ts";
 import type { OutputPiece } from "./output-assembler.ts";
 import { echoLogprobs, promptLogprobs } from "./prompt-logprobs.ts";
-import { doneEvent, sseEvent } from "./sse.ts";
+import { doneEvent, sseEvent, TextEvents } from "./sse.ts";
 
 export interface CompletionFormatOptions extends FormatOptions {
   /** Token ids, by prompt. */
@@ -32,6 +32,8 @@ export interface CompletionFormatOptions extends FormatOptions {
 
 export class CompletionFormat implements AnswerFormat {
   private readonly options: CompletionFormatOptions;
+  /** Of each answer: pieces of which nothing but the text is told. */
+  private readonly texts: TextEvents[] = [];
 
   constructor(options: CompletionFormatOptions) {
     this.options = options;
@@ -47,6 +49,11 @@ export class CompletionFormat implements AnswerFormat {
   pieces(index: number, pieces: OutputPiece[], report: TokenReport, usage: Usage | null): string {
     const reported = (report.token_ids?.length ?? 0) > 0 || (report.logits_digests?.length ?? 0) > 0;
     if (pieces.length === 0) return reported || usage ? sseEvent(this.chunk(index, "", null, null, report, usage)) : "";
+    if (!reported && usage === null && !this.options.logprobs) {
+      this.texts[index] ??= new TextEvents((none) => this.chunk(index, none, null, null, {}, null));
+      const texts = this.texts[index];
+      return pieces.map(({ text }) => texts.event(text)).join("");
+    }
     return pieces
       .map((piece, i) => sseEvent(this.chunk(index, piece.text, this.logprobs(index, [piece]), null, i === 0 ? report : {}, usage)))
       .join("");

@@ -1,4 +1,5 @@
 // What a gateway is made of: what all its models share, and for each model what is its own.
+import type { GoneSignal } from "./departure.ts";
 import type { Log } from "../lib/contracts/bus.ts";
 import type { Tracer } from "../lib/contracts/trace.ts";
 import type { Admission } from "./admission/admission.ts";
@@ -36,7 +37,7 @@ export interface Learned {
   /** null: what workers announced is served, or was refused. */
   readonly waitsFor: string | null;
   /** A build of this name whose workers are ready, of those not tried; waits for one that is being learned. */
-  another(name: string, tried: ReadonlySet<HostedModel>, signal: AbortSignal): Promise<HostedModel | undefined>;
+  another(name: string, tried: ReadonlySet<HostedModel>, signal: GoneSignal): Promise<HostedModel | undefined>;
 }
 
 export interface GatewayLimits {

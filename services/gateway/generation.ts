@@ -85,6 +85,8 @@ const resumeRetryMs = 100;
 const maxDeathsWithoutToken = 8;
 /** So many gave it up without one more token, dead or not: trying on would only be noise. */
 const maxLossesWithoutToken = 20;
+/** So many tokens of an answer have room from the beginning. */
+const firstRoom = 256;
 /** Of a request's attempts so many are remembered, the first and the last ones. */
 const maxAttemptRecords = 32;
 /** How often a request on a draining worker looks for another one. */
@@ -158,11 +160,7 @@ export class Generation implements AsyncIterable<TokenBatch> {
   /** Tokens went by that there was no room for. */
   private isBehind = false;
   /** Received and not yet read. */
-  private readonly batch: { tokens: number[]; logprobs: TokenBatch["logprobs"]; digests: string[] } = {
-    tokens: [],
-    logprobs: [],
-    digests: [],
-  };
+  private batch: { tokens: number[]; logprobs: TokenBatch["logprobs"]; digests: string[] } = { tokens: [], logprobs: [], digests: [] };
   private waiter: Waiter | null = null;
 
   /** @internal */
@@ -172,7 +170,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
     this.routing = routing;
     this.startedMs = client.options.clock.nowMs();
     this.heardMs = this.startedMs;
-    this.tokens = request.prompt.slice();
+    this.tokens = new Uint32Array(request.prompt.length + Math.min(request.maxTokens, firstRoom));
+    this.tokens.set(request.prompt);
     const { promptTop } = request;
     this.promptScores = promptTop === undefined ? null : new PromptScores(request.prompt.length, promptTop);
     const { logprobs } = request.sampling;
@@ -212,17 +211,9 @@ export class Generation implements AsyncIterable<TokenBatch> {
     if (waiter === null) return;
     const mayGo = !this.lacksScores;
     if (mayGo && this.batch.tokens.length > 0 && this.error?.code !== "cancelled") {
-      const { tokens, logprobs, digests } = this.batch;
       this.waiter = null;
-      waiter.resolve({
-        done: false,
-        value: {
-          tokens: Uint32Array.from(tokens.splice(0, this.batchTokens)),
-          logprobs: logprobs.splice(0, this.batchTokens),
-          digests: digests.splice(0, this.batchTokens),
-        },
-      });
-      if (this.isBehind && tokens.length <= this.maxUnread / 2) this.catchUp();
+      waiter.resolve({ done: false, value: this.takeBatch() });
+      if (this.isBehind && this.batch.tokens.length <= this.maxUnread / 2) this.catchUp();
     } else if (this.error !== null) {
       this.waiter = null;
       waiter.reject(this.error);
@@ -230,6 +221,16 @@ export class Generation implements AsyncIterable<TokenBatch> {
       this.waiter = null;
       waiter.resolve({ done: true, value: undefined });
     }
+  }
+
+  private takeBatch(): TokenBatch {
+    const { tokens, logprobs, digests } = this.batch;
+    const count = this.batchTokens;
+    if (tokens.length <= count) {
+      this.batch = { tokens: [], logprobs: [], digests: [] };
+      return { tokens: new Uint32Array(tokens), logprobs, digests };
+    }
+    return { tokens: new Uint32Array(tokens.splice(0, count)), logprobs: logprobs.splice(0, count), digests: digests.splice(0, count) };
   }
 
   // Dispatch
@@ -286,7 +287,8 @@ export class Generation implements AsyncIterable<TokenBatch> {
     const record = this.recordAttempt(target, span?.());
 
     const { workerId } = target;
-    const known = this.knownTokens.slice();
+    // Stays as it is: what comes later stands behind it, or in a larger array.
+    const known = this.knownTokens;
     const receivedBefore = this.received;
     let outcome: "accepted" | { retryAfterMs?: number } | null = null;
     for (let attempt = 1; outcome === null && this.attemptId === attemptId && !this.isOver; attempt++) {

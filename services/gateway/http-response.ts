@@ -50,10 +50,13 @@ async function writePieces(response: ServerResponse, text: string, stallMs: numb
   for (let at = 0; at < bytes.length; at += pieceBytes) await writeBounded(response, bytes.subarray(at, at + pieceBytes), stallMs);
 }
 
-/** Resolves when more may be written; throws `cancelled` where the reader is gone or takes nothing for stallMs. */
-export async function writeBounded(response: ServerResponse, data: string | Uint8Array, stallMs: number): Promise<void> {
+/** Resolves when more may be written, null: at once; throws or rejects as `cancelled` where the reader is gone or takes nothing for stallMs. */
+export function writeBounded(response: ServerResponse, data: string | Uint8Array, stallMs: number): Promise<void> | null {
   checkReader(response);
-  if (response.write(data)) return;
+  return response.write(data) ? null : drained(response, stallMs);
+}
+
+async function drained(response: ServerResponse, stallMs: number): Promise<void> {
   await new Promise<void>((resolve) => {
     const timer = setTimeout(() => {
       // Reset, not closed: the kernel would keep for minutes what it has for a reader that does not read.

@@ -105,13 +105,22 @@ export async function readJsonBody(request: IncomingMessage, limits: BodyLimits)
 }
 
 /** Without closing the connection at a refusal, which has yet to be sent on it. */
-async function read(request: IncomingMessage, slowMs: number, take: (chunk: Buffer) => void): Promise<void> {
-  let stop = () => {};
+function read(request: IncomingMessage, slowMs: number, take: (chunk: Buffer) => void): Promise<void> {
   let [all, before] = [0, 0];
-  await new Promise<void>((resolve, reject) => {
+  return new Promise<void>((resolve, reject) => {
+    // At once: a request that has ended closes, too.
+    const stop = () => {
+      clearInterval(timer);
+      for (const [name, listener] of Object.entries(on)) request.off(name, listener);
+      request.pause();
+    };
+    const fail = (error: unknown) => {
+      stop();
+      reject(error);
+    };
     const timer = setInterval(() => {
       if (all > slowBytes && all - before < slowBytes) {
-        reject(new PelagicError("invalid_request", `the body came too slowly: fewer than ${slowBytes} bytes in ${slowMs / 1000} s`));
+        fail(new PelagicError("invalid_request", `the body came too slowly: fewer than ${slowBytes} bytes in ${slowMs / 1000} s`));
       }
       before = all;
     }, slowMs);
@@ -120,20 +129,19 @@ async function read(request: IncomingMessage, slowMs: number, take: (chunk: Buff
       try {
         take(chunk);
       } catch (error) {
-        reject(error);
+        fail(error);
       }
     };
-    const onGone = () => reject(new PelagicError("cancelled", "the client went away while sending the body"));
-    const on = { data: onData, end: resolve, error: onGone, close: onGone };
-    for (const [name, listener] of Object.entries(on)) request.on(name, listener);
-    stop = () => {
-      clearInterval(timer);
-      for (const [name, listener] of Object.entries(on)) request.off(name, listener);
-      request.pause();
+    const onEnd = () => {
+      stop();
+      resolve();
     };
+    const onGone = () => fail(new PelagicError("cancelled", "the client went away while sending the body"));
+    const on = { data: onData, end: onEnd, error: onGone, close: onGone };
+    for (const [name, listener] of Object.entries(on)) request.on(name, listener);
     // It is gone already.
     if (request.destroyed && !request.readableEnded) onGone();
-  }).finally(() => stop());
+  });
 }
 
 function parse(bytes: Buffer): Record<string, unknown> {

@@ -1,5 +1,6 @@
 // The models of a gateway that is told of none: each is served as soon as a worker has shown its small files, and until none of its workers has been
 // heard for long. What to do is the catalogue's to say (model-catalogue.ts); this does it.
+import type { GoneSignal } from "./departure.ts";
 import type { Bus, Clock, Log } from "../lib/contracts/bus.ts";
 import { maxModelFileBytes } from "../lib/contracts/model-files.ts";
 import type { Subjects } from "../lib/contracts/subjects.ts";
@@ -100,7 +101,7 @@ export class LearnedModels {
    * it is waited for: a pool whose model changes ends its old workers as soon as the new ones are ready, and they may know of each other sooner
    * than of us. undefined: there is none.
    */
-  async another(name: string, tried: ReadonlySet<HostedModel>, signal: AbortSignal): Promise<HostedModel | undefined> {
+  async another(name: string, tried: ReadonlySet<HostedModel>, signal: GoneSignal): Promise<HostedModel | undefined> {
     const { clock, directory } = this.options;
     const untilMs = clock.nowMs() + followMs;
     for (;;) {

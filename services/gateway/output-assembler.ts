@@ -145,6 +145,11 @@ export class OutputAssembler {
 
   private pushText(text: string, pieces: OutputPiece[]): void {
     if (text === "") return;
+    if (this.splitter.isPast && this.tools === null) {
+      this.contentSeen += text.length;
+      this.pushContent(text, pieces);
+      return;
+    }
     for (const piece of this.splitter.push(text)) {
       if (piece.kind === "reasoning") {
         this.emit("reasoning", piece.text, pieces);
@@ -180,6 +185,10 @@ export class OutputAssembler {
 
   private pushContent(text: string, pieces: OutputPiece[]): void {
     if (text === "") return;
+    if (this.stops.isEmpty) {
+      this.emit("content", text, pieces);
+      return;
+    }
     const found = this.stops.push(text);
     this.emit("content", found.stop !== null && this.keepStop ? found.text + found.stop : found.text, pieces);
     this.stop = found.stop;
@@ -191,6 +200,7 @@ export class OutputAssembler {
     piece.text += text;
     const waiting = this.waiting[kind];
     if (kind === "content") this.contentOut += text.length;
+    if (waiting.length === 0) return;
     const ready = kind === "reasoning" ? waiting.length : waiting.findIndex((entry) => entry.textOffset >= this.contentOut);
     piece.logprobs.push(...waiting.splice(0, ready < 0 ? waiting.length : ready));
   }

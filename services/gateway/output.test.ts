@@ -47,6 +47,20 @@ describe("detokenizer", () => {
       ),
     );
   });
+
+  it("gives the text of any tokens: whole words, parts of characters, and none at all", () => {
+    const token = fc.oneof(fc.nat({ max: 255 }), fc.nat({ max: Object.keys(files.json.model.vocab).length + 300 }));
+    fc.assert(
+      fc.property(fc.array(token), (tokens) => {
+        const detokenizer = new Detokenizer(table);
+        const pieces = tokens.map((id) => detokenizer.push(id));
+        pieces.push(detokenizer.flush(), detokenizer.push(tokens[0] ?? 0), detokenizer.flush());
+        const utf8 = () => new TextDecoder("utf-8", { ignoreBOM: true });
+        const [all, first] = [table.bytesOfAll(tokens), table.bytesOf(tokens[0] ?? 0)];
+        expect(pieces.join("")).toBe(utf8().decode(all) + utf8().decode(first));
+      }),
+    );
+  });
 });
 
 describe("stop matcher", () => {

@@ -21,9 +21,16 @@ describe("pace", () => {
     await vi.advanceTimersByTimeAsync(5);
     expect(went).toEqual([1, 2]);
     void pace.turn()?.then(() => went.push(3));
+    utilization = 0.6;
+    await vi.advanceTimersByTimeAsync(100);
+    void pace.turn()?.then(() => went.push(4));
+    expect(went).toEqual([1, 2, 3]);
     utilization = 0.2;
     await vi.advanceTimersByTimeAsync(100);
-    expect(went).toEqual([1, 2, 3]);
+    expect(went).toEqual([1, 2, 3, 4]);
+    expect(pace.turn()).toBeNull();
+    utilization = 0.6;
+    await vi.advanceTimersByTimeAsync(100);
     expect(pace.turn()).toBeNull();
   });
 });

@@ -28,6 +28,11 @@ export class ReasoningSplitter {
     return this.state === "start" || this.state === "reasoning" ? "reasoning" : "content";
   }
 
+  /** All that comes is content, until a token says otherwise. */
+  get isPast(): boolean {
+    return this.state === "content" && this.answered;
+  }
+
   /** The token `<think>`: begins reasoning before anything was said; later it says nothing. */
   open(): void {
     if (this.state === "reasoning" || this.state === "newlines" || this.answered) return;

@@ -82,7 +82,7 @@ function countRequest(serving: Serving, { resumes }: AboutRequest): void {
 
 function reportTimes({ gateway, endpoint, times, outcome }: Serving, about: AboutRequest, begun: Generation[]): void {
   // Of several answers the first shows where the time went; the others come after it.
-  gateway.recent.add(times.timeline(about, begun[0]?.attempts ?? []));
+  gateway.recent.add(about.requestId, times.timeline(about, begun[0]?.attempts ?? []));
   times.report(
     `POST ${endpointPaths[endpoint][0]}`,
     spanAttributes(about),

@@ -24,7 +24,7 @@ export class RequestRouting implements Routing {
   /** Of the worker that gave the first token: only its equals go on with the same bits. */
   private identity: string | null = null;
   /** By cache identity: whole keys, which grow with the answer. */
-  private readonly keys = new Map<string, string[]>();
+  private readonly keys = new Map<string, { root: string; keys: string[] }>();
 
   constructor(directory: WorkerDirectory, request: RoutedRequest) {
     this.directory = directory;
@@ -76,8 +76,10 @@ export class RequestRouting implements Routing {
     for (const worker of snapshot.workers) {
       const cacheIdentity = cacheIdentityOf(worker);
       if (short.has(cacheIdentity)) continue;
-      const keys = blockKeys(rootKey(worker, cacheSalt), tokens, reusableRows(tokens.length), this.keys.get(cacheIdentity));
-      this.keys.set(cacheIdentity, keys);
+      const known = this.keys.get(cacheIdentity);
+      const root = known?.root ?? rootKey(worker, cacheSalt);
+      const keys = blockKeys(root, tokens, reusableRows(tokens.length), known?.keys);
+      this.keys.set(cacheIdentity, { root, keys });
       // What is cached has no logits.
       short.set(cacheIdentity, isScored ? [] : keys.map(shortKey));
     }

@@ -69,16 +69,18 @@ export class RequestTimes {
     return this.firstTokenMs === null ? null : (this.firstTokenMs - this.arrivedMs) / 1000;
   }
 
-  timeline(about: AboutRequest, attempts: readonly AttemptRecord[]): RequestTimeline {
-    const { arrivedMs } = this;
-    return {
+  /** As of now, whenever it is made. */
+  timeline(about: AboutRequest, attempts: readonly AttemptRecord[]): () => RequestTimeline {
+    const { arrivedMs, traceId, seconds, ttftSeconds, phases } = this;
+    const nowMs = performance.now();
+    return () => ({
       ...about,
-      traceId: this.traceId,
+      traceId,
       arrivedAt: new Date(performance.timeOrigin + arrivedMs).toISOString(),
-      seconds: this.seconds,
-      ttftSeconds: this.ttftSeconds,
-      phases: timelinePhases(arrivedMs, this.phases, attempts, performance.now()),
-    };
+      seconds,
+      ttftSeconds,
+      phases: timelinePhases(arrivedMs, phases, attempts, nowMs),
+    });
   }
 
   report(

@@ -1,5 +1,6 @@
 // One request through the gateway: read, validate, admit, tokenize, route, dispatch, and write what comes. The order is the design's
 // "Life of a request"; what each step decides is in the file that it names.
+import { Departure, type GoneSignal } from "./departure.ts";
 import type { IncomingMessage } from "node:http";
 import { PelagicError, toPelagicError } from "../lib/contracts/errors.ts";
 import type { Standing } from "../lib/contracts/messages.ts";
@@ -44,7 +45,7 @@ export interface Serving {
   hosted: HostedModel | null;
   times: RequestTimes;
   /** Aborted when the client goes away. */
-  gone: AbortSignal;
+  gone: GoneSignal;
   /** At the end: parts of the body live as long as the answer. */
   releaseBody(): void;
   terms: Terms | null;
@@ -83,9 +84,9 @@ export async function serveGeneration(
 
 function begin(gateway: Gateway, endpoint: Endpoint, request: IncomingMessage, response: GatewayResponse): Serving {
   response.locals.logsItself = true;
-  const gone = new AbortController();
+  const gone = new Departure();
   response.on("close", () => {
-    if (!response.writableFinished) gone.abort();
+    if (!response.writableFinished) gone.leave();
   });
   return {
     ...{ gateway, endpoint, request, response },
@@ -93,7 +94,7 @@ function begin(gateway: Gateway, endpoint: Endpoint, request: IncomingMessage, r
     visit: visitOf(response),
     hosted: null,
     times: new RequestTimes(gateway.tracer, parentOf(request.headers.traceparent)),
-    gone: gone.signal,
+    gone,
     releaseBody: () => {},
     terms: null,
     body: null,

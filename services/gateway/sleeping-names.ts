@@ -1,6 +1,7 @@
 // Asks the operator every few seconds which models may sleep. What it said last holds while it does not answer.
 import type { Log } from "../lib/contracts/bus.ts";
 import { SleepingModels } from "../lib/contracts/sleeping-models.ts";
+import { within } from "../lib/runtime/within.ts";
 
 const everyMs = 5_000;
 const timeoutMs = 3_000;
@@ -12,9 +13,12 @@ export async function followSleepingNames(url: string, log: Log, know: (names: s
   const ask = async () => {
     try {
       // What it is not is not followed elsewhere.
-      const response = await fetch(url, { redirect: "error", signal: AbortSignal.any([stopper.signal, AbortSignal.timeout(timeoutMs)]) });
-      if (response.status !== 200) throw new Error(`status ${response.status}`);
-      know(SleepingModels.parse(await response.json()).models.map(({ name }) => name));
+      const said = await within(timeoutMs, stopper.signal, async (signal) => {
+        const response = await fetch(url, { redirect: "error", signal });
+        if (response.status !== 200) throw new Error(`status ${response.status}`);
+        return SleepingModels.parse(await response.json());
+      });
+      know(said.models.map(({ name }) => name));
       if (failing) log.info({ url }, "the operator says again which models may sleep");
       failing = false;
     } catch (error) {

@@ -68,9 +68,11 @@ interface Entry {
 export class StateView {
   private readonly entries = new Map<string, Entry>();
   /** Past instances, the last one first, and whether they said themselves that they stopped. */
+  private lastSnapshot: { nowMs: number; snapshot: RoutingSnapshot } | null = null;
   private readonly retired = new Map<string, { instanceId: string; stopped: boolean }[]>();
 
   apply(state: WorkerState, nowMs: number): Applied {
+    this.lastSnapshot = null;
     const own = { workerId: state.workerId, instanceId: state.instanceId };
     const known = this.entries.get(state.workerId);
     const isCurrent = known?.view.instanceId === state.instanceId;
@@ -125,6 +127,7 @@ export class StateView {
 
   /** Forgets workers that were silent too long, and says which. */
   expire(nowMs: number): WorkerInstance[] {
+    this.lastSnapshot = null;
     const silent = [...this.entries.values()].filter((entry) => nowMs - entry.lastSeenMs > lostHeartbeats * entry.heartbeatMs);
     // Not retired: one that was only slow may come back.
     for (const entry of silent) this.entries.delete(entry.view.workerId);
@@ -133,6 +136,7 @@ export class StateView {
 
   /** Nobody could be heard until now: silence before it says nothing. */
   forgiveSilence(nowMs: number): void {
+    this.lastSnapshot = null;
     for (const entry of this.entries.values()) entry.lastSeenMs = nowMs;
   }
 
@@ -146,6 +150,7 @@ export class StateView {
   }
 
   snapshot(nowMs: number): RoutingSnapshot {
+    if (this.lastSnapshot?.nowMs === nowMs) return this.lastSnapshot.snapshot;
     const workers = [...this.entries.values()].map(
       ({ view, lastSeenMs, heartbeatMs }): WorkerView =>
         nowMs - lastSeenMs > suspectHeartbeats * heartbeatMs
@@ -153,7 +158,9 @@ export class StateView {
           : view,
     );
     workers.sort((a, b) => (a.workerId < b.workerId ? -1 : 1));
-    return { workers };
+    const snapshot = { workers };
+    this.lastSnapshot = { nowMs, snapshot };
+    return snapshot;
   }
 
   private retire({ workerId, instanceId }: WorkerInstance, stopped: boolean): void {

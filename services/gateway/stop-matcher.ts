@@ -25,6 +25,10 @@ export class StopMatcher {
     this.patterns = [...new Set(stops)].map((text) => ({ text, border: borders(text), matched: 0 }));
   }
 
+  get isEmpty(): boolean {
+    return this.patterns.length === 0;
+  }
+
   push(text: string): StopResult {
     if (this.patterns.length === 0) return { text, stop: null, consumed: text.length };
     for (let i = 0; i < text.length; i++) {

@@ -1,4 +1,5 @@
 // Tokenizing off the main loop: threads that each hold the tokenizer, a bounded queue before them, a new thread where one died or hangs.
+import type { GoneSignal } from "./departure.ts";
 import { Worker } from "node:worker_threads";
 import { type ErrorCode, PelagicError } from "../lib/contracts/errors.ts";
 import type { Log } from "../lib/contracts/bus.ts";
@@ -23,7 +24,7 @@ export interface TokenizerWorkerData {
 
 export interface EncodeLimits {
   /** Nobody wants the tokens any more: rejects as cancelled, and a job that still waits is dropped. */
-  signal?: AbortSignal;
+  signal?: GoneSignal;
   /** What is left to the request's deadline: a job that has not begun within this is given up. */
   timeoutMs?: number;
 }

@@ -2,6 +2,7 @@
 // pelagic_gateway_requests_waiting). Which names may sleep the operator says; for all others who has no worker is told so at once.
 //
 // They wait before anything else is known of the model: a gateway that began while it slept has none of its files. Then they go the way of all.
+import type { GoneSignal } from "./departure.ts";
 import type { Clock } from "../lib/contracts/bus.ts";
 import { PelagicError } from "../lib/contracts/errors.ts";
 import { mayWait } from "../lib/fair-queue/fair-order.ts";
@@ -51,7 +52,7 @@ export class WakeQueue {
   }
 
   /** Resolves at once where it does not sleep, or is none that may. Rejects with what to answer. */
-  awake(name: string, tenant: string, leftMs: number, signal: AbortSignal): Promise<void> {
+  awake(name: string, tenant: string, leftMs: number, signal: GoneSignal): Promise<void> {
     const { clock, maxWaiting } = this.options;
     if (!this.sleeps(name)) return Promise.resolve();
     if (this.closed) return Promise.reject(shuttingDown());

@@ -17,11 +17,23 @@ test("a wrong field is named as in the file", () => {
   expect(fault({ load: [[1, 2]] })).toMatch(/^\[1\]\.load\[0\]: has 2 loads, not logical_experts = 3/);
   expect(fault({ load: [[1, 2, -1]] })).toMatch(/^\[1\]\.load\[0\]\[2\]: /);
   expect(fault({ load: [[1, 2, null]] })).toMatch(/^\[1\]\.load\[0\]\[2\]: /);
+  expect(fault({ load: [[1, 2, "3"]] })).toMatch(/^\[1\]\.load\[0\]\[2\]: is no number from 0/);
+  expect(fault({ load: [[1, 2, Number.POSITIVE_INFINITY]] })).toMatch(/^\[1\]\.load\[0\]\[2\]: /);
+  expect(fault({ load: [1, 2, 3] })).toMatch(/^\[1\]\.load\[0\]: /);
+  expect(fault({ load: undefined })).toMatch(/^\[1\]\.load: /);
   expect(fault({ name: "" })).toMatch(/^\[1\]\.name: /);
   const whole = (value: unknown) =>
     firstFault(PlaceCases.safeParse(value).error as NonNullable<ReturnType<typeof PlaceCases.safeParse>["error"]>);
   expect(whole({})).toBe("is no list of cases");
   expect(whole([])).toBe("has no case in its list");
+  expect(whole(new Array(10_001).fill(good))).toBe("has more than 10000 cases");
+});
+
+test("of a file in which every load is wrong the first is named", () => {
+  const row = new Array<string>(8192).fill("1");
+  const wrong = { ...good, layers: 64, logical_experts: 8192, physical_experts: 8192, load: new Array<string[]>(64).fill(row) };
+  const { error } = PlaceCases.safeParse([wrong]);
+  expect(error && firstFault(error)).toMatch(/^\[0\]\.load\[0\]\[0\]: is no number from 0/);
 });
 
 test("groups that nodes cannot share evenly are refused where they must stay on one node", () => {

@@ -7,6 +7,7 @@ import { type PlacementShape, shapeFault } from "./shape.ts";
 const count = z.int().min(1).max(maxExpertSlots);
 /** Above it float32 rounds sums of loads to infinity. */
 const largestLoad = 1e30;
+const mostCases = 10_000;
 
 const fieldNames: Record<keyof PlacementShape, string> = {
   experts: "logical_experts",
@@ -15,6 +16,19 @@ const fieldNames: Record<keyof PlacementShape, string> = {
   nodes: "nodes",
   groups: "groups",
 };
+
+/** The first wrong load alone: a file may have more of them than a list of faults has room for. */
+function loadFault(load: unknown): { path: PropertyKey[]; message: string } | undefined {
+  if (!Array.isArray(load) || load.length > maxMoeLayers) return { path: [], message: `is no list of ${maxMoeLayers} layers or fewer` };
+  for (const [layer, row] of load.entries()) {
+    if (!Array.isArray(row) || row.length > maxExpertSlots) {
+      return { path: [layer], message: `is no list of ${maxExpertSlots} loads or fewer` };
+    }
+    const wrong = row.findIndex((each) => !(typeof each === "number" && each >= 0 && each <= largestLoad));
+    if (wrong >= 0) return { path: [layer, wrong], message: `is no number from 0 to ${largestLoad}` };
+  }
+  return undefined;
+}
 
 export const PlaceCase = z
   .object({
@@ -25,7 +39,12 @@ export const PlaceCase = z
     groups: count,
     nodes: count,
     gpus: count,
-    load: z.array(z.array(z.number().min(0).max(largestLoad)).max(maxExpertSlots)).max(maxMoeLayers),
+    load: z.unknown().transform((load, context): number[][] => {
+      const fault = loadFault(load);
+      if (fault === undefined) return load as number[][];
+      context.addIssue({ code: "custom", ...fault });
+      return z.NEVER;
+    }),
   })
   .superRefine((of, context) => {
     const fault = shapeFault(shapeOf(of));
@@ -41,7 +60,10 @@ export const PlaceCase = z
   });
 export type PlaceCase = z.output<typeof PlaceCase>;
 
-export const PlaceCases = z.array(PlaceCase, "is no list of cases").min(1, "has no case in its list").max(10_000);
+export const PlaceCases = z
+  .array(PlaceCase, "is no list of cases")
+  .min(1, "has no case in its list")
+  .max(mostCases, `has more than ${mostCases} cases`);
 
 /** Plans by the name of their case, as this command prints them. */
 export const PlacedCase = z.object({ name: z.string().min(1).max(256), plan: ExpertPlan.shape.layers });

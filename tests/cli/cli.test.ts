@@ -47,6 +47,24 @@ describe("./pelagic", () => {
     expect(code).toBe(1);
     expect(stderr).toMatch(/^pelagic: --model: .* has no config\.json, no tokenizer\.json, no \*\.safetensors: .*\n$/);
     rmSync(empty, { recursive: true });
+    expect(pelagic(["up", "--port", "0", "--decode-ranks", "3", "--redundant-experts", "65"])).toEqual({
+      code: 1,
+      stdout: "",
+      stderr: `pelagic: --redundant-experts: at most 64, with which each of 3 ranks has all 32 experts of ${inTree("models", "plankton")}\n`,
+    });
+  });
+
+  it("place and simulate-experts refuse what is no number by the option's name", () => {
+    for (const [args, refusal] of [
+      [["place", "loads.json", "--tolerance", "2"], "option '--tolerance <part>' argument '2' is invalid. a number from 0 to 1"],
+      [["place", "loads.json", "--most-moves", "some"], "option '--most-moves <n>' argument 'some' is invalid. a whole number, at least 0"],
+      [
+        ["place", "loads.json", "--policy", "fair"],
+        "option '--policy <name>' argument 'fair' is invalid. Allowed choices are balanced, grouped, published.",
+      ],
+      [["simulate-experts", "--layers", "59"], "option '--layers <n>' argument '59' is invalid. at most 58"],
+    ] as const)
+      expect(pelagic([...args])).toEqual({ code: 2, stdout: "", stderr: `pelagic: ${refusal}\n` });
   });
 
   it("status and down name a port where nothing of ours runs", () => {
@@ -64,6 +82,26 @@ describe("./pelagic", () => {
     const file = join(dir, "report.json");
     writeFileSync(file, "null");
     expect(pelagic(["load", "--compare", file, file]).stderr).toBe(`pelagic: ${file}: no report of ./pelagic load\n`);
+    rmSync(dir, { recursive: true });
+  });
+
+  it.each(["--redundant-experts", "--rebalance-seconds", "--rebalance-every"])("chaos refuses %s without ranks", (name) => {
+    const stderr = `pelagic: ${name}: experts are placed on --decode-ranks, and there are none\n`;
+    expect(pelagic(["chaos", name, "8"])).toEqual({ code: 2, stdout: "", stderr });
+  });
+
+  it("place names a plan that is there twice, and writes no name that a terminal would obey", () => {
+    const dir = mkdtempSync(join(tmpdir(), "pelagic-cli-"));
+    const [cases, plans] = [join(dir, "cases.json"), join(dir, "plans.jsonl")];
+    const one = { name: "a\u001b[2J", layers: 1, logical_experts: 2, physical_experts: 2, groups: 1, nodes: 1, gpus: 2, load: [[1, 3]] };
+    writeFileSync(cases, JSON.stringify([one, one]));
+    const placed = pelagic(["place", cases]);
+    expect(placed.code).toBe(0);
+    expect(placed.stdout + placed.stderr).not.toContain("\u001b");
+    expect(placed.stdout).toContain("\na\\u001b[2J ");
+    writeFileSync(plans, pelagic(["place", cases, "--json"]).stdout);
+    const message = `pelagic: ${plans}: line 2: name: a line before it has a\\u001b[2J, too: keep the one in force\n`;
+    expect(pelagic(["place", cases, "--from", plans])).toEqual({ code: 2, stdout: "", stderr: message });
     rmSync(dir, { recursive: true });
   });
 

@@ -28,6 +28,7 @@ export const otherValues: Record<string, unknown> = {
   "gateway.replicas": 3,
   "gateway.apiKeysSecret": "keys",
   "gateway.consoleKeySecret": "console",
+  "gateway.corsOrigins": ["https://app.example.org"],
   "gateway.drainSeconds": 120,
   "gateway.env": variable,
   "gateway.service.type": "LoadBalancer",

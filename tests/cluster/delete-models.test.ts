@@ -44,6 +44,8 @@ describe.skipIf(missing !== undefined)(`the job that deletes a release's models$
       contentType: "application/merge-patch+json",
     });
     expect(await ended, text()).toBe(0);
+    // For who finds an uninstall that waits for an operator which is not there.
+    expect(text()).toContain('  kubectl -n default patch modelservice drains --type=merge -p \'{"metadata":{"finalizers":null}}\'\n');
     await gone(server, `${servicesPath}/drains`);
   });
 

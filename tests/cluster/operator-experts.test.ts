@@ -80,6 +80,19 @@ describe.skipIf(missing !== undefined)(`shared experts in an API server${missing
     expect(notes[0]).toMatchObject({ type: "Warning", note: expect.stringContaining("rank 1 lost") });
   }, 180_000);
 
+  it("tells of a rank that is stopped, which is no loss and no warning", async () => {
+    stack?.processes.find(({ name }) => name === "decode-2")?.kill("SIGTERM");
+    const stopped = await placementWhere(({ status }) => status.changes[0].kind === "Stopped" || status.changes[1]?.kind === "Stopped");
+    expect(stopped.losses).toBe(1);
+    expect(stopped.changes?.find(({ kind }) => kind === "Stopped")?.message).toMatch(
+      /^rank 2 stopped: pod .*-2; ranks 0 and 1 hold every expert/,
+    );
+    const back = await placementWhere((each) => each.status.changes[0].kind === "Met" && condition(each, "Complete")?.status === "True");
+    expect(back).toMatchObject({ losses: 1, ranks: { present: "3/3", lost: [] } });
+    const { items } = (await server.call("GET", "/apis/events.k8s.io/v1/namespaces/default/events")).body;
+    expect(items.filter(({ reason }: { reason: string }) => reason === "RankStopped")).toMatchObject([{ type: "Normal" }]);
+  }, 60_000);
+
   it("writes nothing while nothing happens, and goes with what it is about", async () => {
     const before = (await server.call("GET", path)).body.metadata.resourceVersion;
     await new Promise((resolve) => setTimeout(resolve, 2_000));

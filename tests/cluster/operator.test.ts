@@ -149,6 +149,28 @@ describe.skipIf(missing !== undefined)(`the operator${missing ? ` (${missing})` 
     await objectWhere(server, `${servicesPath}/taken`, (each) => condition(each, "Accepted")?.status === "True");
   });
 
+  it("goes on beside a condition of somebody else, whatever zone its time is in", async () => {
+    await applyService(server, "audited");
+    await objectWhere(server, `${servicesPath}/audited`, (each) => condition(each, "Accepted")?.status === "True");
+    const audited = {
+      type: "example.com/Audited",
+      status: "True",
+      lastTransitionTime: "2026-01-01T01:00:00+01:00",
+      reason: "Yes",
+      message: "",
+    };
+    const said = await server.apply(
+      `${servicesPath}/audited/status`,
+      { ...service("audited"), status: { conditions: [audited] } },
+      "auditor",
+    );
+    expect(said.status, JSON.stringify(said.body)).toBe(200);
+    await applyService(server, "audited", { pools: { decode: { replicas: 2 } } });
+    await objectWhere(server, `${deploymentsPath}/audited-decode`, ({ spec }) => spec.replicas === 2);
+    const { status } = await objectWhere(server, `${servicesPath}/audited`, (each) => each.status.observedGeneration === 2);
+    expect([condition({ status }, "Accepted").status, condition({ status }, audited.type)]).toEqual(["True", audited]);
+  });
+
   it("gives a served name to the next one as soon as it is free", async () => {
     await applyService(server, "holder", { servedName: "shared" });
     await objectWhere(server, `${servicesPath}/holder`, (each) => condition(each, "Accepted")?.status === "True");

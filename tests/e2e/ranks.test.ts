@@ -137,6 +137,20 @@ test("a rank killed: every request ends as if nothing had happened, and the rank
   expect(told.plan).toEqual((await statusOf("decode-1")).plan);
 }, 120_000);
 
+test("a rank ended as a roll-out ends it says so: requests go on, it is no loss to the others, and the next process takes its place", async () => {
+  const since = (await statusOf("decode-0")).history.at(-1)?.round as number;
+  const later = async () => (await statusOf("decode-0")).history.filter(({ round }) => round > since);
+  const running = askAll();
+  stack.processes.find(({ name }) => name === "decode-1")?.kill("SIGTERM");
+  await waitFor("the others have a group", async () => (await later()).length > 0);
+  expect(await running).toEqual(right);
+  await waitFor("all ranks are in one group", membersAre(rankCount, names));
+  expect(await later()).toMatchObject([
+    { members: [0, 2], loss: null, stopped: [1] },
+    { members: [0, 1, 2], loss: null, stopped: [] },
+  ]);
+}, 120_000);
+
 test("a rank that is stopped is lost to the others within seconds, and finds them again when it goes on", async () => {
   const stopped = stack.processes.find(({ name }) => name === "decode-2");
   stopped?.kill("SIGSTOP");

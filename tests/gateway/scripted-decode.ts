@@ -1,6 +1,7 @@
 // A decode worker that says what a test wrote down, by the protocol of contracts/messages.ts: for tests of the gateway's side only.
 import type { Bus, BusSubscription, Clock } from "../../services/lib/contracts/bus.ts";
 import { systemClock } from "../../services/lib/contracts/bus.ts";
+import { countWords } from "../../services/lib/contracts/counts-by-layer.ts";
 import type { PelagicError } from "../../services/lib/contracts/errors.ts";
 import { encodeDeltas, type OutputPart } from "../../services/lib/contracts/deltas.ts";
 import { Control, Dispatch, type WorkerState } from "../../services/lib/contracts/messages.ts";
@@ -216,7 +217,7 @@ export class ScriptedDecode {
       const [first = []] = this.expertCounts;
       const counts = { firstLayer: 1, moeLayers: this.expertCounts.length, logicalExperts: first.length, expertsPerToken: 2 };
       const half = body.span === "late" ? 2 : 1;
-      const words = Uint32Array.from(this.expertCounts.flat().flatMap((count) => [Math.floor(count / half), 0]));
+      const words = countWords(Float64Array.from(this.expertCounts.flat(), (count) => Math.floor(count / half)));
       const about = { workerId: this.workerId, instanceId: this.instanceId, span: body.span, balancedness: [0.5, 1] };
       respond?.(encodeMessage({ ...about, ...counts }, words));
     } else if (body.kind === "prompt-scores") {

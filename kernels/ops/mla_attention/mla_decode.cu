@@ -18,6 +18,8 @@ constexpr int kScheduleThreads = 1024;
 constexpr int kMergeWarps = 8;
 constexpr int kMergeBlocks = 1024;
 constexpr int kMergeBlocksOfRow = 64;
+// Hardly more clusters run at once; one processor a piece is then as quick.
+constexpr int kMostSpreadPieces = 16;
 
 // Whole cuts are worked on first, in the list's order, and what is left of sequences last: so that the processors'
 // shares end together.
@@ -105,13 +107,17 @@ __global__ void __launch_bounds__(kScheduleThreads) schedule_kernel(const Argume
 
 // Merges the cuts of each vector in ascending order, in float32. Vectors with one cut have their result already.
 __global__ void __launch_bounds__(kMergeWarps * 32) merge_kernel(const Arguments a) {
-  begin_early();
+  allow_dependents();
   const int lane = static_cast<int>(threadIdx.x) % 32;
+  // The cuts' kernel allowed this one once it had awaited the list: that may be read before the cuts are done.
   const int units = *a.piece_count * kTile;
-  for (int unit = static_cast<int>(blockIdx.x) * kMergeWarps + static_cast<int>(threadIdx.x) / 32; unit < units;
-       unit += static_cast<int>(gridDim.x) * kMergeWarps) {
+  const int first = static_cast<int>(blockIdx.x) * kMergeWarps + static_cast<int>(threadIdx.x) / 32;
+  Piece piece = {};
+  if (first < a.piece_capacity * kTile) piece = load_piece(a, first / kTile);
+  await_predecessors();
+  for (int unit = first; unit < units; unit += static_cast<int>(gridDim.x) * kMergeWarps) {
     const int index = unit / kTile;
-    const Piece piece = load_piece(a, index);
+    if (unit != first) piece = load_piece(a, index);
     if (piece.cut != 0 || piece.cuts == 1) continue;
     const int place = unit % kTile;
     const int vector = piece.tile * kTile + place;
@@ -214,6 +220,15 @@ int mla_decode_pieces(int rows, int heads, int length, int cut_tokens) {
   return mla_decode::tiles_of(rows, heads) * std::max(1, mla_decode::cuts_of(length, cut_tokens));
 }
 
+int mla_decode_spread_clusters(const MlaDecodeProblem& p) {
+  using namespace mla_decode;
+  if (p.cut_tokens > kSpreadTiles * kTile || p.cache_dtype != KvDtype::bfloat16) return 0;
+  // A sequence's last tile of query vectors may be any part of one.
+  const std::int64_t tiles = std::int64_t{p.rows} * p.heads / kTile + p.sequences;
+  const std::int64_t pieces = tiles * cuts_of(p.max_blocks * kMlaDecodeBlockTokens, p.cut_tokens);
+  return static_cast<int>(std::min<std::int64_t>(pieces, p.piece_capacity));
+}
+
 std::size_t mla_decode_workspace_bytes(int piece_capacity) {
   using namespace mla_decode;
   const std::size_t pieces = static_cast<std::size_t>(piece_capacity);
@@ -255,10 +270,15 @@ MlaDecodePlan make_mla_decode_plan(const MlaDecodeProblem& problem) {
   plan.problem = problem;
   require(shape.rows <= INT32_MAX, "rows * heads exceeds 2^31 - 1");
   plan.query_map = make_tensor_map(problem.q, shape);
+  shape.box_rows = mla_decode::kSpreadQueryRows;
+  plan.spread_query_map = make_tensor_map(problem.q, shape);
+  shape.box_rows = mla_decode::kTile;
   shape.rows = static_cast<std::uint64_t>(problem.cache_blocks) * kMlaDecodeBlockTokens;
   plan.cache_maps = mla_decode::cache_maps(problem, shape);
   plan.grid = mla_decode::cuts_grid();
-  if (plan.grid == 0) throw std::runtime_error("the device cannot run MLA decode");
+  if (plan.grid == 0 || !mla_decode::spread_runs()) throw std::runtime_error("the device cannot run MLA decode");
+  const int clusters = mla_decode_spread_clusters(problem);
+  plan.spread_clusters = clusters <= mla_decode::kMostSpreadPieces ? clusters : 0;
   return plan;
 }
 
@@ -269,7 +289,8 @@ cudaError_t launch_mla_decode_schedule(const MlaDecodePlan& plan, cudaStream_t s
 
 cudaError_t launch_mla_decode(const MlaDecodePlan& plan, cudaStream_t stream) {
   const mla_decode::Arguments arguments = mla_decode::arguments_of(plan.problem);
-  const cudaError_t error = mla_decode::launch_cuts(plan, arguments, stream);
+  const cudaError_t error = plan.spread_clusters > 0 ? mla_decode::launch_spread(plan, arguments, stream)
+                                                     : mla_decode::launch_cuts(plan, arguments, stream);
   if (error != cudaSuccess) return error;
   // No more blocks than the longest possible list has vectors.
   const int most =

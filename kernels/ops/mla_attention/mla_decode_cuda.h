@@ -65,10 +65,17 @@ std::size_t mla_decode_workspace_bytes(int piece_capacity);
 // All that a launch needs. Made once for a set of buffers; launching allocates nothing and can be captured in a graph.
 struct MlaDecodePlan {
   MlaDecodeProblem problem;
-  CUtensorMap query_map;
+  CUtensorMap query_map, spread_query_map;
   CacheMaps cache_maps;
   int grid;
+  // Above 0: the cuts are spread, and by so many clusters of 8 blocks. Few pieces are then done sooner, many later; no
+  // bit differs. Hangs on the problem's numbers alone, not on what device memory holds.
+  int spread_clusters;
 };
+
+// Clusters that the problem's pieces can be spread over, as many as there may be pieces; 0 if its cuts are longer than
+// 512 keys or its cache is fp8.
+int mla_decode_spread_clusters(const MlaDecodeProblem& problem);
 
 // Throws std::invalid_argument naming the field, or std::runtime_error from the driver.
 MlaDecodePlan make_mla_decode_plan(const MlaDecodeProblem& problem);

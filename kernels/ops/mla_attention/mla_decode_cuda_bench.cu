@@ -19,6 +19,7 @@ struct Case {
   int rows = 1;  // of each sequence
   int cut_tokens = kMlaDecodeCutTokens;
   bool fp8 = false;  // the cache
+  enum { chosen, whole, spread } form = chosen;
 };
 
 struct Buffers {
@@ -92,11 +93,16 @@ bool bench_case(Bench& bench, const Case& c, Buffers& buffers) {
   problem.errors = errors.get();
   if (mla_decode_workspace_bytes(problem.piece_capacity) > buffers.workspace.bytes())
     throw std::runtime_error("the bench's workspace is too small");
-  const MlaDecodePlan plan = make_mla_decode_plan(problem);
+  MlaDecodePlan plan = make_mla_decode_plan(problem);
+  if (c.form == Case::whole) plan.spread_clusters = 0;
+  if (c.form == Case::spread) plan.spread_clusters = mla_decode_spread_clusters(problem);
   const std::string what = std::string(c.what) + ", " + std::to_string(c.heads) + " heads, " + std::to_string(c.batch) +
                            " x " + std::to_string(c.keys) + " keys" +
                            (c.rows > 1 ? ", " + std::to_string(c.rows) + " rows each" : "") + ", cuts of " +
-                           std::to_string(c.cut_tokens) + (c.fp8 ? ", fp8 cache" : "");
+                           std::to_string(c.cut_tokens) + (c.fp8 ? ", fp8 cache" : "") +
+                           (c.form == Case::spread  ? ", spread"
+                            : c.form == Case::whole ? ", not spread"
+                                                    : "");
 
   PELAGIC_CUDA(cudaMemset(buffers.out.get(), 0xFF, static_cast<std::size_t>(rows) * c.heads * kMlaDecodeLatent * 2));
   PELAGIC_CUDA(launch_mla_decode_schedule(plan, bench.stream()));
@@ -166,6 +172,11 @@ void bench_mla_decode(Bench& bench) {
                         Case{"MLA decode V2-Lite", 16, 1, 4096, 1, 512, true},
                         Case{"MLA decode V2-Lite", 16, 32, 4096, 1, 512, true}})
     right = bench_case(bench, c, buffers) && right;
+  for (const int batch : {1, 2, 4, 8, 16})
+    for (const auto form : {Case::whole, Case::spread})
+      right = bench_case(bench, {"MLA decode V2-Lite", 16, batch, 2048, 1, 512, false, form}, buffers) && right;
+  for (const auto form : {Case::whole, Case::spread})
+    right = bench_case(bench, {"MLA decode V2-Lite", 16, 1, 16384, 1, 512, false, form}, buffers) && right;
   if (!right) throw std::runtime_error("an MLA decode is further from float64 than rounding explains");
 }
 

@@ -1,169 +1,20 @@
-// Against float64, and the row rule: a row's bits are the same alone, in company, in another place and among the rows
-// of a verification step.
+// Against float64, and the row rule: a row's bits are the same alone, in company, in another place, among the rows of a
+// verification step, and whether or not the cuts are spread over clusters.
 #include <algorithm>
 #include <climits>
-#include <cstring>
 #include <map>
-#include <stdexcept>
 #include <string_view>
 #include <tuple>
 #include <vector>
 
-#include "cuda/device_buffer.h"
-#include "cuda/random_fill.cuh"
-#include "cuda/test.h"
-#include "ops/mla_attention/mla_decode_reference.h"
+#include "ops/mla_attention/mla_decode_test_step.cuh"
 
 namespace pelagic::mla_decode {
 namespace {
 
-constexpr int kPools = 8;  // different texts that a sequence can be the beginning of
-constexpr int kMostKeys = 4100;
-constexpr int kBlock = kMlaDecodeBlockTokens;
-constexpr float kScale = 0.13523378f;
-constexpr std::uint16_t kNan = 0xFFFF;
-
-// The first `length` keys of a text, and how many query rows end there.
-struct Sequence {
-  int pool;
-  int length;
-  int rows = 1;
-};
-
 struct Arrangement {
   const char* name;
   std::vector<Sequence> sequences;
-};
-
-std::uint16_t bits_of(float value) {
-  const __nv_bfloat16 rounded = __float2bfloat16_rn(value);
-  std::uint16_t bits;
-  std::memcpy(&bits, &rounded, sizeof bits);
-  return bits;
-}
-
-// A key hangs on the text and its position; every third text has latents far from 0, as real ones have.
-const std::uint16_t* key_of(int pool, int position) {
-  static const std::vector<std::uint16_t> keys = [] {
-    std::vector<std::uint16_t> all(static_cast<std::size_t>(kPools) * kMostKeys * kMlaDecodeKey);
-    for (std::size_t i = 0; i < all.size(); ++i) {
-      const std::size_t of_pool = static_cast<std::size_t>(kMostKeys) * kMlaDecodeKey;
-      const float offset = i / of_pool % 3 == 2 ? random_normal(52, i % kMlaDecodeKey) : 0.0f;
-      all[i] = bits_of(random_normal(51, i) + offset);
-    }
-    return all;
-  }();
-  return keys.data() + (static_cast<std::size_t>(pool) * kMostKeys + position) * kMlaDecodeKey;
-}
-
-// A query hangs on the text and on the keys it sees. In odd texts few keys get most of the weight, in even ones many
-// keys a little.
-void write_query(int pool, int visible, int head, std::uint16_t* target) {
-  const float size = pool % 2 == 1 ? 1.0f : 0.2f;
-  for (int i = 0; i < kMlaDecodeKey; ++i)
-    target[i] = bits_of(size * random_normal(60 + pool, (std::uint64_t(visible) * 128 + head) * kMlaDecodeKey + i));
-}
-
-// A step on the device.
-struct Step {
-  int heads = 0;
-  int rows = 0;
-  int max_blocks = 0;
-  int cache_blocks = 0;
-  std::vector<Sequence> sequences;
-  std::vector<std::int32_t> table, row_offsets, lengths;
-  std::vector<std::uint16_t> q;
-  DeviceBuffer<std::uint16_t> device_q, cache, out;
-  DeviceBuffer<std::int32_t> device_table, device_offsets, device_lengths, errors;
-  DeviceBuffer<unsigned char> workspace, fp8_cache;
-  bool reads_fp8 = false;
-  int pieces = 0;
-
-  // Blocks lie in the cache in no order; what no sequence sees, there and after a sequence's last key, is NaN. Table
-  // entries that nobody needs name no block.
-  Step(int heads, const std::vector<Sequence>& sequences, int cut_tokens) : heads(heads), sequences(sequences) {
-    int blocks = 0;
-    for (const Sequence& s : sequences) {
-      const int own = (s.length + kBlock - 1) / kBlock;
-      blocks += own;
-      max_blocks = std::max(max_blocks, own + 2);
-      rows += s.rows;
-      pieces += mla_decode_pieces(s.rows, heads, s.length, cut_tokens);
-    }
-    cache_blocks = blocks + 5;
-    std::vector<std::int32_t> free_blocks(cache_blocks);
-    for (int i = 0; i < cache_blocks; ++i) free_blocks[i] = i;
-    for (int i = cache_blocks - 1; i > 0; --i)
-      std::swap(free_blocks[i], free_blocks[random_bits(70 + sequences.size(), i) % (i + 1)]);
-
-    std::vector<std::uint16_t> host_cache(static_cast<std::size_t>(cache_blocks) * kBlock * kMlaDecodeKey, kNan);
-    table.assign(sequences.size() * max_blocks, -7);
-    row_offsets.push_back(0);
-    q.resize(static_cast<std::size_t>(rows) * heads * kMlaDecodeKey);
-    for (std::size_t s = 0; s < sequences.size(); ++s) {
-      const Sequence& sequence = sequences[s];
-      for (int t = 0; t < sequence.length; ++t) {
-        if (t % kBlock == 0) {
-          table[s * max_blocks + t / kBlock] = free_blocks.back();
-          free_blocks.pop_back();
-        }
-        const std::size_t place = static_cast<std::size_t>(table[s * max_blocks + t / kBlock]) * kBlock + t % kBlock;
-        std::copy_n(key_of(sequence.pool, t), kMlaDecodeKey, host_cache.begin() + place * kMlaDecodeKey);
-      }
-      for (int j = 0; j < sequence.rows; ++j)
-        for (int head = 0; head < heads; ++head)
-          write_query(sequence.pool, visible(sequence, j), head,
-                      q.data() + (static_cast<std::size_t>(row_offsets.back() + j) * heads + head) * kMlaDecodeKey);
-      row_offsets.push_back(row_offsets.back() + sequence.rows);
-      lengths.push_back(sequence.length);
-    }
-    device_q = DeviceBuffer<std::uint16_t>(q);
-    cache = DeviceBuffer<std::uint16_t>(host_cache);
-    out = DeviceBuffer<std::uint16_t>(static_cast<std::size_t>(rows) * heads * kMlaDecodeLatent);
-    device_table = DeviceBuffer<std::int32_t>(table);
-    device_offsets = DeviceBuffer<std::int32_t>(row_offsets);
-    device_lengths = DeviceBuffer<std::int32_t>(lengths);
-    errors = DeviceBuffer<std::int32_t>(kMlaDecodeErrors);
-  }
-
-  static int visible(const Sequence& sequence, int row) {
-    return std::max(0, sequence.length - (sequence.rows - 1 - row));
-  }
-
-  // The result, from a graph that ran twice.
-  std::vector<std::uint16_t> run(int cut_tokens, int piece_capacity) {
-    workspace = DeviceBuffer<unsigned char>(mla_decode_workspace_bytes(piece_capacity));
-    workspace.fill_bytes(0xFF);
-    out.fill_bytes(0xFF);
-    errors.fill_bytes(0);
-    MlaDecodeProblem problem = {};
-    problem.rows = rows;
-    problem.heads = heads;
-    problem.sequences = static_cast<int>(sequences.size());
-    problem.max_blocks = max_blocks;
-    problem.cache_blocks = cache_blocks;
-    problem.cut_tokens = cut_tokens;
-    problem.piece_capacity = piece_capacity;
-    problem.scale = kScale;
-    problem.q = device_q.get();
-    problem.cache = cache.get();
-    if (reads_fp8) {
-      problem.cache = fp8_cache.get();
-      problem.cache_dtype = KvDtype::fp8;
-    }
-    problem.block_table = device_table.get();
-    problem.row_offsets = device_offsets.get();
-    problem.lengths = device_lengths.get();
-    problem.out = out.get();
-    problem.workspace = workspace.get();
-    problem.errors = errors.get();
-    const MlaDecodePlan plan = make_mla_decode_plan(problem);
-    test::run_from_graph([&](cudaStream_t stream) {
-      PELAGIC_CUDA(launch_mla_decode_schedule(plan, stream));
-      PELAGIC_CUDA(launch_mla_decode(plan, stream));
-    });
-    return out.download();
-  }
 };
 
 using Identity = std::tuple<int, int, int>;  // heads, text, keys seen
@@ -380,6 +231,79 @@ void fp8_cache_gives_the_same_bits(bool quick) {
   }
 }
 
+// Step::run compares the forms.
+void spread_cuts_give_the_same_bits(bool quick) {
+  for (const Arrangement& arrangement : arrangements())
+    for (const int heads : {16, 40, 64, 128}) {
+      if (quick && (heads != 40 || arrangement.name != std::string_view("verification"))) continue;
+      check(arrangement, heads, 512, nullptr);
+    }
+  // Keys that only some rows see hold NaN or infinities; blocks that are not there, a whole cut of them too.
+  Step step(40, {{2, 66, 4}, {6, 0}, {4, 515, 2}, {5, 1100, 3}}, 512);
+  const std::vector<std::uint16_t> cache = step.cache.download();
+  for (int key = 63; key < (quick ? 64 : 66); ++key)
+    for (const std::uint16_t poison : {std::uint16_t{0x7FC0}, std::uint16_t{0x7F80}, std::uint16_t{0xFF80}}) {
+      if (quick && poison != 0x7FC0) continue;
+      std::vector<std::uint16_t> changed = cache;
+      const std::size_t place = static_cast<std::size_t>(step.table[key / kBlock]) * kBlock + key % kBlock;
+      for (const int column : {0, 5, 300, 511, 575}) changed[place * kMlaDecodeKey + column] = poison;
+      step.cache = DeviceBuffer<std::uint16_t>(changed);
+      step.run(512, step.pieces);
+    }
+  step.cache = DeviceBuffer<std::uint16_t>(cache);
+  for (const std::int32_t id : {-1, step.cache_blocks, INT_MIN, INT_MAX})
+    for (const std::vector<int>& blocks :
+         {std::vector<int>{0, 3, 4, 17}, {0}, {7}, {8}, {17}, {8, 9, 10, 11, 12, 13, 14, 15}}) {
+      if (quick && (id != -1 || blocks.size() != 4)) continue;
+      std::vector<std::int32_t> changed = step.table;
+      for (const int block : blocks) changed[static_cast<std::size_t>(3 * step.max_blocks + block)] = id;
+      step.device_table = DeviceBuffer<std::int32_t>(changed);
+      step.run(512, step.pieces);
+      PELAGIC_EXPECT(step.errors.download()[kMlaDecodeBadBlock] == 1, "block %d was taken", id);
+    }
+  if (quick) return;
+  constexpr int kSteps = 60;
+  for (int n = 0; n < kSteps; ++n) {
+    std::uint64_t draw = static_cast<std::uint64_t>(n) * 1000;
+    const auto random_below = [&](int end) {
+      return static_cast<int>(random_bits(54, draw++) % static_cast<unsigned>(end));
+    };
+    std::vector<Sequence> sequences(static_cast<std::size_t>(1 + random_below(9)));
+    for (Sequence& s : sequences) {
+      const int pool = random_below(kPools);
+      // As many short ones as long ones.
+      const int length = random_below(2) == 0 ? random_below(200) : random_below(kMostKeys - 4);
+      s = {pool, length, 1 + random_below(4)};
+    }
+    const int heads = std::vector{16, 17, 24, 32, 40, 64, 100, 128}[static_cast<std::size_t>(random_below(8))];
+    const int cut_tokens = std::vector{512, 512, 512, 448, 128, 64}[static_cast<std::size_t>(random_below(6))];
+    Step random_step(heads, sequences, cut_tokens);
+    const int before = Step::spread_runs;
+    random_step.run(cut_tokens, random_step.pieces);
+    PELAGIC_EXPECT(Step::spread_runs == before + 2, "%d heads, cuts of %d were not spread", heads, cut_tokens);
+  }
+}
+
+// What the choice hangs on: a decode step's rows, and columns of its block table.
+void few_pieces_are_spread() {
+  MlaDecodeProblem problem = Step(16, {{0, 65}}, 512).problem_of(512, 256);
+  const auto clusters = [&](int rows, int max_blocks) {
+    problem.rows = problem.sequences = rows;
+    problem.max_blocks = max_blocks;
+    return make_mla_decode_plan(problem).spread_clusters;
+  };
+  PELAGIC_EXPECT(clusters(1, 64) == 8, "one row of up to 4,096 keys");
+  PELAGIC_EXPECT(clusters(2, 64) == 16, "two rows");
+  PELAGIC_EXPECT(clusters(1, 128) == 16, "one row of up to 8,192 keys");
+  PELAGIC_EXPECT(clusters(1, 256) == 0, "one row of up to 16,384 keys");
+  PELAGIC_EXPECT(clusters(8, 64) == 0, "eight rows");
+  problem.cut_tokens = 1024;
+  PELAGIC_EXPECT(clusters(1, 64) == 0, "cuts of 1,024 keys");
+  problem.cut_tokens = 512;
+  problem.cache_dtype = KvDtype::fp8;
+  PELAGIC_EXPECT(clusters(1, 64) == 0, "fp8");
+}
+
 void bad_problems_are_refused() {
   MlaDecodeProblem problem = {};
   problem.rows = problem.sequences = problem.max_blocks = problem.cache_blocks = problem.piece_capacity = 1;
@@ -401,6 +325,8 @@ int main(int argc, char** argv) {
     mla_decode::later_keys_are_not_felt();
     mla_decode::bad_sequences_are_left_out();
     mla_decode::fp8_cache_gives_the_same_bits(quick);
+    mla_decode::spread_cuts_give_the_same_bits(quick);
+    mla_decode::few_pieces_are_spread();
     mla_decode::bad_problems_are_refused();
     if (quick) return;
     mla_decode::bad_blocks_are_left_out();

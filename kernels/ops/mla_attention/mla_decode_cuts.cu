@@ -6,7 +6,7 @@
 
 #include "cuda/dependents.cuh"
 #include "ops/mla_attention/mla_decode_fp8.cuh"
-#include "ops/mla_attention/mla_decode_stages.cuh"
+#include "ops/mla_attention/mla_decode_tile.cuh"
 
 namespace pelagic::mla_decode {
 namespace {
@@ -54,28 +54,15 @@ __device__ void produce(const Arguments& a, const Shared& shared, const CUtensor
   }
 }
 
-// Infinities and NaN become 0.
-__device__ __forceinline__ std::uint32_t finite(std::uint32_t pair) {
-  if ((pair & 0x7F80u) == 0x7F80u) pair &= 0xFFFF0000u;
-  if ((pair & 0x7F800000u) == 0x7F800000u) pair &= 0xFFFFu;
-  return pair;
-}
-
-// A weight of 0 does not remove a NaN. What lies after a sequence's last key, from row `keys` of the tile on, becomes
-// zeros; the keys from row `some` on, which not all of the sequence's rows see, become finite. A row that sees such a
-// key has its NaN from the score.
-__device__ __forceinline__ void clear_latents(unsigned char* tile, int some, int keys, int warp, int lane) {
+// Rows of the tile from `some` on.
+__device__ __forceinline__ void clear_rows(unsigned char* tile, int some, int keys, int warp, int lane) {
   for (int row = some + warp; row < kTile; row += 4)
 #pragma unroll
-    for (int i = 0; i < kLatentPanels; i += 4) {
-      uint4& eight = *reinterpret_cast<uint4*>(tile + (i + lane / 8) * kPanelBytes + row * 128 + lane % 8 * 16);
-      uint4 value = {};
-      if (row < keys) value = {finite(eight.x), finite(eight.y), finite(eight.z), finite(eight.w)};
-      eight = value;
-    }
+    for (int i = 0; i < kLatentPanels; i += 4)
+      clear_latents(tile + (i + lane / 8) * kPanelBytes + row * 128 + lane % 8 * 16, row, keys);
 }
 
-// The warpgroup that scores. A thread has two of the 64 vectors: 16 warp + lane / 4, and the one 8 further.
+// The warpgroup that scores.
 __device__ void score(const Arguments& a, const Shared& shared) {
   Control& control = *shared.control;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -101,73 +88,33 @@ __device__ void score(const Arguments& a, const Shared& shared) {
       const std::uint32_t tile = sm90::shared_address(shared.tile(turn.stage));
       wait(control.full[turn.stage], turn.parity);
       const int keys = control.keys[turn.stage];
-      const std::uint64_t latents = sm90::tile_descriptor(tile);
-      float s[kTile / 2];
-      sm90::hold(s);
-      sm90::wgmma_fence();
-#pragma unroll
-      for (int panel = 0; panel < kPanels; ++panel)
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const int step = panel * (kPanelBytes >> 4) + 2 * i;
-          sm90::Wgmma<kTile>::bf16(s, queries + step, latents + step, panel + i);
-        }
-      sm90::wgmma_commit();
-      sm90::hold(s);
-      sm90::wgmma_wait_all();
-      sm90::hold(s);
+      Scores s;
+      score_tile(s, queries, sm90::tile_descriptor(tile), [](int) {});
       // All warps have read the tile: the rope part may become weights.
       sm90::barrier_sync(kScoreBarrier, 128);
       const int some = max(0, min(all_see, keys));
       all_see -= kTile;
-      if (some < kTile) clear_latents(shared.tile(turn.stage), some, keys, warp, lane);
+      if (some < kTile) clear_rows(shared.tile(turn.stage), some, keys, warp, lane);
 
-      // s[4j], s[4j + 1]: the first vector, keys 8j + 2 (lane % 4) and the next; s[4j + 2], s[4j + 3]: the second.
       float kept[2], origin[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        const int limit = min(seen[i], keys) - 2 * (lane % 4);
+        const float top = mask_scores(s, i, min(seen[i], keys), lane);
         seen[i] -= kTile;
-        float top = -INFINITY;
-#pragma unroll
-        for (int j = 0; j < kTile / 8; ++j) {
-          float& first = s[4 * j + 2 * i];
-          float& second = s[4 * j + 2 * i + 1];
-          if (8 * j >= limit) first = -INFINITY;
-          if (8 * j + 1 >= limit) second = -INFINITY;
-          top = fmaxf(top, fmaxf(first, second));
-        }
-        top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, 1));
-        top = fmaxf(top, __shfl_xor_sync(0xFFFFFFFFu, top, 2));
         const float new_largest = fmaxf(largest[i], top * a.log2_scale);
-        origin[i] = new_largest == -INFINITY ? 0.0f : new_largest;
+        origin[i] = origin_of(new_largest);
         kept[i] = power_of_2(largest[i] - origin[i]);
         largest[i] = new_largest;
       }
-      std::uint32_t weights[kTile / 4];  // pairs of keys: [2j] of the first vector, [2j + 1] of the second
-      float tile_sum[2] = {};
-#pragma unroll
-      for (int j = 0; j < kTile / 8; ++j)
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const std::uint32_t pair = bf16_pair(power_of_2(__fmaf_rn(s[4 * j + 2 * i], a.log2_scale, -origin[i])),
-                                               power_of_2(__fmaf_rn(s[4 * j + 2 * i + 1], a.log2_scale, -origin[i])));
-          weights[2 * j + i] = pair;
-          // The sum is of the rounded weights, which are what meets the latents.
-          tile_sum[i] += __uint_as_float(pair << 16);
-          tile_sum[i] += __uint_as_float(pair & 0xFFFF0000u);
-        }
+      Weights weights;
+      float tile_sum[2];
+      weigh_scores(s, a.log2_scale, origin, weights, tile_sum);
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         sum[i] = __fmaf_rn(sum[i], kept[i], tile_sum[i]);
         if (lane % 4 == 0) control.kept[turn.stage][place + 8 * i] = kept[i];
       }
-      const int row = 16 * warp + lane % 16;
-      const std::uint32_t target = tile + kLatentPanels * kPanelBytes + row * 128;
-#pragma unroll
-      for (int j = 0; j < kTile / 8; j += 2)
-        sm90::store_matrices(target + ((j + lane / 16) ^ (row % 8)) * 16, weights[2 * j], weights[2 * j + 1],
-                             weights[2 * j + 2], weights[2 * j + 3]);
+      store_weights(tile + kLatentPanels * kPanelBytes, weights, warp, lane);
       sm90::fence_for_engines();
       warp_arrive(control.ready[turn.stage]);
     }
@@ -193,7 +140,7 @@ __device__ __forceinline__ void hold_all(float (&total)[kParts][kPartValues]) {
   for (int part = 0; part < kParts; ++part) sm90::hold(total[part]);
 }
 
-// A warpgroup that sums: columns [256 half, 256 half + 256) of all 64 vectors. The thread's vectors are those of score.
+// A warpgroup that sums: columns [256 half, 256 half + 256) of all 64 vectors.
 __device__ void accumulate(const Arguments& a, const Shared& shared, int half) {
   Control& control = *shared.control;
   const int lane = static_cast<int>(threadIdx.x) % 32;
@@ -215,17 +162,9 @@ __device__ void accumulate(const Arguments& a, const Shared& shared, int half) {
       wait(control.ready[turn.stage], turn.parity);
       const float upper = control.kept[turn.stage][place];
       const float lower = control.kept[turn.stage][place + 8];
-      // A factor of 1 changes no bit.
       if (__any_sync(0xFFFFFFFFu, upper != 1.0f || lower != 1.0f)) {
 #pragma unroll
-        for (int part = 0; part < kParts; ++part)
-#pragma unroll
-          for (int i = 0; i < kPartValues; i += 4) {
-            total[part][i + 0] *= upper;
-            total[part][i + 1] *= upper;
-            total[part][i + 2] *= lower;
-            total[part][i + 3] *= lower;
-          }
+        for (int part = 0; part < kParts; ++part) scale_sums(total[part], upper, lower);
       }
       const std::uint32_t tile = sm90::shared_address(shared.tile(turn.stage));
       const std::uint64_t weights = sm90::tile_descriptor(tile + kLatentPanels * kPanelBytes);
@@ -250,32 +189,9 @@ __device__ void accumulate(const Arguments& a, const Shared& shared, int half) {
     warp_arrive(control.result_empty);
     piece_parity ^= 1;
 
-    const int column = half * kHalf + 2 * (lane % 4);
 #pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int vector = piece.tile * kTile + place + 8 * i;
-      if (vector >= piece.rows * a.heads) continue;
-      if (piece.cuts == 1) {
-        // As merge_kernel does it with one cut: 0 + total, times the inverse.
-        const float inverse = inverse_of(sums[i]);
-        __nv_bfloat16* out = out_of(a, piece, vector) + column;
-#pragma unroll
-        for (int part = 0; part < kParts; ++part)
-#pragma unroll
-          for (int j = 0; j < kPartColumns / 8; ++j)
-            *reinterpret_cast<std::uint32_t*>(out + part * kPartColumns + 8 * j) = bf16_pair(
-                (total[part][4 * j + 2 * i] + 0.0f) * inverse, (total[part][4 * j + 2 * i + 1] + 0.0f) * inverse);
-      } else {
-        float* partial =
-            a.partials + (static_cast<std::int64_t>(index) * kTile + place + 8 * i) * kMlaDecodeLatent + column;
-#pragma unroll
-        for (int part = 0; part < kParts; ++part)
-#pragma unroll
-          for (int j = 0; j < kPartColumns / 8; ++j)
-            *reinterpret_cast<float2*>(partial + part * kPartColumns + 8 * j) =
-                make_float2(total[part][4 * j + 2 * i], total[part][4 * j + 2 * i + 1]);
-      }
-    }
+    for (int part = 0; part < kParts; ++part)
+      write_sums(a, piece, index, place, half * kHalf + part * kPartColumns, lane, total[part], sums);
   }
 }
 
@@ -306,7 +222,7 @@ __global__ void __launch_bounds__(kThreads, 1) cuts_kernel(const __grid_constant
     init(control.result_empty, 2 * kGroup);
     sm90::mbarrier_init_fence();
   }
-  begin_early();
+  begin_with_others();  // merge_kernel reads the list before it waits
   __syncthreads();
   // Through a shuffle, so that the compiler knows it is the same in the whole warp.
   const int group = __shfl_sync(0xFFFFFFFFu, static_cast<int>(threadIdx.x) / 128, 0);

@@ -11,6 +11,8 @@ namespace pelagic::mla_decode {
 
 inline constexpr int kTile = 64;  // vectors (query row, head) of a piece, and keys of a tile
 static_assert(kTile == kMlaDecodeBlockTokens);
+inline constexpr int kSpreadTiles = 8;       // of a cut that can be spread, at most
+inline constexpr int kSpreadQueryRows = 16;  // asked for at once
 
 // One tile of 64 query vectors of a sequence against one cut of its keys. A sequence's vectors are numbered row by row,
 // head by head. Its pieces are neighbours in the list: cut by cut, tile by tile.
@@ -76,5 +78,8 @@ __device__ __forceinline__ float inverse_of(float sum) { return sum == 0.0f ? 0.
 
 int cuts_grid();  // 0 if the device cannot run it
 cudaError_t launch_cuts(const MlaDecodePlan& plan, const Arguments& arguments, cudaStream_t stream);
+
+bool spread_runs();
+cudaError_t launch_spread(const MlaDecodePlan& plan, const Arguments& arguments, cudaStream_t stream);
 
 }  // namespace pelagic::mla_decode

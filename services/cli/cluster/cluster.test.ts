@@ -1,10 +1,14 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { describe, expect, it } from "vitest";
 import { debianRelease } from "./bases.ts";
 import { kubernetesModule } from "./binaries.ts";
 import { type ClusterInstance, stateOf } from "./instance.ts";
 import { type MachineFacts, missingPackages, whyNoCluster } from "./machine.ts";
 import { controlProcesses, identities, nodeFiles, nodeProcesses } from "./node-config.ts";
+import { stateDir } from "./layout.ts";
 import { mountsUnder } from "./mounts.ts";
+import { otherNode } from "./other-node.ts";
 
 const able: MachineFacts = {
   platform: "linux",
@@ -12,6 +16,7 @@ const able: MachineFacts = {
   isRoot: true,
   bridgeProblem: null,
   mountProblem: null,
+  otherNode: null,
   missingPackages: [],
   hasAptGet: true,
   hasGo: true,
@@ -30,6 +35,7 @@ describe("what a machine must have", () => {
     [{ isRoot: false }, /root: run it with sudo/],
     [{ bridgeProblem: "Operation not permitted" }, /Operation not permitted.*CAP_NET_ADMIN/],
     [{ mountProblem: "permission denied" }, /permission denied.*CAP_SYS_ADMIN/],
+    [{ otherNode: "kubelet (process 7)" }, /node of another cluster \(kubelet \(process 7\) runs\)/],
     [{ missingPackages: ["runc"], hasAptGet: false }, /runc.*no apt-get/],
     [{ missingBinaries: ["kubelet"], hasGo: false }, /kubelet.*install Go/],
   ])("is said where it is missing, with what to do: %j", (facts, reason) => {
@@ -135,5 +141,20 @@ describe("what is there", () => {
   it("takes the release of a Debian, and says of another system that it is none", () => {
     expect(debianRelease('PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"\nVERSION_CODENAME=bookworm\nID=debian\n')).toBe("bookworm");
     expect(() => debianRelease('PRETTY_NAME="Fedora Linux 42"\nID=fedora\n')).toThrow(/Fedora Linux 42/);
+  });
+});
+
+describe.skipIf(process.platform !== "linux")("a node of another cluster", () => {
+  it("is known by its programs, and our own by its folder", async () => {
+    const started = (name: string, folder: string) =>
+      spawn(process.execPath, ["--eval", "setTimeout(() => {}, 60_000)", folder], { argv0: name, stdio: "ignore" });
+    const children = [started("/usr/bin/kubelet", "/var/lib/kubelet"), started("kube-proxy", `${stateDir}/proxy.kubeconfig`)];
+    try {
+      await Promise.all(children.map((child) => once(child, "spawn")));
+      const found = otherNode() ?? "";
+      expect([found.includes(`kubelet (process ${children[0]?.pid})`), found.includes(`${children[1]?.pid}`)]).toEqual([true, false]);
+    } finally {
+      for (const child of children) child.kill("SIGKILL");
+    }
   });
 });

@@ -3,6 +3,7 @@ import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { tmpdir } from "node:os";
 import { findOnPath, lastLines, runCommand } from "../run-command.ts";
+import { otherNode } from "./other-node.ts";
 
 export interface MachineFacts {
   platform: string;
@@ -11,6 +12,8 @@ export interface MachineFacts {
   /** Null where it can; otherwise what the kernel or the tool said. */
   bridgeProblem: string | null;
   mountProblem: string | null;
+  /** Of another cluster, by its programs. */
+  otherNode: string | null;
   missingPackages: string[];
   hasAptGet: boolean;
   hasGo: boolean;
@@ -38,6 +41,8 @@ export function whyNoCluster(facts: MachineFacts): string[] {
     reasons.push(`a node needs Linux on x64 or arm64, and this is ${facts.platform} on ${facts.arch}`);
   else if (!facts.isRoot) reasons.push("interfaces, mounts and containers need root: run it with sudo");
   else {
+    if (facts.otherNode !== null)
+      reasons.push(`this machine is a node of another cluster (${facts.otherNode} runs), which would lose its rules and control groups`);
     if (facts.bridgeProblem !== null)
       reasons.push(`no bridge can be made (${facts.bridgeProblem}): in a container it takes CAP_NET_ADMIN and the kernel's module bridge`);
     if (facts.mountProblem !== null)
@@ -67,6 +72,7 @@ export async function machineFacts(missingBinaries: string[]): Promise<MachineFa
     isRoot,
     bridgeProblem: probe ? await bridgeProblem() : null,
     mountProblem: probe ? await mountProblem() : null,
+    otherNode: probe ? (otherNode() ?? null) : null,
     missingPackages: missingPackages(),
     hasAptGet: findOnPath("apt-get") !== undefined,
     hasGo: findOnPath("go") !== undefined,

@@ -18,6 +18,7 @@ import { identifyProcess, isRunning, type ProcessIdentity, signalProcess, waitUn
 import type { ClusterInstance } from "./instance.ts";
 import { cacheDir, containerdSocket, network, podNetworkName, stateDir } from "./layout.ts";
 import { mountsUnder } from "./mounts.ts";
+import { otherNode } from "./other-node.ts";
 import { attempt } from "./shell.ts";
 
 /** Folders with fixed names that the kubelet, containerd and CNI make; where they were not there before, they go. The inner ones first. */
@@ -38,11 +39,13 @@ export async function stopNode(instance: ClusterInstance | undefined, options: {
   await endContainers();
   await endProcesses(["containerd"]);
   await endShims();
-  for (const family of ["ip", "ip6"]) await attempt("nft", ["delete", "table", family, "kube-proxy"]);
+  // They have one name whoever made them.
+  const alone = otherNode() === undefined;
+  if (alone) for (const family of ["ip", "ip6"]) await attempt("nft", ["delete", "table", family, "kube-proxy"]);
   for (const bridge of [network.podBridge, network.nodeBridge]) await attempt("ip", ["link", "del", bridge]);
   for (const target of mountsUnder(readFileSync("/proc/mounts", "utf8"), stateDir)) await attempt("umount", ["-l", target]);
   for (const [path, value] of Object.entries(instance?.before.sysctls ?? {})) restore(path, value);
-  removeControlGroups();
+  if (alone) removeControlGroups();
   removePodLogLinks();
   removeCniResults();
   const kept = options.keepLogs ? keepLogs() : undefined;
@@ -61,7 +64,7 @@ export function whatIsLeft(): string[] {
     ...mountsUnder(readFileSync("/proc/mounts", "utf8"), stateDir).map((path) => `the mount ${path}`),
     ...nodeProcessesThatRun().map(({ name, identity }) => `process ${identity.pid} (${name})`),
     ...(existsSync(stateDir) ? [stateDir] : []),
-    ...controlGroups().map((path) => `the control group ${path}`),
+    ...(otherNode() === undefined ? controlGroups().map((path) => `the control group ${path}`) : []),
   ];
 }
 

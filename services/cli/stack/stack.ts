@@ -11,6 +11,8 @@ import type { LogLevel } from "../../lib/runtime/log.ts";
 import type { NatsRole } from "../../lib/runtime/nats-permissions.ts";
 import { natsServerBinary } from "../nats-binary.ts";
 import { CliError, messageOf } from "../cli-error.ts";
+import { type ExpertShape, mostRedundantSlots } from "../../lib/engine/ranks/expert-slots.ts";
+import { expertShape } from "../../lib/engine/ranks/load.ts";
 import { checkedModelFolder, embeddedModel } from "./model-folder.ts";
 import { forgetNatsPort, readNatsMonitorPort, readNatsPort, writeNatsFiles, type NatsCredentialsFile, type NatsFiles } from "./nats.ts";
 import { cardOf } from "./cards.ts";
@@ -137,6 +139,8 @@ export async function checkStackOptions(options: StackOptions): Promise<NamedFol
     throw new CliError("--rebalance-seconds: experts are placed on --decode-ranks, and there are none");
   if (options.redundantExperts !== undefined && options.decodeRanks === undefined)
     throw new CliError("--redundant-experts: copies are placed on --decode-ranks, and there are none");
+  if (options.redundantExperts !== undefined && options.decodeRanks !== undefined)
+    for (const { folder } of models) await checkRedundantExperts(folder, options.redundantExperts, options.decodeRanks);
   if (options.apiKeys !== undefined) readKeysFile(options.apiKeys);
   try {
     corsOrigins(options);
@@ -145,6 +149,20 @@ export async function checkStackOptions(options: StackOptions): Promise<NamedFol
   }
   if (options.gateways !== 0 && options.port) await checkPortFree("127.0.0.1", options.port);
   return models;
+}
+
+async function checkRedundantExperts(folder: string, redundant: number, ranks: number): Promise<void> {
+  let shape: ExpertShape;
+  try {
+    shape = await expertShape(folder);
+  } catch (error) {
+    throw new CliError(`--decode-ranks: ${messageOf(error)}`);
+  }
+  const most = mostRedundantSlots(shape, ranks);
+  if (redundant > most)
+    throw new CliError(
+      `--redundant-experts: at most ${most}, with which each of ${ranks} ranks has all ${shape.logicalExperts} experts of ${folder}`,
+    );
 }
 
 function modelsOf({ model }: StackOptions): NamedFolder[] {

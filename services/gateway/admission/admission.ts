@@ -3,6 +3,7 @@
 //
 // It orders only what no worker takes: whatever a worker has in its queue is ordered there, among the requests of all gateways and beside the
 // blocks that they wait for (docs/decisions/0402).
+import type { GoneSignal } from "../departure.ts";
 import type { Clock } from "../../lib/contracts/bus.ts";
 import { PelagicError } from "../../lib/contracts/errors.ts";
 import { mayWait } from "../../lib/fair-queue/fair-order.ts";
@@ -27,7 +28,7 @@ export interface EnterOptions {
   /** The client's own patience, and what is left to its deadline. */
   waitMs?: number;
   leftMs?: number;
-  signal?: AbortSignal;
+  signal?: GoneSignal;
 }
 
 /** What one request holds. */

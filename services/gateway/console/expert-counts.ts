@@ -1,6 +1,7 @@
 // Asks workers how many tokens each expert got. However many pages look, a worker is asked once a second at most of each span, and once at a time.
 import { type Bus, BusError } from "../../lib/contracts/bus.ts";
 import type { ConsoleExperts } from "../../lib/contracts/console.ts";
+import { countsByLayer } from "../../lib/contracts/counts-by-layer.ts";
 import { PelagicError } from "../../lib/contracts/errors.ts";
 import { ExpertCounts, type ExpertSpan } from "../../lib/contracts/messages.ts";
 import type { Subjects } from "../../lib/contracts/subjects.ts";
@@ -8,7 +9,6 @@ import { decodeMessage, encodeMessage } from "../../lib/contracts/wire.ts";
 
 const replyMs = 2_000;
 const freshMs = 1_000;
-const twoTo32 = 2 ** 32;
 
 export class ExpertCountsReader {
   private readonly bus: Bus;
@@ -54,15 +54,4 @@ export class ExpertCountsReader {
       balancedness: body.balancedness ?? null,
     };
   }
-}
-
-/** Null where there are none, or not as many as the message says. */
-export function countsByLayer({ moeLayers, logicalExperts }: ExpertCounts, words: Uint32Array): number[][] | null {
-  if (words.length === 0 || words.length !== 2 * moeLayers * logicalExperts) return null;
-  return Array.from({ length: moeLayers }, (_, layer) =>
-    Array.from({ length: logicalExperts }, (_, expert) => {
-      const at = 2 * (layer * logicalExperts + expert);
-      return (words[at] as number) + (words[at + 1] as number) * twoTo32;
-    }),
-  );
 }

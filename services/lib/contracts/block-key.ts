@@ -3,9 +3,12 @@
 //   blockKey = SHA-256(parent key, the 64 token ids, and where decode's form of row begins, if it does so in this block)
 // On CUDA prompt rows are computed in another form than decode's (rows from P-1 on), with other bits. A backend with one form
 // of row needs no such note.
-import { createHash } from "node:crypto";
+import { createHash, hash } from "node:crypto";
 
 export const kvBlockTokens = 64;
+
+/** What one key is made of, which fits: hashed at once, for it is done for every block of every prompt. */
+const hashed = Buffer.alloc(1024);
 
 /** Everything that must be equal for two workers' blocks to be interchangeable. */
 export interface CacheIdentity {
@@ -35,14 +38,15 @@ export function blockKeys(
   decodeForm = Number.POSITIVE_INFINITY,
 ): string[] {
   const keys = known.slice();
+  const bytes = new Uint8Array(tokens.buffer, tokens.byteOffset, tokens.byteLength);
   for (let block = keys.length; (block + 1) * kvBlockTokens <= rowCount; block++) {
-    const hash = createHash("sha256").update(block === 0 ? root : (keys[block - 1] as string));
-    const ids = tokens.subarray(block * kvBlockTokens, (block + 1) * kvBlockTokens);
-    hash.update(new Uint8Array(ids.buffer, ids.byteOffset, ids.byteLength));
+    let length = hashed.write(block === 0 ? root : (keys[block - 1] as string), "latin1");
+    hashed.set(bytes.subarray(4 * block * kvBlockTokens, 4 * (block + 1) * kvBlockTokens), length);
+    length += 4 * kvBlockTokens;
     // Later blocks have it from their parent.
     const promptRows = decodeForm - block * kvBlockTokens;
-    if (promptRows >= 0 && promptRows < kvBlockTokens) hash.update(`decode's from ${promptRows}`);
-    keys.push(hash.digest("hex"));
+    if (promptRows >= 0 && promptRows < kvBlockTokens) length += hashed.write(`decode's from ${promptRows}`, length, "latin1");
+    keys.push(hash("sha256", hashed.subarray(0, length), "hex"));
   }
   return keys;
 }

@@ -1,5 +1,5 @@
 // What our code needs of the world around it: a message bus, time, chance, a log. services/lib/runtime/nats-bus.ts is the real one.
-import { randomBytes } from "node:crypto";
+import { randomFillSync } from "node:crypto";
 
 export interface BusMessage {
   subject: string;
@@ -68,7 +68,18 @@ export const systemClock: Clock = {
 /** Fresh ids of instances, attempts and transfers: so many random bytes as hex. A simulator gives its own, to replay a run exactly. */
 export type FreshId = (bytes: number) => string;
 
-export const randomId: FreshId = (bytes) => randomBytes(bytes).toString("hex");
+export const randomId: FreshId = (bytes) => {
+  if (drawn.length - used < bytes) {
+    randomFillSync(drawn);
+    used = 0;
+  }
+  used += bytes;
+  return drawn.toString("hex", used - bytes, used);
+};
+
+/** Drawn ahead for many ids: each draw costs thirty times what an id of these does. */
+const drawn = Buffer.allocUnsafeSlow(1536);
+let used = drawn.length;
 
 /** What code logs through; pino satisfies it. No prompt text, ever. */
 export interface Log {

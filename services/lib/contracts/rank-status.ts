@@ -20,6 +20,8 @@ export const MetGroup = z.object({
   members: ranks.min(1),
   /** Why the group before it ended, where one of its ranks was lost. */
   loss: z.string().max(maxReasonCharacters).nullable(),
+  /** Ranks of groups before it that are not in it since they were stopped, as they said. */
+  stopped: ranks.default([]),
 });
 export type MetGroup = z.output<typeof MetGroup>;
 

@@ -9,7 +9,7 @@ export const RankNotice = z.object({
   v: z.number(),
   /** The name of the model that is shared. */
   group: z.string().min(1),
-  /** Of the model's files: only equal ones meet. */
+  /** Of the model's files, the backend and the type of its weights: only equal ones meet. */
   sharedDigest: hexOf(32),
   rank: z.number().int().nonnegative(),
   rankCount: z.number().int().positive(),
@@ -24,6 +24,8 @@ export const RankNotice = z.object({
   secret: hexOf(32),
   /** It is of a group that has met in this round. */
   standing: z.boolean(),
+  /** It will be gone at once, as it was asked to: its last notice. */
+  stops: z.boolean().default(false),
   plan: z.object({
     version: z.number().int().positive(),
     /** The first MoE layers of that version; the others are of the plan before. */

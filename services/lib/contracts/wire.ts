@@ -8,9 +8,7 @@ import { PelagicError } from "./errors.ts";
 export const protocolVersion = 2;
 export const oldestProtocolVersion = 2;
 
-const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true });
-const none = new Uint8Array(0);
 const headBytes = 8;
 
 export interface WireMessage<T> {
@@ -20,14 +18,14 @@ export interface WireMessage<T> {
 }
 
 export function encodeMessage(body: object, tokens?: Uint32Array): Uint8Array {
-  const json = encoder.encode(JSON.stringify({ v: protocolVersion, ...body }));
-  const tail = tokens ? new Uint8Array(tokens.buffer, tokens.byteOffset, tokens.byteLength) : none;
-  const out = new Uint8Array(headBytes + json.length + tail.length);
-  out.set(json, headBytes);
-  out.set(tail, headBytes + json.length);
-  const head = new DataView(out.buffer);
-  head.setUint32(0, json.length, true);
-  head.setUint32(4, checksum(out, json.length), true);
+  const json = JSON.stringify({ v: protocolVersion, ...body });
+  const length = Buffer.byteLength(json);
+  const out = new Uint8Array(headBytes + length + (tokens?.byteLength ?? 0));
+  const bytes = Buffer.from(out.buffer);
+  bytes.write(json, headBytes);
+  if (tokens !== undefined) out.set(new Uint8Array(tokens.buffer, tokens.byteOffset, tokens.byteLength), headBytes + length);
+  bytes.writeUInt32LE(length, 0);
+  bytes.writeUInt32LE(checksum(out, length), 4);
   return out;
 }
 

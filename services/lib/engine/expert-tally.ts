@@ -1,7 +1,5 @@
 // How many tokens each logical expert got, over all steps of this process: the input of placement, and the console's heat map.
 
-const twoTo32 = 2 ** 32;
-
 export class ExpertTally {
   /** [MoE layers, logical experts]. Exact up to 2^53, which no process lives to see. */
   private sums = new Float64Array(0);
@@ -16,14 +14,4 @@ export class ExpertTally {
   get totals(): Float64Array {
     return this.sums;
   }
-}
-
-/** Each count as its low and its high word: what fits in the tail of a message. */
-export function countWords(counts: Float64Array): Uint32Array {
-  const words = new Uint32Array(2 * counts.length);
-  counts.forEach((count, i) => {
-    words[2 * i] = count % twoTo32;
-    words[2 * i + 1] = Math.floor(count / twoTo32);
-  });
-  return words;
 }

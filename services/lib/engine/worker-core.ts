@@ -12,7 +12,7 @@ import { unpackPlan } from "../contracts/ranks.ts";
 import { decodeMessage, encodeMessage } from "../contracts/wire.ts";
 import { readModelFiles } from "../model/folder.ts";
 import { Engine, type EngineConfig } from "./engine.ts";
-import { countWords } from "./expert-tally.ts";
+import { countWords } from "../contracts/counts-by-layer.ts";
 import { FileServer } from "./file-server.ts";
 import { LoadPublisher } from "./load-publisher.ts";
 import { modelDigest } from "./model-digest.ts";

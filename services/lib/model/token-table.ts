@@ -8,6 +8,8 @@ export class TokenTable {
   /** Token t is bytes[offsets[t], offsets[t + 1]). */
   private readonly offsets: Uint32Array;
   private readonly special: Uint8Array;
+  /** By token: its text, as far as somebody asked; null: it has none of its own. */
+  private readonly texts = new Map<number, string | null>();
   private readonly addedIds: Map<string, number>;
   /** Bytes of the longest token that ordinary text can become: a prompt of n bytes has at least n / this tokens. */
   readonly longestTokenBytes: number;
@@ -50,6 +52,17 @@ export class TokenTable {
   bytesOf(id: number): Uint8Array {
     if (id + 1 >= this.offsets.length) return none;
     return this.bytes.subarray(this.offsets[id], this.offsets[id + 1]);
+  }
+
+  /** null: its bytes are no whole characters. */
+  textOf(id: number): string | null {
+    const known = this.texts.get(id);
+    if (known !== undefined) return known;
+    const bytes = this.bytesOf(id);
+    const text = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length).toString();
+    const whole = Buffer.compare(Buffer.from(text), bytes) === 0 ? text : null;
+    if (id + 1 < this.offsets.length) this.texts.set(id, whole);
+    return whole;
   }
 
   /** Those of all of them, one after another: a view of each would cost more than its bytes. */

@@ -198,7 +198,16 @@ class NatsBus implements Bus {
   private orDisconnect<T>(promise: Promise<T>, toBusError: (error: unknown) => BusError): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       this.waiting.add(reject);
-      promise.then(resolve, (error: unknown) => reject(toBusError(error))).finally(() => this.waiting.delete(reject));
+      promise.then(
+        (value) => {
+          this.waiting.delete(reject);
+          resolve(value);
+        },
+        (error: unknown) => {
+          this.waiting.delete(reject);
+          reject(toBusError(error));
+        },
+      );
     });
   }
 

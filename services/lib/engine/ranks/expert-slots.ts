@@ -8,6 +8,11 @@ export interface ExpertShape {
   logicalExperts: number;
 }
 
+/** Each rank holding each expert: more copies would be of no use. */
+export function mostRedundantSlots({ logicalExperts }: Pick<ExpertShape, "logicalExperts">, rankCount: number): number {
+  return (rankCount - 1) * logicalExperts;
+}
+
 /** With so many slots more than experts that hold a copy; the slots that make the ranks equal are spare. */
 export function initialPlan({ moeLayers, logicalExperts }: ExpertShape, rankCount: number, redundantSlots: number): ExpertPlan {
   const used = logicalExperts + redundantSlots;

@@ -1,5 +1,5 @@
 // A model of which this process has the experts of one rank, as a runner that has met the other ranks.
-import { randomBytes } from "node:crypto";
+import { createHash, randomBytes } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { z } from "zod";
@@ -12,7 +12,7 @@ import { modelDigest } from "../model-digest.ts";
 import { endIfDeviceFailed, loadNativeRunner } from "../model-runner.ts";
 import type { LoadOptions } from "../native.ts";
 import type { RankConfig, WorkerConfig } from "../worker-config.ts";
-import { type ExpertShape, indispensableRanks, initialPlan, isWhole, planDigest } from "./expert-slots.ts";
+import { type ExpertShape, indispensableRanks, initialPlan, isWhole, mostRedundantSlots, planDigest } from "./expert-slots.ts";
 import { groupBalancedness } from "./group-balance.ts";
 import { GroupLoad } from "./group-load.ts";
 import { RankedRunner } from "./ranked-runner.ts";
@@ -36,9 +36,7 @@ export async function loadRankedRunner(
 ): Promise<RankedRunner> {
   const { rank, rankCount, rankHost: host } = config;
   if (rank >= rankCount) throw new Error(`rank is ${rank} of ${rankCount}: ranks are counted from 0`);
-  const plan = config.expertPlan
-    ? await readPlan(config.expertPlan)
-    : initialPlan(await expertShape(config.model), rankCount, config.redundantExperts);
+  const plan = config.expertPlan ? await readPlan(config.expertPlan) : await planInOrder(config);
   const secret = randomBytes(32);
   let member: RankMember | undefined;
   const runner = await loadNativeRunner({
@@ -82,7 +80,7 @@ export async function loadRankedRunner(
     mostSlotsPerRank: mostSlotsFactor * plan.slotsPerRank,
     own: {
       group,
-      sharedDigest: digest,
+      sharedDigest: sharedDigest(digest, options),
       rank,
       rankCount,
       instanceId: randomId(8),
@@ -152,8 +150,26 @@ export async function loadRankedRunner(
   return ranked;
 }
 
+/** Of what experts are made from and into: only ranks with equal ones meet, since rows of one are computed by another. */
+export function sharedDigest(
+  modelDigest: string,
+  { backend = "cpu", weightDtype = "bfloat16" }: Pick<LoadOptions, "backend" | "weightDtype">,
+): string {
+  return createHash("sha256").update([modelDigest, backend, weightDtype].join(" ")).digest("hex");
+}
+
 function cut(reason: string | null): string | null {
   return reason === null ? null : shortened(reason, maxReasonCharacters);
+}
+
+async function planInOrder({ model, rankCount, redundantExperts }: WorkerConfig & RankConfig): Promise<ExpertPlan> {
+  const shape = await expertShape(model);
+  const most = mostRedundantSlots(shape, rankCount);
+  if (redundantExperts > most)
+    throw new Error(
+      `redundantExperts is ${redundantExperts}: with ${most} each of ${rankCount} ranks has all ${shape.logicalExperts} experts`,
+    );
+  return initialPlan(shape, rankCount, redundantExperts);
 }
 
 async function readPlan(file: string): Promise<ExpertPlan> {

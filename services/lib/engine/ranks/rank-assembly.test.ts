@@ -98,6 +98,24 @@ describe("ranks that assemble", () => {
     expect(one.decide(2).kind).toBe("wait");
   });
 
+  test("it says that a rank it waits for is there, and why they do not meet, until that falls silent", () => {
+    const lacking = initialPlan({ moeLayers: 1, logicalExperts: 4 }, 3, 0);
+    const one = assembly(0, 3, lacking);
+    const other = noticeOf(assembly(1, 3, lacking));
+    one.hear({ ...other, sharedDigest: "11".repeat(32) }, 1);
+    const model = "has other model files, or computes them on another backend or type of weights";
+    expect(one.decide(2)).toEqual({ kind: "wait", reason: `waits for ranks 1, 2; a rank 1 is there, but ${model}` });
+    one.hear({ ...other, rank: 2, rankCount: 4 }, 2);
+    expect(one.decide(2 + options.staleMs)).toMatchObject({ reason: "waits for ranks 1, 2; a rank 2 is there, but counts 4 ranks, not 3" });
+    expect(one.decide(3 + options.staleMs)).toMatchObject({ reason: "waits for ranks 1, 2" });
+    one.hear({ ...other, group: "n" }, 4_000);
+    expect(one.decide(4_001)).toMatchObject({ reason: "waits for ranks 1, 2" });
+    one.hear({ ...other, sharedDigest: "11".repeat(32) }, 1e6);
+    expect(one.decide(1e6)).toMatchObject({
+      reason: expect.stringMatching(/^waits for ranks 1, 2: nobody else has expert .*; a rank 1 is there/),
+    });
+  });
+
   test("whatever is lost, late or doubled, those that live end in one group, and in no other", () => {
     for (let seed = 1; seed <= 15; seed++) runStorm(seed, everywhere);
   });

@@ -34,7 +34,7 @@ export type AssemblyDecision =
 const mostKnownPlans = 8;
 
 /** What does not change while a process lives. */
-export type OwnRank = Omit<RankNotice, "v" | "round" | "hasMet" | "standing" | "plan">;
+export type OwnRank = Omit<RankNotice, "v" | "round" | "hasMet" | "standing" | "stops" | "plan">;
 
 interface Heard {
   notice: RankNotice;
@@ -57,9 +57,14 @@ export class RankAssembly {
   private position: PlanPosition;
   /** Plans that others go by, and mended ones, by digest; the oldest first. */
   private readonly known = new Map<string, ExpertPlan>();
+  /** Why a rank that speaks cannot be met. */
+  private readonly unlike = new Map<number, { what: string; lastMs: number }>();
   /** What was made of the newest plan for those that are there: the last of these. */
   private covered: { key: string; plan?: ExpertPlan; digest?: string; reason?: string } | undefined;
   private newcomerMs = Number.NEGATIVE_INFINITY;
+  /** Ranks whose process has said that it stops, since a group met last. */
+  private readonly stopping = new Set<number>();
+  private absentAsSaid: number[] = [];
 
   constructor(own: OwnRank, options: AssemblyOptions, plan: ExpertPlan, nowMs: number) {
     this.own = own;
@@ -82,6 +87,11 @@ export class RankAssembly {
   /** Ranks of the group that stands; none are there where there is no group. */
   isMember(rank: number): boolean {
     return (this.joined?.[rank] ?? null) !== null;
+  }
+
+  /** Ranks that the group lacks since they stopped, as they had said. */
+  get stopped(): readonly number[] {
+    return this.absentAsSaid;
   }
 
   /** It decides for the group: the lowest rank of it. */
@@ -117,26 +127,44 @@ export class RankAssembly {
   }
 
   /** What is said of this rank. */
-  notice(): Omit<RankNotice, "v"> {
-    return { ...this.own, round: this.ownRound, hasMet: this.hasMet, standing: this.joined !== undefined, plan: this.position };
+  notice(stops = false): Omit<RankNotice, "v"> {
+    return { ...this.own, round: this.ownRound, hasMet: this.hasMet, standing: this.joined !== undefined, stops, plan: this.position };
   }
 
   hear(notice: RankNotice, nowMs: number): void {
     const { own } = this;
-    if (notice.group !== own.group || notice.sharedDigest !== own.sharedDigest || notice.rankCount !== own.rankCount) return;
+    if (notice.group !== own.group) return;
+    if (notice.sharedDigest !== own.sharedDigest || notice.rankCount !== own.rankCount) {
+      this.hearUnlike(notice, nowMs);
+      return;
+    }
     if (notice.rank === own.rank || notice.rank >= own.rankCount) return;
     for (const [instanceId, { lastMs }] of this.heard) {
       if (nowMs - lastMs > this.options.staleMs) this.heard.delete(instanceId);
     }
     const before = this.heard.get(notice.instanceId);
+    // What it said earlier may come later.
+    if (before?.notice.stops) return;
+    if (notice.stops) this.stopping.add(notice.rank);
     this.heard.set(notice.instanceId, { notice, firstMs: before?.firstMs ?? nowMs, lastMs: nowMs });
     this.hasMet ||= notice.hasMet;
     if (notice.round > this.ownRound) this.begin(notice.round, nowMs);
-    else if (this.joined && this.joined[notice.rank] === null) {
+    else if (notice.stops) {
+      if (this.joined?.[notice.rank]?.instanceId === notice.instanceId) this.begin(this.ownRound + 1, nowMs);
+    } else if (this.joined && this.joined[notice.rank] === null) {
       // One that the group lacks has come, or is of another group that met in this round unheard: neither is let into the other's.
       if (notice.standing || notice.plan.digest === this.position.digest) this.begin(this.ownRound + 1, nowMs);
       else this.newcomerMs = nowMs;
     }
+  }
+
+  private hearUnlike({ rank, rankCount }: RankNotice, nowMs: number): void {
+    if (rank >= this.own.rankCount) return;
+    const what =
+      rankCount === this.own.rankCount
+        ? "has other model files, or computes them on another backend or type of weights"
+        : `counts ${rankCount} ranks, not ${this.own.rankCount}`;
+    this.unlike.set(rank, { what, lastMs: nowMs });
   }
 
   /** The group of this round is over, or did not come about. What happened to an earlier one is old news. */
@@ -149,6 +177,8 @@ export class RankAssembly {
     if (round !== this.ownRound) return;
     this.joined = members;
     this.hasMet = true;
+    this.absentAsSaid = [...this.stopping].filter((rank) => members[rank] === null).sort((a, b) => a - b);
+    this.stopping.clear();
   }
 
   decide(nowMs: number): AssemblyDecision {
@@ -166,7 +196,7 @@ export class RankAssembly {
     const absent = ranksOf(members, (member) => member === null);
     const settled = nowMs - this.roundSinceMs >= this.options.settleMs;
     if (absent.length > 0 && (!settled || (!this.hasMet && nowMs - this.startMs < this.options.patienceMs)))
-      return waits(`waits for ${namesOf(absent)}`);
+      return waits(`waits for ${namesOf(absent)}${this.unlikeOf(absent, nowMs)}`);
     const there = members.filter((member) => member !== null);
     const position = newest(there.map(({ plan }) => plan));
     const plan = position.digest === this.position.digest ? this.plan : this.known.get(position.digest);
@@ -175,7 +205,8 @@ export class RankAssembly {
     if (this.covered?.key !== key) this.covered = { key, ...this.cover(plan, position.digest, absent) };
     const { plan: target, digest, reason } = this.covered;
     // Before they have ever met, who is absent is late, not lost.
-    if (target === undefined || (reason !== undefined && !this.hasMet)) return waits(`waits for ${namesOf(absent)}: ${reason}`);
+    if (target === undefined || (reason !== undefined && !this.hasMet))
+      return waits(`waits for ${namesOf(absent)}: ${reason}${this.unlikeOf(absent, nowMs)}`);
     if (digest !== this.position.digest) return { kind: "conform", plan: target };
     const behind = ranksOf(members, (member) => member !== null && member.plan.digest !== digest);
     if (behind.length > 0) return { ...waits(`waits for ${namesOf(behind)} to load experts of plan ${target.version}`), loading: true };
@@ -194,8 +225,19 @@ export class RankAssembly {
     return { plan: repaired, digest: planDigest(repaired), reason };
   }
 
+  /** Of one of these ranks, so that nobody looks for a process that is there. */
+  private unlikeOf(ranks: number[], nowMs: number): string {
+    for (const rank of ranks) {
+      const one = this.unlike.get(rank);
+      if (one && nowMs - one.lastMs <= this.options.staleMs) return `; a rank ${rank} is there, but ${one.what}`;
+    }
+    return "";
+  }
+
   private fresh(nowMs: number): RankNotice[] {
-    return [...this.heard.values()].filter(({ lastMs }) => nowMs - lastMs <= this.options.staleMs).map(({ notice }) => notice);
+    return [...this.heard.values()]
+      .filter(({ notice, lastMs }) => !notice.stops && nowMs - lastMs <= this.options.staleMs)
+      .map(({ notice }) => notice);
   }
 
   private begin(round: number, nowMs: number): void {
@@ -209,7 +251,8 @@ export class RankAssembly {
     const newest: (Heard | undefined)[] = [];
     for (const one of this.heard.values()) {
       const best = newest[one.notice.rank];
-      if (nowMs - one.lastMs <= this.options.staleMs && !(best && best.firstMs >= one.firstMs)) newest[one.notice.rank] = one;
+      if (one.notice.stops || nowMs - one.lastMs > this.options.staleMs || (best && best.firstMs >= one.firstMs)) continue;
+      newest[one.notice.rank] = one;
     }
     return Array.from({ length: this.own.rankCount }, (_, rank) => {
       if (rank === this.own.rank) return { v: 0, ...this.notice() };

@@ -206,6 +206,29 @@ test("two that went on apart, each by a plan of its own, meet again when they he
   expect(a.experts.planInForce).toEqual(b.experts.planInForce);
 });
 
+test("a rank that stops says so: the others go on without it at once, and it is no loss, unless nobody heard it", async () => {
+  for (const heard of [true, false]) {
+    const { broker, start, run } = setUp();
+    const [a, b] = [start(0), start(1)];
+    await run(500);
+    if (!heard) broker.deliveries = () => 0;
+    b.member.stop();
+    broker.deliveries = () => 1;
+    a.member.lost(a.member.round, { message: "rank 1 has left", byItself: true });
+    await run(heard ? 700 : 5_000);
+    expect(a.member.members).toEqual([0]);
+    expect(a.member.groups.at(-1)).toMatchObject({ members: [0], loss: null, stopped: heard ? [1] : [] });
+    const fresh = start(1, 1);
+    await run(3_000);
+    expect([a.member.members, fresh.member.members]).toEqual([
+      [0, 1],
+      [0, 1],
+    ]);
+    expect(a.member.groups.at(-1)).toMatchObject({ loss: null, stopped: [] });
+    fresh.member.stop();
+  }
+});
+
 test("a rank that has stopped hears nothing", async () => {
   const { broker, start, run } = setUp();
   const [a] = [start(0), start(1)];

@@ -204,7 +204,9 @@ export class RankMember {
     this.look();
   }
 
+  /** For good: the others hear that this rank is not lost. */
   stop(): void {
+    if (!this.stopped) this.publish(true);
     this.stopped = true;
     this.cancelTimer();
     for (const subscription of this.subscriptions) subscription.unsubscribe();
@@ -305,15 +307,18 @@ export class RankMember {
   }
 
   private say(): void {
-    const { bus, clock, subject } = this.options;
-    const nowMs = clock.nowMs();
+    const nowMs = this.options.clock.nowMs();
     if (nowMs - this.saidMs < noticeMs && this.saidRound === this.assembly.round) return;
     this.saidMs = nowMs;
     this.saidRound = this.assembly.round;
+    this.publish(false);
+  }
+
+  private publish(stops: boolean): void {
     try {
-      bus.publish(subject, encodeMessage(this.assembly.notice()));
+      this.options.bus.publish(this.options.subject, encodeMessage(this.assembly.notice(stops)));
     } catch {
-      // Disconnected: it is said again.
+      // Disconnected: it is said again, or taken for a loss.
     }
   }
 
@@ -346,7 +351,7 @@ export class RankMember {
   }
 
   private remember(round: number, members: number[]): void {
-    this.history.push({ round, members, loss: this.endedBy, atMs: this.options.clock.nowMs() });
+    this.history.push({ round, members, loss: this.endedBy, stopped: [...this.assembly.stopped], atMs: this.options.clock.nowMs() });
     if (this.history.length > maxGroupHistory) this.history.shift();
     this.endedBy = null;
   }
