@@ -121,6 +121,8 @@ class Backend {
 
   // Throws Error naming the field where the backend has no kernels for the model. Before anything is loaded.
   virtual void check_model(const MlaShape& /*shape*/, const KvLayout& /*layout*/) {}
+  // Of the card that holds weights and cache; 0: the machine's own memory does.
+  virtual std::int64_t card_bytes() const { return 0; }
   // Whether moe can share a layer's experts with other ranks.
   virtual bool shares_experts() const { return false; }
   // This rank has met the others of a group, with which its next steps go. Throws Error(rank_lost).
@@ -162,6 +164,13 @@ class Backend {
   virtual std::unique_ptr<KvCache> make_kv_cache(const KvLayout& layout) = 0;
 
   // ---- Ops. x, y, ...: one row for each token.
+
+  // Steps of at most so many rows will come, so many of them with logits, none at or beyond position `positions`: takes
+  // the most that attention can need for any of them, which depends on more than the number of rows. Throws
+  // Error(memory).
+  virtual void reserve_attention(const MlaShape& /*shape*/, int /*rows*/, int /*logit_rows*/, int /*positions*/) {}
+  // How often memory that steps use has been taken so far: for tests of what a step takes.
+  virtual std::uint64_t allocations() const { return 0; }
 
   // The ops of one step follow, up to finish(). A backend may replay what it recorded of a step of the same shape.
   virtual void begin_step(const StepShape& /*step*/) {}

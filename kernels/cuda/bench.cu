@@ -37,6 +37,22 @@ Bench::Bench(std::string name, std::string commit) : name_(std::move(name)), com
   measure_ceilings();
 }
 
+void Bench::run(const std::function<void(cudaStream_t)>& call) {
+  PELAGIC_CUDA(cudaDeviceSynchronize());  // what was filled by other streams
+  call(stream_);
+  PELAGIC_CUDA(cudaStreamSynchronize(stream_));
+  PELAGIC_CUDA(cudaGetLastError());
+}
+
+void Bench::check(const std::string& what, const BenchCheck& seen) {
+  if (seen.looked_at == 0) throw std::runtime_error(what + ": nothing of its result was looked at");
+  if (seen.wrong > 0) {
+    throw std::runtime_error(what + ": " + std::to_string(seen.wrong) + " of the " + std::to_string(seen.looked_at) +
+                             " numbers looked at are wrong");
+  }
+  checked_ = true;
+}
+
 double Bench::time_us(const std::function<void(cudaStream_t)>& call, int repeats, bool warm) {
   std::vector<cudaEvent_t> begins(repeats), ends(repeats);
   for (cudaEvent_t& event : begins) PELAGIC_CUDA(cudaEventCreate(&event));
@@ -92,14 +108,15 @@ void Bench::measure_ceilings() {
 
 void Bench::add(const std::string& what, double value, const std::string& unit, double ceiling) {
   const double ratio = ceiling == 0 ? 0 : unit == "us" ? ceiling / value : value / ceiling;
-  rows_.push_back({what, value, unit, ceiling, ratio});
+  if (in_op_ && !checked_) throw std::runtime_error(what + ": was not checked before it was timed");
+  rows_.push_back({what, value, unit, ceiling, ratio, in_op_});
 }
 
 void Bench::print() const {
   std::printf("%s, %s\n", name_.c_str(), machine_.c_str());
   for (const Row& row : rows_)
-    std::printf("%-64s %10.2f %-8s ceiling %10.2f ratio %.3f\n", row.what.c_str(), row.value, row.unit.c_str(),
-                row.ceiling, row.ratio);
+    std::printf("%-64s %10.2f %-8s ceiling %10.2f ratio %.3f%s\n", row.what.c_str(), row.value, row.unit.c_str(),
+                row.ceiling, row.ratio, row.checked ? ", checked" : "");
 }
 
 void Bench::write_json(const std::string& path) const {
@@ -112,6 +129,7 @@ void Bench::write_json(const std::string& path) const {
     std::fprintf(file, "%s\n  {\"what\": \"%s\", \"value\": %.6g, \"unit\": \"%s\"", separator, row.what.c_str(),
                  row.value, row.unit.c_str());
     if (row.ceiling != 0) std::fprintf(file, ", \"ceiling\": %.6g, \"ratio\": %.4f", row.ceiling, row.ratio);
+    if (row.checked) std::fprintf(file, ", \"checked\": true");
     std::fprintf(file, "}");
     separator = ",";
   }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "cuda/bench_check.h"
 #include "cuda/device_buffer.h"
 
 namespace pelagic {
@@ -29,13 +30,25 @@ class Bench {
   const Ceilings& ceilings() const { return ceilings_; }
   cudaStream_t stream() const { return stream_; }
 
+  // What is added from here on is an op's. checks_itself: it adds only what it has compared itself, by other means than
+  // check().
+  void begin_op(bool checks_itself) {
+    in_op_ = true;
+    checked_ = checks_itself;
+  }
+  // One call, and waits for it: what check looks at.
+  void run(const std::function<void(cudaStream_t)>& call);
+  // What of a result was looked at before it is timed. Throws where any of it is wrong, or nothing was looked at; rows
+  // that are added from here on say that they were checked.
+  void check(const std::string& what, const BenchCheck& seen);
   // Median microseconds of one call, L2 emptied before each unless `warm`.
   double time_us(const std::function<void(cudaStream_t)>& call, int repeats = 20, bool warm = false);
 
   // The larger of the time to move `bytes` at the copy rate and to do `flops` at `tflops` (left out where that is 0).
   double roof_us(double bytes, double flops, double tflops) const;
 
-  // ratio: ceiling / value for times, value / ceiling for rates; ceiling 0 = none.
+  // ratio: ceiling / value for times, value / ceiling for rates; ceiling 0 = none. Throws where nothing of the op was
+  // checked.
   void add(const std::string& what, double value, const std::string& unit, double ceiling);
   void print() const;
   void write_json(const std::string& path) const;
@@ -47,6 +60,7 @@ class Bench {
     std::string unit;
     double ceiling;
     double ratio;
+    bool checked;
   };
 
   void measure_ceilings();
@@ -58,6 +72,8 @@ class Bench {
   DeviceBuffer<unsigned char> flush_;
   Ceilings ceilings_;
   std::vector<Row> rows_;
+  bool in_op_ = false;  // else the ceilings'
+  bool checked_ = false;
 };
 
 // A dense GEMM of n x n x n by cuBLASLt in TFLOP/s, the library opened at run time; 0 when it is not there or has no

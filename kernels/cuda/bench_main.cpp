@@ -1,4 +1,5 @@
-// cuda_bench [--json FILE] [--commit ID] [op ...]: every op, or those named.
+// cuda_bench [--json FILE] [--commit ID] [op ...]: every op, or those named. What an op computes is looked at before it
+// is timed; one that is wrong is named and the exit status is 1.
 #include <cstdio>
 #include <exception>
 #include <string>
@@ -23,12 +24,13 @@ int main(int argc, char** argv) {
   struct Op {
     const char* name;
     void (*run)(pelagic::Bench&);
+    bool checks_itself = false;
   };
   constexpr Op kOps[] = {{"gate", &pelagic::bench_gate},
                          {"gemm", &pelagic::bench_gemm},
-                         {"grouped_gemm", &pelagic::bench_grouped_gemm},
-                         {"mla_decode", &pelagic::bench_mla_decode},
-                         {"mla_prefill", &pelagic::bench_mla_prefill},
+                         {"grouped_gemm", &pelagic::bench_grouped_gemm, true},
+                         {"mla_decode", &pelagic::bench_mla_decode, true},
+                         {"mla_prefill", &pelagic::bench_mla_prefill, true},
                          {"rms_norm", &pelagic::bench_rms_norm},
                          {"quantize", &pelagic::bench_quantize},
                          {"silu_mul", &pelagic::bench_silu_mul},
@@ -57,6 +59,7 @@ int main(int argc, char** argv) {
       for (const std::string& name : wanted) run = run || name == op.name;
       if (!run) continue;
       try {
+        bench.begin_op(op.checks_itself);
         op.run(bench);
       } catch (const std::exception& error) {
         std::fprintf(stderr, "%s: %s\n", op.name, error.what());

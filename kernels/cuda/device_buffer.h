@@ -36,9 +36,10 @@ class DeviceBuffer {
     PELAGIC_CUDA(cudaMemset(data_, value, bytes()));
     PELAGIC_CUDA(cudaStreamSynchronize(nullptr));
   }
-  std::vector<T> download() const {
-    std::vector<T> values(count_);
-    PELAGIC_CUDA(cudaMemcpy(values.data(), data_, bytes(), cudaMemcpyDeviceToHost));
+  std::vector<T> download() const { return download(0, count_); }
+  std::vector<T> download(std::size_t first, std::size_t count) const {
+    std::vector<T> values(count);
+    PELAGIC_CUDA(cudaMemcpy(values.data(), data_ + first, count * sizeof(T), cudaMemcpyDeviceToHost));
     return values;
   }
 

@@ -163,6 +163,26 @@ std::vector<Bits> check_rows(Model& model, const std::vector<Tokens>& all) {
   return alone;
 }
 
+// After prepare() no step of its size takes memory of the card, whatever sequences it is made of.
+void check_prepared(Model& model, const std::vector<Tokens>& all) {
+  int rows = 0;
+  std::vector<SequenceRows> prompts, steps;
+  for (std::size_t s = 0; s < all.size(); ++s) {
+    const auto blocks = blocks_of(static_cast<int>(s));
+    const int last = static_cast<int>(all[s].size()) - 1;
+    prompts.push_back(all_rows(all[s], blocks));
+    prompts.back().logit_rows = 1;
+    steps.push_back(rows_of(all[s], last, 1, blocks));
+    rows += last + 1;
+  }
+  model.prepare(rows, static_cast<int>(all.size()));
+  const std::uint64_t taken = model.allocations();
+  run(model, prompts);
+  for (int i = 0; i < 3; ++i) run(model, steps);  // recorded, then replayed
+  run(model, {prompts.back()});
+  expect(taken > 0 && model.allocations() == taken, "no memory of the card taken after the largest step's");
+}
+
 std::vector<Tokens> answers(Model& model, const std::vector<Tokens>& all) {
   std::vector<Tokens> sequences = all, out(all.size());
   std::vector<SequenceRows> first;
@@ -237,6 +257,15 @@ int main(int argc, char** argv) {
     };
     std::filesystem::path dir = argv[1];
     const std::unique_ptr<Model> cuda = load(dir, fp8 ? CudaWeights::fp8 : CudaWeights::bfloat16);
+    check_prepared(*cuda, all);
+    std::string refusal;
+    try {
+      Model(dir, open_cuda_backend(CudaWeights::bfloat16), kv_dtype, std::int64_t{1} << 40, 2, {});
+    } catch (const Error& error) {
+      refusal = error.what();
+    }
+    expect(refusal.find("the card's memory") != std::string::npos,
+           "a cache larger than the card is refused: " + refusal);
     const std::vector<Bits> bits = check_rows(*cuda, all);
     if (fp8) {
       expect(bits_of(*load(dir, CudaWeights::bfloat16), all) != bits, "other bits than bf16 weights give");

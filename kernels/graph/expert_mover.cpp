@@ -242,14 +242,19 @@ void ExpertMover::run() {
   while (!stopping_) {
     changed_.wait(lock, [&] { return stopping_ || !given_up_.empty() || may_load(); });
     if (!given_up_.empty()) {
-      std::vector<Slots> freed = std::exchange(given_up_, {});
-      lock.unlock();
-      freed.clear();
-      lock.lock();
+      free_given_up(lock);
     } else if (!stopping_) {
       load_layer(lock, next_);
     }
   }
+}
+
+void ExpertMover::free_given_up(std::unique_lock<std::mutex>& lock) {
+  if (given_up_.empty()) return;
+  std::vector<Slots> freed = std::exchange(given_up_, {});
+  lock.unlock();
+  freed.clear();
+  lock.lock();
 }
 
 // One more layer of `next`, unless another plan takes its place meanwhile.
@@ -262,6 +267,8 @@ void ExpertMover::load_layer(std::unique_lock<std::mutex>& lock, const std::shar
   const auto dropped = [&] { return stopping_ || next_ != next; };
   for (std::size_t slot = 0; slot < wanted.size() && !dropped(); ++slot) {
     if (sources[slot].kind != SlotSource::Kind::load) continue;
+    // A layer takes its time at a bounded pace: steps may have given up as many as may wait meanwhile.
+    free_given_up(lock);
     lock.unlock();
     const auto start = std::chrono::steady_clock::now();
     std::string failure;
@@ -270,6 +277,8 @@ void ExpertMover::load_layer(std::unique_lock<std::mutex>& lock, const std::shar
       LoadedExpert expert = load_expert(config_, checkpoint(), backend_, layer, wanted[slot]);
       loaded[slot] = std::move(expert.mlp);
       bytes = expert.bytes;
+    } catch (const std::bad_alloc&) {
+      failure = "not enough memory for its experts";
     } catch (const std::exception& error) {
       failure = error.what();
     }
@@ -285,6 +294,11 @@ void ExpertMover::load_layer(std::unique_lock<std::mutex>& lock, const std::shar
   }
   if (dropped()) {
     given_up_.push_back(std::move(loaded));
+    // And what had been loaded of it before: without the lock, and before another plan's.
+    if (next_ != next) {
+      for (Slots& slots : next->loaded) given_up_.push_back(std::move(slots));
+      next->loaded.clear();
+    }
     return;
   }
   next->loaded.push_back(std::move(loaded));

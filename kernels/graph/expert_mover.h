@@ -81,6 +81,7 @@ class ExpertMover {
 
   void run();
   bool may_load() const;
+  void free_given_up(std::unique_lock<std::mutex>& lock);
   void load_layer(std::unique_lock<std::mutex>& lock, const std::shared_ptr<Next>& next);
   const Checkpoint& checkpoint();
   LayerWeights& moe_layer(int layer) const;

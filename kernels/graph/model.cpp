@@ -126,11 +126,14 @@ Model::Model(const ModelConfig& config, std::unique_ptr<Backend> backend, KvDtyp
                 .rope_dim = shape_.rope_dim,
                 .dtype = kv_dtype};
   const auto block_bytes = config_.layer_count * static_cast<std::int64_t>(kv_layout_.block_bytes());
-  const std::int64_t memory = static_cast<std::int64_t>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGESIZE);
+  const std::int64_t card = backend_->card_bytes();
+  const std::int64_t memory =
+      card > 0 ? card : static_cast<std::int64_t>(::sysconf(_SC_PHYS_PAGES)) * ::sysconf(_SC_PAGESIZE);
   if (kv_blocks < 1) refuse("kvBlocks must be at least 1");
   if (kv_blocks > memory / block_bytes) {
     throw Error(ErrorCode::memory, "kvBlocks: " + std::to_string(kv_blocks) + " blocks of " +
-                                       std::to_string(block_bytes) + " bytes do not fit in this machine's memory (" +
+                                       std::to_string(block_bytes) + " bytes do not fit in " +
+                                       (card > 0 ? "the card's" : "this machine's") + " memory (" +
                                        std::to_string(memory) + " bytes)");
   }
   kv_layout_.blocks = static_cast<int>(kv_blocks);
@@ -205,23 +208,40 @@ void Model::prepare(int rows, int logit_rows) {
   }
   const auto positions =
       static_cast<int>(std::min<std::int64_t>(config_.max_positions, std::int64_t{kv_layout_.blocks} * kBlockRows));
-  rows = std::min(rows, positions);
+  // Sequences until there are enough rows, or no more blocks to write them to; the first is the longest there can be.
+  std::vector<std::uint32_t> counts, starts, blocks, offsets = {0};
+  int made = 0, free_blocks = kv_layout_.blocks;
+  while (made < rows && free_blocks > 0) {
+    const int count = static_cast<int>(
+        std::min<std::int64_t>(std::min(rows - made, positions), std::int64_t{free_blocks} * kBlockRows));
+    const int start = made == 0 ? positions - count : 0;
+    counts.push_back(static_cast<std::uint32_t>(count));
+    starts.push_back(static_cast<std::uint32_t>(start));
+    for (int block = 0; block * kBlockRows < start + count; ++block)
+      blocks.push_back(static_cast<std::uint32_t>(kv_layout_.blocks - free_blocks--));
+    offsets.push_back(static_cast<std::uint32_t>(blocks.size()));
+    made += count;
+  }
+  rows = made;
   logit_rows = std::min(logit_rows, rows);
+  backend_->reserve_attention(shape_, rows, logit_rows, positions);
   const std::vector<std::uint32_t> tokens(static_cast<std::size_t>(rows));
-  // The last of the longest sequence: attention may need memory for every key.
-  const std::uint32_t count = static_cast<std::uint32_t>(rows), length = static_cast<std::uint32_t>(positions);
-  const std::uint32_t start = length - count, prompt = length - static_cast<std::uint32_t>(logit_rows) + 1;
-  std::vector<std::uint32_t> blocks, logits;
-  for (int block = 0; block * kBlockRows < positions; ++block) blocks.push_back(static_cast<std::uint32_t>(block));
+  // The last rows have logits and take the absorbed form, the others the expanded one where there is one.
+  std::vector<std::uint32_t> logits, prompts;
   for (int row = rows - logit_rows; row < rows; ++row) logits.push_back(static_cast<std::uint32_t>(row));
-  const std::uint32_t offsets[] = {0, static_cast<std::uint32_t>(blocks.size())};
+  int end_row = 0;
+  for (std::size_t i = 0; i < counts.size(); ++i) {
+    end_row += static_cast<int>(counts[i]);
+    const int with_logits = std::clamp(end_row - (rows - logit_rows), 0, static_cast<int>(counts[i]));
+    prompts.push_back(starts[i] + counts[i] - static_cast<std::uint32_t>(with_logits) + 1);
+  }
   const SamplingParams greedy;
   const std::vector<const SamplingParams*> sampling(logits.size(), &greedy);
   StepResult result;
   step({.tokens = tokens,
-        .row_counts = {&count, 1},
-        .start_positions = {&start, 1},
-        .prompt_lengths = {&prompt, 1},
+        .row_counts = counts,
+        .start_positions = starts,
+        .prompt_lengths = prompts,
         .block_table = blocks,
         .block_offsets = offsets,
         .logit_rows = logits,

@@ -100,6 +100,8 @@ class Model {
   // size allocate nothing. Overwrites the cache: before anything is in it. Throws Error(memory). With other ranks,
   // which such a step needs too, it is made when they first join: that may throw the same.
   void prepare(int rows, int logit_rows);
+  // Backend::allocations.
+  std::uint64_t allocations() const { return backend_->allocations(); }
 
   // For benches: reads the weights that a step reads whose expert_counts ([MoE layers, experts]) these are, and nothing
   // else. Throws Error(argument). One call at a time, like step().

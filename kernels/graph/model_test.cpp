@@ -20,9 +20,9 @@ struct Fixture {
   std::vector<const SamplingParams*> sampling;
   std::vector<int> layers;  // as reported
 
-  explicit Fixture(KvDtype dtype = KvDtype::float32, int threads = 2, Isa isa = best_isa()) {
+  explicit Fixture(KvDtype dtype = KvDtype::float32, int threads = 2, Isa isa = best_isa(), std::int64_t blocks = 8) {
     write_checkpoint(folder.path(), tiny_tensors());
-    model = std::make_unique<Model>(folder.path(), make_cpu_backend(isa, threads), dtype, 8, 1, LoadProgress{});
+    model = std::make_unique<Model>(folder.path(), make_cpu_backend(isa, threads), dtype, blocks, 1, LoadProgress{});
     clear();
   }
 
@@ -234,6 +234,31 @@ TEST("taking a step's memory before the first one changes no bit, whatever size 
     f.want_all_logits();
     CHECK(f.run().digests == reference(KvDtype::float32));
   }
+}
+
+TEST(
+    "after a step's memory was taken, no step of that size takes more: not of sequences that are longer together than "
+    "any") {
+  // 24 blocks hold three of the longest sequences.
+  Fixture f(KvDtype::float32, 2, best_isa(), 24);
+  f.model->prepare(1000, 30);
+  const std::uint64_t taken = f.model->allocations();
+  const auto step = [&](std::uint32_t each, std::uint32_t rows) {
+    f.clear();
+    for (std::uint32_t s = 0; s * each < rows; ++s) {
+      std::vector<std::uint32_t> blocks(each / 64 + 1);
+      std::iota(blocks.begin(), blocks.end(), s * static_cast<std::uint32_t>(blocks.size()));
+      f.add(s, 0, std::min(each, rows - s * each), blocks);
+    }
+    std::vector<std::uint32_t> last(30);
+    std::iota(last.begin(), last.end(), rows - 30);
+    f.want_logits(last);
+    f.run();
+  };
+  for (const auto& [each, rows] : {std::pair{500u, 1000u}, {125u, 1000u}, {60u, 1000u}, {100u, 30u}}) step(each, rows);
+  CHECK(f.model->allocations() == taken);
+  step(500, 1400);
+  CHECK(f.model->allocations() > taken);
 }
 
 TEST("latents that the backend does not have are refused by name") {

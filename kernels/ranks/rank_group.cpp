@@ -37,6 +37,13 @@ std::byte* append(std::byte* to, const T* values, std::size_t count) {
   return to + count * sizeof(T);
 }
 
+template <class Fn>
+void for_each_other(const RankView& view, const Fn& fn) {
+  for (int rank = 0; rank < static_cast<int>(view.members.size()); ++rank) {
+    if (rank != view.rank && view.members[static_cast<std::size_t>(rank)]) fn(rank);
+  }
+}
+
 [[noreturn]] void malformed(int from, const std::string& what) {
   throw Error(ErrorCode::rank_lost, "rank " + std::to_string(from) + " sent a message that cannot be right: " + what);
 }
@@ -78,11 +85,10 @@ void RankGroup::send_begin(const PlacementOffer& offer, const RowCounts& counts)
   const BeginMessage mine{counts.rows, counts.logit_rows, offer};
   message_.resize(sizeof mine + busy_.size() * sizeof busy_[0]);
   append(append(message_.data(), &mine, 1), busy_.data(), busy_.size());
-  for (int to = 0; to < exchange_->rank_count(); ++to) {
-    if (to == rank() || !view_.members[static_cast<std::size_t>(to)]) continue;
+  for_each_other(view_, [&](int to) {
     exchange_->send(to, tag(MessageKind::begin), message_);
     counters_.sent_bytes += message_.size();
-  }
+  });
 }
 
 // All have run the same layers in the step before.
@@ -145,17 +151,16 @@ int RankGroup::begin_step(int rows, int logit_rows, const PlacementOffer& offer)
 
 std::vector<std::vector<std::byte>> RankGroup::greet(std::span<const std::byte> mine) {
   const MessageTag tag{MessageKind::greeting, greetings_++, 0};
-  const int ranks = exchange_->rank_count();
-  const auto is_other = [&](int other) { return other != rank() && view_.members[static_cast<std::size_t>(other)]; };
-  for (int to = 0; to < ranks; ++to) {
-    if (is_other(to)) exchange_->send(to, tag, mine);
-  }
-  std::vector<std::vector<std::byte>> all(static_cast<std::size_t>(ranks));
-  for (int from = 0; from < ranks; ++from) {
-    std::span<const std::byte> bytes = from == rank() ? mine : std::span<const std::byte>();
-    if (is_other(from)) bytes = exchange_->receive(from, tag);
+  for_each_other(view_, [&](int to) {
+    exchange_->send(to, tag, mine);
+    counters_.sent_bytes += mine.size();
+  });
+  std::vector<std::vector<std::byte>> all(view_.members.size());
+  all[static_cast<std::size_t>(rank())].assign(mine.begin(), mine.end());
+  for_each_other(view_, [&](int from) {
+    const auto bytes = exchange_->receive(from, tag);
     all[static_cast<std::size_t>(from)].assign(bytes.begin(), bytes.end());
-  }
+  });
   return all;
 }
 

@@ -3,7 +3,7 @@ import { stringify } from "yaml";
 import { z } from "zod";
 import { closedSchema } from "../api/values-schema.ts";
 import { applyCrdsRules, deleteModelsRules } from "../jobs/rights.ts";
-import { clusterRules, leaseRules, modelServiceRules } from "../kube/rights.ts";
+import { clusterRules, everywhereRules, leaseRules, modelServiceRules } from "../kube/rights.ts";
 import { readmeHead } from "./readme-head.ts";
 import { ChartValues } from "./values.ts";
 
@@ -19,6 +19,7 @@ export function chartFiles(version: string, natsConfig: string): Record<string, 
     [`${chart}/generated/nats.conf`]: natsConfig,
     [`${chart}/generated/modelservice-rules.yaml`]: yaml(modelServiceRules),
     [`${chart}/generated/cluster-rules.yaml`]: yaml(clusterRules),
+    [`${chart}/generated/everywhere-rules.yaml`]: yaml(everywhereRules),
     [`${chart}/generated/lease-rules.yaml`]: yaml(leaseRules),
     [`${chart}/generated/apply-crds-rules.yaml`]: yaml(applyCrdsRules),
     [`${chart}/generated/delete-models-rules.yaml`]: yaml(deleteModelsRules),

@@ -10,8 +10,8 @@ Generated from operators/chart by \`npm run generate\`. Kubernetes 1.30 or newer
 
 It makes the operator, a gateway with its Service, NATS with a user for each role, and a first ModelService with the small model that is in
 the image. \`--wait\` returns once all of it runs; the model is
-served some seconds later, and \`helm test\` waits for it. One release a namespace, and none where another release has \`operator.allNamespaces\`:
-two operators would change each other's workers for ever. Any number of ModelServices beside the first
+served some seconds later, and \`helm test\` waits for it. One release a namespace, and one in the cluster with \`operator.allNamespaces\`,
+which leaves the namespaces alone that have a release of their own. Any number of ModelServices beside the first
 (\`docs/modelservice.md\`), which the gateway finds by itself.
 
 - **Passwords** of the bus are made once and kept over upgrades. They are looked up in the cluster, so tools that only render (\`helm template\`,

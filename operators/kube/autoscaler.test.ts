@@ -77,7 +77,7 @@ it("wakes a model for which a request waits before all workers of another one ha
   });
   const autoscaler = new Autoscaler({
     watched: {
-      services: { store: { all: () => services as never[] } },
+      ownServices: () => services as never[],
       synced: true,
       observe: (key) => {
         const [busy, sleepy] = services as [ModelService, ModelService];

@@ -23,9 +23,7 @@ import type { Scraped, Scraper } from "./scraper.ts";
 import type { WatchedCluster } from "./watched.ts";
 
 export interface AutoscalerOptions {
-  watched: Pick<WatchedCluster, "synced" | "observe" | "gatewayPods" | "gatewaysWhere"> & {
-    services: { store: Pick<WatchedCluster["services"]["store"], "all"> };
-  };
+  watched: Pick<WatchedCluster, "synced" | "observe" | "gatewayPods" | "gatewaysWhere" | "ownServices">;
   scraper: Scraper;
   leads: () => boolean;
   /** There is another decision about this one. */
@@ -130,7 +128,7 @@ export class Autoscaler {
   private due(who: Who): Kept[] {
     const there = new Set<string>();
     const due: Kept[] = [];
-    for (const raw of this.options.watched.services.store.all()) {
+    for (const raw of this.options.watched.ownServices()) {
       const key = keyOf(raw);
       const before = this.kept.get(key);
       const service = raw.metadata.deletionTimestamp === undefined ? readService(raw) : undefined;

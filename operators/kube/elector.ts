@@ -3,7 +3,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Log } from "../../services/lib/contracts/bus.ts";
 import { type ApiClient, ApiError } from "./api-client.ts";
 import { Election, type ElectionAnswer, type ElectionRequest, type ElectionTimes, electionTimes, type LeaseRecord } from "./election.ts";
-import { collectionPath, objectPath } from "./resources.ts";
+import { collectionPath, leaseApi, objectPath } from "./resources.ts";
 
 export interface ElectorOptions {
   client: ApiClient;
@@ -28,7 +28,6 @@ interface Lease {
   };
 }
 
-const leaseApi = { apiVersion: "coordination.k8s.io/v1", kind: "Lease" };
 /** Several tries fit into the time that a leader has to renew. */
 const callTimeoutMs = 2_500;
 

@@ -74,6 +74,7 @@ export class Operator {
       client: this.client,
       namespace: options.namespace,
       gateways: options.gateways,
+      lease: options.lease,
       times: options.informerTimes,
       log,
       observer: metrics.informers,

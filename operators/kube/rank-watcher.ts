@@ -83,7 +83,7 @@ export class RankWatcher {
   }
 
   private due(): { key: string; uid: string }[] {
-    const due = this.options.watched.services.store.all().flatMap((raw) => {
+    const due = this.options.watched.ownServices().flatMap((raw) => {
       const service = raw.metadata.deletionTimestamp === undefined ? readService(raw) : undefined;
       return service?.spec.experts === undefined ? [] : [{ key: keyOf(raw), uid: service.metadata.uid }];
     });

@@ -90,7 +90,8 @@ export class Reconciler {
     // Called again when everything is listed.
     if (!watched.synced) return { requeueAfterMs: undefined, wrote: false };
     const raw = watched.services.store.get(key);
-    if (raw === undefined) {
+    // Called again when the other one is gone.
+    if (raw === undefined || watched.isOthers(raw.metadata.namespace)) {
       this.forget(key);
       return { requeueAfterMs: undefined, wrote: false };
     }

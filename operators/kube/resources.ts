@@ -18,6 +18,7 @@ export const plurals: Record<string, string> = {
 };
 
 export const modelServiceResource = { apiVersion, kind };
+export const leaseApi = { apiVersion: "coordination.k8s.io/v1", kind: "Lease" };
 export const expertPlacementResource = { apiVersion, kind: expertPlacementKind };
 
 export function pluralOf(kind: string): string {

@@ -39,6 +39,11 @@ export const clusterRules: Rule[] = [
   },
 ];
 
+/** Where all namespaces are looked after: which of them have an operator of their own. */
+export const everywhereRules: Rule[] = [
+  { apiGroups: ["coordination.k8s.io"], resources: ["leases"], resourceNames: [leaseName], verbs: watch },
+];
+
 /** In the operator's own namespace. The Lease is made beforehand: a right to create has no name, and would be one to make any. */
 export const leaseRules: Rule[] = [
   { apiGroups: ["coordination.k8s.io"], resources: ["leases"], resourceNames: [leaseName], verbs: ["get", "update"] },

@@ -8,7 +8,7 @@ import type { Observed } from "../planner/observed.ts";
 import type { ApiClient } from "./api-client.ts";
 import { Informer, type InformerObserver, type InformerOptions, type InformerTimes } from "./informer.ts";
 import { type ApiObject, keyOf } from "./object-store.ts";
-import { expertPlacementResource, modelServiceResource } from "./resources.ts";
+import { expertPlacementResource, leaseApi, modelServiceResource } from "./resources.ts";
 
 type Watched<T> = ApiObject & T;
 
@@ -29,6 +29,8 @@ export interface WatchedOptions {
   namespace?: string | undefined;
   /** Where gateways' pods are, and their labels. */
   gateways: { namespace: string; selector: string };
+  /** This operator's own. Another one of that name is another release's, whose namespace it looks after itself. */
+  lease: { namespace: string; name: string };
   times: InformerTimes;
   log: Log;
   observer: InformerObserver;
@@ -50,6 +52,8 @@ export class WatchedCluster {
   private readonly gateways: Informer<Watched<Pod>>;
   private readonly definitions: Informer<CustomResourceDefinition>;
   private leaderWorkerSets: Informer<Watched<Workload>> | undefined;
+  /** Only where all namespaces are looked after. */
+  private readonly leases: Informer<ApiObject> | undefined;
   private stopped = false;
 
   constructor(private readonly options: WatchedOptions) {
@@ -83,6 +87,16 @@ export class WatchedCluster {
       fieldSelector: `metadata.name=${leaderWorkerSetCrd}`,
       changed: (_, definition) => this.leaderWorkerSetsKnown(definition !== undefined && isServed(definition)),
     });
+    if (namespace === undefined)
+      this.leases = new Informer<ApiObject>({
+        ...shared,
+        resource: leaseApi,
+        fieldSelector: `metadata.name=${options.lease.name}`,
+        // They are renewed all the time.
+        changed: (before, after) => {
+          if (before === undefined || after === undefined) this.leaseChanged((after ?? before) as ApiObject, after !== undefined);
+        },
+      });
   }
 
   start(): void {
@@ -95,7 +109,8 @@ export class WatchedCluster {
   }
 
   informers(): Informer<ApiObject>[] {
-    return [...this.needed(), ...(this.leaderWorkerSets === undefined ? [] : [this.leaderWorkerSets as unknown as Informer<ApiObject>])];
+    const others = [this.leaderWorkerSets as unknown as Informer<ApiObject> | undefined, this.leases];
+    return [...this.needed(), ...others.filter((informer) => informer !== undefined)];
   }
 
   /** Without these nothing can be done. LeaderWorkerSets are someone else's API: few ModelServices need them, and the others must not wait. */
@@ -106,7 +121,7 @@ export class WatchedCluster {
 
   /** Everything was listed once: nothing is missing only because it was not looked at. */
   get synced(): boolean {
-    return this.needed().every(({ synced }) => synced) && (this.leaderWorkerSets?.tried ?? true);
+    return this.needed().every(({ synced }) => synced) && (this.leaderWorkerSets?.tried ?? true) && (this.leases?.tried ?? true);
   }
 
   /** `found`: objects without our label that have a name which we need. */
@@ -121,6 +136,24 @@ export class WatchedCluster {
       pods: this.pods.store.group(key),
       leaderWorkerSetApi: this.leaderWorkerSets?.synced ?? false,
     };
+  }
+
+  /** Another release's operator looks after that namespace: two would change each other's workers for ever. */
+  isOthers(namespace: string): boolean {
+    const { lease } = this.options;
+    return namespace !== lease.namespace && this.leases?.store.get(`${namespace}/${lease.name}`) !== undefined;
+  }
+
+  /** Those that this operator looks after. */
+  ownServices(): RawModelService[] {
+    return this.services.store.all().filter(({ metadata }) => !this.isOthers(metadata.namespace));
+  }
+
+  private leaseChanged({ metadata: { namespace } }: ApiObject, isThere: boolean): void {
+    if (namespace === this.options.lease.namespace) return;
+    this.options.log.info({ namespace, isThere }, "a namespace with an operator of its own");
+    for (const service of this.services.store.all())
+      if (service.metadata.namespace === namespace) this.options.changed(keyOf(service), false);
   }
 
   gatewayPods(): Pod[] {
@@ -191,7 +224,7 @@ export class WatchedCluster {
 
   /** Served names that may have no worker until somebody asks. */
   sleepers(): string[] {
-    const all = this.services.store.all().filter(({ metadata, spec }) => {
+    const all = this.ownServices().filter(({ metadata, spec }) => {
       const { policy, scaleToZeroAfterSeconds } = spec?.autoscaling ?? {};
       return metadata.deletionTimestamp === undefined && policy === "slo" && scaleToZeroAfterSeconds !== undefined;
     });
@@ -200,7 +233,7 @@ export class WatchedCluster {
 
   /** In any namespace: the ModelServices with this served name. */
   sameName(servedName: string): RawModelService[] {
-    return this.services.store.group(servedName);
+    return this.services.store.group(servedName).filter(({ metadata }) => !this.isOthers(metadata.namespace));
   }
 
   /** The definition came, or went: from then on LeaderWorkerSets are watched, or no more. */

@@ -1,7 +1,7 @@
 // A service account with the rights of operators/kube/rights.ts, which the chart gives the operator, and no others.
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { clusterRules, leaseRules, modelServiceRules } from "../../operators/kube/rights.ts";
+import { clusterRules, everywhereRules, leaseRules, modelServiceRules } from "../../operators/kube/rights.ts";
 import type { TestApiServer } from "./api-server.ts";
 
 /** The kubeconfig of such an account. */
@@ -12,7 +12,7 @@ export async function operatorAccount(server: TestApiServer): Promise<string> {
   const apiGroup = "rbac.authorization.k8s.io";
   const made: [string, object][] = [
     ["/api/v1/namespaces/default/serviceaccounts", {}],
-    [`${rbac}/clusterroles`, { rules: [...modelServiceRules, ...clusterRules] }],
+    [`${rbac}/clusterroles`, { rules: [...modelServiceRules, ...clusterRules, ...everywhereRules] }],
     [`${rbac}/clusterrolebindings`, { subjects, roleRef: { apiGroup, kind: "ClusterRole", name } }],
     ["/apis/coordination.k8s.io/v1/namespaces/default/leases", {}],
     [`${rbac}/namespaces/default/roles`, { rules: leaseRules }],

@@ -13,10 +13,10 @@ let operator: OperatorProcess;
 const inactivityMs = 3000;
 /** As long as a leader may go without a renewal. */
 const faultMs = 7000;
-/** Eight watches, the queue, events: each alone asks about six times in seven seconds, twice as long between each time. */
+/** Nine watches, the queue, events: each alone asks about six times in seven seconds, twice as long between each time. */
 const mostCalls = 60;
-/** ModelServices, Deployments, StatefulSets, ExpertPlacements, budgets, pods, gateways' pods, definitions. */
-const informers = 8;
+/** ModelServices, Deployments, StatefulSets, ExpertPlacements, budgets, pods, gateways' pods, definitions, Leases. */
+const informers = 9;
 
 beforeAll(async () => {
   if (missing !== undefined) return;

@@ -123,8 +123,10 @@ class CpuBackend final : public Backend {
   }
 
   std::unique_ptr<Activations> make_activations(std::size_t elements, Precision) override {
+    ++allocations_;
     return std::make_unique<CpuActivations>(elements);
   }
+  std::uint64_t allocations() const override { return allocations_; }
   std::unique_ptr<Vector> make_vector(std::span<const float> data) override {
     return std::make_unique<CpuVector>(data);
   }
@@ -607,6 +609,7 @@ class CpuBackend final : public Backend {
   const CpuOps& ops_;
   ThreadPool pool_;
   std::vector<AlignedBuffer<float>> thread_scratch_;
+  std::uint64_t allocations_ = 0;
   std::vector<SamplerScratch> sampler_scratch_;
 
   std::vector<const std::uint32_t*> row_blocks_;

@@ -18,6 +18,29 @@ constexpr int kMostExpandedKeys = 1 << 16;
 
 }  // namespace
 
+void CudaBackend::reserve_attention(const MlaShape& shape, int rows, int logit_rows, int positions) {
+  const auto take = [this](DeviceMemory& memory, std::size_t bytes) {
+    if (memory.bytes() >= bytes) return;
+    wait("a step");
+    drop_graphs();
+    memory.grow(bytes);
+  };
+  // Many sequences, however short, come to kMostPieces; a group alone may have more.
+  const int group = mla_decode_pieces(kGroupRows, shape.heads, positions, mla_decode_cut_tokens(shape.heads));
+  take(attention_workspace_, mla_decode_workspace_bytes(piece_capacity(std::max(kMostPieces, group))));
+  scheduled_ = nullptr;
+  // Block tables of a decode step's sequences, for its sets of rows: all, those with logits, groups.
+  const auto columns = table_columns((positions + kBlockRows - 1) / kBlockRows);
+  arguments_.take(3 * elements(std::max(logit_rows, 1), columns) * sizeof(std::int32_t));
+  if (!expands_prompts(shape)) return;
+  // plan_expanded: several runs' keys, or one's; runs may share what they read, so these can be more than are cached.
+  const auto keys =
+      static_cast<int>(std::min<std::int64_t>(std::max(kMostExpandedKeys, positions), std::int64_t{rows} * positions));
+  take(key_latents_, elements(keys, kLatentCudaColumns) * 2);
+  take(key_rope_, elements(keys, kRopeCudaColumns) * 2);
+  take(expanded_keys_, elements(keys, shape.heads * (shape.nope_dim + shape.value_dim)) * 2);
+}
+
 void CudaBackend::store_latents(const RowSet& rows, View compressed, const Vector& norm, float eps,
                                 const RopeAngles& rope, KvCache& cache, int layer) {
   const auto& kv = static_cast<const CudaKvCache&>(cache);

@@ -53,6 +53,12 @@ void CudaBackend::check_model(const MlaShape& shape, const KvLayout& layout) {
     refuse("needs qk_nope_head_dim and v_head_dim that are multiples of 8");
 }
 
+std::int64_t CudaBackend::card_bytes() const {
+  std::size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return static_cast<std::int64_t>(total);
+}
+
 std::unique_ptr<Activations> CudaBackend::make_activations(std::size_t count, Precision precision) {
   drop_graphs();
   return std::make_unique<CudaActivations>(count, precision == Precision::full ? RowType::float32 : RowType::bfloat16);

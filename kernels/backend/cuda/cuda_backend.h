@@ -71,6 +71,9 @@ class CudaBackend final : public Backend {
   std::unique_ptr<Embedding> make_embedding(int vocab, int hidden, const RowSource& rows) override;
   std::unique_ptr<RopeAngles> make_rope(std::span<const double> frequencies, int positions, double amplitude) override;
   std::unique_ptr<KvCache> make_kv_cache(const KvLayout& layout) override;
+  void reserve_attention(const MlaShape& shape, int rows, int logit_rows, int positions) override;
+  std::int64_t card_bytes() const override;
+  std::uint64_t allocations() const override { return DeviceMemory::grown(); }
 
   // ---- Ops.
 

@@ -3,7 +3,9 @@
 
 #include <cuda_runtime_api.h>
 
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -75,6 +77,7 @@ class Memory {
     }
     check(error, "an allocation");
     bytes_ = bytes;
+    ++grown_;
   }
 
   template <typename T = void>
@@ -83,7 +86,12 @@ class Memory {
   }
   std::size_t bytes() const { return bytes_; }
 
+  // How often memory of this kind has been taken in this process.
+  static std::uint64_t grown() { return grown_; }
+
  private:
+  static inline std::atomic<std::uint64_t> grown_ = 0;
+
   void release() {
     if (data_ != nullptr) kPinnedHost ? cudaFreeHost(data_) : cudaFree(data_);
     data_ = nullptr;

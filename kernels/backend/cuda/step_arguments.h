@@ -27,6 +27,13 @@ class StepArguments {
     return reinterpret_cast<const T*>(place.device);
   }
 
+  // Makes room for so many bytes more than a small step needs. Between steps.
+  void take(std::size_t bytes) {
+    const bool is_there =
+        std::any_of(chunks_.begin(), chunks_.end(), [&](const Chunk& chunk) { return chunk.host.bytes() >= bytes; });
+    if (!is_there) add_chunk(bytes);
+  }
+
   // The step is done: its places may be used again.
   void reset() {
     chunk_ = 0;
@@ -45,16 +52,18 @@ class StepArguments {
     DeviceMemory device;
   };
 
+  void add_chunk(std::size_t bytes) {
+    const std::size_t size = std::max(kChunkBytes, bytes);
+    chunks_.push_back({PinnedMemory(size), DeviceMemory(size)});
+  }
+
   Place reserve(std::size_t bytes) {
     const std::size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
     while (chunk_ < chunks_.size() && used_ + rounded > chunks_[chunk_].host.bytes()) {
       ++chunk_;
       used_ = 0;
     }
-    if (chunk_ == chunks_.size()) {
-      const std::size_t size = std::max(kChunkBytes, rounded);
-      chunks_.push_back({PinnedMemory(size), DeviceMemory(size)});
-    }
+    if (chunk_ == chunks_.size()) add_chunk(rounded);
     const Place place = {chunks_[chunk_].host.get<std::byte>() + used_,
                          chunks_[chunk_].device.get<std::byte>() + used_};
     used_ += rounded;

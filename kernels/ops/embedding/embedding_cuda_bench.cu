@@ -20,9 +20,19 @@ void bench_embedding(Bench& bench) {
     const DeviceBuffer<std::uint32_t> d_ids(ids);
     const EmbeddingCudaCall call = {rows,      kHidden,          kVocab,  table.get(), d_ids.get(),
                                     out.get(), RowType::float32, kHidden, errors.get()};
-    const double us = bench.time_us([&](cudaStream_t s) { PELAGIC_CUDA(embedding_cuda(call, s)); }, 40);
-    bench.add("embedding 7168, " + std::to_string(rows) + " rows -> float32", us, "us",
-              bench.ceilings().empty_us + bench.roof_us(rows * (kHidden * 6.0 + 4), 0, 0));
+    const std::string what = "embedding 7168, " + std::to_string(rows) + " rows -> float32";
+    const auto run = [&](cudaStream_t s) { PELAGIC_CUDA(embedding_cuda(call, s)); };
+    out.fill_bytes(0xFF);
+    bench.run(run);
+    BenchCheck seen;
+    for (const int row : sampled_rows(rows)) {
+      const auto expected = table.download(static_cast<std::size_t>(ids[row]) * kHidden, kHidden);
+      const auto got = out.download(static_cast<std::size_t>(row) * kHidden, kHidden);
+      for (int i = 0; i < kHidden; ++i) seen.expect(got[i] == static_cast<float>(expected[i]));
+    }
+    bench.check(what, seen);
+    const double us = bench.time_us(run, 40);
+    bench.add(what, us, "us", bench.ceilings().empty_us + bench.roof_us(rows * (kHidden * 6.0 + 4), 0, 0));
   }
 }
 

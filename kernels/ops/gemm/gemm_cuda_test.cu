@@ -9,33 +9,12 @@
 #include "cuda/random_fill.cuh"
 #include "cuda/test.h"
 #include "ops/gemm/gemm_cuda.h"
+#include "ops/gemm/gemm_cuda_reference.cuh"
 
 namespace pelagic {
 namespace {
 
 constexpr int kMostRows = 4096;
-
-__device__ double value(const float* data, std::int64_t at) { return data[at]; }
-__device__ double value(const __nv_bfloat16* data, std::int64_t at) { return __bfloat162float(data[at]); }
-
-// errors[0], errors[1]: the sums over some rows' outputs of (y - reference)^2 and of reference^2.
-template <typename W, typename Y>
-__global__ void compare_kernel(GemmCudaShape s, GemmCudaCall c, int row_step, double* errors) {
-  const std::int64_t row = static_cast<std::int64_t>(blockIdx.x) * row_step;
-  const int head = blockIdx.y;
-  double error = 0, norm = 0;
-  for (int n = threadIdx.x; n < s.n; n += blockDim.x) {
-    double sum = 0;
-    for (int k = 0; k < s.k; ++k)
-      sum += value(static_cast<const __nv_bfloat16*>(c.x), row * c.ldx + head * c.x_batch + k) *
-             value(static_cast<const W*>(c.w), (static_cast<std::int64_t>(head) * s.n + n) * s.k + k);
-    const double difference = value(static_cast<const Y*>(c.y), row * c.ldy + head * c.y_batch + n) - sum;
-    error += difference * difference;
-    norm += sum * sum;
-  }
-  atomicAdd(errors, error);
-  atomicAdd(errors + 1, norm);
-}
 
 // differences: elements of the rows of `a` whose bits are not those of rows `first` and on of `b`.
 __global__ void differ_kernel(const char* a, std::int64_t a_row_bytes, const char* b, std::int64_t b_row_bytes,
@@ -72,8 +51,8 @@ void check(const GemmCudaLibrary& library, const char* what, const GemmCudaShape
 
   constexpr int kRowStep = 371;
   DeviceBuffer<double> errors(std::vector<double>{0, 0});
-  compare_kernel<__nv_bfloat16, Y>
-      <<<dim3(kMostRows / kRowStep, shape.batch), 256>>>(shape, call, kRowStep, errors.get());
+  gemm_cuda::compare_kernel<__nv_bfloat16, Y>
+      <<<dim3(kMostRows / kRowStep, shape.batch), 256>>>(shape, call, kRowStep, 1, errors.get());
   PELAGIC_CUDA(cudaGetLastError());
   const std::vector<double> sums = errors.download();
   const double error = std::sqrt(sums[0] / sums[1]);
@@ -116,8 +95,8 @@ void check_f32(int n, int k) {
   GemmF32CudaCall call = {kRows, n, k, x.get(), ldx, w.get(), all.get(), n};
   PELAGIC_CUDA(gemm_f32_cuda(call, nullptr));
   DeviceBuffer<double> errors(std::vector<double>{0, 0});
-  compare_kernel<float, float><<<dim3(kRows, 1), 256>>>(
-      {n, k}, {.rows = kRows, .x = x.get(), .ldx = ldx, .w = w.get(), .y = all.get(), .ldy = n}, 1, errors.get());
+  gemm_cuda::compare_kernel<float, float><<<dim3(kRows, 1), 256>>>(
+      {n, k}, {.rows = kRows, .x = x.get(), .ldx = ldx, .w = w.get(), .y = all.get(), .ldy = n}, 1, 1, errors.get());
   const std::vector<double> sums = errors.download();
   const double error = std::sqrt(sums[0] / sums[1]);
   PELAGIC_EXPECT(error < 1e-6, "float32 %d x %d: error %.3g of the norm", n, k, error);

@@ -23,10 +23,26 @@ void bench_quantize(Bench& bench) {
                                          .out = out.get(),
                                          .scales = scales.get(),
                                          .ld_scales = rows};
-      const double us = bench.time_us([&](cudaStream_t s) { PELAGIC_CUDA(quantize_rows_cuda(call, s)); }, 40);
+      const std::string what = "quantize " + std::to_string(width) + ", " + std::to_string(rows) + " rows";
+      const auto run = [&](cudaStream_t s) { PELAGIC_CUDA(quantize_rows_cuda(call, s)); };
+      out.fill_bytes(0xFF);
+      scales.fill_bytes(0xFF);
+      bench.run(run);
+      BenchCheck seen;
+      const std::vector<float> all_scales = scales.download(0, static_cast<std::size_t>(width) / 128 * rows);
+      for (const int row : sampled_rows(rows)) {
+        std::vector<double> exact;
+        for (const __nv_bfloat16 number : x.download(static_cast<std::size_t>(row) * width, width))
+          exact.push_back(static_cast<float>(number));
+        std::vector<float> row_scales;
+        for (int block = 0; block < width / 128; ++block)
+          row_scales.push_back(all_scales[static_cast<std::size_t>(block) * rows + row]);
+        seen.near_fp8(out.download(static_cast<std::size_t>(row) * width, width), row_scales, exact);
+      }
+      bench.check(what, seen);
+      const double us = bench.time_us(run, 40);
       const double bytes = static_cast<double>(rows) * width * (2.0 + 1.0 + 4.0 / 128);
-      bench.add("quantize " + std::to_string(width) + ", " + std::to_string(rows) + " rows", us, "us",
-                bench.ceilings().empty_us + bench.roof_us(bytes, 0, 0));
+      bench.add(what, us, "us", bench.ceilings().empty_us + bench.roof_us(bytes, 0, 0));
     }
   }
 }

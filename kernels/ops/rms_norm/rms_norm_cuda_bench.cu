@@ -1,11 +1,26 @@
 #include "ops/rms_norm/rms_norm_cuda_bench.h"
 
+#include <cmath>
 #include <string>
 
 #include "cuda/random_fill.cuh"
 #include "ops/rms_norm/rms_norm_cuda.h"
 
 namespace pelagic {
+
+namespace {
+
+using Row = std::vector<double>;
+
+template <typename T>
+Row row_of(const DeviceBuffer<T>& from, int row, int width) {
+  Row out;
+  for (const T number : from.download(static_cast<std::size_t>(row) * width, width))
+    out.push_back(static_cast<float>(number));
+  return out;
+}
+
+}  // namespace
 
 void bench_rms_norm(Bench& bench) {
   constexpr int kHidden = 7168, kMostRows = 4096;
@@ -38,11 +53,47 @@ void bench_rms_norm(Bench& bench) {
       call.y_fp8 = c.fp8 ? y_fp8.get() : nullptr;
       call.y_scales = scales.get();
       call.ld_y_scales = rows;
-      const double us = bench.time_us([&](cudaStream_t s) { PELAGIC_CUDA(rms_norm_cuda(call, s)); }, 40);
+      const std::string what = "rms_norm 7168, " + std::to_string(rows) + " rows, " + c.what;
+      const auto run = [&](cudaStream_t s) { PELAGIC_CUDA(rms_norm_cuda(call, s)); };
+      y.fill_bytes(0xFF);
+      y_fp8.fill_bytes(0xFF);
+      scales.fill_bytes(0xFF);
+      PELAGIC_CUDA(cudaStreamSynchronize(bench.stream()));
+      const std::vector<int> sample = sampled_rows(rows);
+      std::vector<Row> sums;  // of x, which the call changes, and delta
+      for (const int row : sample) {
+        sums.push_back(row_of(x, row, kHidden));
+        if (!c.delta) continue;
+        const Row added = row_of(delta, row, kHidden);
+        for (int i = 0; i < kHidden; ++i) sums.back()[i] += added[i];
+      }
+      bench.run(run);
+      BenchCheck seen;
+      const Row weights = row_of(weight, 0, kHidden);
+      for (std::size_t s = 0; s < sample.size(); ++s) {
+        const int row = sample[s];
+        double squares = 0;
+        for (const double number : sums[s]) squares += number * number;
+        Row exact;
+        for (int i = 0; i < kHidden; ++i)
+          exact.push_back(sums[s][i] / std::sqrt(squares / kHidden + 1e-6) * weights[i]);
+        const Row stream = row_of(x, row, kHidden);
+        for (int i = 0; i < kHidden; ++i) seen.near(stream[i], sums[s][i], 1e-6 * std::fabs(sums[s][i]) + 1e-7);
+        if (c.bf16) {
+          const Row got = row_of(y, row, kHidden);
+          for (int i = 0; i < kHidden; ++i) seen.near_bf16(got[i], exact[i], 1);
+        }
+        if (!c.fp8) continue;
+        std::vector<float> row_scales;
+        for (int block = 0; block < kHidden / 128; ++block)
+          row_scales.push_back(scales.download(static_cast<std::size_t>(block) * rows + row, 1)[0]);
+        seen.near_fp8(y_fp8.download(static_cast<std::size_t>(row) * kHidden, kHidden), row_scales, exact);
+      }
+      bench.check(what, seen);
+      const double us = bench.time_us(run, 40);
       const double a_row =
           kHidden * (4.0 + (c.delta ? 4.0 + 2.0 : 0.0) + (c.bf16 ? 2.0 : 0.0) + (c.fp8 ? 1.0 + 4.0 / 128 : 0.0));
-      bench.add("rms_norm 7168, " + std::to_string(rows) + " rows, " + c.what, us, "us",
-                bench.ceilings().empty_us + bench.roof_us(rows * a_row + 4.0 * kHidden, 0, 0));
+      bench.add(what, us, "us", bench.ceilings().empty_us + bench.roof_us(rows * a_row + 4.0 * kHidden, 0, 0));
     }
   }
 }

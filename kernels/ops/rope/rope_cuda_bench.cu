@@ -1,11 +1,27 @@
 #include "ops/rope/rope_cuda_bench.h"
 
+#include <cmath>
 #include <string>
 
 #include "cuda/random_fill.cuh"
 #include "ops/rope/rope_cuda.h"
 
 namespace pelagic {
+namespace {
+
+constexpr int kPairs = kRopeCudaColumns / 2;
+
+// Pairs of columns that lie beside one another, turned by a row of the tables, against what came out.
+void check_rotated(BenchCheck& seen, const __nv_bfloat16* x, const std::vector<float>& cos,
+                   const std::vector<float>& sin, const __nv_bfloat16* got) {
+  for (int i = 0; i < kPairs; ++i) {
+    const double a = static_cast<float>(x[2 * i]), b = static_cast<float>(x[2 * i + 1]), c = cos[i], s = sin[i];
+    seen.near_bf16(static_cast<float>(got[2 * i]), a * c - b * s, std::fabs(a * c) + std::fabs(b * s));
+    seen.near_bf16(static_cast<float>(got[2 * i + 1]), b * c + a * s, std::fabs(b * c) + std::fabs(a * s));
+  }
+}
+
+}  // namespace
 
 void bench_rope(Bench& bench) {
   constexpr int kHeads = 128, kQuery = 192, kMostRows = 4096, kPositions = 8192, kBlocks = 8192;
@@ -47,11 +63,32 @@ void bench_rope(Bench& bench) {
       call.y_row_stride = in_place ? kHeads * kQuery : kHeads * kLatentCudaRow;
       call.y_head_stride = in_place ? kQuery : kLatentCudaRow;
       call.errors = errors.get();
-      const double us = bench.time_us([&](cudaStream_t s) { PELAGIC_CUDA(rope_cuda(call, s)); }, 40);
+      const std::string what = "rope of queries, 128 heads, " + std::to_string(rows) + " rows" +
+                               (in_place ? ", in place" : ", 192 -> 576 columns");
+      const auto run = [&](cudaStream_t s) { PELAGIC_CUDA(rope_cuda(call, s)); };
+      absorbed.fill_bytes(0xFF);
+      const std::vector<int> sample = sampled_rows(rows);
+      const auto row_of = [](const auto& buffer, int row, std::int64_t width) {
+        return buffer.download(static_cast<std::size_t>(row * width), static_cast<std::size_t>(width));
+      };
+      PELAGIC_CUDA(cudaStreamSynchronize(bench.stream()));
+      std::vector<std::vector<__nv_bfloat16>> before;  // the call may change it
+      for (const int row : sample) before.push_back(row_of(q, row, kHeads * kQuery));
+      bench.run(run);
+      BenchCheck seen;
+      for (std::size_t i = 0; i < sample.size(); ++i) {
+        const auto after =
+            in_place ? row_of(q, sample[i], kHeads * kQuery) : row_of(absorbed, sample[i], kHeads * kLatentCudaRow);
+        const int width = in_place ? kQuery : kLatentCudaRow;
+        for (int head = 0; head < kHeads; ++head)
+          check_rotated(seen, before[i].data() + head * kQuery + 128, row_of(cos, positions[sample[i]], kPairs),
+                        row_of(sin, positions[sample[i]], kPairs),
+                        after.data() + (head + 1) * width - kRopeCudaColumns);
+      }
+      bench.check(what, seen);
+      const double us = bench.time_us(run, 40);
       const double bytes = static_cast<double>(rows) * (kHeads * kRopeCudaColumns * 4.0 + 2 * 32 * 4.0);
-      bench.add("rope of queries, 128 heads, " + std::to_string(rows) + " rows" +
-                    (in_place ? ", in place" : ", 192 -> 576 columns"),
-                us, "us", bench.ceilings().empty_us + bench.roof_us(bytes, 0, 0));
+      bench.add(what, us, "us", bench.ceilings().empty_us + bench.roof_us(bytes, 0, 0));
     }
     StoreLatentsCudaCall call = {};
     call.rows = rows;
@@ -68,10 +105,33 @@ void bench_rope(Bench& bench) {
     call.cache = cache.get();
     call.cache_blocks = kBlocks;
     call.errors = errors.get();
-    const double us = bench.time_us([&](cudaStream_t s) { PELAGIC_CUDA(store_latents_cuda(call, s)); }, 40);
+    const std::string what = "store latents, " + std::to_string(rows) + " rows";
+    const auto run = [&](cudaStream_t s) { PELAGIC_CUDA(store_latents_cuda(call, s)); };
+    cache.fill_bytes(0xFF);
+    bench.run(run);
+    BenchCheck seen;
+    const std::vector<float> weights = weight.download();
+    for (const int row : sampled_rows(rows)) {
+      const auto x = compressed.download(static_cast<std::size_t>(row) * kCompressed + 1536, kLatentCudaRow);
+      const int position = positions[row];
+      const std::int32_t block = blocks[sequences[row] * kMaxBlocks + position / 64];
+      const auto got =
+          cache.download((static_cast<std::size_t>(block) * 64 + position % 64) * kLatentCudaRow, kLatentCudaRow);
+      double squares = 0;
+      for (int i = 0; i < kLatentCudaColumns; ++i)
+        squares += std::pow(static_cast<double>(static_cast<float>(x[i])), 2);
+      for (int i = 0; i < kLatentCudaColumns; ++i)
+        seen.near_bf16(static_cast<float>(got[i]), static_cast<float>(x[i]) /
+                                                       std::sqrt(squares / kLatentCudaColumns + 1e-6) *
+                                                       static_cast<double>(weights[i]));
+      const std::size_t angles = static_cast<std::size_t>(position) * kPairs;
+      check_rotated(seen, x.data() + kLatentCudaColumns, cos.download(angles, kPairs), sin.download(angles, kPairs),
+                    got.data() + kLatentCudaColumns);
+    }
+    bench.check(what, seen);
+    const double us = bench.time_us(run, 40);
     const double bytes = static_cast<double>(rows) * (kLatentCudaRow * 4.0 + 2 * 32 * 4.0 + 12);
-    bench.add("store latents, " + std::to_string(rows) + " rows", us, "us",
-              bench.ceilings().empty_us + bench.roof_us(bytes, 0, 0));
+    bench.add(what, us, "us", bench.ceilings().empty_us + bench.roof_us(bytes, 0, 0));
   }
 }
 

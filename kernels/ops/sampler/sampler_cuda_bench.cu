@@ -3,7 +3,9 @@
 #include <string>
 
 #include "cuda/random_fill.cuh"
+#include "ops/row_math/row_math.h"
 #include "ops/sampler/sampler_cuda.h"
+#include "ops/sampler/sampler_test_rows.h"
 
 namespace pelagic {
 namespace {
@@ -17,6 +19,25 @@ __global__ void fill_logits_kernel(float* logits, std::size_t count, int vocab) 
     if (random_uniform(2, i) < 40.0f / static_cast<float>(vocab)) logit = 8.0f + 8.0f * random_uniform(3, i);
     logits[i] = logit;
   }
+}
+
+// Some rows against sampler.cpp's choices.
+BenchCheck compared(const DeviceBuffer<float>& logits, int vocab, const std::vector<std::int32_t>& positions,
+                    const SamplingParams& params, const DeviceBuffer<SampledRow>& results) {
+  CpuOps ops = {};
+  ops.row_max = &scalar::row_max;
+  ops.row_exp_sum = &scalar::row_exp_sum;
+  SamplerScratch scratch;
+  BenchCheck seen;
+  std::vector<int> sample = sampled_rows(static_cast<int>(positions.size()));
+  sample.resize(4);
+  for (const int row : sample) {
+    SampleResult expected;
+    const std::vector<float> own = logits.download(static_cast<std::size_t>(row) * vocab, vocab);
+    sample_row(ops, own.data(), vocab, static_cast<std::uint32_t>(positions[row]), params, scratch, expected);
+    seen.expect(test::difference(results.download(row, 1)[0], expected).empty());
+  }
+  return seen;
 }
 
 }  // namespace
@@ -65,9 +86,13 @@ void bench_sampler(Bench& bench) {
       call.ld_logits = kVocab;
       call.packed = packed.get();
       call.results = results.get();
-      const double us = bench.time_us([&](cudaStream_t s) { PELAGIC_CUDA(sample_rows_cuda(call, s)); }, 40);
-      bench.add("sampler 129280, " + std::to_string(rows) + " rows, " + kind.name, us, "us",
-                bench.ceilings().empty_us + bench.roof_us(4.0 * kVocab * rows, 0, 0));
+      const std::string what = "sampler 129280, " + std::to_string(rows) + " rows, " + kind.name;
+      const auto run = [&](cudaStream_t s) { PELAGIC_CUDA(sample_rows_cuda(call, s)); };
+      results.fill_bytes(0x77);
+      bench.run(run);
+      bench.check(what, compared(logits, kVocab, positions, kind.params, results));
+      const double us = bench.time_us(run, 40);
+      bench.add(what, us, "us", bench.ceilings().empty_us + bench.roof_us(4.0 * kVocab * rows, 0, 0));
     }
   }
 }

@@ -1,5 +1,6 @@
 #include "ops/silu_mul/silu_mul_cuda_bench.h"
 
+#include <cmath>
 #include <string>
 
 #include "cuda/random_fill.cuh"
@@ -33,11 +34,38 @@ void bench_silu_mul(Bench& bench) {
         call.out_fp8 = fp8 ? out_fp8.get() : nullptr;
         call.out_scales = scales.get();
         call.ld_out_scales = kMostRows;
-        const double us = bench.time_us([&](cudaStream_t s) { PELAGIC_CUDA(silu_mul_cuda(call, s)); }, 40);
+        const std::string what = "silu_mul 2048, " + std::to_string(batch) + " x 8 rows" + (masked ? ", masked" : "") +
+                                 (fp8 ? " -> fp8" : " -> bf16");
+        const auto run = [&](cudaStream_t s) { PELAGIC_CUDA(silu_mul_cuda(call, s)); };
+        out.fill_bytes(0xFF);
+        out_fp8.fill_bytes(0xFF);
+        scales.fill_bytes(0xFF);
+        bench.run(run);
+        BenchCheck seen;
+        for (const int existing : sampled_rows(rows)) {
+          const int each = rows / kExperts;
+          const int row = masked ? existing / each * 128 + existing % each : existing;
+          const auto in = gate_up.download(static_cast<std::size_t>(row) * 2 * kWidth, 2 * kWidth);
+          std::vector<double> exact;
+          for (int i = 0; i < kWidth; ++i) {
+            const double gate = static_cast<float>(in[i]), up = static_cast<float>(in[kWidth + i]);
+            exact.push_back(gate / (1 + std::exp(-gate)) * up);
+          }
+          const std::size_t at = static_cast<std::size_t>(row) * kWidth;
+          if (fp8) {
+            std::vector<float> row_scales;
+            for (int block = 0; block < kWidth / 128; ++block)
+              row_scales.push_back(scales.download(static_cast<std::size_t>(block) * kMostRows + row, 1)[0]);
+            seen.near_fp8(out_fp8.download(at, kWidth), row_scales, exact);
+          } else {
+            const auto got = out.download(at, kWidth);
+            for (int i = 0; i < kWidth; ++i) seen.near_bf16(static_cast<float>(got[i]), exact[i], 1e-3);
+          }
+        }
+        bench.check(what, seen);
+        const double us = bench.time_us(run, 40);
         const double bytes = static_cast<double>(rows) * kWidth * (4.0 + (fp8 ? 1.0 + 4.0 / 128 : 2.0));
-        bench.add("silu_mul 2048, " + std::to_string(batch) + " x 8 rows" + (masked ? ", masked" : "") +
-                      (fp8 ? " -> fp8" : " -> bf16"),
-                  us, "us", bench.ceilings().empty_us + bench.roof_us(bytes, 0, 0));
+        bench.add(what, us, "us", bench.ceilings().empty_us + bench.roof_us(bytes, 0, 0));
       }
     }
   }

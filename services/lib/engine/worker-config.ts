@@ -1,4 +1,5 @@
-// What a prefill and a decode worker can be told, with defaults that fit a laptop.
+// What a prefill and a decode worker can be told, with defaults that fit a laptop, and any card: several workers may share one, so how much of
+// it is whose must be said (README.md, "On a GPU").
 import { expertPolicies } from "../contracts/expert-placement.ts";
 import { readFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
