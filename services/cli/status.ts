@@ -3,6 +3,7 @@ import type { Command } from "commander";
 import type { WorkerState } from "../lib/contracts/messages.ts";
 import { CliError, messageOf } from "./cli-error.ts";
 import { runningInstance } from "./instances.ts";
+import { groupLines, rankStatuses } from "./rank-groups.ts";
 import type { FoundInstance } from "./stack/run-dir.ts";
 import { formatTable } from "./terminal.ts";
 import { portNumber } from "./up.ts";
@@ -30,9 +31,10 @@ async function status(options: { port?: number; json?: boolean }): Promise<void>
   if (!instance) throw new CliError("nothing is running here: ./pelagic up starts it");
   const address = `http://127.0.0.1:${instance.port}`;
   const known = await gatewayStatus(instance);
-  const { gateway, workers } = known;
+  const { gateway, workers = [] } = known;
+  const ranks = await rankStatuses(workers);
   if (options.json) {
-    process.stdout.write(`${JSON.stringify({ address, supervisorPid: instance.supervisor.pid, ...known })}\n`);
+    process.stdout.write(`${JSON.stringify({ address, supervisorPid: instance.supervisor.pid, ...known, ranks })}\n`);
     return;
   }
   const requests = Object.entries(gateway?.requests ?? {});
@@ -42,7 +44,9 @@ async function status(options: { port?: number; json?: boolean }): Promise<void>
     process.stdout.write(`model ${name}  ${folder}${notReady ? `  NOT READY: ${notReady}` : ""}\n`);
   }
   process.stdout.write(`requests: ${requests.map(([name, value]) => `${value} ${name}`).join(", ") || "unknown"}\n\n`);
-  process.stdout.write(`${workerTable(workers ?? [])}\n`);
+  process.stdout.write(`${workerTable(workers)}\n`);
+  const groups = groupLines(ranks);
+  if (groups.length > 0) process.stdout.write(`\n${groups.join("\n")}\n`);
 }
 
 /** Of the gateway of a stack on this machine. */

@@ -79,7 +79,11 @@ export function register(program: Command): void {
         .conflicts("decode"),
     )
     .option("--redundant-experts <n>", "with --decode-ranks: copies of experts beside one of each", count(0, maxRedundantExperts))
-    .option("--rebalance-seconds <n>", "with --decode-ranks: how often experts are placed anew by their load; 0: never", count(0, 86_400))
+    .option(
+      "--rebalance-seconds <n>",
+      "with --decode-ranks: how often experts are placed anew by their load (default: 60); 0: never",
+      count(0, 86_400),
+    )
     .option(
       "--model <dir>",
       "a Hugging Face model folder, or NAME=DIR; again for each further model (default: the one in models/)",

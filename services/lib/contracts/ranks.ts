@@ -9,7 +9,7 @@ export const RankNotice = z.object({
   v: z.number(),
   /** The name of the model that is shared. */
   group: z.string().min(1),
-  /** Of the model's files, the backend and the type of its weights: only equal ones meet. */
+  /** Of the model's files, the engine's, the backend and the type of its weights: only equal ones meet. */
   sharedDigest: hexOf(32),
   rank: z.number().int().nonnegative(),
   rankCount: z.number().int().positive(),

@@ -289,11 +289,16 @@ export interface NativeModule {
 
 let loaded: NativeModule | undefined;
 
+/** The files of which the engine is made: the addon, and for cuda the library that it opens. */
+export function engineFiles(backend: "cpu" | "cuda"): string[] {
+  const addon = process.env.PELAGIC_ADDON ?? join(findRoot(dirname(fileURLToPath(import.meta.url))), "build", "native", "pelagic.node");
+  return backend === "cpu" ? [addon] : [addon, process.env.PELAGIC_CUDA_LIBRARY ?? join(dirname(addon), "pelagic_cuda.so")];
+}
+
 /** The addon built by `./pelagic build`, loaded once. Throws an error that says how to build it. */
 export function nativeModule(): NativeModule {
   if (loaded) return loaded;
-  const root = findRoot(dirname(fileURLToPath(import.meta.url)));
-  const path = process.env.PELAGIC_ADDON ?? join(root, "build", "native", "pelagic.node");
+  const [path] = engineFiles("cpu") as [string];
   if (!existsSync(path)) {
     throw new Error(`the native engine is not built (${path} is missing): run ./pelagic build`);
   }

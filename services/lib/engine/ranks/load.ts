@@ -10,7 +10,7 @@ import { shortened } from "../../contracts/shortened.ts";
 import { subjects } from "../../contracts/subjects.ts";
 import { modelDigest } from "../model-digest.ts";
 import { endIfDeviceFailed, loadNativeRunner } from "../model-runner.ts";
-import type { LoadOptions } from "../native.ts";
+import { engineFiles, type LoadOptions } from "../native.ts";
 import type { RankConfig, WorkerConfig } from "../worker-config.ts";
 import { type ExpertShape, indispensableRanks, initialPlan, isWhole, mostRedundantSlots, planDigest } from "./expert-slots.ts";
 import { groupBalancedness } from "./group-balance.ts";
@@ -59,6 +59,7 @@ export async function loadRankedRunner(
   const ranked = new RankedRunner(runner, group);
   const named = subjects(config.service);
   const digest = await modelDigest(config.model);
+  const engine = await filesDigest(engineFiles(options.backend ?? "cpu"));
   const { moeLayerCount: moeLayers, logicalExpertCount: logicalExperts } = runner.info;
   const load = new GroupLoad({
     bus,
@@ -80,7 +81,7 @@ export async function loadRankedRunner(
     mostSlotsPerRank: mostSlotsFactor * plan.slotsPerRank,
     own: {
       group,
-      sharedDigest: sharedDigest(digest, options),
+      sharedDigest: sharedDigest(digest, engine, options),
       rank,
       rankCount,
       instanceId: randomId(8),
@@ -150,12 +151,27 @@ export async function loadRankedRunner(
   return ranked;
 }
 
-/** Of what experts are made from and into: only ranks with equal ones meet, since rows of one are computed by another. */
+/**
+ * Of what experts are made from and into, and by what: only ranks with equal ones meet, since rows of one are computed by another. The engine's files
+ * stand for its numerics id, which nobody can measure before ranks have met.
+ */
 export function sharedDigest(
   modelDigest: string,
+  engineDigest: string,
   { backend = "cpu", weightDtype = "bfloat16" }: Pick<LoadOptions, "backend" | "weightDtype">,
 ): string {
-  return createHash("sha256").update([modelDigest, backend, weightDtype].join(" ")).digest("hex");
+  return createHash("sha256").update([modelDigest, engineDigest, backend, weightDtype].join(" ")).digest("hex");
+}
+
+async function filesDigest(files: readonly string[]): Promise<string> {
+  const all = createHash("sha256");
+  for (const file of files)
+    all.update(
+      createHash("sha256")
+        .update(await readFile(file))
+        .digest(),
+    );
+  return all.digest("hex");
 }
 
 function cut(reason: string | null): string | null {

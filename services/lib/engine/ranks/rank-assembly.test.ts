@@ -103,7 +103,7 @@ describe("ranks that assemble", () => {
     const one = assembly(0, 3, lacking);
     const other = noticeOf(assembly(1, 3, lacking));
     one.hear({ ...other, sharedDigest: "11".repeat(32) }, 1);
-    const model = "has other model files, or computes them on another backend or type of weights";
+    const model = "has other model files or is of another build, or computes them on another backend or type of weights";
     expect(one.decide(2)).toEqual({ kind: "wait", reason: `waits for ranks 1, 2; a rank 1 is there, but ${model}` });
     one.hear({ ...other, rank: 2, rankCount: 4 }, 2);
     expect(one.decide(2 + options.staleMs)).toMatchObject({ reason: "waits for ranks 1, 2; a rank 2 is there, but counts 4 ranks, not 3" });

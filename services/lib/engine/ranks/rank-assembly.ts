@@ -162,7 +162,7 @@ export class RankAssembly {
     if (rank >= this.own.rankCount) return;
     const what =
       rankCount === this.own.rankCount
-        ? "has other model files, or computes them on another backend or type of weights"
+        ? "has other model files or is of another build, or computes them on another backend or type of weights"
         : `counts ${rankCount} ranks, not ${this.own.rankCount}`;
     this.unlike.set(rank, { what, lastMs: nowMs });
   }
