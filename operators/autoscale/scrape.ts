@@ -226,7 +226,7 @@ const sameLabels = (a: Sample, b: Sample) => fits(a, b.labels) && Object.keys(a.
 function growth({ before, now }: Pair, name: CounterName, labels: Labels, counts: (sample: Sample) => boolean = () => true): number {
   const earlier = matching(before, name, labels);
   return matching(now, name, labels)
-    .filter((sample) => counts(sample))
+    .filter(counts)
     .reduce((sum, sample) => {
       const was = earlier.find((other) => sameLabels(other, sample))?.value ?? 0;
       return sum + (sample.value < was ? sample.value : sample.value - was);

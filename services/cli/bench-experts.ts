@@ -337,12 +337,7 @@ function keepAsking(stack: Stack, topic: Topic, index: number): { stop(): void }
 async function answers(stack: Stack, topic: Topic, salt: string): Promise<string> {
   const next = questions(topic, -1);
   const asked = Array.from({ length: checkedQuestions }, () =>
-    askOne(
-      stack,
-      next(),
-      { ...topic.body, temperature: 0, logprobs: true, top_logprobs: 5, cache_salt: salt },
-      AbortSignal.timeout(requestMs),
-    ),
+    askOne(stack, next(), { ...topic.body, temperature: 0, logprobs: true, top_logprobs: 5, cache_salt: salt }),
   );
   const given = (await Promise.all(asked)).map((text) => JSON.parse(text) as { choices?: unknown[] });
   if (given.some(({ choices }) => choices?.length !== 1)) throw new CliError(`a question got no answer: ${JSON.stringify(given)}`);
@@ -355,7 +350,12 @@ function questions({ sums }: Topic, seed: number): () => string {
   return () => Array.from({ length: sums }, () => `What is ${number()} + ${number()}?`).join(" ");
 }
 
-async function askOne(stack: Stack, content: string, more: Record<string, unknown>, stopping: AbortSignal): Promise<string> {
+async function askOne(
+  stack: Stack,
+  content: string,
+  more: Record<string, unknown>,
+  stopping: AbortSignal = new AbortController().signal,
+): Promise<string> {
   const body = JSON.stringify({ model: stack.modelName, messages: [{ role: "user", content }], ...more });
   const headers = { "content-type": "application/json" };
   return within(requestMs, stopping, async (signal) =>
